@@ -1,0 +1,1 @@
+//! The Icebox HTTP API.

@@ -1,0 +1,1 @@
+//! The Icebox OCI runtime.

@@ -1,0 +1,1 @@
+//! What stays with a container.
