@@ -3,7 +3,12 @@
 //! `bundle` reads a `config.json` into a [`plan::Plan`]; [`launch`] carries a plan out; [`container`] keeps the OCI
 //! verbs and their state directory; [`cgroup`] and [`seccomp`] are usable alone.
 
+#[allow(unsafe_code)]
+mod sys;
+
+mod bundle;
 mod error;
+pub mod seccomp;
 mod step;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,3 @@
+//! Translation of an OCI bundle's `config.json` into the runtime's own plain data.
+
+pub(crate) mod seccomp;
