@@ -90,3 +90,15 @@ impl<T, E: Into<io::Error>> OnStep<T> for std::result::Result<T, E> {
         self.map_err(|source| Error::os(step, subject, source))
     }
 }
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
