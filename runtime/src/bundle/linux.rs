@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 
 use crate::{
     Error, Result, Step,
-    cgroup::{Access, DeviceRule, IoMax, Limits, weight_from_shares},
+    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, weight_from_shares},
     plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces},
 };
 
@@ -215,18 +215,18 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
 /// The rules of the configuration, then those that every container has: its default nodes, terminals, and `mknod` of
 /// anything (harmless without access). The last rule that matches wins.
 fn device_rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
-    let mut rules = vec![DeviceRule { allow: false, kind: 'a', major: None, minor: None, access: Access::ALL }];
+    let mut rules = vec![DeviceRule { allow: false, kind: RuleKind::All, major: None, minor: None, access: Access::ALL }];
     for rule in list {
         rules.push(device_rule(rule)?);
     }
     let allow = |kind, major, minor, access| DeviceRule { allow: true, kind, major, minor, access };
-    for kind in ['c', 'b'] {
+    for kind in [RuleKind::Char, RuleKind::Block] {
         rules.push(allow(kind, None, None, Access::MKNOD));
     }
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        rules.push(allow('c', Some(major), Some(minor), Access::ALL));
+        rules.push(allow(RuleKind::Char, Some(major), Some(minor), Access::ALL));
     }
-    rules.push(allow('c', Some(136), None, Access::ALL));
+    rules.push(allow(RuleKind::Char, Some(136), None, Access::ALL));
     Ok(rules)
 }
 
@@ -240,18 +240,17 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
         }
     };
     let kind = match rule.typ() {
-        None | Some(LinuxDeviceType::A) => 'a',
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => 'c',
-        Some(LinuxDeviceType::B) => 'b',
+        None | Some(LinuxDeviceType::A) => RuleKind::All,
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => RuleKind::Char,
+        Some(LinuxDeviceType::B) => RuleKind::Block,
         Some(LinuxDeviceType::P) => {
             return Err(Error::invalid(Step::Cgroup, "linux.resources.devices", "type `p` has no device rules"));
         }
     };
     let access = match rule.access().as_deref() {
         None | Some("") => Access::ALL,
-        Some(text) => text
-            .parse()
-            .map_err(|_| Error::invalid(Step::Cgroup, "linux.resources.devices", format!("bad access {text:?}")))?,
+        Some(text) => Access::parse(text)
+            .ok_or_else(|| Error::invalid(Step::Cgroup, "linux.resources.devices", format!("bad access {text:?}")))?,
     };
     Ok(DeviceRule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access })
 }

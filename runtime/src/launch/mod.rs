@@ -48,7 +48,7 @@ use self::{
 };
 use crate::{
     Error, Kind, Result, Step,
-    cgroup::{Cgroup, Controller, Hierarchy},
+    cgroup::{Cgroup, Hierarchy},
     error::OnStep as _,
     plan::{CgroupPlan, IdMap, Namespace, Namespaces, Plan, RootSource},
     sys::process::{self as sys, Cloned},
@@ -123,29 +123,9 @@ fn check(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// v1 controllers that a container joins on a hybrid host.
-pub const V1_CONTROLLERS: [Controller; 4] =
-    [Controller::Cpu, Controller::Memory, Controller::Pids, Controller::Devices];
-
-/// The v1 controllers for a set of limits: the usual ones, and those that a limit asks for.
-#[must_use]
-pub fn v1_controllers(limits: &crate::cgroup::Limits) -> Vec<Controller> {
-    let mut list = V1_CONTROLLERS.to_vec();
-    if limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some() {
-        list.push(Controller::Cpuset);
-    }
-    if limits.io_weight.is_some() {
-        list.push(Controller::Blkio);
-    }
-    if !limits.hugetlb.is_empty() {
-        list.push(Controller::Hugetlb);
-    }
-    list
-}
-
 fn make_cgroup(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Cgroup> {
     let failed = |error: crate::cgroup::Error| {
-        let kind = match error.kind() {
+        let kind = match error.kind {
             crate::cgroup::ErrorKind::Unenforced(_) => Kind::Unenforced,
             crate::cgroup::ErrorKind::Invalid => Kind::Invalid,
             _ => Kind::Os,
@@ -153,7 +133,7 @@ fn make_cgroup(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Cgroup> 
         Error::of(kind, Step::Cgroup, plan.path.as_str(), crate::error::chain(&error))
     };
     let hierarchy = Hierarchy::probe().map_err(failed)?;
-    let cgroup = Cgroup::create(&hierarchy, &plan.path, &v1_controllers(&plan.limits)).map_err(failed)?;
+    let cgroup = Cgroup::create(&hierarchy, &plan.path, &plan.limits.controllers()).map_err(failed)?;
     let set = || -> std::result::Result<Vec<crate::cgroup::Warning>, crate::cgroup::Error> {
         if let Some(leaf) = &plan.leaf {
             cgroup.enable_leaf_controllers()?;
@@ -362,7 +342,7 @@ fn map_text(lines: &[IdMap]) -> String {
 fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_pid());
     match fs::write(&path, score.to_string()) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind == std::io::ErrorKind::PermissionDenied => {
             warnings.push(format!("oom_score_adj {score}: lowering it takes CAP_SYS_RESOURCE, which is missing here"));
             Ok(())
         }
