@@ -342,7 +342,7 @@ fn map_text(lines: &[IdMap]) -> String {
 fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_pid());
     match fs::write(&path, score.to_string()) {
-        Err(error) if error.kind == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             warnings.push(format!("oom_score_adj {score}: lowering it takes CAP_SYS_RESOURCE, which is missing here"));
             Ok(())
         }
