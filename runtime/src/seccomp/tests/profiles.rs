@@ -73,7 +73,7 @@ fn sockets() {
     let (inet, inet6, unix, netlink) = (2, 10, 1, 16);
     for family in 0..=50u64 {
         for kind in 0..=15u64 {
-            for protocol in (0..=263).chain([0xffff_ffff]) {
+            for protocol in (0..=64).chain([132, 136, 255, 262, 0xffff_ffff]) {
                 let allowed = match (family, kind, protocol) {
                     (f, 1, 0 | 6) | (f, 2, 0 | 17 | 1 | 58) if f == inet || f == inet6 => true,
                     (f, 1 | 2 | 5, 0 | 1) if f == unix => true,
