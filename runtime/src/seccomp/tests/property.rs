@@ -227,7 +227,7 @@ fn number_near() -> impl Strategy<Value = (Arch, u32)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn program_means_what_the_rules_say(
