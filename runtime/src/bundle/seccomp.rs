@@ -11,7 +11,8 @@
 //! - numbers above the highest one that the profile names get ENOSYS, unless the default lets calls pass.
 //!
 //! Not as runc: SPEC_ALLOW is set only on request, and a call of an architecture that is not listed ends the process,
-//! not the thread; conditions compare all 64 bits for x32 too, where libseccomp looks at 32. Left out, and refused: SCMP_ACT_NOTIFY with its listener.
+//! not the thread; conditions compare all 64 bits for x32 too, where libseccomp looks at 32.
+//! Left out, and refused: SCMP_ACT_NOTIFY with its listener.
 
 use std::borrow::Cow;
 
