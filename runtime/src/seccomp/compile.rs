@@ -42,9 +42,10 @@ pub struct Program {
 pub fn compile(rules: &Rules) -> Result<Program, Error> {
     check(rules)?;
     let mut asm = Assembler::default();
+    let mut chains = Chains::new();
     let mut blocks = Vec::new();
     for (audit, ranges) in machines(rules) {
-        blocks.push((audit, block(&mut asm, &ranges)?));
+        blocks.push((audit, block(&mut asm, &mut chains, &ranges)?));
     }
     dispatch(&mut asm, &blocks);
     let insns = asm.finish();
@@ -71,7 +72,9 @@ fn check(rules: &Rules) -> Result<(), Error> {
 
 fn check_action(action: Action) -> Result<(), Error> {
     match action {
-        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno { errno }),
+        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno {
+            errno: errno.into(),
+        }),
         _ => Ok(()),
     }
 }
@@ -98,7 +101,7 @@ fn check_conditions(entry: &Entry) -> Result<(), Error> {
     {
         Some(condition) => Err(Error::ArgumentIndex {
             name: first(),
-            index: condition.index,
+            index: condition.index.into(),
         }),
         None => Ok(()),
     }
@@ -213,22 +216,25 @@ fn arch_ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     ranges
 }
 
+/// The chains written so far. Their conditions are of no architecture, so all blocks share them.
+type Chains = HashMap<Verdict, Label>;
+
 /// Writes the block of one architecture; the accumulator holds its audit number on entry.
-fn block(asm: &mut Assembler, ranges: &[Range]) -> Result<Label, Error> {
-    let mut chains = HashMap::new();
+fn block(asm: &mut Assembler, chains: &mut Chains, ranges: &[Range]) -> Result<Label, Error> {
     // From the last range to the first, so that the chains of low numbers lie near the tree.
-    for range in ranges.iter().rev() {
-        if !range.verdict.rules.is_empty() && !chains.contains_key(&range.verdict) {
-            chains.insert(&range.verdict, chain(asm, &range.verdict)?);
+    for verdict in ranges.iter().rev().map(|range| &range.verdict) {
+        if !verdict.rules.is_empty() && !chains.contains_key(verdict) {
+            let label = chain(asm, verdict)?;
+            chains.insert(verdict.clone(), label);
         }
     }
-    let root = tree(asm, ranges, &chains);
+    let root = tree(asm, ranges, chains);
     asm.goto(root);
     Ok(asm.push(LD_W_ABS, OFFSET_NR))
 }
 
 /// Writes a search for the range that holds the accumulator; its depth is the logarithm of their count.
-fn tree(asm: &mut Assembler, ranges: &[Range], chains: &HashMap<&Verdict, Label>) -> Label {
+fn tree(asm: &mut Assembler, ranges: &[Range], chains: &Chains) -> Label {
     if let [range] = ranges {
         return match chains.get(&range.verdict) {
             Some(&label) => label,
@@ -261,12 +267,15 @@ fn dispatch(asm: &mut Assembler, blocks: &[(u32, Label)]) {
     asm.push(LD_W_ABS, OFFSET_ARCH);
 }
 
+/// Instructions that fall through when all conditions hold and jump over the next instruction when one does not.
 fn conditions(conditions: &[Condition]) -> Result<Vec<Insn>, Error> {
     let compiled: Result<Vec<_>, _> = conditions.iter().map(condition).collect();
     let rule = SeccompRule::new(compiled?).map_err(|source| Error::Condition { source })?;
     let program = BpfProgram::from(rule);
-    Ok(program
-        .iter()
+    // seccompiler opens a rule with a jump over a jump that nothing reaches, and which leads one instruction too far
+    // for the last rule of a program. Further helper jumps it writes only above CONDITIONS_PER_ENTRY_MAX.
+    let insns = program.iter().skip(RULE_PROLOGUE_INSNS);
+    Ok(insns
         .map(|insn| Insn {
             code: insn.code,
             jt: insn.jt,
@@ -275,6 +284,8 @@ fn conditions(conditions: &[Condition]) -> Result<Vec<Insn>, Error> {
         })
         .collect())
 }
+
+const RULE_PROLOGUE_INSNS: usize = 2;
 
 fn condition(condition: &Condition) -> Result<SeccompCondition, Error> {
     let width = match condition.width {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::rules::Action;
+
 /// A failed compilation or load of a filter.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -16,7 +18,7 @@ pub enum Error {
         /// First name of the entry.
         name: String,
         /// The index asked for.
-        index: u8,
+        index: usize,
     },
     /// More conditions in one entry than `CONDITIONS_PER_ENTRY_MAX`.
     TooManyConditions {
@@ -28,7 +30,19 @@ pub enum Error {
     /// An errno above the kernel's 4095, which it would silently cut.
     Errno {
         /// The value asked for.
-        errno: u16,
+        errno: u32,
+    },
+    /// An errno given with an action that takes none.
+    ErrnoWithoutUse {
+        /// The value given.
+        errno: u32,
+        /// The action.
+        action: Action,
+    },
+    /// A part of an OCI profile that this runtime does not offer.
+    Unsupported {
+        /// Its name in the specification.
+        what: &'static str,
     },
     /// seccompiler refused a condition.
     Condition {
@@ -71,6 +85,13 @@ impl fmt::Display for Error {
                 )
             }
             Self::Errno { errno } => write!(f, "seccomp: errno {errno} is above 4095"),
+            Self::ErrnoWithoutUse { errno, action } => {
+                write!(
+                    f,
+                    "seccomp: errno {errno} is given, but the action {action:?} takes none"
+                )
+            }
+            Self::Unsupported { what } => write!(f, "seccomp: {what} is not supported"),
             Self::Condition { .. } => write!(f, "seccomp: cannot compile a condition"),
             Self::TooLong { insns } => write!(
                 f,
