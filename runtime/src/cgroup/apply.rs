@@ -64,6 +64,10 @@ impl Cgroup {
             return Some(Place::V1(dir));
         }
         let dir = self.unified.as_ref()?;
+        if c == Controller::Devices {
+            // No controller is needed for the eBPF filter, so it also serves where v1 has one that we are not in.
+            return Some(Place::V2(dir));
+        }
         (self.hierarchy.backend(c) == Backend::V2).then_some(Place::V2(dir))
     }
 }
@@ -323,21 +327,17 @@ impl Run<'_> {
             return Ok(());
         }
         let c = Controller::Devices;
-        let label = format!("devices ({} rules)", rules.len());
-        // Where v1 has the controller and this cgroup is not open there, the eBPF filter does it as well.
-        if let (None, Some(dir)) = (self.cgroup.place(c), &self.cgroup.unified) {
-            return match device_bpf::apply(dir, rules) {
-                Ok(()) => Ok(()),
-                Err(e) => self.limit(c, label, |_| Err(e)),
-            };
-        }
-        self.limit(c, label, |place| match place {
-            Place::V1(dir) => v1::devices(dir, rules),
-            Place::V2(dir) => device_bpf::apply(dir, rules).map_err(|e| match e.kind {
-                // EINVAL of bpf(2) here means a kernel built without this program type.
-                ErrorKind::Invalid | ErrorKind::Denied => e.with_kind(ErrorKind::Unenforced(c)),
-                _ => e,
-            }),
-        })
+        self.limit(
+            c,
+            format!("devices ({} rules)", rules.len()),
+            |place| match place {
+                Place::V1(dir) => v1::devices(dir, rules),
+                Place::V2(dir) => device_bpf::apply(dir, rules).map_err(|e| match e.kind {
+                    // EINVAL of bpf(2): a kernel built without this program type. EPERM: not from this user namespace.
+                    ErrorKind::Invalid | ErrorKind::Denied => e.with_kind(ErrorKind::Unenforced(c)),
+                    _ => e,
+                }),
+            },
+        )
     }
 }

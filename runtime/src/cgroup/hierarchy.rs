@@ -13,8 +13,8 @@ use super::file::{Dir, read_all};
 use super::parse::{Mount, mountinfo};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+const CGROUP_SUPER_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 
 /// How cgroups are mounted here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,8 +249,8 @@ pub(super) fn controllers_of(text: &str) -> Vec<Controller> {
 }
 
 /// Opens a mount point unless something else is mounted over it by now.
-fn open_checked(mount: &Mount, magic: i64) -> Option<Dir> {
+fn open_checked(mount: &Mount, magic: rustix::fs::FsWord) -> Option<Dir> {
     let dir = Dir::root(&mount.mount_point).ok()?;
     let stat = rustix::fs::fstatfs(dir.fd()).ok()?;
-    (i64::from(stat.f_type) == magic).then_some(dir)
+    (stat.f_type == magic).then_some(dir)
 }
