@@ -21,21 +21,16 @@ use nix::sched::{CloneFlags, unshare};
 const DETACH_DEADLINE: Duration = Duration::from_secs(10);
 
 fn require_root() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "this test attaches loop devices and mounts: run it as root"
-    );
+    assert!(rustix::process::geteuid().is_root(), "this test attaches loop devices and mounts: run it as root");
 }
 
 /// Runs `body` in a thread whose mounts nobody else sees.
 fn with_own_mounts(body: impl FnOnce() + Send + 'static) {
     require_root();
     let result = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS)
-            .expect("unshare the mount namespace");
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare the mount namespace");
         let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-            .expect("make the mounts private");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("make the mounts private");
         body();
     })
     .join();
@@ -46,20 +41,8 @@ fn with_own_mounts(body: impl FnOnce() + Send + 'static) {
 
 fn mount_ext4(device: &Path, target: &Path) {
     fs::create_dir_all(target).unwrap();
-    mount(
-        Some(device),
-        target,
-        Some("ext4"),
-        MsFlags::MS_NODEV | MsFlags::MS_NOSUID,
-        Some("noinit_itable"),
-    )
-    .unwrap_or_else(|errno| {
-        panic!(
-            "mount {} on {}: {errno}",
-            device.display(),
-            target.display()
-        )
-    });
+    mount(Some(device), target, Some("ext4"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some("noinit_itable"))
+        .unwrap_or_else(|errno| panic!("mount {} on {}: {errno}", device.display(), target.display()));
 }
 
 /// Loop devices that have a file below `dir` behind them.
@@ -68,8 +51,7 @@ fn loops_below(dir: &Path) -> BTreeSet<String> {
     for entry in fs::read_dir("/sys/block").unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         // A device may go away between listing and reading.
-        let backing =
-            fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
+        let backing = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
         if Path::new(backing.trim_end()).starts_with(dir) {
             found.insert(name);
         }
@@ -81,23 +63,14 @@ fn loops_below(dir: &Path) -> BTreeSet<String> {
 fn assert_no_loops(dir: &Path) {
     let deadline = Instant::now() + DETACH_DEADLINE;
     while !loops_below(dir).is_empty() {
-        assert!(
-            Instant::now() < deadline,
-            "loop devices left: {:?}",
-            loops_below(dir)
-        );
+        assert!(Instant::now() < deadline, "loop devices left: {:?}", loops_below(dir));
         thread::yield_now();
     }
 }
 
 fn assert_same_bytes(left: &Path, right: &Path) {
     let status = Command::new("cmp").args([left, right]).status().unwrap();
-    assert!(
-        status.success(),
-        "{} and {} differ",
-        left.display(),
-        right.display()
-    );
+    assert!(status.success(), "{} and {} differ", left.display(), right.display());
 }
 
 #[test]
@@ -115,19 +88,11 @@ fn priv_a_volume_is_its_template_and_keeps_what_is_written() {
         mount_ext4(&attached.device, &target);
         for name in ["upper", "work"] {
             let metadata = fs::metadata(target.join(name)).unwrap();
-            assert_eq!(
-                (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777),
-                (0, 0, 0o755),
-                "{name}"
-            );
+            assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (0, 0, 0o755), "{name}");
         }
         fs::write(target.join("upper/note"), b"kept").unwrap();
         drop(attached);
-        assert_eq!(
-            loops_below(&root).len(),
-            1,
-            "the mount must keep the device"
-        );
+        assert_eq!(loops_below(&root).len(), 1, "the mount must keep the device");
         umount(&target).unwrap();
         assert_no_loops(&root);
 
@@ -137,15 +102,8 @@ fn priv_a_volume_is_its_template_and_keeps_what_is_written() {
         umount(&target).unwrap();
         drop(attached);
         assert_no_loops(&root);
-        let check = Command::new("e2fsck")
-            .args(["-fn".as_ref(), volume.path().as_os_str()])
-            .output()
-            .unwrap();
-        assert!(
-            check.status.success(),
-            "{}",
-            String::from_utf8_lossy(&check.stdout)
-        );
+        let check = Command::new("e2fsck").args(["-fn".as_ref(), volume.path().as_os_str()]).output().unwrap();
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     });
 }
 
@@ -168,16 +126,13 @@ fn priv_a_full_volume_is_full_inside_only() {
         let error = (0..64)
             .find_map(|step| {
                 let part = 32 << 20;
-                rustix::fs::fallocate(&big, rustix::fs::FallocateFlags::empty(), step * part, part)
-                    .err()
+                rustix::fs::fallocate(&big, rustix::fs::FallocateFlags::empty(), step * part, part).err()
             })
             .expect("1 GiB took 2 GiB");
         assert_eq!(error, rustix::io::Errno::NOSPC);
         big.seek(SeekFrom::End(0)).unwrap();
         let chunk = vec![1; 1 << 20];
-        let error = (0..64)
-            .find_map(|_| big.write_all(&chunk).and_then(|()| big.sync_data()).err())
-            .unwrap();
+        let error = (0..64).find_map(|_| big.write_all(&chunk).and_then(|()| big.sync_data()).err()).unwrap();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         // The whole size is usable: nothing is reserved.
         assert!(big.metadata().unwrap().blocks() * 512 > 900 << 20);
@@ -188,15 +143,7 @@ fn priv_a_full_volume_is_full_inside_only() {
         for target in mounted {
             umount(&target).unwrap();
         }
-        assert!(
-            store
-                .volume("full")
-                .unwrap()
-                .unwrap()
-                .allocated_bytes()
-                .unwrap()
-                <= (1 << 30) + (1 << 20)
-        );
+        assert!(store.volume("full").unwrap().unwrap().allocated_bytes().unwrap() <= (1 << 30) + (1 << 20));
         assert_no_loops(&root);
     });
 }
@@ -216,14 +163,8 @@ fn priv_two_hundred_attachments_in_parallel_leave_none() {
             thread::spawn(move || {
                 for _ in 0..ROUNDS {
                     let attached = volume.attach().unwrap();
-                    assert!(
-                        held.lock().unwrap().insert(attached.device.clone()),
-                        "one device was given out twice"
-                    );
-                    let size = File::open(&attached.device)
-                        .unwrap()
-                        .seek(SeekFrom::End(0))
-                        .unwrap();
+                    assert!(held.lock().unwrap().insert(attached.device.clone()), "one device was given out twice");
+                    let size = File::open(&attached.device).unwrap().seek(SeekFrom::End(0)).unwrap();
                     assert_eq!(size, 1 << 30);
                     assert!(held.lock().unwrap().remove(&attached.device));
                     drop(attached);
@@ -306,27 +247,16 @@ fn priv_a_new_volume_shows_nothing_of_a_deleted_one() {
     for round in 0..ROUNDS {
         let (volume, _) = store.create_volume("box-1", 1).unwrap();
         let data = data_of(&volume);
-        assert!(
-            !data.windows(MARKER.len()).any(|window| window == MARKER),
-            "round {round}"
-        );
+        assert!(!data.windows(MARKER.len()).any(|window| window == MARKER), "round {round}");
         let attached = volume.attach().unwrap();
-        let mut device = OpenOptions::new()
-            .write(true)
-            .open(&attached.device)
-            .unwrap();
+        let mut device = OpenOptions::new().write(true).open(&attached.device).unwrap();
         device.seek(SeekFrom::Start(200 << 20)).unwrap();
         for _ in 0..64 {
             device.write_all(&text).unwrap();
         }
         device.sync_all().unwrap();
         drop((device, attached));
-        assert!(
-            data_of(&volume)
-                .windows(MARKER.len())
-                .any(|window| window == MARKER),
-            "the marker was not written"
-        );
+        assert!(data_of(&volume).windows(MARKER.len()).any(|window| window == MARKER), "the marker was not written");
         store.remove_volume("box-1").unwrap();
     }
     assert_no_loops(dir.path());
@@ -340,11 +270,7 @@ fn mount_xfs_pool(image: &Path, target: &Path) {
             .args(arguments)
             .output()
             .unwrap_or_else(|error| panic!("run {program} (packages xfsprogs and mount): {error}"));
-        assert!(
-            output.status.success(),
-            "{program}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     };
     fs::create_dir_all(target).unwrap();
     let (image, target) = (image.to_str().unwrap(), target.to_str().unwrap());
@@ -376,10 +302,7 @@ fn priv_on_xfs_volumes_are_reflinks_and_the_template_never_changes() {
         assert_no_loops(&pool);
         assert!(before == data_of_path(&template), "the template changed");
         drop(store);
-        Store::open(&data)
-            .unwrap()
-            .prepare_template(10)
-            .expect("the checksum still fits");
+        Store::open(&data).unwrap().prepare_template(10).expect("the checksum still fits");
         umount(&pool).unwrap();
         assert_no_loops(&root);
     });
@@ -388,11 +311,7 @@ fn priv_on_xfs_volumes_are_reflinks_and_the_template_never_changes() {
 fn data_of_path(path: &Path) -> Vec<u8> {
     let mut content = Vec::new();
     // The first MiB holds superblock, descriptors and bitmaps: what every mount writes.
-    File::open(path)
-        .unwrap()
-        .take(1 << 20)
-        .read_to_end(&mut content)
-        .unwrap();
+    File::open(path).unwrap().take(1 << 20).read_to_end(&mut content).unwrap();
     content
 }
 
@@ -404,28 +323,17 @@ fn priv_direct_io_is_used_where_it_is_safe() {
     let store = Store::open(dir.path()).unwrap();
     let (volume, method) = store.create_volume("box-1", 5).unwrap();
     let attached = volume.attach().unwrap();
-    let magic = rustix::fs::fstatfs(File::open(dir.path()).unwrap())
-        .unwrap()
-        .f_type as i64;
+    let magic = rustix::fs::fstatfs(File::open(dir.path()).unwrap()).unwrap().f_type as i64;
     if magic == EXT4_SUPER_MAGIC {
         assert_eq!(method, CloneMethod::SparseCopy);
         assert!(attached.direct_io);
     }
     let name = attached.device.file_name().unwrap().to_str().unwrap();
-    let read = |what: &str| {
-        fs::read_to_string(format!("/sys/block/{name}/{what}"))
-            .unwrap()
-            .trim()
-            .to_owned()
-    };
+    let read = |what: &str| fs::read_to_string(format!("/sys/block/{name}/{what}")).unwrap().trim().to_owned();
     assert_eq!(read("loop/autoclear"), "1");
     assert_eq!(read("loop/dio") == "1", attached.direct_io);
     assert_eq!(read("queue/logical_block_size"), "4096");
-    assert!(
-        rustix::io::fcntl_getfd(attached.as_fd())
-            .unwrap()
-            .contains(rustix::io::FdFlags::CLOEXEC)
-    );
+    assert!(rustix::io::fcntl_getfd(attached.as_fd()).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     drop(attached);
     assert_no_loops(dir.path());
 }
