@@ -86,8 +86,11 @@ fn set_up(
     let spare = root::open_mount_point(&plan.root)?;
     let directory = root::open_directory(&plan.root)?;
     let sources = mounts::open_sources(&plan.mounts)?;
-    let nodes =
-        if in_user_namespace { dev::open_host_nodes(&plan.dev)? } else { plan.dev.nodes.iter().map(|_| None).collect() };
+    let nodes = if in_user_namespace {
+        dev::open_host_nodes(&plan.dev)?
+    } else {
+        plan.dev.nodes.iter().map(|_| None).collect()
+    };
     if in_user_namespace {
         credentials::become_root_inside()?;
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;

@@ -17,8 +17,8 @@
 //! that *makes* it as its root (cgroup_namespaces(7)), so the maker must sit in the container's cgroup while the first
 //! process starts in the leaf. `CLONE_PARENT` makes the first process the caller's child all the same.
 
-pub(crate) mod credentials;
 mod child;
+pub(crate) mod credentials;
 mod dev;
 pub(crate) mod exec;
 mod inside;
@@ -414,8 +414,7 @@ mod tests {
 
     #[test]
     fn flags_name_new_namespaces_only() {
-        let namespaces =
-            Namespaces { net: Namespace::New, pid: Namespace::Join("/x".into()), ..Namespaces::default() };
+        let namespaces = Namespaces { net: Namespace::New, pid: Namespace::Join("/x".into()), ..Namespaces::default() };
         assert_eq!(new_namespace_flags(&namespaces, true), libc::CLONE_NEWNET as u64);
     }
 

@@ -151,8 +151,7 @@ pub(super) fn open_mount_point(root: &Root) -> Result<OwnedFd> {
 /// A detached copy of a root directory, taken before the switch to root of the user namespace as well.
 pub(super) fn open_directory(root: &Root) -> Result<Option<OwnedFd>> {
     let RootSource::Directory(path) = &root.source else { return Ok(None) };
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags).on(Step::Root, path.display()).map(Some)
 }
 
