@@ -45,16 +45,8 @@ struct Asked {
 pub(crate) fn resolve(global: &Global) -> Result<Access, Error> {
     let variable = |name| std::env::var(name).ok();
     let asked = Asked {
-        url: global
-            .url
-            .clone()
-            .or_else(|| variable(URL_VARIABLE))
-            .filter(|url| !url.is_empty()),
-        key: global
-            .key
-            .clone()
-            .or_else(|| variable(KEY_VARIABLE))
-            .filter(|key| !key.is_empty()),
+        url: global.url.clone().or_else(|| variable(URL_VARIABLE)).filter(|url| !url.is_empty()),
+        key: global.key.clone().or_else(|| variable(KEY_VARIABLE)).filter(|key| !key.is_empty()),
     };
     resolve_asked(asked, &global.run_dir)
 }
@@ -80,19 +72,14 @@ fn resolve_asked(asked: Asked, run_dir: &Path) -> Result<Access, Error> {
 }
 
 fn is_local_server(url: &Url, run_dir: &Path) -> bool {
-    read_facts(run_dir)
-        .and_then(|facts| parse_url(&facts.url))
-        .is_ok_and(|local| local.origin() == url.origin())
+    read_facts(run_dir).and_then(|facts| parse_url(&facts.url)).is_ok_and(|local| local.origin() == url.origin())
 }
 
 /// Parses and tidies a base URL. `localhost` becomes 127.0.0.1: a statically linked program should not depend on the
 /// name service libraries of the machine for that.
 fn parse_url(text: &str) -> Result<Url, Error> {
-    let mut url = Url::parse(text).map_err(|cause| {
-        Error::usage(format!(
-            "`{text}` is no URL ({cause}); write http://HOST:PORT"
-        ))
-    })?;
+    let mut url = Url::parse(text)
+        .map_err(|cause| Error::usage(format!("`{text}` is no URL ({cause}); write http://HOST:PORT")))?;
     match url.scheme() {
         "http" => {}
         "https" => {
@@ -102,14 +89,11 @@ fn parse_url(text: &str) -> Result<Url, Error> {
             ));
         }
         other => {
-            return Err(Error::usage(format!(
-                "`{other}` is no scheme for {url}; write http://HOST:PORT"
-            )));
+            return Err(Error::usage(format!("`{other}` is no scheme for {url}; write http://HOST:PORT")));
         }
     }
     if url.host_str() == Some("localhost") {
-        url.set_host(Some("127.0.0.1"))
-            .map_err(|cause| Error::usage(format!("{url}: {cause}")))?;
+        url.set_host(Some("127.0.0.1")).map_err(|cause| Error::usage(format!("{url}: {cause}")))?;
     }
     url.set_query(None);
     url.set_fragment(None);
@@ -122,8 +106,7 @@ fn read_facts(run_dir: &Path) -> Result<Facts, Error> {
         &path,
         "no server is running here, as it seems: start it by `cargo xtask up`, or name one by --url",
     )?;
-    serde_json::from_str(&text)
-        .map_err(|cause| Error::usage(format!("{} is not readable ({cause})", path.display())))
+    serde_json::from_str(&text).map_err(|cause| Error::usage(format!("{} is not readable ({cause})", path.display())))
 }
 
 fn read_key(run_dir: &Path) -> Result<String, Error> {
@@ -140,9 +123,7 @@ fn read_small(path: &Path, hint: &str) -> Result<String, Error> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FACTS_BYTES_MAX).read_to_string(&mut text))
-        .map_err(|cause| {
-            Error::usage_with_hint(format!("could not read {}: {cause}", path.display()), hint)
-        })?;
+        .map_err(|cause| Error::usage_with_hint(format!("could not read {}: {cause}", path.display()), hint))?;
     Ok(text)
 }
 
@@ -154,11 +135,7 @@ pub(crate) fn print_env(global: &Global, output: &Output) -> Result<(), Error> {
     if output.is_json() {
         return output.json(&json!({ URL_VARIABLE: url, KEY_VARIABLE: access.key }));
     }
-    output.line(&format!(
-        "export {URL_VARIABLE}={} {KEY_VARIABLE}={}",
-        quote(&url),
-        quote(&access.key)
-    ))
+    output.line(&format!("export {URL_VARIABLE}={} {KEY_VARIABLE}={}", quote(&url), quote(&access.key)))
 }
 
 /// Quotes a word for a POSIX shell, if it needs it.
@@ -177,20 +154,13 @@ mod tests {
 
     fn run_dir(url: &str, key: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(
-            dir.path().join("iceboxd.json"),
-            json!({"url": url, "pid": 1}).to_string(),
-        )
-        .expect("facts");
+        std::fs::write(dir.path().join("iceboxd.json"), json!({"url": url, "pid": 1}).to_string()).expect("facts");
         std::fs::write(dir.path().join("key"), format!("{key}\n")).expect("key");
         dir
     }
 
     fn asked(url: Option<&str>, key: Option<&str>) -> Asked {
-        Asked {
-            url: url.map(str::to_owned),
-            key: key.map(str::to_owned),
-        }
+        Asked { url: url.map(str::to_owned), key: key.map(str::to_owned) }
     }
 
     fn failure(asked: Asked, dir: &Path) -> String {
@@ -204,35 +174,23 @@ mod tests {
     fn the_local_server_is_found() {
         let dir = run_dir("http://127.0.0.1:7070", "box_k");
         let access = resolve_asked(asked(None, None), dir.path()).expect("found");
-        assert_eq!(
-            (access.url.as_str(), access.key.as_str()),
-            ("http://127.0.0.1:7070/", "box_k")
-        );
+        assert_eq!((access.url.as_str(), access.key.as_str()), ("http://127.0.0.1:7070/", "box_k"));
     }
 
     #[test]
     fn the_local_key_stays_local() {
         let dir = run_dir("http://127.0.0.1:7070", "box_k");
-        let same = resolve_asked(asked(Some("http://localhost:7070/"), None), dir.path())
-            .expect("the same server");
+        let same = resolve_asked(asked(Some("http://localhost:7070/"), None), dir.path()).expect("the same server");
         assert_eq!(same.key, "box_k");
-        assert!(
-            failure(asked(Some("http://127.0.0.1:7071"), None), dir.path()).contains("no API key")
-        );
-        assert!(
-            failure(asked(Some("http://10.1.1.1:7070"), None), dir.path()).contains("no API key")
-        );
+        assert!(failure(asked(Some("http://127.0.0.1:7071"), None), dir.path()).contains("no API key"));
+        assert!(failure(asked(Some("http://10.1.1.1:7070"), None), dir.path()).contains("no API key"));
     }
 
     #[test]
     fn what_is_given_wins() {
         let dir = run_dir("http://127.0.0.1:7070", "box_k");
-        let access =
-            resolve_asked(asked(Some("http://h:1/x"), Some("other")), dir.path()).expect("given");
-        assert_eq!(
-            (access.url.as_str(), access.key.as_str()),
-            ("http://h:1/x", "other")
-        );
+        let access = resolve_asked(asked(Some("http://h:1/x"), Some("other")), dir.path()).expect("given");
+        assert_eq!((access.url.as_str(), access.key.as_str()), ("http://h:1/x", "other"));
     }
 
     #[test]

@@ -288,11 +288,7 @@ pub(crate) struct Idle {
     #[arg(value_name = "DURATION", value_parser = parse_idle)]
     pub(crate) time: IdleTime,
     /// Id or name
-    #[arg(
-        value_name = "BOX",
-        env = "BOX_ID",
-        required_unless_present = "account"
-    )]
+    #[arg(value_name = "BOX", env = "BOX_ID", required_unless_present = "account")]
     pub(crate) name: Option<String>,
     /// Set it for the account, not for one box
     #[arg(long)]
@@ -357,11 +353,7 @@ fn parse_interval(text: &str) -> Result<u64, String> {
 fn parse_variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
-        None => (
-            text,
-            std::env::var(text)
-                .map_err(|_| format!("`{text}` is not set here; write {text}=VALUE"))?,
-        ),
+        None => (text, std::env::var(text).map_err(|_| format!("`{text}` is not set here; write {text}=VALUE"))?),
     };
     if name.is_empty() || name.contains('\0') || value.contains('\0') {
         return Err("write NAME=VALUE".to_owned());

@@ -8,11 +8,7 @@ use super::table::Table;
 use super::types::{BoxBill, Usage};
 
 /// The bill of one box, or of all with the total.
-pub(crate) async fn bill(
-    client: &Client,
-    output: &Output,
-    name: Option<&str>,
-) -> Result<(), Error> {
+pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -> Result<(), Error> {
     let answer = match name {
         Some(name) => {
             let id = client.find(name).await?.id;
@@ -40,16 +36,7 @@ pub(crate) async fn bill(
 }
 
 fn table(bills: &[BoxBill], totals: Option<&BoxBill>) -> Table {
-    let mut table = Table::new(&[
-        "ID",
-        "NAME",
-        "STATUS",
-        ">CORE-SECONDS",
-        ">GB-HOURS",
-        ">CPU",
-        ">STORAGE",
-        ">TOTAL",
-    ]);
+    let mut table = Table::new(&["ID", "NAME", "STATUS", ">CORE-SECONDS", ">GB-HOURS", ">CPU", ">STORAGE", ">TOTAL"]);
     let mut row = |id: &str, name: &str, bill: &BoxBill| {
         table.row([
             id.to_owned(),
@@ -88,12 +75,7 @@ mod tests {
             storage_dollars: 0.000_171,
             total_dollars: 0.200_171,
         };
-        let totals = BoxBill {
-            id: String::new(),
-            status: String::new(),
-            total_dollars: 0.5,
-            ..one.clone()
-        };
+        let totals = BoxBill { id: String::new(), status: String::new(), total_dollars: 0.5, ..one.clone() };
         assert_eq!(
             table(&[one], Some(&totals)).render(),
             "ID     NAME   STATUS  CORE-SECONDS  GB-HOURS        CPU    STORAGE      TOTAL\n\

@@ -18,33 +18,21 @@ const CREATE_SECONDS_MAX: u64 = 300;
 const CREATE_POLL_MILLISECONDS: u64 = 100;
 
 /// `icebox create`.
-pub(crate) async fn create(
-    client: &Client,
-    output: &Output,
-    create: args::Create,
-) -> Result<(), Error> {
+pub(crate) async fn create(client: &Client, output: &Output, create: args::Create) -> Result<(), Error> {
     let began = std::time::Instant::now();
-    let request = client
-        .request(Method::POST, &["v2", "box"], Patience::Work)
-        .json(&create_body(create));
+    let request = client.request(Method::POST, &["v2", "box"], Patience::Work).json(&create_body(create));
     let mut record = client.json(request).await?;
     let mut made: BoxData = read(record.clone())?;
     while made.status == "creating" {
         if began.elapsed() > Duration::from_secs(CREATE_SECONDS_MAX) {
-            return Err(Error::protocol(
-                "create the box",
-                format!("{} is still not ready", made.id),
-            ));
+            return Err(Error::protocol("create the box", format!("{} is still not ready", made.id)));
         }
         tokio::time::sleep(Duration::from_millis(CREATE_POLL_MILLISECONDS)).await;
         record = client.get(&["v2", "box", &made.id], &[]).await?;
         made = read(record.clone())?;
     }
     if made.status == "error" {
-        return Err(Error::protocol(
-            "create the box",
-            format!("{} failed to start; see `icebox logs {0}`", made.id),
-        ));
+        return Err(Error::protocol("create the box", format!("{} failed to start; see `icebox logs {0}`", made.id)));
     }
     if output.is_json() {
         return output.json(&record);
@@ -68,14 +56,10 @@ fn create_body(create: args::Create) -> Value {
     };
     put("name", create.name.map(Value::from));
     put("size", create.size.map(|size| size.word().into()));
-    put(
-        "labels",
-        (!create.labels.is_empty()).then(|| create.labels.into()),
-    );
+    put("labels", (!create.labels.is_empty()).then(|| create.labels.into()));
     put(
         "env_vars",
-        (!create.env.is_empty())
-            .then(|| Value::Object(create.env.into_iter().map(|(k, v)| (k, v.into())).collect())),
+        (!create.env.is_empty()).then(|| Value::Object(create.env.into_iter().map(|(k, v)| (k, v.into())).collect())),
     );
     put("idle_seconds", create.idle.map(Value::from));
     put("keep_alive", create.keep_alive.then(|| true.into()));
@@ -87,11 +71,7 @@ fn create_body(create: args::Create) -> Value {
 
 /// `icebox ls`.
 pub(crate) async fn list(client: &Client, output: &Output, list: args::List) -> Result<(), Error> {
-    let query: Vec<_> = list
-        .label
-        .into_iter()
-        .map(|label| ("label", label))
-        .collect();
+    let query: Vec<_> = list.label.into_iter().map(|label| ("label", label)).collect();
     let records = client.get(&["v2", "box"], &query).await?;
     if output.is_json() && !list.quiet {
         return output.json(&records);
@@ -112,17 +92,7 @@ pub(crate) async fn list(client: &Client, output: &Output, list: args::List) -> 
 }
 
 fn list_table(boxes: &[BoxData]) -> Table {
-    let mut table = Table::new(&[
-        "ID",
-        "NAME",
-        "STATUS",
-        "SIZE",
-        ">AGE",
-        ">LAST USED",
-        ">CPU",
-        ">COST",
-        "LABELS",
-    ]);
+    let mut table = Table::new(&["ID", "NAME", "STATUS", "SIZE", ">AGE", ">LAST USED", ">CPU", ">COST", "LABELS"]);
     for data in boxes {
         table.row([
             data.id.clone(),
@@ -153,11 +123,7 @@ fn status(data: &BoxData) -> String {
 }
 
 /// `icebox freeze`.
-pub(crate) async fn freeze(
-    client: &Client,
-    output: &Output,
-    names: &[String],
-) -> Result<(), Error> {
+pub(crate) async fn freeze(client: &Client, output: &Output, names: &[String]) -> Result<(), Error> {
     change(client, output, names, "pause").await
 }
 
@@ -166,18 +132,11 @@ pub(crate) async fn wake(client: &Client, output: &Output, names: &[String]) -> 
     change(client, output, names, "resume").await
 }
 
-async fn change(
-    client: &Client,
-    output: &Output,
-    names: &[String],
-    verb: &str,
-) -> Result<(), Error> {
+async fn change(client: &Client, output: &Output, names: &[String], verb: &str) -> Result<(), Error> {
     let mut changed = Vec::new();
     for name in names {
         let id = client.find(name).await?.id;
-        client
-            .send(client.request(Method::POST, &["v2", "box", &id, verb], Patience::Record))
-            .await?;
+        client.send(client.request(Method::POST, &["v2", "box", &id, verb], Patience::Record)).await?;
         changed.push(client.get(&["v2", "box", &id], &[]).await?);
     }
     if output.is_json() {
@@ -191,11 +150,7 @@ async fn change(
 }
 
 /// `icebox rm`: goes on after a failure, so that one unknown name does not keep the other boxes.
-pub(crate) async fn remove(
-    client: &Client,
-    output: &Output,
-    remove: args::Remove,
-) -> Result<(), Error> {
+pub(crate) async fn remove(client: &Client, output: &Output, remove: args::Remove) -> Result<(), Error> {
     let mut removed = Vec::new();
     let mut failure = None;
     for name in &remove.boxes {
@@ -212,18 +167,14 @@ pub(crate) async fn remove(
     if output.is_json() {
         output.json(&json!({ "deleted": removed }))?;
     } else {
-        removed
-            .iter()
-            .try_for_each(|id| output.line(&human::plain(id)))?;
+        removed.iter().try_for_each(|id| output.line(&human::plain(id)))?;
     }
     failure.map_or(Ok(()), Err)
 }
 
 async fn remove_one(client: &Client, name: &str) -> Result<String, Error> {
     let id = client.find(name).await?.id;
-    client
-        .send(client.request(Method::DELETE, &["v2", "box", &id], Patience::Work))
-        .await?;
+    client.send(client.request(Method::DELETE, &["v2", "box", &id], Patience::Work)).await?;
     Ok(id)
 }
 
@@ -238,23 +189,16 @@ pub(crate) async fn idle(client: &Client, output: &Output, idle: args::Idle) -> 
         None => vec!["v1", "account", "idle"],
     };
     let body = json!({ "idle_seconds": idle.time.0 });
-    let request = client
-        .request(Method::PUT, &segments, Patience::Record)
-        .json(&body);
+    let request = client.request(Method::PUT, &segments, Patience::Record).json(&body);
     let answer = client.json(request).await?;
     if output.is_json() {
         return output.json(&answer);
     }
     let subject = id.unwrap_or_else(|| "boxes without a time of their own".to_owned());
     // The server tells the time in force, which is not what was asked for when that was `default`.
-    let seconds = answer
-        .get("idle_seconds")
-        .and_then(Value::as_u64)
-        .or(idle.time.0);
+    let seconds = answer.get("idle_seconds").and_then(Value::as_u64).or(idle.time.0);
     let time = seconds.map_or_else(|| "the default time".to_owned(), human::span);
-    output.line(&human::plain(&format!(
-        "{subject}: frozen after {time} without work"
-    )))
+    output.line(&human::plain(&format!("{subject}: frozen after {time} without work")))
 }
 
 /// `icebox why`.
@@ -270,21 +214,13 @@ pub(crate) async fn why(client: &Client, output: &Output, name: &str) -> Result<
 fn why_text(title: &str, why: &Why) -> String {
     let mut text = format!("{title} is {}\n", why.status);
     if let Some(seconds) = why.freezes_in_seconds {
-        text.push_str(&format!(
-            "freezes in {} if nothing happens\n",
-            human::span(seconds.max(0.0).ceil() as u64)
-        ));
+        text.push_str(&format!("freezes in {} if nothing happens\n", human::span(seconds.max(0.0).ceil() as u64)));
     }
-    for (title, reasons) in [
-        ("awake because:", &why.awake_because),
-        ("waits for:", &why.waiting_for),
-    ] {
+    for (title, reasons) in [("awake because:", &why.awake_because), ("waits for:", &why.waiting_for)] {
         if !reasons.is_empty() {
             text.push_str(title);
             text.push('\n');
-            reasons
-                .iter()
-                .for_each(|reason| text.push_str(&format!("  - {reason}\n")));
+            reasons.iter().for_each(|reason| text.push_str(&format!("  - {reason}\n")));
         }
     }
     human::plain(&text)

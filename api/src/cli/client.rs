@@ -40,9 +40,8 @@ pub(crate) struct Client {
 impl Client {
     /// Prepares the client; nothing is sent yet.
     pub(crate) fn new(access: Access) -> Result<Self, Error> {
-        let mut key = header::HeaderValue::from_str(&access.key).map_err(|_| {
-            Error::usage("the API key holds characters that no HTTP header may hold")
-        })?;
+        let mut key = header::HeaderValue::from_str(&access.key)
+            .map_err(|_| Error::usage("the API key holds characters that no HTTP header may hold"))?;
         key.set_sensitive(true);
         let mut headers = header::HeaderMap::new();
         headers.insert(KEY_HEADER, key);
@@ -73,12 +72,7 @@ impl Client {
     }
 
     /// Begins a request.
-    pub(crate) fn request(
-        &self,
-        method: Method,
-        segments: &[&str],
-        patience: Patience,
-    ) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, segments: &[&str], patience: Patience) -> RequestBuilder {
         let request = self.http.request(method, self.url(segments));
         match patience {
             Patience::Record => request.timeout(Duration::from_secs(RECORD_SECONDS_MAX)),
@@ -89,11 +83,7 @@ impl Client {
     /// Sends a request and turns every answer that is not a success into an error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
         let answer = request.send().await.map_err(|cause| {
-            let step = if cause.is_connect() {
-                "reach the server"
-            } else {
-                "finish the request"
-            };
+            let step = if cause.is_connect() { "reach the server" } else { "finish the request" };
             Error::transport(step, &self.access.url, cause.without_url())
         })?;
         if answer.status().is_success() {
@@ -107,9 +97,12 @@ impl Client {
 
     /// Sends a request and reads its JSON; an empty body is null.
     pub(crate) async fn json(&self, request: RequestBuilder) -> Result<Value, Error> {
-        let body = self.send(request).await?.bytes().await.map_err(|cause| {
-            Error::transport("read the answer", &self.access.url, cause.without_url())
-        })?;
+        let body = self
+            .send(request)
+            .await?
+            .bytes()
+            .await
+            .map_err(|cause| Error::transport("read the answer", &self.access.url, cause.without_url()))?;
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
@@ -118,16 +111,8 @@ impl Client {
     }
 
     /// GET of a record.
-    pub(crate) async fn get(
-        &self,
-        segments: &[&str],
-        query: &[(&str, String)],
-    ) -> Result<Value, Error> {
-        self.json(
-            self.request(Method::GET, segments, Patience::Record)
-                .query(query),
-        )
-        .await
+    pub(crate) async fn get(&self, segments: &[&str], query: &[(&str, String)]) -> Result<Value, Error> {
+        self.json(self.request(Method::GET, segments, Patience::Record).query(query)).await
     }
 
     /// Finds a box by id or name. Reading its record wakes nothing.
@@ -135,16 +120,9 @@ impl Client {
         if name.is_empty() || name.contains('/') {
             return Err(Error::usage(format!("`{name}` is no id or name of a box")));
         }
-        let found: BoxData = read(
-            self.get(&["v2", "box", name], &[])
-                .await
-                .map_err(with_list_hint)?,
-        )?;
+        let found: BoxData = read(self.get(&["v2", "box", name], &[]).await.map_err(with_list_hint)?)?;
         if found.id.is_empty() {
-            return Err(Error::protocol(
-                "find the box",
-                "the server's record has no id",
-            ));
+            return Err(Error::protocol("find the box", "the server's record has no id"));
         }
         Ok(found)
     }
@@ -152,20 +130,14 @@ impl Client {
 
 /// Reads a typed value from JSON.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
-    serde_json::from_value(value)
-        .map_err(|cause| Error::protocol("understand the answer", cause.to_string()))
+    serde_json::from_value(value).map_err(|cause| Error::protocol("understand the answer", cause.to_string()))
 }
 
 /// The error that a refusing answer stands for.
 pub(crate) fn refusal(status: u16, body: &[u8]) -> Error {
     let text = serde_json::from_slice::<Value>(body)
         .ok()
-        .and_then(|value| {
-            value
-                .get("error")
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        })
+        .and_then(|value| value.get("error").and_then(Value::as_str).map(str::to_owned))
         .unwrap_or_default();
     let hint = match status {
         401 | 403 => Some("is the API key right? `icebox env` shows what is used".to_owned()),
@@ -177,15 +149,9 @@ pub(crate) fn refusal(status: u16, body: &[u8]) -> Error {
 
 fn with_list_hint(error: Error) -> Error {
     match error {
-        Error::Server {
-            status: 404,
-            text,
-            hint: None,
-        } => Error::Server {
-            status: 404,
-            text,
-            hint: Some("`icebox ls` lists the boxes of this account".to_owned()),
-        },
+        Error::Server { status: 404, text, hint: None } => {
+            Error::Server { status: 404, text, hint: Some("`icebox ls` lists the boxes of this account".to_owned()) }
+        }
         other => other,
     }
 }
@@ -196,64 +162,36 @@ mod tests {
 
     fn client(url: &str) -> Client {
         let url = url.parse().expect("a URL");
-        Client::new(Access {
-            url,
-            key: "k".to_owned(),
-        })
-        .expect("a client")
+        Client::new(Access { url, key: "k".to_owned() }).expect("a client")
     }
 
     #[test]
     fn routes_keep_a_prefix_and_encode_their_parts() {
         let url = |base: &str, parts: &[&str]| client(base).url(parts).to_string();
         assert_eq!(url("http://h:1", &["v2", "box"]), "http://h:1/v2/box");
-        assert_eq!(
-            url("http://h:1/x/", &["v2", "box", "a b"]),
-            "http://h:1/x/v2/box/a%20b"
-        );
-        assert_eq!(
-            url("http://h:1/x", &["v1", "a?b#c"]),
-            "http://h:1/x/v1/a%3Fb%23c"
-        );
+        assert_eq!(url("http://h:1/x/", &["v2", "box", "a b"]), "http://h:1/x/v2/box/a%20b");
+        assert_eq!(url("http://h:1/x", &["v1", "a?b#c"]), "http://h:1/x/v1/a%3Fb%23c");
     }
 
     #[test]
     fn a_refusal_speaks_the_servers_words() {
-        assert_eq!(
-            refusal(404, br#"{"error":"box x not found"}"#).to_string(),
-            "box x not found"
-        );
-        assert_eq!(
-            refusal(500, b"<html>").to_string(),
-            "the server answered with status 500"
-        );
-        assert_eq!(
-            refusal(400, br#"{"error":{"a":1}}"#).to_string(),
-            "the server answered with status 400"
-        );
+        assert_eq!(refusal(404, br#"{"error":"box x not found"}"#).to_string(), "box x not found");
+        assert_eq!(refusal(500, b"<html>").to_string(), "the server answered with status 500");
+        assert_eq!(refusal(400, br#"{"error":{"a":1}}"#).to_string(), "the server answered with status 400");
         assert!(refusal(404, b"").is_not_found());
     }
 
     #[test]
     fn a_key_that_is_no_header_is_refused() {
         let url: Url = "http://h".parse().expect("a URL");
-        assert!(
-            Client::new(Access {
-                url,
-                key: "a\nb".to_owned()
-            })
-            .is_err()
-        );
+        assert!(Client::new(Access { url, key: "a\nb".to_owned() }).is_err());
     }
 
     #[tokio::test]
     async fn names_that_would_change_the_route_are_refused() {
         let client = client("http://127.0.0.1:1");
         for name in ["", "a/b", "/"] {
-            assert!(
-                matches!(client.find(name).await, Err(Error::Usage { .. })),
-                "{name:?}"
-            );
+            assert!(matches!(client.find(name).await, Err(Error::Usage { .. })), "{name:?}");
         }
     }
 }

@@ -49,8 +49,7 @@ impl Tally {
     }
 
     fn finish(&self, output: &Output) -> Result<(), Error> {
-        let [files, bytes, left_out] =
-            [&self.files, &self.bytes, &self.left_out].map(|n| n.load(Ordering::Relaxed));
+        let [files, bytes, left_out] = [&self.files, &self.bytes, &self.left_out].map(|n| n.load(Ordering::Relaxed));
         if output.is_json() {
             output.json(&json!({ "files": files, "bytes": bytes, "left_out": left_out }))?;
         } else {
@@ -64,12 +63,7 @@ impl Tally {
 }
 
 /// Copies from one place to another; exactly one of them must be in a box.
-pub(crate) async fn copy(
-    client: &Client,
-    output: &Output,
-    source: &Place,
-    destination: &Place,
-) -> Result<(), Error> {
+pub(crate) async fn copy(client: &Client, output: &Output, source: &Place, destination: &Place) -> Result<(), Error> {
     let tally = Tally::default();
     match (source, destination) {
         (Place::Remote(_), Place::Remote(_)) => {
@@ -78,55 +72,31 @@ pub(crate) async fn copy(
                 "from box to box: icebox cp a:file - | icebox cp - b:file",
             ));
         }
-        (
-            Place::Local {
-                path, content_only, ..
-            },
-            Place::Remote(remote),
-        ) => {
+        (Place::Local { path, content_only, .. }, Place::Remote(remote)) => {
             let files = Files::of(client, box_name(remote)?.as_str()).await?;
             upload(&files, &tally, path, *content_only, remote).await?;
         }
         (Place::Stream, Place::Remote(remote)) => {
             let files = Files::of(client, box_name(remote)?.as_str()).await?;
             if remote.directory {
-                return Err(Error::usage(
-                    "standard input has no name: write BOX:PATH with a file name",
-                ));
+                return Err(Error::usage("standard input has no name: write BOX:PATH with a file name"));
             }
-            let body = Body::wrap_stream(ReaderStream::new(open_standard(
-                std::io::stdin(),
-                "standard input",
-            )?));
+            let body = Body::wrap_stream(ReaderStream::new(open_standard(std::io::stdin(), "standard input")?));
             files.upload(&remote.path, body, None).await?;
             tally.add(0);
         }
         (Place::Remote(remote), Place::Stream) => {
             let files = Files::of(client, box_name(remote)?.as_str()).await?;
-            download_to(
-                &files,
-                &remote.path,
-                &mut open_standard(std::io::stdout(), STDOUT)?,
-                STDOUT,
-            )
-            .await?;
+            download_to(&files, &remote.path, &mut open_standard(std::io::stdout(), STDOUT)?, STDOUT).await?;
             // Standard output holds the file: no JSON may follow it.
             return Ok(());
         }
-        (
-            Place::Remote(remote),
-            Place::Local {
-                path, directory, ..
-            },
-        ) => {
+        (Place::Remote(remote), Place::Local { path, directory, .. }) => {
             let files = Files::of(client, box_name(remote)?.as_str()).await?;
             download(&files, &tally, remote, path, *directory).await?;
         }
         _ => {
-            return Err(Error::usage_with_hint(
-                "neither end of the copy is in a box",
-                "a path in a box is BOX:PATH",
-            ));
+            return Err(Error::usage_with_hint("neither end of the copy is in a box", "a path in a box is BOX:PATH"));
         }
     }
     tally.finish(output)
@@ -138,12 +108,7 @@ fn box_name(remote: &Remote) -> Result<String, Error> {
         None => std::env::var("BOX_ID")
             .ok()
             .filter(|name| !name.is_empty())
-            .ok_or_else(|| {
-                Error::usage(format!(
-                    "`:{}` means the box of $BOX_ID, which is not set",
-                    remote.path
-                ))
-            }),
+            .ok_or_else(|| Error::usage(format!("`:{}` means the box of $BOX_ID, which is not set", remote.path))),
     }
 }
 
@@ -155,42 +120,23 @@ struct LocalFile {
     executable: bool,
 }
 
-async fn upload(
-    files: &Files<'_>,
-    tally: &Tally,
-    source: &Path,
-    content_only: bool,
-    to: &Remote,
-) -> Result<(), Error> {
-    let metadata =
-        std::fs::metadata(source).map_err(|cause| Error::io("read", source.display(), cause))?;
+async fn upload(files: &Files<'_>, tally: &Tally, source: &Path, content_only: bool, to: &Remote) -> Result<(), Error> {
+    let metadata = std::fs::metadata(source).map_err(|cause| Error::io("read", source.display(), cause))?;
     let existing = files.stat(&to.path, true).await?;
-    let into = existing.as_ref().is_some_and(|stat| stat.is_directory())
-        || (!metadata.is_dir() && to.directory);
+    let into = existing.as_ref().is_some_and(|stat| stat.is_directory()) || (!metadata.is_dir() && to.directory);
     let target = match source.file_name().and_then(|name| name.to_str()) {
         _ if !into || content_only => to.path.clone(),
         Some(name) => join(&to.path, name),
         None => {
-            return Err(Error::usage(format!(
-                "{} has no name to copy it under",
-                source.display()
-            )));
+            return Err(Error::usage(format!("{} has no name to copy it under", source.display())));
         }
     };
     if !metadata.is_dir() {
-        let file = LocalFile {
-            path: source.to_owned(),
-            target,
-            executable: is_executable(&metadata),
-        };
+        let file = LocalFile { path: source.to_owned(), target, executable: is_executable(&metadata) };
         return upload_all(files, tally, vec![file]).await;
     }
     if existing.is_some_and(|stat| !stat.is_directory()) {
-        return Err(Error::usage(format!(
-            "{} is a file in the box, {} a directory here",
-            to.path,
-            source.display()
-        )));
+        return Err(Error::usage(format!("{} is a file in the box, {} a directory here", to.path, source.display())));
     }
     let (directories, found) = walk(source, &target, tally)?;
     for directory in directories {
@@ -200,11 +146,7 @@ async fn upload(
 }
 
 async fn upload_all(files: &Files<'_>, tally: &Tally, found: Vec<LocalFile>) -> Result<(), Error> {
-    let executable: Vec<String> = found
-        .iter()
-        .filter(|file| file.executable)
-        .map(|file| file.target.clone())
-        .collect();
+    let executable: Vec<String> = found.iter().filter(|file| file.executable).map(|file| file.target.clone()).collect();
     stream::iter(found.into_iter().map(Ok))
         .try_for_each_concurrent(TRANSFERS_MAX, |file| async move {
             let failed = |cause| Error::io("read", file.path.display(), cause);
@@ -212,13 +154,7 @@ async fn upload_all(files: &Files<'_>, tally: &Tally, found: Vec<LocalFile>) -> 
             let metadata = opened.metadata().await.map_err(failed)?;
             // The length of a pipe, such as a shell's <(command), is not known.
             let length = metadata.is_file().then_some(metadata.len());
-            files
-                .upload(
-                    &file.target,
-                    Body::wrap_stream(ReaderStream::new(opened)),
-                    length,
-                )
-                .await?;
+            files.upload(&file.target, Body::wrap_stream(ReaderStream::new(opened)), length).await?;
             tally.add(metadata.len());
             Ok(())
         })
@@ -254,11 +190,7 @@ fn walk(root: &Path, target: &str, tally: &Tally) -> Result<(Vec<String>, Vec<Lo
             };
             let target = join(&target, &name);
             if metadata.is_file() {
-                found.push(LocalFile {
-                    path,
-                    target,
-                    executable: is_executable(&metadata),
-                });
+                found.push(LocalFile { path, target, executable: is_executable(&metadata) });
             } else if metadata.is_dir() && !is_link && depth < DEPTH_MAX {
                 ahead.push((path, target, depth + 1));
             } else {
@@ -267,37 +199,21 @@ fn walk(root: &Path, target: &str, tally: &Tally) -> Result<(Vec<String>, Vec<Lo
         }
         directories.push(target);
         if directories.len() + found.len() > ENTRIES_MAX {
-            return Err(Error::usage(format!(
-                "{} holds more than {ENTRIES_MAX} entries",
-                root.display()
-            )));
+            return Err(Error::usage(format!("{} holds more than {ENTRIES_MAX} entries", root.display())));
         }
     }
     Ok((directories, found))
 }
 
-async fn download(
-    files: &Files<'_>,
-    tally: &Tally,
-    from: &Remote,
-    to: &Path,
-    directory: bool,
-) -> Result<(), Error> {
-    let missing = || Error::Server {
-        status: 404,
-        text: format!("{}: no such file in the box", from.path),
-        hint: None,
-    };
+async fn download(files: &Files<'_>, tally: &Tally, from: &Remote, to: &Path, directory: bool) -> Result<(), Error> {
+    let missing = || Error::Server { status: 404, text: format!("{}: no such file in the box", from.path), hint: None };
     let stat = files.stat(&from.path, true).await?.ok_or_else(missing)?;
     let into = to.is_dir() || (directory && !stat.is_directory());
     let target = match base_name(&from.path) {
         _ if !into || from.content_only => to.to_owned(),
         Some(name) => to.join(name),
         None => {
-            return Err(Error::usage(format!(
-                "{} has no name to copy it under",
-                from.path
-            )));
+            return Err(Error::usage(format!("{} has no name to copy it under", from.path)));
         }
     };
     if stat.is_directory() {
@@ -307,9 +223,7 @@ async fn download(
                 match download_file(files, &source, &target).await {
                     Ok(bytes) => tally.add(bytes),
                     // A dangling link, or a file that went away meanwhile.
-                    Err(error) if error.is_not_found() => {
-                        tally.leave_out(&source, &error.to_string())
-                    }
+                    Err(error) if error.is_not_found() => tally.leave_out(&source, &error.to_string()),
                     Err(error) => return Err(error),
                 }
                 Ok(())
@@ -331,26 +245,18 @@ async fn list_tree(
     let mut entries = 0;
     let mut ahead = vec![(root.to_owned(), target.to_owned(), 0)];
     while let Some((directory, target, depth)) = ahead.pop() {
-        std::fs::create_dir_all(&target)
-            .map_err(|cause| Error::io("make the directory", target.display(), cause))?;
+        std::fs::create_dir_all(&target).map_err(|cause| Error::io("make the directory", target.display(), cause))?;
         for entry in files.list(&directory).await? {
             entries += 1;
             if entries > ENTRIES_MAX {
-                return Err(Error::usage(format!(
-                    "{root} holds more than {ENTRIES_MAX} entries"
-                )));
+                return Err(Error::usage(format!("{root} holds more than {ENTRIES_MAX} entries")));
             }
             let path = join(&directory, &entry.name);
             if !is_plain_name(&entry.name) {
                 tally.leave_out(&path, "its name leads elsewhere");
             } else if !entry.is_dir {
                 found.push((path, target.join(&entry.name)));
-            } else if depth < DEPTH_MAX
-                && files
-                    .stat(&path, false)
-                    .await?
-                    .is_some_and(|stat| stat.is_directory())
-            {
+            } else if depth < DEPTH_MAX && files.stat(&path, false).await?.is_some_and(|stat| stat.is_directory()) {
                 ahead.push((path, target.join(&entry.name), depth + 1));
             } else {
                 tally.leave_out(&path, "not a plain directory");
@@ -366,24 +272,17 @@ async fn download_file(files: &Files<'_>, source: &str, target: &Path) -> Result
     let before = std::fs::metadata(target).ok();
     if before.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         // A device or a pipe, such as /dev/null: it is written, not replaced.
-        let mut file = tokio::fs::OpenOptions::new()
-            .write(true)
-            .open(target)
-            .await
-            .map_err(failed)?;
+        let mut file = tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(failed)?;
         return download_to(files, source, &mut file, &target.display().to_string()).await;
     }
     let partial = partial_path(target);
-    let file = tokio::fs::File::create_new(&partial)
-        .await
-        .map_err(|cause| Error::io("write", partial.display(), cause))?;
+    let file =
+        tokio::fs::File::create_new(&partial).await.map_err(|cause| Error::io("write", partial.display(), cause))?;
     let outcome = async {
         let mut file = file;
         let bytes = download_to(files, source, &mut file, &partial.display().to_string()).await?;
         if let Some(before) = before {
-            file.set_permissions(before.permissions())
-                .await
-                .map_err(failed)?;
+            file.set_permissions(before.permissions()).await.map_err(failed)?;
         }
         std::fs::rename(&partial, target).map_err(failed)?;
         Ok(bytes)
@@ -399,11 +298,7 @@ async fn download_file(files: &Files<'_>, source: &str, target: &Path) -> Result
 /// A name beside the target that no other copy uses.
 fn partial_path(target: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    target.with_file_name(format!(
-        ".icebox-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ))
+    target.with_file_name(format!(".icebox-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 async fn download_to(
@@ -415,26 +310,17 @@ async fn download_to(
     let mut answer = files.download(source).await?;
     let expected = answer.content_length();
     let mut bytes = 0;
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|cause| Error::transport("read the file", source, cause.without_url()))?
+    while let Some(chunk) =
+        answer.chunk().await.map_err(|cause| Error::transport("read the file", source, cause.without_url()))?
     {
-        writer
-            .write_all(&chunk)
-            .await
-            .map_err(|cause| Error::io("write", name, cause))?;
+        writer.write_all(&chunk).await.map_err(|cause| Error::io("write", name, cause))?;
         bytes += chunk.len() as u64;
     }
-    writer
-        .flush()
-        .await
-        .map_err(|cause| Error::io("write", name, cause))?;
+    writer.flush().await.map_err(|cause| Error::io("write", name, cause))?;
     match expected {
-        Some(expected) if expected != bytes => Err(Error::protocol(
-            "read the file",
-            format!("{source}: {bytes} of {expected} bytes arrived"),
-        )),
+        Some(expected) if expected != bytes => {
+            Err(Error::protocol("read the file", format!("{source}: {bytes} of {expected} bytes arrived")))
+        }
         _ => Ok(bytes),
     }
 }
@@ -449,8 +335,7 @@ mod tests {
         let path = root.path();
         std::fs::create_dir_all(path.join("sub/empty")).expect("made");
         std::fs::write(path.join("sub/run.sh"), "#!/bin/sh\n").expect("written");
-        std::fs::set_permissions(path.join("sub/run.sh"), PermissionsExt::from_mode(0o755))
-            .expect("set");
+        std::fs::set_permissions(path.join("sub/run.sh"), PermissionsExt::from_mode(0o755)).expect("set");
         std::os::unix::fs::symlink("sub/run.sh", path.join("link")).expect("linked");
         std::os::unix::fs::symlink("..", path.join("sub/up")).expect("linked");
         std::os::unix::fs::symlink("nowhere", path.join("dangling")).expect("linked");
@@ -459,20 +344,14 @@ mod tests {
         directories.sort();
         found.sort_by(|a, b| a.target.cmp(&b.target));
         assert_eq!(directories, ["/t", "/t/sub", "/t/sub/empty"]);
-        let targets: Vec<_> = found
-            .iter()
-            .map(|file| (file.target.as_str(), file.executable))
-            .collect();
+        let targets: Vec<_> = found.iter().map(|file| (file.target.as_str(), file.executable)).collect();
         assert_eq!(targets, [("/t/link", true), ("/t/sub/run.sh", true)]);
         assert_eq!(tally.left_out.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn partial_files_stand_beside_their_target_and_never_collide() {
-        let (a, b) = (
-            partial_path(Path::new("/x/y")),
-            partial_path(Path::new("/x/y")),
-        );
+        let (a, b) = (partial_path(Path::new("/x/y")), partial_path(Path::new("/x/y")));
         assert_ne!(a, b);
         assert_eq!(a.parent(), Some(Path::new("/x")));
     }

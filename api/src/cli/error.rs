@@ -56,31 +56,17 @@ pub(crate) const STDOUT: &str = "standard output";
 impl Error {
     /// A request that makes no sense.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self::Usage {
-            text: text.into(),
-            hint: None,
-        }
+        Self::Usage { text: text.into(), hint: None }
     }
 
     /// A request that makes no sense, and what to ask for instead.
     pub(crate) fn usage_with_hint(text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Usage {
-            text: text.into(),
-            hint: Some(hint.into()),
-        }
+        Self::Usage { text: text.into(), hint: Some(hint.into()) }
     }
 
     /// A local failure.
-    pub(crate) fn io(
-        step: &'static str,
-        subject: impl fmt::Display,
-        source: std::io::Error,
-    ) -> Self {
-        Self::Io {
-            step,
-            subject: subject.to_string(),
-            source,
-        }
+    pub(crate) fn io(step: &'static str, subject: impl fmt::Display, source: std::io::Error) -> Self {
+        Self::Io { step, subject: subject.to_string(), source }
     }
 
     /// A broken connection.
@@ -89,19 +75,12 @@ impl Error {
         subject: impl fmt::Display,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Transport {
-            step,
-            subject: subject.to_string(),
-            source: source.into(),
-        }
+        Self::Transport { step, subject: subject.to_string(), source: source.into() }
     }
 
     /// A server that breaks the protocol.
     pub(crate) fn protocol(step: &'static str, detail: impl Into<String>) -> Self {
-        Self::Protocol {
-            step,
-            detail: detail.into(),
-        }
+        Self::Protocol { step, detail: detail.into() }
     }
 
     /// Whether the reader of our standard output went away.
@@ -118,10 +97,9 @@ impl Error {
     fn hint(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } | Self::Server { hint, .. } => hint.as_deref(),
-            Self::Transport {
-                step: "reach the server",
-                ..
-            } => Some("is iceboxd running, and is this its address? `cargo xtask up` starts one"),
+            Self::Transport { step: "reach the server", .. } => {
+                Some("is iceboxd running, and is this its address? `cargo xtask up` starts one")
+            }
             _ => None,
         }
     }
@@ -195,11 +173,7 @@ mod tests {
 
     #[test]
     fn an_empty_server_text_still_says_something() {
-        let error = Error::Server {
-            status: 502,
-            text: String::new(),
-            hint: None,
-        };
+        let error = Error::Server { status: 502, text: String::new(), hint: None };
         assert_eq!(error.to_string(), "the server answered with status 502");
     }
 }

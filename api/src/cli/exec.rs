@@ -42,16 +42,9 @@ pub(crate) async fn exec(client: &Client, output: &Output, exec: args::Exec) -> 
     let start = start_frame(exec, tty, std::env::var("TERM").ok());
     let socket = session::connect(client, &id).await?;
     let raw = if tty { RawMode::enter()? } else { None };
-    let stdin = if no_stdin {
-        channel(1).1
-    } else {
-        read_stdin()?
-    };
+    let stdin = if no_stdin { channel(1).1 } else { read_stdin()? };
     let (control_sender, controls) = channel(CONTROLS_MAX);
-    let streams = (
-        stream(std::io::stdout(), STDOUT)?,
-        stream(std::io::stderr(), "standard error")?,
-    );
+    let streams = (stream(std::io::stdout(), STDOUT)?, stream(std::io::stderr(), "standard error")?);
     let signals = Signals::catch(tty)?;
     let outcome = tokio::select! {
         outcome = session::run(socket, &start, stdin, controls, streams) => outcome,
@@ -67,63 +60,29 @@ fn start_frame(exec: args::Exec, tty: bool, term: Option<String>) -> Start {
     if let Some(term) = term.filter(|_| tty) {
         env.push(format!("TERM={term}"));
     }
-    env.extend(
-        exec.env
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}")),
-    );
-    let argv = if exec.argv.is_empty() {
-        vec!["bash".to_owned(), "-l".to_owned()]
-    } else {
-        exec.argv
-    };
-    let cwd = exec
-        .workdir
-        .map_or_else(|| HOME.to_owned(), |workdir| absolute(&workdir));
-    let start = Start {
-        argv,
-        cwd,
-        env,
-        ..Start::default()
-    };
-    if tty {
-        start.with_terminal(terminal::size())
-    } else {
-        start
-    }
+    env.extend(exec.env.into_iter().map(|(name, value)| format!("{name}={value}")));
+    let argv = if exec.argv.is_empty() { vec!["bash".to_owned(), "-l".to_owned()] } else { exec.argv };
+    let cwd = exec.workdir.map_or_else(|| HOME.to_owned(), |workdir| absolute(&workdir));
+    let start = Start { argv, cwd, env, ..Start::default() };
+    if tty { start.with_terminal(terminal::size()) } else { start }
 }
 
 /// With `--json` the whole result is one document; standard input is not passed on.
-async fn exec_json(
-    client: &Client,
-    output: &Output,
-    id: &str,
-    exec: args::Exec,
-) -> Result<u8, Error> {
+async fn exec_json(client: &Client, output: &Output, id: &str, exec: args::Exec) -> Result<u8, Error> {
     if exec.argv.is_empty() {
-        return Err(Error::usage(
-            "with --json a command is needed: icebox exec --json BOX -- ARGV",
-        ));
+        return Err(Error::usage("with --json a command is needed: icebox exec --json BOX -- ARGV"));
     }
     let mut argv = exec.argv;
     if !exec.env.is_empty() {
         // The request has no place for variables; env(1) of the box sets them.
-        let variables = exec
-            .env
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}"));
-        argv = std::iter::once("env".to_owned())
-            .chain(variables)
-            .chain(argv)
-            .collect();
+        let variables = exec.env.into_iter().map(|(name, value)| format!("{name}={value}"));
+        argv = std::iter::once("env".to_owned()).chain(variables).chain(argv).collect();
     }
     let mut body = Map::from_iter([("command".to_owned(), json!(argv))]);
     if let Some(workdir) = exec.workdir {
         body.insert("folder".to_owned(), absolute(&workdir).into());
     }
-    let request = client
-        .request(Method::POST, &["v2", "box", id, "exec"], Patience::Work)
-        .json(&body);
+    let request = client.request(Method::POST, &["v2", "box", id, "exec"], Patience::Work).json(&body);
     let answer = client.json(request).await?;
     output.json(&answer)?;
     exit_code(&read(answer)?)
@@ -140,9 +99,7 @@ pub(crate) async fn code(client: &Client, output: &Output, code: args::Code) -> 
     if let Some(workdir) = code.workdir {
         body["folder"] = Value::from(absolute(&workdir));
     }
-    let request = client
-        .request(Method::POST, &["v2", "box", &id, "code"], Patience::Work)
-        .json(&body);
+    let request = client.request(Method::POST, &["v2", "box", &id, "code"], Patience::Work).json(&body);
     let answer = client.json(request).await?;
     if output.is_json() {
         output.json(&answer)?;
@@ -159,16 +116,11 @@ fn read_code(file: Option<&std::path::Path>) -> Result<String, Error> {
     let (name, outcome) = match file {
         Some(path) => (
             path.display().to_string(),
-            std::fs::File::open(path)
-                .and_then(|file| file.take(CODE_BYTES_MAX + 1).read_to_string(&mut text)),
+            std::fs::File::open(path).and_then(|file| file.take(CODE_BYTES_MAX + 1).read_to_string(&mut text)),
         ),
-        None => (
-            "standard input".to_owned(),
-            std::io::stdin()
-                .lock()
-                .take(CODE_BYTES_MAX + 1)
-                .read_to_string(&mut text),
-        ),
+        None => {
+            ("standard input".to_owned(), std::io::stdin().lock().take(CODE_BYTES_MAX + 1).read_to_string(&mut text))
+        }
     };
     let length = outcome.map_err(|cause| Error::io("read the code", &name, cause))?;
     if length as u64 > CODE_BYTES_MAX {
@@ -180,15 +132,9 @@ fn read_code(file: Option<&std::path::Path>) -> Result<String, Error> {
 }
 
 fn exit_code(result: &ExecResult) -> Result<u8, Error> {
-    let code = result
-        .exit_code
-        .ok_or_else(|| Error::protocol("run the command", "the answer has no exit code"))?;
-    u8::try_from(code).map_err(|_| {
-        Error::protocol(
-            "run the command",
-            format!("the server reported {code} as its exit code"),
-        )
-    })
+    let code = result.exit_code.ok_or_else(|| Error::protocol("run the command", "the answer has no exit code"))?;
+    u8::try_from(code)
+        .map_err(|_| Error::protocol("run the command", format!("the server reported {code} as its exit code")))
 }
 
 /// Reads standard input in a thread of its own: a read of a terminal can not be called off, and a thread, unlike a task
@@ -235,9 +181,8 @@ struct Signals {
 
 impl Signals {
     fn catch(tty: bool) -> Result<Self, Error> {
-        let one = |kind: SignalKind| {
-            signal(kind).map_err(|cause| Error::io("catch a signal", kind.as_raw_value(), cause))
-        };
+        let one =
+            |kind: SignalKind| signal(kind).map_err(|cause| Error::io("catch a signal", kind.as_raw_value(), cause));
         Ok(Self {
             interrupt: one(SignalKind::interrupt())?,
             terminate: one(SignalKind::terminate())?,
@@ -245,11 +190,7 @@ impl Signals {
             quit: one(SignalKind::quit())?,
             user1: one(SignalKind::user_defined1())?,
             user2: one(SignalKind::user_defined2())?,
-            resize: if tty {
-                Some(one(SignalKind::window_change())?)
-            } else {
-                None
-            },
+            resize: if tty { Some(one(SignalKind::window_change())?) } else { None },
         })
     }
 
@@ -327,10 +268,7 @@ mod tests {
 
     #[test]
     fn a_missing_exit_code_is_no_success() {
-        let result = |code| ExecResult {
-            exit_code: code,
-            ..ExecResult::default()
-        };
+        let result = |code| ExecResult { exit_code: code, ..ExecResult::default() };
         assert!(exit_code(&result(None)).is_err());
         assert!(exit_code(&result(Some(-1))).is_err());
         assert_eq!(exit_code(&result(Some(3))).ok(), Some(3));

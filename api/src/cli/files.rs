@@ -20,18 +20,11 @@ pub(crate) struct Files<'a> {
 impl<'a> Files<'a> {
     /// The files of the box with this id or name.
     pub(crate) async fn of(client: &'a Client, name: &str) -> Result<Self, Error> {
-        Ok(Self {
-            client,
-            id: client.find(name).await?.id,
-        })
+        Ok(Self { client, id: client.find(name).await?.id })
     }
 
     fn request(&self, method: Method, verb: &str) -> reqwest::RequestBuilder {
-        self.client.request(
-            method,
-            &["v2", "box", &self.id, "files", verb],
-            Patience::Work,
-        )
+        self.client.request(method, &["v2", "box", &self.id, "files", verb], Patience::Work)
     }
 
     /// What a path is, if it exists. With `follow`, what a symbolic link points to.
@@ -40,11 +33,7 @@ impl<'a> Files<'a> {
         if follow {
             query.push(("follow", "true"));
         }
-        match self
-            .client
-            .json(self.request(Method::GET, "stat").query(&query))
-            .await
-        {
+        match self.client.json(self.request(Method::GET, "stat").query(&query)).await {
             Ok(answer) => read(answer).map(Some),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -53,51 +42,30 @@ impl<'a> Files<'a> {
 
     /// The entries of a directory.
     pub(crate) async fn list(&self, path: &str) -> Result<Vec<FileEntry>, Error> {
-        let answer = self
-            .client
-            .json(self.request(Method::GET, "list").query(&[("folder", path)]))
-            .await?;
+        let answer = self.client.json(self.request(Method::GET, "list").query(&[("folder", path)])).await?;
         Ok(read::<FilePage>(answer)?.files)
     }
 
     /// Makes a directory and its parents.
     pub(crate) async fn make_directory(&self, path: &str) -> Result<(), Error> {
         let body = json!({ "path": path, "parents": true });
-        self.client
-            .send(self.request(Method::POST, "mkdir").json(&body))
-            .await
-            .map(drop)
+        self.client.send(self.request(Method::POST, "mkdir").json(&body)).await.map(drop)
     }
 
     /// Writes a file; its parents are made. `length` is what the body will hold, if that is known.
-    pub(crate) async fn upload(
-        &self,
-        path: &str,
-        body: Body,
-        length: Option<u64>,
-    ) -> Result<(), Error> {
+    pub(crate) async fn upload(&self, path: &str, body: Body, length: Option<u64>) -> Result<(), Error> {
         let part = match length {
             Some(length) => Part::stream_with_length(body, length),
             None => Part::stream(body),
         };
         // The server pairs by order and ignores the name of the part; a form without one would not be a file.
-        let form = Form::new()
-            .text("paths", path.to_owned())
-            .part("files", part.file_name("file"));
-        self.client
-            .send(self.request(Method::POST, "upload").multipart(form))
-            .await
-            .map(drop)
+        let form = Form::new().text("paths", path.to_owned()).part("files", part.file_name("file"));
+        self.client.send(self.request(Method::POST, "upload").multipart(form)).await.map(drop)
     }
 
     /// Begins to read a file.
     pub(crate) async fn download(&self, path: &str) -> Result<Response, Error> {
-        self.client
-            .send(
-                self.request(Method::GET, "download")
-                    .query(&[("folder", path)]),
-            )
-            .await
+        self.client.send(self.request(Method::GET, "download").query(&[("folder", path)])).await
     }
 
     /// Makes files executable. File modes are no part of the file operations, so a command in the box does it.
@@ -105,21 +73,10 @@ impl<'a> Files<'a> {
         for chunk in paths.chunks(CHMOD_PATHS_MAX) {
             let mut argv = vec!["chmod", "+x", "--"];
             argv.extend(chunk.iter().map(String::as_str));
-            let request = self.client.request(
-                Method::POST,
-                &["v2", "box", &self.id, "exec"],
-                Patience::Work,
-            );
-            let result: ExecResult = read(
-                self.client
-                    .json(request.json(&json!({ "command": argv })))
-                    .await?,
-            )?;
+            let request = self.client.request(Method::POST, &["v2", "box", &self.id, "exec"], Patience::Work);
+            let result: ExecResult = read(self.client.json(request.json(&json!({ "command": argv }))).await?)?;
             if result.exit_code != Some(0) {
-                return Err(Error::protocol(
-                    "make the copies executable",
-                    result.error.trim().to_owned(),
-                ));
+                return Err(Error::protocol("make the copies executable", result.error.trim().to_owned()));
             }
         }
         Ok(())

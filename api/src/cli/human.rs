@@ -29,10 +29,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
         };
         let count: u64 = digits.parse().map_err(|_| wrong())?;
         digits.clear();
-        total = count
-            .checked_mul(unit)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
+        total = count.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
     }
     if text.is_empty() || !digits.is_empty() {
         return Err(wrong());
@@ -49,12 +46,7 @@ fn bounded(seconds: u64) -> Result<u64, String> {
 
 /// A span in at most two units: `45s`, `3m 5s`, `2h 10m`, `9d 4h`.
 pub(crate) fn span(seconds: u64) -> String {
-    let (days, hours, minutes, rest) = (
-        seconds / 86_400,
-        seconds % 86_400 / 3_600,
-        seconds % 3_600 / 60,
-        seconds % 60,
-    );
+    let (days, hours, minutes, rest) = (seconds / 86_400, seconds % 86_400 / 3_600, seconds % 3_600 / 60, seconds % 60);
     match (days, hours, minutes, rest) {
         (0, 0, 0, s) => format!("{s}s"),
         (0, 0, m, 0) => format!("{m}m"),
@@ -80,9 +72,7 @@ fn age_at(then: Option<i64>, now: i64) -> String {
 
 /// Seconds since 1970.
 pub(crate) fn now_unix_seconds() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -96,11 +86,7 @@ pub(crate) fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{} {}", short(value), UNITS[unit])
-    }
+    if unit == 0 { format!("{count} B") } else { format!("{} {}", short(value), UNITS[unit]) }
 }
 
 /// A CPU time in microseconds: `0`, `850 us`, `12.3 ms`, `4.56 s`, `2h 10m`.
@@ -116,11 +102,7 @@ pub(crate) fn cpu(microseconds: u64) -> String {
 
 /// Milliseconds of wall time: `7 ms`, `1.25 s`, `3m 5s`.
 pub(crate) fn wall(milliseconds: f64) -> String {
-    let milliseconds = if milliseconds.is_finite() {
-        milliseconds.max(0.0)
-    } else {
-        0.0
-    };
+    let milliseconds = if milliseconds.is_finite() { milliseconds.max(0.0) } else { 0.0 };
     if milliseconds < 1_000.0 {
         format!("{milliseconds:.0} ms")
     } else if milliseconds < 60_000.0 {
@@ -145,19 +127,11 @@ pub(crate) fn quantity(value: f64) -> String {
 
 /// US dollars down to a millionth, because a box at rest costs so little.
 pub(crate) fn dollars(value: f64) -> String {
-    if value.abs() < 100.0 {
-        format!("${value:.6}")
-    } else {
-        format!("${value:.2}")
-    }
+    if value.abs() < 100.0 { format!("${value:.6}") } else { format!("${value:.2}") }
 }
 
 fn short(value: f64) -> String {
-    let text = if value < 9.995 {
-        format!("{value:.2}")
-    } else {
-        format!("{value:.1}")
-    };
+    let text = if value < 9.995 { format!("{value:.2}") } else { format!("{value:.1}") };
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -177,10 +151,7 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// One line of at most `width` characters; what is left out is shown by `…`.
 pub(crate) fn one_line(text: &str, width: usize) -> String {
-    let flat: String = plain(text)
-        .chars()
-        .map(|c| if c == '\n' || c == '\t' { ' ' } else { c })
-        .collect();
+    let flat: String = plain(text).chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).collect();
     if flat.chars().count() <= width {
         return flat;
     }
@@ -191,17 +162,9 @@ pub(crate) fn one_line(text: &str, width: usize) -> String {
 
 /// A moment in unix seconds as `2026-01-31 12:34:56Z`.
 pub(crate) fn moment(unix_seconds: i64) -> String {
-    let (days, second) = (
-        unix_seconds.div_euclid(86_400),
-        unix_seconds.rem_euclid(86_400),
-    );
+    let (days, second) = (unix_seconds.div_euclid(86_400), unix_seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z",
-        second / 3_600,
-        second % 3_600 / 60,
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3_600, second % 3_600 / 60, second % 60)
 }
 
 /// Days since 1970 to year, month, day of the Gregorian calendar: count years from March, so that the leap day is last.
@@ -209,16 +172,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
@@ -228,48 +186,27 @@ mod tests {
 
     #[test]
     fn durations_are_read_in_every_unit() {
-        for (text, seconds) in [
-            ("0", 0),
-            ("90", 90),
-            ("90s", 90),
-            ("30m", 1_800),
-            ("1h", 3_600),
-            ("1h30m", 5_400),
-            ("2d", 172_800),
-        ] {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("90s", 90), ("30m", 1_800), ("1h", 3_600), ("1h30m", 5_400), ("2d", 172_800)]
+        {
             assert_eq!(parse_duration(text), Ok(seconds), "{text}");
         }
     }
 
     #[test]
     fn durations_that_make_no_sense_are_refused() {
-        for text in [
-            "",
-            "h",
-            "1x",
-            "1h30",
-            "-5",
-            "1.5h",
-            "5 m",
-            "99999999999999999999",
-            "9999999999999999999d",
-            "4000d",
-        ] {
+        for text in
+            ["", "h", "1x", "1h30", "-5", "1.5h", "5 m", "99999999999999999999", "9999999999999999999d", "4000d"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn spans_use_two_units_at_most() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m"),
-            (185, "3m 5s"),
-            (3_600, "1h"),
-            (7_800, "2h 10m"),
-            (788_400, "9d 3h"),
-        ] {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (185, "3m 5s"), (3_600, "1h"), (7_800, "2h 10m"), (788_400, "9d 3h")]
+        {
             assert_eq!(span(seconds), text);
         }
     }

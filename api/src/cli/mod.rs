@@ -47,17 +47,10 @@ pub fn main() -> ExitCode {
             let failed = refused.use_stderr();
             // Nothing sensible is left to do when even the terminal refuses the text.
             let _ = refused.print();
-            return if failed {
-                ExitCode::from(EXIT_CLI_FAILURE)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if failed { ExitCode::from(EXIT_CLI_FAILURE) } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {
             error::report(&Error::io("start the event loop", "icebox", cause));
@@ -97,10 +90,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Ls(list) => boxes::list(&client, &output, list).await?,
         Verb::Exec(exec) => return exec::exec(&client, &output, exec).await,
         Verb::Code(code) => return exec::code(&client, &output, code).await,
-        Verb::Cp {
-            source,
-            destination,
-        } => copy::copy(&client, &output, &source, &destination).await?,
+        Verb::Cp { source, destination } => copy::copy(&client, &output, &source, &destination).await?,
         Verb::Freeze { boxes } => boxes::freeze(&client, &output, &boxes).await?,
         Verb::Wake { boxes } => boxes::wake(&client, &output, &boxes).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,

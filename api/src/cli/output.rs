@@ -11,10 +11,7 @@ use super::table::Table;
 /// A standard stream for the event loop: reads and writes wait in a thread, so a full pipe or an idle terminal holds up
 /// nothing else.
 pub(crate) fn stream(fd: impl AsFd, name: &'static str) -> Result<tokio::fs::File, Error> {
-    let own = fd
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|cause| Error::io("use", name, cause))?;
+    let own = fd.as_fd().try_clone_to_owned().map_err(|cause| Error::io("use", name, cause))?;
     Ok(tokio::fs::File::from_std(own.into()))
 }
 

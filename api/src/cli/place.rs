@@ -69,15 +69,8 @@ impl FromStr for Place {
 /// The path from the root of the box, without `.` parts, doubled slashes and a slash at the end. `..` stays: what it
 /// means depends on symbolic links that only the box knows.
 pub(crate) fn absolute(path: &str) -> String {
-    let joined = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("{HOME}/{path}")
-    };
-    let parts: Vec<&str> = joined
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{HOME}/{path}") };
+    let parts: Vec<&str> = joined.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     format!("/{}", parts.join("/"))
 }
 
@@ -88,9 +81,7 @@ pub(crate) fn join(directory: &str, name: &str) -> String {
 
 /// Last part of a path in a box, if it names something (not the root, not `..`).
 pub(crate) fn base_name(path: &str) -> Option<&str> {
-    path.rsplit('/')
-        .next()
-        .filter(|name| !name.is_empty() && *name != "..")
+    path.rsplit('/').next().filter(|name| !name.is_empty() && *name != "..")
 }
 
 /// Whether a name that a box reports may become a local file name: one plain part, nothing that leads elsewhere.
@@ -144,14 +135,7 @@ mod tests {
         assert!(remote("b:d/.").content_only);
         assert!(remote("b:.").content_only);
         assert!(!remote("b:d.").content_only);
-        assert!(matches!(
-            "d/.".parse(),
-            Ok(Place::Local {
-                content_only: true,
-                directory: true,
-                ..
-            })
-        ));
+        assert!(matches!("d/.".parse(), Ok(Place::Local { content_only: true, directory: true, .. })));
     }
 
     #[test]

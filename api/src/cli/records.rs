@@ -37,8 +37,7 @@ pub(crate) async fn logs(client: &Client, output: &Output, logs: args::Logs) -> 
     if output.is_json() && !logs.follow {
         return output.json(&json!({ "logs": last }));
     }
-    last.into_iter()
-        .try_for_each(|entry| print_entry(output, entry))?;
+    last.into_iter().try_for_each(|entry| print_entry(output, entry))?;
     if !logs.follow {
         return Ok(());
     }
@@ -46,17 +45,13 @@ pub(crate) async fn logs(client: &Client, output: &Output, logs: args::Logs) -> 
         tokio::time::sleep(Duration::from_secs(FOLLOW_SECONDS)).await;
         let page = log_page(client, &id, seen).await?;
         seen += page.len();
-        page.into_iter()
-            .try_for_each(|entry| print_entry(output, entry))?;
+        page.into_iter().try_for_each(|entry| print_entry(output, entry))?;
     }
 }
 
 /// The entries from `offset` on, oldest first.
 async fn log_page(client: &Client, id: &str, offset: usize) -> Result<Vec<Value>, Error> {
-    let query = [
-        ("offset", offset.to_string()),
-        ("limit", LOG_PAGE_ENTRIES.to_string()),
-    ];
+    let query = [("offset", offset.to_string()), ("limit", LOG_PAGE_ENTRIES.to_string())];
     let mut answer = client.get(&["v2", "box", id, "logs"], &query).await?;
     match answer.get_mut("logs").map(Value::take) {
         Some(Value::Array(entries)) => Ok(entries),
@@ -69,19 +64,11 @@ fn print_entry(output: &Output, entry: Value) -> Result<(), Error> {
         return output.json_line(&entry);
     }
     let page: LogPage = read(json!({ "logs": [entry] }))?;
-    page.logs
-        .iter()
-        .try_for_each(|entry| output.line(&log_line(entry)))
+    page.logs.iter().try_for_each(|entry| output.line(&log_line(entry)))
 }
 
 fn log_line(entry: &LogEntry) -> String {
-    let line = format!(
-        "{}  {:5} {:6} {}",
-        human::moment(entry.timestamp),
-        entry.level,
-        entry.source,
-        entry.message
-    );
+    let line = format!("{}  {:5} {:6} {}", human::moment(entry.timestamp), entry.level, entry.source, entry.message);
     human::plain(line.trim_end())
 }
 
@@ -99,28 +86,17 @@ pub(crate) async fn runs(client: &Client, output: &Output, runs: args::Runs) -> 
 }
 
 fn run_table(runs: &[RunData]) -> Table {
-    let mut table = Table::new(&[
-        "RUN",
-        "STATUS",
-        ">EXIT",
-        ">AGE",
-        ">TIME",
-        ">CPU",
-        ">PEAK MEMORY",
-        "COMMAND",
-    ]);
+    let mut table = Table::new(&["RUN", "STATUS", ">EXIT", ">AGE", ">TIME", ">CPU", ">PEAK MEMORY", "COMMAND"]);
     for run in runs {
         table.row([
             // The beginning tells runs apart; `icebox cancel` finds the rest.
             run.id.chars().take(RUN_ID_CHARS).collect(),
             run.status.clone(),
-            run.exit_code
-                .map_or_else(|| "-".to_owned(), |code| code.to_string()),
+            run.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
             human::age(run.created_at),
             human::wall(run.duration_ms),
             human::cpu(run.cpu_ns.unwrap_or(0) / 1_000),
-            run.memory_peak_bytes
-                .map_or_else(|| "-".to_owned(), human::bytes),
+            run.memory_peak_bytes.map_or_else(|| "-".to_owned(), human::bytes),
             command(run),
         ]);
     }
@@ -139,30 +115,19 @@ pub(crate) async fn cancel(client: &Client, name: &str, run: &str) -> Result<(),
     let id = client.find(name).await?.id;
     let known: RunPage = read(client.get(&["v2", "box", &id, "runs"], &[]).await?)?;
     let run = full_id(&known.runs, run)?;
-    client
-        .send(client.request(
-            Method::POST,
-            &["v2", "box", &id, "runs", run, "cancel"],
-            Patience::Record,
-        ))
-        .await?;
+    client.send(client.request(Method::POST, &["v2", "box", &id, "runs", run, "cancel"], Patience::Record)).await?;
     Ok(())
 }
 
 fn full_id<'a>(runs: &'a [RunData], beginning: &str) -> Result<&'a str, Error> {
-    let mut fitting = runs
-        .iter()
-        .map(|run| run.id.as_str())
-        .filter(|id| !beginning.is_empty() && id.starts_with(beginning));
+    let mut fitting =
+        runs.iter().map(|run| run.id.as_str()).filter(|id| !beginning.is_empty() && id.starts_with(beginning));
     match (fitting.next(), fitting.next()) {
         (Some(id), None) => Ok(id),
-        (Some(_), Some(_)) => Err(Error::usage(format!(
-            "more than one run begins with `{beginning}`"
-        ))),
-        (None, _) => Err(Error::usage_with_hint(
-            format!("no run begins with `{beginning}`"),
-            "`icebox runs BOX` lists them",
-        )),
+        (Some(_), Some(_)) => Err(Error::usage(format!("more than one run begins with `{beginning}`"))),
+        (None, _) => {
+            Err(Error::usage_with_hint(format!("no run begins with `{beginning}`"), "`icebox runs BOX` lists them"))
+        }
     }
 }
 
@@ -171,10 +136,7 @@ mod tests {
     use super::*;
 
     fn run(id: &str) -> RunData {
-        RunData {
-            id: id.to_owned(),
-            ..RunData::default()
-        }
+        RunData { id: id.to_owned(), ..RunData::default() }
     }
 
     #[test]
@@ -185,10 +147,7 @@ mod tests {
             source: "system".into(),
             message: "hello \x1b]0;x\x07".into(),
         };
-        assert_eq!(
-            log_line(&entry),
-            "2000-02-29 00:00:00Z  info  system hello \\u{1b}]0;x\\u{7}"
-        );
+        assert_eq!(log_line(&entry), "2000-02-29 00:00:00Z  info  system hello \\u{1b}]0;x\\u{7}");
     }
 
     #[test]
@@ -203,11 +162,7 @@ mod tests {
             duration_ms: 1_500.0,
             ..run("0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee")
         };
-        let going = RunData {
-            status: "running".into(),
-            prompt: "sleep 9".into(),
-            ..run("0190aaab-0000")
-        };
+        let going = RunData { status: "running".into(), prompt: "sleep 9".into(), ..run("0190aaab-0000") };
         assert_eq!(
             run_table(&[going, done]).render(),
             "RUN            STATUS   EXIT  AGE    TIME     CPU  PEAK MEMORY  COMMAND\n\

@@ -94,19 +94,12 @@ enum FromServer {
 }
 
 /// Opens the socket of a box.
-pub(crate) async fn connect(
-    client: &Client,
-    id: &str,
-) -> Result<WebSocketStream<TcpStream>, Error> {
+pub(crate) async fn connect(client: &Client, id: &str) -> Result<WebSocketStream<TcpStream>, Error> {
     let mut url = client.url(&["v2", "box", id, "exec-session"]);
     let unreachable = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Error::transport("reach the server", &client.access().url, cause)
     };
-    let host = url
-        .host_str()
-        .unwrap_or_default()
-        .trim_matches(['[', ']'])
-        .to_owned();
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(80);
     let dialling = TcpStream::connect((host.as_str(), port));
     let stream = tokio::time::timeout(Duration::from_secs(CONNECT_SECONDS_MAX), dialling)
@@ -114,29 +107,17 @@ pub(crate) async fn connect(
         .map_err(|late| unreachable(late.into()))?
         .map_err(|cause| unreachable(cause.into()))?;
     // Keys are single bytes: they must not wait for company.
-    stream
-        .set_nodelay(true)
-        .map_err(|cause| unreachable(cause.into()))?;
-    url.set_scheme("ws")
-        .map_err(|()| Error::usage(format!("{url} can not carry a WebSocket")))?;
-    let mut request = url
-        .as_str()
-        .into_client_request()
-        .map_err(|cause| unreachable(cause.into()))?;
-    let key =
-        HeaderValue::from_str(&client.access().key).map_err(|cause| unreachable(cause.into()))?;
+    stream.set_nodelay(true).map_err(|cause| unreachable(cause.into()))?;
+    url.set_scheme("ws").map_err(|()| Error::usage(format!("{url} can not carry a WebSocket")))?;
+    let mut request = url.as_str().into_client_request().map_err(|cause| unreachable(cause.into()))?;
+    let key = HeaderValue::from_str(&client.access().key).map_err(|cause| unreachable(cause.into()))?;
     request.headers_mut().insert(KEY_HEADER, key);
     match tokio_tungstenite::client_async(request, stream).await {
         Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(answer)) => Err(refusal(
-            answer.status().as_u16(),
-            answer.body().as_deref().unwrap_or_default(),
-        )),
-        Err(cause) => Err(Error::transport(
-            "open a session",
-            &client.access().url,
-            cause,
-        )),
+        Err(tungstenite::Error::Http(answer)) => {
+            Err(refusal(answer.status().as_u16(), answer.body().as_deref().unwrap_or_default()))
+        }
+        Err(cause) => Err(Error::transport("open a session", &client.access().url, cause)),
     }
 }
 
@@ -152,15 +133,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sink, mut stream) = socket.split();
-    send(&mut sink, &ToServer::Start(start))
+    send(&mut sink, &ToServer::Start(start)).await.map_err(broken)?;
+    tokio::time::timeout(Duration::from_secs(STARTED_SECONDS_MAX), await_started(&mut stream))
         .await
-        .map_err(broken)?;
-    tokio::time::timeout(
-        Duration::from_secs(STARTED_SECONDS_MAX),
-        await_started(&mut stream),
-    )
-    .await
-    .map_err(|_| Error::protocol(STEP, "the server did not start it in time"))??;
+        .map_err(|_| Error::protocol(STEP, "the server did not start it in time"))??;
     let code = tokio::select! {
         code = relay_output(&mut stream, output) => code?,
         never = relay_input(&mut sink, stdin, controls) => match never {},
@@ -180,16 +156,10 @@ where
             FromServer::Unknown => {}
             FromServer::Error { message } => return Err(Error::protocol(STEP, message)),
             FromServer::Exit { .. } => {
-                return Err(Error::protocol(
-                    STEP,
-                    "the server reported its end before its start",
-                ));
+                return Err(Error::protocol(STEP, "the server reported its end before its start"));
             }
             FromServer::Stdout { .. } | FromServer::Stderr { .. } => {
-                return Err(Error::protocol(
-                    STEP,
-                    "the server sent output before its start",
-                ));
+                return Err(Error::protocol(STEP, "the server sent output before its start"));
             }
         }
     }
@@ -213,14 +183,9 @@ where
     }
 }
 
-async fn write(
-    writer: &mut (impl AsyncWrite + Unpin),
-    name: &'static str,
-    data: &str,
-) -> Result<(), Error> {
-    let bytes = BASE64
-        .decode(data)
-        .map_err(|cause| Error::protocol(STEP, format!("output that is no base64 ({cause})")))?;
+async fn write(writer: &mut (impl AsyncWrite + Unpin), name: &'static str, data: &str) -> Result<(), Error> {
+    let bytes =
+        BASE64.decode(data).map_err(|cause| Error::protocol(STEP, format!("output that is no base64 ({cause})")))?;
     async {
         writer.write_all(&bytes).await?;
         writer.flush().await
@@ -267,8 +232,7 @@ async fn send<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let text =
-        serde_json::to_string(frame).map_err(|cause| tungstenite::Error::Io(cause.into()))?;
+    let text = serde_json::to_string(frame).map_err(|cause| tungstenite::Error::Io(cause.into()))?;
     sink.send(Message::text(text)).await
 }
 
@@ -288,9 +252,7 @@ where
             Some(Ok(Message::Binary(bytes))) => serde_json::from_slice(&bytes),
             Some(Ok(_)) => continue,
         };
-        return parsed.map_err(|cause| {
-            Error::protocol(STEP, format!("a frame that makes no sense ({cause})"))
-        });
+        return parsed.map_err(|cause| Error::protocol(STEP, format!("a frame that makes no sense ({cause})")));
     }
 }
 
@@ -300,8 +262,7 @@ fn broken(cause: tungstenite::Error) -> Error {
 
 /// The exit code of a process is a byte; anything else is the server's mistake and must not pass for success.
 fn exit_code(code: i64) -> Result<u8, Error> {
-    u8::try_from(code)
-        .map_err(|_| Error::protocol(STEP, format!("the server reported {code} as its exit code")))
+    u8::try_from(code).map_err(|_| Error::protocol(STEP, format!("the server reported {code} as its exit code")))
 }
 
 #[cfg(test)]

@@ -51,34 +51,16 @@ async fn session(reads: usize, frames: &[Value], stdin: &[&[u8]], controls: &[Co
         seen
     };
     let client = async {
-        let (socket, _) = tokio_tungstenite::client_async("ws://box/x", near)
-            .await
-            .expect("a handshake");
+        let (socket, _) = tokio_tungstenite::client_async("ws://box/x", near).await.expect("a handshake");
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let start = Start {
-            argv: vec!["true".into()],
-            cwd: "/workspace/home".into(),
-            ..Start::default()
-        };
-        let result = run(
-            socket,
-            &start,
-            stdin_receiver,
-            control_receiver,
-            (&mut stdout, &mut stderr),
-        )
-        .await;
+        let start = Start { argv: vec!["true".into()], cwd: "/workspace/home".into(), ..Start::default() };
+        let result = run(socket, &start, stdin_receiver, control_receiver, (&mut stdout, &mut stderr)).await;
         (result, stdout, stderr)
     };
     let (seen, (result, stdout, stderr)) = tokio::join!(server, client);
     drop(control_sender);
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    Outcome {
-        result,
-        stdout: text(stdout),
-        stderr: text(stderr),
-        seen,
-    }
+    Outcome { result, stdout: text(stdout), stderr: text(stderr), seen }
 }
 
 async fn read_frame(socket: &mut WebSocketStream<tokio::io::DuplexStream>, seen: &mut Vec<Value>) {
@@ -107,19 +89,10 @@ fn output(stream: &str, text: &str) -> Value {
 
 #[tokio::test]
 async fn output_is_kept_apart_and_the_code_is_passed_on() {
-    let frames = [
-        started(),
-        output("stdout", "a"),
-        output("stderr", "b"),
-        output("stdout", "c"),
-        exit(json!(7)),
-    ];
+    let frames = [started(), output("stdout", "a"), output("stderr", "b"), output("stdout", "c"), exit(json!(7))];
     let outcome = session(1, &frames, &[], &[]).await;
     assert_eq!(outcome.result.as_ref().ok(), Some(&7));
-    assert_eq!(
-        (outcome.stdout.as_str(), outcome.stderr.as_str()),
-        ("ac", "b")
-    );
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("ac", "b"));
 }
 
 #[tokio::test]
@@ -143,10 +116,7 @@ async fn start_comes_first_and_controls_overtake_input() {
 
 #[tokio::test]
 async fn a_terminal_is_asked_for_with_its_size() {
-    let start = Start::default().with_terminal(WindowSize {
-        rows: 40,
-        cols: 120,
-    });
+    let start = Start::default().with_terminal(WindowSize { rows: 40, cols: 120 });
     let frame = serde_json::to_value(ToServer::Start(&start)).expect("JSON");
     assert_eq!(frame["tty"], json!(true));
     assert_eq!((&frame["rows"], &frame["cols"]), (&json!(40), &json!(120)));
@@ -154,28 +124,13 @@ async fn a_terminal_is_asked_for_with_its_size() {
 
 #[tokio::test]
 async fn an_error_before_the_start_is_the_servers_text() {
-    let outcome = session(
-        1,
-        &[json!({"type": "error", "message": "no such program: nope"})],
-        &[],
-        &[],
-    )
-    .await;
-    assert_eq!(
-        outcome.failure(),
-        "could not run the command: no such program: nope"
-    );
+    let outcome = session(1, &[json!({"type": "error", "message": "no such program: nope"})], &[], &[]).await;
+    assert_eq!(outcome.failure(), "could not run the command: no such program: nope");
 }
 
 #[tokio::test]
 async fn output_or_exit_before_the_start_is_refused() {
-    let outcome = session(
-        1,
-        &[output("stdout", "lost"), started(), exit(json!(0))],
-        &[],
-        &[],
-    )
-    .await;
+    let outcome = session(1, &[output("stdout", "lost"), started(), exit(json!(0))], &[], &[]).await;
     assert!(outcome.failure().contains("output before its start"));
     assert_eq!(outcome.stdout, "");
     let outcome = session(1, &[exit(json!(0))], &[], &[]).await;
@@ -193,16 +148,7 @@ async fn an_end_without_exit_is_no_success() {
 
 #[tokio::test]
 async fn an_error_after_the_start_is_a_failure() {
-    let outcome = session(
-        1,
-        &[
-            started(),
-            json!({"type": "error", "message": "box is gone"}),
-        ],
-        &[],
-        &[],
-    )
-    .await;
+    let outcome = session(1, &[started(), json!({"type": "error", "message": "box is gone"})], &[], &[]).await;
     assert_eq!(outcome.failure(), "could not run the command: box is gone");
 }
 
@@ -220,12 +166,7 @@ async fn codes_that_are_no_exit_code_are_failures() {
 
 #[tokio::test]
 async fn frames_of_the_future_are_skipped() {
-    let frames = [
-        json!({"type": "weather"}),
-        started(),
-        json!({"type": "weather", "x": 1}),
-        exit(json!(3)),
-    ];
+    let frames = [json!({"type": "weather"}), started(), json!({"type": "weather", "x": 1}), exit(json!(3))];
     let outcome = session(1, &frames, &[], &[]).await;
     assert_eq!(outcome.result.ok(), Some(3));
 }

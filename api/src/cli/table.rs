@@ -33,8 +33,7 @@ impl Table {
 
     /// Adds a row.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.inner
-            .add_row(cells.iter().map(|cell| one_line(cell, CELL_CHARS_MAX)));
+        self.inner.add_row(cells.iter().map(|cell| one_line(cell, CELL_CHARS_MAX)));
     }
 
     /// The text, a line feed after each line and no blanks at their ends.

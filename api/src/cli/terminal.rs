@@ -24,18 +24,11 @@ pub(crate) fn is_interactive() -> bool {
 
 /// The size of the terminal, taken from the first standard stream that has one.
 pub(crate) fn size() -> WindowSize {
-    [
-        rustix::stdio::stdout(),
-        rustix::stdio::stdin(),
-        rustix::stdio::stderr(),
-    ]
-    .into_iter()
-    .filter_map(|stream| tcgetwinsize(stream).ok())
-    .find(|size| size.ws_row > 0 && size.ws_col > 0)
-    .map_or(FALLBACK, |size| WindowSize {
-        rows: size.ws_row,
-        cols: size.ws_col,
-    })
+    [rustix::stdio::stdout(), rustix::stdio::stdin(), rustix::stdio::stderr()]
+        .into_iter()
+        .filter_map(|stream| tcgetwinsize(stream).ok())
+        .find(|size| size.ws_row > 0 && size.ws_col > 0)
+        .map_or(FALLBACK, |size| WindowSize { rows: size.ws_row, cols: size.ws_col })
 }
 
 /// Raw mode of standard input: every key goes to the box, Ctrl-C too. Dropping it brings the old mode back, also when a
@@ -52,13 +45,11 @@ impl RawMode {
         if !isatty(input) {
             return Ok(None);
         }
-        let before = tcgetattr(input).map_err(|cause| {
-            Error::io("read the terminal's mode", "standard input", cause.into())
-        })?;
+        let before =
+            tcgetattr(input).map_err(|cause| Error::io("read the terminal's mode", "standard input", cause.into()))?;
         let mut raw = before.clone();
         raw.make_raw();
-        set(input, &raw)
-            .map_err(|cause| Error::io("set the terminal's mode", "standard input", cause))?;
+        set(input, &raw).map_err(|cause| Error::io("set the terminal's mode", "standard input", cause))?;
         Ok(Some(Self { before }))
     }
 }

@@ -39,35 +39,17 @@ pub(crate) async fn top(client: &Client, output: &Output, top: args::Top) -> Res
         let rows = take(client, top.name.as_deref()).await?;
         if output.is_json() {
             let document = Value::Array(rows.iter().map(document).collect());
-            if top.watch {
-                output.json_line(&document)?
-            } else {
-                output.json(&document)?
-            }
+            if top.watch { output.json_line(&document)? } else { output.json(&document)? }
         } else {
-            let clear = if top.watch && std::io::stdout().is_terminal() {
-                CLEAR_SCREEN
-            } else {
-                ""
-            };
-            let processes = if top.name.is_some() {
-                process_text(&rows)
-            } else {
-                String::new()
-            };
-            output.text(&format!(
-                "{clear}{}{processes}",
-                table(&rows, &before, Instant::now()).render()
-            ))?;
+            let clear = if top.watch && std::io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
+            let processes = if top.name.is_some() { process_text(&rows) } else { String::new() };
+            output.text(&format!("{clear}{}{processes}", table(&rows, &before, Instant::now()).render()))?;
         }
         if !top.watch {
             return Ok(());
         }
         let now = Instant::now();
-        before = rows
-            .iter()
-            .filter_map(|row| Some((row.data.id.clone(), (now, row.top.cpu_usec?))))
-            .collect();
+        before = rows.iter().filter_map(|row| Some((row.data.id.clone(), (now, row.top.cpu_usec?)))).collect();
         tokio::time::sleep(Duration::from_secs(top.interval)).await;
     }
 }
@@ -78,36 +60,22 @@ async fn take(client: &Client, name: Option<&str>) -> Result<Vec<Row>, Error> {
         None => read(client.get(&["v2", "box"], &[]).await?)?,
     };
     let usage: Usage = read(client.get(&["v1", "usage"], &[]).await?)?;
-    let mut disks: HashMap<String, u64> = usage
-        .boxes
-        .into_iter()
-        .filter_map(|bill| Some((bill.id, bill.storage_bytes?)))
-        .collect();
-    let asked: Vec<_> = boxes
-        .into_iter()
-        .map(|data| (disks.remove(&data.id), data))
-        .collect();
+    let mut disks: HashMap<String, u64> =
+        usage.boxes.into_iter().filter_map(|bill| Some((bill.id, bill.storage_bytes?))).collect();
+    let asked: Vec<_> = boxes.into_iter().map(|data| (disks.remove(&data.id), data)).collect();
     stream::iter(asked)
         .map(|(disk_bytes, data)| async move {
             match client.get(&["v1", "boxes", &data.id, "top"], &[]).await {
                 Ok(answer) => {
                     let top = read(answer.clone())?;
-                    Ok(Some(Row {
-                        data,
-                        disk_bytes,
-                        answer: Some(answer),
-                        top,
-                    }))
+                    Ok(Some(Row { data, disk_bytes, answer: Some(answer), top }))
                 }
                 // Deleted since it was listed.
                 Err(error) if error.is_not_found() => Ok(None),
                 // Not started, after a reboot for example: nothing runs, so nothing is used.
-                Err(Error::Server { status: 409, .. }) => Ok(Some(Row {
-                    data,
-                    disk_bytes,
-                    answer: None,
-                    top: TopData::default(),
-                })),
+                Err(Error::Server { status: 409, .. }) => {
+                    Ok(Some(Row { data, disk_bytes, answer: None, top: TopData::default() }))
+                }
                 Err(error) => Err(error),
             }
         })
@@ -128,17 +96,10 @@ fn document(row: &Row) -> Value {
 }
 
 fn table(rows: &[Row], before: &Before, now: Instant) -> Table {
-    let mut table = Table::new(&[
-        "ID", "NAME", "STATUS", ">CPU%", ">CPU", ">MEMORY", ">PEAK", ">PIDS", ">DISK",
-    ]);
-    let or_dash =
-        |value: Option<u64>, show: fn(u64) -> String| value.map_or_else(|| "-".to_owned(), show);
+    let mut table = Table::new(&["ID", "NAME", "STATUS", ">CPU%", ">CPU", ">MEMORY", ">PEAK", ">PIDS", ">DISK"]);
+    let or_dash = |value: Option<u64>, show: fn(u64) -> String| value.map_or_else(|| "-".to_owned(), show);
     for row in rows {
-        let status = if row.top.frozen == Some(true) {
-            "paused"
-        } else {
-            &row.data.status
-        };
+        let status = if row.top.frozen == Some(true) { "paused" } else { &row.data.status };
         table.row([
             row.data.id.clone(),
             row.data.name.clone().unwrap_or_default(),
@@ -156,13 +117,10 @@ fn table(rows: &[Row], before: &Before, now: Instant) -> Table {
 
 /// Percent of one core since the picture before. A counter that went back belongs to a new life of the box.
 fn share(row: &Row, before: &Before, now: Instant) -> String {
-    let measured = before
-        .get(&row.data.id)
-        .zip(row.top.cpu_usec)
-        .and_then(|((then, old), new)| {
-            let seconds = now.saturating_duration_since(*then).as_secs_f64();
-            Some((new.checked_sub(*old)?, seconds)).filter(|_| seconds > 0.0)
-        });
+    let measured = before.get(&row.data.id).zip(row.top.cpu_usec).and_then(|((then, old), new)| {
+        let seconds = now.saturating_duration_since(*then).as_secs_f64();
+        Some((new.checked_sub(*old)?, seconds)).filter(|_| seconds > 0.0)
+    });
     match measured {
         Some((used, seconds)) => format!("{:.1}", used as f64 / 1e4 / seconds),
         None => "-".to_owned(),
@@ -176,11 +134,7 @@ fn process_text(rows: &[Row]) -> String {
         any = true;
         table.row([process.pid.to_string(), process.comm.clone()]);
     }
-    if any {
-        format!("\n{}", table.render())
-    } else {
-        String::new()
-    }
+    if any { format!("\n{}", table.render()) } else { String::new() }
 }
 
 #[cfg(test)]
@@ -189,19 +143,10 @@ mod tests {
 
     fn row(cpu_usec: Option<u64>) -> Row {
         Row {
-            data: BoxData {
-                id: "a-b-1".into(),
-                status: "running".into(),
-                ..BoxData::default()
-            },
+            data: BoxData { id: "a-b-1".into(), status: "running".into(), ..BoxData::default() },
             disk_bytes: Some(2 << 20),
             answer: None,
-            top: TopData {
-                cpu_usec,
-                memory_current: Some(1 << 20),
-                pids: Some(3),
-                ..TopData::default()
-            },
+            top: TopData { cpu_usec, memory_current: Some(1 << 20), pids: Some(3), ..TopData::default() },
         }
     }
 
@@ -229,10 +174,7 @@ mod tests {
     #[test]
     fn processes_are_listed_below() {
         let mut with = row(None);
-        with.top.processes = vec![super::super::types::Process {
-            pid: 1,
-            comm: "init".into(),
-        }];
+        with.top.processes = vec![super::super::types::Process { pid: 1, comm: "init".into() }];
         assert_eq!(process_text(&[with]), "\nPID  COMMAND\n  1  init\n");
         assert_eq!(process_text(&[row(None)]), "");
     }

@@ -6,9 +6,7 @@
 use serde::{Deserialize, Deserializer};
 
 /// Null reads as the default, just as an absent key does.
-fn lenient<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    input: D,
-) -> Result<T, D::Error> {
+fn lenient<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
@@ -34,10 +32,7 @@ pub(crate) struct BoxData {
 impl BoxData {
     /// What people call it.
     pub(crate) fn title(&self) -> &str {
-        self.name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or(&self.id)
+        self.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&self.id)
     }
 }
 
@@ -212,10 +207,9 @@ mod tests {
 
     #[test]
     fn null_absent_and_unknown_fields_are_all_fine() {
-        let data: BoxData = serde_json::from_str(
-            r#"{"id":"a-b-1","status":null,"labels":null,"name":null,"invented_later":{"x":1}}"#,
-        )
-        .expect("reads");
+        let data: BoxData =
+            serde_json::from_str(r#"{"id":"a-b-1","status":null,"labels":null,"name":null,"invented_later":{"x":1}}"#)
+                .expect("reads");
         assert_eq!(data.title(), "a-b-1");
         let usage: Usage = serde_json::from_str(r#"{"account":"x","boxes":null}"#).expect("reads");
         assert!(usage.boxes.is_empty());
