@@ -47,6 +47,9 @@ pub fn main() -> ExitCode {
             let failed = refused.use_stderr();
             // Nothing sensible is left to do when even the terminal refuses the text.
             let _ = refused.print();
+            if is_command_without_dashes(refused.kind(), &std::env::args().collect::<Vec<_>>()) {
+                eprintln!("  hint: the command comes after two dashes: icebox exec BOX -- ARGV");
+            }
             return if failed { ExitCode::from(EXIT_CLI_FAILURE) } else { ExitCode::SUCCESS };
         }
     };
@@ -69,6 +72,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_CLI_FAILURE)
         }
     }
+}
+
+/// `icebox exec box ls`, as other tools have it.
+fn is_command_without_dashes(kind: clap::error::ErrorKind, words: &[String]) -> bool {
+    kind == clap::error::ErrorKind::UnknownArgument
+        && words.iter().any(|word| word == "exec")
+        && words.iter().all(|word| word != "--")
 }
 
 async fn run(args: Args) -> Result<u8, Error> {
