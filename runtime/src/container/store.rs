@@ -116,7 +116,7 @@ impl Store {
 }
 
 /// A name may hold letters, digits and `_+-.`, as with runc; not `.` or `..`, so it can never be a path.
-fn check_id(id: &str) -> Result<()> {
+pub(super) fn check_id(id: &str) -> Result<()> {
     let good = !id.is_empty()
         && id.len() <= ID_BYTES_MAX
         && id != "."
