@@ -57,7 +57,7 @@ impl Tally {
         }
         match left_out {
             0 => Ok(()),
-            count => Err(Error::usage(format!("{count} entries were left out"))),
+            count => Err(Error::usage(format!("entries left out of the copy: {count}"))),
         }
     }
 }
