@@ -8,7 +8,7 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::ffi::OsStringExt as _,
+        unix::ffi::OsStringExt,
     },
 };
 

@@ -33,12 +33,7 @@ mod sys {
     }
 
     pub(super) fn exec_shell(script: &std::ffi::CStr) {
-        let argv = [
-            c"sh".as_ptr(),
-            c"-c".as_ptr(),
-            script.as_ptr(),
-            std::ptr::null(),
-        ];
+        let argv = [c"sh".as_ptr(), c"-c".as_ptr(), script.as_ptr(), std::ptr::null()];
         let envp = [c"PATH=/usr/bin:/bin".as_ptr(), std::ptr::null()];
         // SAFETY: both lists end with a null pointer and live until the call returns, which it does only on failure.
         unsafe { libc::execve(c"/bin/sh".as_ptr(), argv.as_ptr(), envp.as_ptr()) };
@@ -85,10 +80,7 @@ mod sys {
         // SAFETY: our own child, which nobody else waits for; `status` is a live int.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         let word = |word: &[u8]| i64::from_ne_bytes(word.try_into().expect("8 bytes"));
-        Ended {
-            seen: bytes.chunks_exact(8).map(word).collect(),
-            status: ExitStatus::from_raw(status),
-        }
+        Ended { seen: bytes.chunks_exact(8).map(word).collect(), status: ExitStatus::from_raw(status) }
     }
 }
 
@@ -108,128 +100,28 @@ const ANY: u64 = u64::MAX;
 
 const CASES: &[Case] = &[
     ("getpid", libc::SYS_getpid, [0; 6], None),
-    (
-        "socket inet stream",
-        libc::SYS_socket,
-        [2, 1, 0, 0, 0, 0],
-        None,
-    ),
-    (
-        "socket unix seqpacket",
-        libc::SYS_socket,
-        [1, 5 | 0o2000000, 0, 0, 0, 0],
-        None,
-    ),
-    (
-        "socket netlink route",
-        libc::SYS_socket,
-        [16, 3, 0, 0, 0, 0],
-        None,
-    ),
-    (
-        "socket alg",
-        libc::SYS_socket,
-        [38, 5, 0, 0, 0, 0],
-        Some(libc::EAFNOSUPPORT),
-    ),
-    (
-        "socket inet raw",
-        libc::SYS_socket,
-        [2, 3, 1, 0, 0, 0],
-        Some(libc::EPROTONOSUPPORT),
-    ),
-    (
-        "socket netlink audit",
-        libc::SYS_socket,
-        [16, 3, 9, 0, 0, 0],
-        Some(libc::EPROTONOSUPPORT),
-    ),
-    (
-        "unshare user",
-        libc::SYS_unshare,
-        [0x1000_0000, 0, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
-    (
-        "clone user",
-        libc::SYS_clone,
-        [0x1000_0011, 0, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
+    ("socket inet stream", libc::SYS_socket, [2, 1, 0, 0, 0, 0], None),
+    ("socket unix seqpacket", libc::SYS_socket, [1, 5 | 0o2000000, 0, 0, 0, 0], None),
+    ("socket netlink route", libc::SYS_socket, [16, 3, 0, 0, 0, 0], None),
+    ("socket alg", libc::SYS_socket, [38, 5, 0, 0, 0, 0], Some(libc::EAFNOSUPPORT)),
+    ("socket inet raw", libc::SYS_socket, [2, 3, 1, 0, 0, 0], Some(libc::EPROTONOSUPPORT)),
+    ("socket netlink audit", libc::SYS_socket, [16, 3, 9, 0, 0, 0], Some(libc::EPROTONOSUPPORT)),
+    ("unshare user", libc::SYS_unshare, [0x1000_0000, 0, 0, 0, 0, 0], Some(libc::EPERM)),
+    ("clone user", libc::SYS_clone, [0x1000_0011, 0, 0, 0, 0, 0], Some(libc::EPERM)),
     ("clone3", libc::SYS_clone3, [0; 6], Some(libc::ENOSYS)),
-    (
-        "io_uring_setup",
-        libc::SYS_io_uring_setup,
-        [0; 6],
-        Some(libc::ENOSYS),
-    ),
-    (
-        "TIOCSTI",
-        libc::SYS_ioctl,
-        [ANY, 0x5412, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
-    (
-        "TIOCSTI, high bits",
-        libc::SYS_ioctl,
-        [ANY, 0x1_0000_5412, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
-    (
-        "another ioctl",
-        libc::SYS_ioctl,
-        [ANY, 0x5413, 0, 0, 0, 0],
-        Some(libc::EBADF),
-    ),
-    (
-        "TCP_ULP",
-        libc::SYS_setsockopt,
-        [ANY, 6, 31, 0, 0, 0],
-        Some(libc::ENOPROTOOPT),
-    ),
-    (
-        "TCP_NODELAY",
-        libc::SYS_setsockopt,
-        [ANY, 6, 1, 0, 0, 0],
-        Some(libc::EBADF),
-    ),
-    (
-        "PR_SET_MM",
-        libc::SYS_prctl,
-        [35, 0, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
-    (
-        "PR_GET_NO_NEW_PRIVS",
-        libc::SYS_prctl,
-        [39, 0, 0, 0, 0, 0],
-        None,
-    ),
-    (
-        "personality query",
-        libc::SYS_personality,
-        [0xffff_ffff, 0, 0, 0, 0, 0],
-        None,
-    ),
-    (
-        "personality no randomize",
-        libc::SYS_personality,
-        [0x4_0000, 0, 0, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
-    (
-        "mknodat block device",
-        libc::SYS_mknodat,
-        [ANY, 0, 0x6000, 0, 0, 0],
-        Some(libc::EPERM),
-    ),
+    ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6], Some(libc::ENOSYS)),
+    ("TIOCSTI", libc::SYS_ioctl, [ANY, 0x5412, 0, 0, 0, 0], Some(libc::EPERM)),
+    ("TIOCSTI, high bits", libc::SYS_ioctl, [ANY, 0x1_0000_5412, 0, 0, 0, 0], Some(libc::EPERM)),
+    ("another ioctl", libc::SYS_ioctl, [ANY, 0x5413, 0, 0, 0, 0], Some(libc::EBADF)),
+    ("TCP_ULP", libc::SYS_setsockopt, [ANY, 6, 31, 0, 0, 0], Some(libc::ENOPROTOOPT)),
+    ("TCP_NODELAY", libc::SYS_setsockopt, [ANY, 6, 1, 0, 0, 0], Some(libc::EBADF)),
+    ("PR_SET_MM", libc::SYS_prctl, [35, 0, 0, 0, 0, 0], Some(libc::EPERM)),
+    ("PR_GET_NO_NEW_PRIVS", libc::SYS_prctl, [39, 0, 0, 0, 0, 0], None),
+    ("personality query", libc::SYS_personality, [0xffff_ffff, 0, 0, 0, 0, 0], None),
+    ("personality no randomize", libc::SYS_personality, [0x4_0000, 0, 0, 0, 0, 0], Some(libc::EPERM)),
+    ("mknodat block device", libc::SYS_mknodat, [ANY, 0, 0x6000, 0, 0, 0], Some(libc::EPERM)),
     ("a number from the future", 1000, [0; 6], Some(libc::ENOSYS)),
-    (
-        "x32 getpid",
-        0x4000_0000 | libc::SYS_getpid,
-        [0; 6],
-        Some(libc::ENOSYS),
-    ),
+    ("x32 getpid", 0x4000_0000 | libc::SYS_getpid, [0; 6], Some(libc::ENOSYS)),
 ];
 
 #[test]
@@ -262,12 +154,7 @@ fn the_same_calls_without_the_filter() {
             report(if skip { 0 } else { call(*nr, *args) });
         }
     });
-    let result = |wanted: &str| {
-        seen[CASES
-            .iter()
-            .position(|case| case.0 == wanted)
-            .expect("a case")]
-    };
+    let result = |wanted: &str| seen[CASES.iter().position(|case| case.0 == wanted).expect("a case")];
     assert_eq!(result("TIOCSTI, high bits"), -i64::from(libc::EBADF));
     assert_eq!(result("TCP_ULP"), -i64::from(libc::EBADF));
     assert_eq!(result("mknodat block device"), -i64::from(libc::EFAULT));
@@ -276,8 +163,7 @@ fn the_same_calls_without_the_filter() {
 #[test]
 fn programs_run_under_agent() {
     let program = compile(&agent()).expect("compile");
-    let script =
-        c"set -e; ls / | sort | head -n 1 >/dev/null; x=$(echo 1 | cat); test \"$x\" = 1; \
+    let script = c"set -e; ls / | sort | head -n 1 >/dev/null; x=$(echo 1 | cat); test \"$x\" = 1; \
         mkfifo /tmp/icebox-seccomp-$$; rm /tmp/icebox-seccomp-$$";
     let Ended { seen, status } = in_child(|report| {
         report(load(&program));
@@ -290,10 +176,7 @@ fn programs_run_under_agent() {
 
 #[test]
 fn deny_clone3_stacks_on_agent_init() {
-    let (init, deny) = (
-        compile(&agent_init()).expect("init"),
-        compile(&deny_clone3()).expect("deny"),
-    );
+    let (init, deny) = (compile(&agent_init()).expect("init"), compile(&deny_clone3()).expect("deny"));
     let Ended { seen, status } = in_child(|report| {
         report(load(&init));
         report(call(libc::SYS_clone3, [0; 6]));
@@ -303,17 +186,7 @@ fn deny_clone3_stacks_on_agent_init() {
         report(i64::from(call(libc::SYS_getpid, [0; 6]) > 0));
     });
     assert!(status.success(), "{status}");
-    assert_eq!(
-        seen,
-        [
-            0,
-            -i64::from(libc::EINVAL),
-            0,
-            -i64::from(libc::ENOSYS),
-            -i64::from(libc::EPERM),
-            1
-        ]
-    );
+    assert_eq!(seen, [0, -i64::from(libc::EINVAL), 0, -i64::from(libc::ENOSYS), -i64::from(libc::EPERM), 1]);
 }
 
 #[test]
@@ -327,38 +200,19 @@ fn a_32_bit_call_ends_the_process() {
     });
     assert_eq!(seen, [0], "the call must not return");
     // A kernel without 32-bit calls answers the instruction itself with SIGSEGV.
-    let expected = if bare.status.success() {
-        libc::SIGSYS
-    } else {
-        libc::SIGSEGV
-    };
+    let expected = if bare.status.success() { libc::SIGSYS } else { libc::SIGSEGV };
     assert_eq!(status.signal(), Some(expected), "{status}");
 }
 
 fn one_call(name: &'static str, action: Action, flags: Flags) -> Rules {
-    let entry = Entry {
-        names: vec![name.into()],
-        action,
-        conditions: Vec::new(),
-    };
-    Rules {
-        default: Action::Allow,
-        enosys_above_last: false,
-        arches: vec![Arch::NATIVE],
-        flags,
-        entries: vec![entry],
-    }
+    let entry = Entry { names: vec![name.into()], action, conditions: Vec::new() };
+    Rules { default: Action::Allow, enosys_above_last: false, arches: vec![Arch::NATIVE], flags, entries: vec![entry] }
 }
 
 #[test]
 fn every_action_and_flag_loads() {
     let none = Flags::default();
-    let all = Flags {
-        tsync: true,
-        log: true,
-        spec_allow: true,
-        wait_killable_recv: true,
-    };
+    let all = Flags { tsync: true, log: true, spec_allow: true, wait_killable_recv: true };
     let enosys = -i64::from(libc::ENOSYS);
     let cases = [
         (Action::Errno(95), all, 0, Some(-95)),
@@ -391,12 +245,8 @@ fn every_action_and_flag_loads() {
 fn load_says_why_it_failed() {
     let mut program = compile(&agent()).expect("compile");
     program.insns.truncate(3);
-    let error =
-        icebox_runtime::seccomp::load(&program).expect_err("a program whose jumps lead outside");
-    assert_eq!(
-        error.to_string(),
-        "seccomp: cannot load the filter of 3 instructions"
-    );
+    let error = icebox_runtime::seccomp::load(&program).expect_err("a program whose jumps lead outside");
+    assert_eq!(error.to_string(), "seccomp: cannot load the filter of 3 instructions");
     assert!(std::error::Error::source(&error).is_some());
 }
 
@@ -413,8 +263,5 @@ fn how_long_agent_takes() {
     });
     assert_eq!(seen[0], 0);
     let loaded = Duration::from_nanos(seen[1].unsigned_abs());
-    println!(
-        "agent: {} instructions, compiled in {compiled:?}, loaded in {loaded:?}",
-        program.insns.len()
-    );
+    println!("agent: {} instructions, compiled in {compiled:?}, loaded in {loaded:?}", program.insns.len());
 }

@@ -17,8 +17,8 @@
 use std::borrow::Cow;
 
 use oci_spec::runtime::{
-    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator, LinuxSyscall,
+    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 
 use crate::seccomp::{self, Action, Arch, Condition, Entry, Error, Flags, Op, Rules};
@@ -26,9 +26,7 @@ use crate::seccomp::{self, Action, Arch, Condition, Entry, Error, Flags, Op, Rul
 /// The meaning of an OCI profile.
 pub(crate) fn from_oci(oci: &LinuxSeccomp) -> Result<Rules, Error> {
     if oci.listener_path().is_some() || oci.listener_metadata().is_some() {
-        return Err(Error::Unsupported {
-            what: "listenerPath",
-        });
+        return Err(Error::Unsupported { what: "listenerPath" });
     }
     let default = action(oci.default_action(), oci.default_errno_ret())?;
     let mut entries = Vec::new();
@@ -49,13 +47,8 @@ pub(crate) fn from_oci(oci: &LinuxSeccomp) -> Result<Rules, Error> {
 
 fn entries_of(syscall: &LinuxSyscall) -> Result<Vec<Entry>, Error> {
     let action = action(syscall.action(), syscall.errno_ret())?;
-    let names: Vec<Cow<'static, str>> = syscall
-        .names()
-        .iter()
-        .filter(|name| seccomp::is_known(name))
-        .cloned()
-        .map(Cow::Owned)
-        .collect();
+    let names: Vec<Cow<'static, str>> =
+        syscall.names().iter().filter(|name| seccomp::is_known(name)).cloned().map(Cow::Owned).collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -64,35 +57,21 @@ fn entries_of(syscall: &LinuxSyscall) -> Result<Vec<Entry>, Error> {
         conditions.push(condition(&names[0], arg)?);
     }
     if has_repeated_argument(&conditions) {
-        let alone = |condition| Entry {
-            names: names.clone(),
-            action,
-            conditions: vec![condition],
-        };
+        let alone = |condition| Entry { names: names.clone(), action, conditions: vec![condition] };
         return Ok(conditions.into_iter().map(alone).collect());
     }
-    Ok(vec![Entry {
-        names,
-        action,
-        conditions,
-    }])
+    Ok(vec![Entry { names, action, conditions }])
 }
 
 fn has_repeated_argument(conditions: &[Condition]) -> bool {
-    let repeated = |(at, condition): (usize, &Condition)| {
-        conditions[..at]
-            .iter()
-            .any(|earlier| earlier.index == condition.index)
-    };
+    let repeated =
+        |(at, condition): (usize, &Condition)| conditions[..at].iter().any(|earlier| earlier.index == condition.index);
     conditions.iter().enumerate().any(repeated)
 }
 
 fn condition(name: &str, arg: &LinuxSeccompArg) -> Result<Condition, Error> {
     let Ok(index) = u8::try_from(arg.index()) else {
-        return Err(Error::ArgumentIndex {
-            name: name.to_owned(),
-            index: arg.index(),
-        });
+        return Err(Error::ArgumentIndex { name: name.to_owned(), index: arg.index() });
     };
     let value = arg.value();
     let (op, value) = match arg.op() {
@@ -103,9 +82,7 @@ fn condition(name: &str, arg: &LinuxSeccompArg) -> Result<Condition, Error> {
         LinuxSeccompOperator::ScmpCmpGe => (Op::Ge, value),
         LinuxSeccompOperator::ScmpCmpGt => (Op::Gt, value),
         // Here `value` is the mask and `valueTwo` the datum.
-        LinuxSeccompOperator::ScmpCmpMaskedEq => {
-            (Op::MaskedEq { mask: value }, arg.value_two().unwrap_or(0))
-        }
+        LinuxSeccompOperator::ScmpCmpMaskedEq => (Op::MaskedEq { mask: value }, arg.value_two().unwrap_or(0)),
     };
     Ok(Condition::full64(index, op, value))
 }
@@ -119,17 +96,13 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Action, Erro
     let action = match action {
         LinuxSeccompAction::ScmpActErrno => return Ok(Action::Errno(number)),
         LinuxSeccompAction::ScmpActTrace => return Ok(Action::Trace(number)),
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
-            Action::KillThread
-        }
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => Action::KillThread,
         LinuxSeccompAction::ScmpActKillProcess => Action::KillProcess,
         LinuxSeccompAction::ScmpActTrap => Action::Trap,
         LinuxSeccompAction::ScmpActLog => Action::Log,
         LinuxSeccompAction::ScmpActAllow => Action::Allow,
         LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::Unsupported {
-                what: "SCMP_ACT_NOTIFY",
-            });
+            return Err(Error::Unsupported { what: "SCMP_ACT_NOTIFY" });
         }
     };
     match errno {
@@ -161,9 +134,7 @@ fn flags<'a>(listed: impl Iterator<Item = &'a LinuxSeccompFilterFlag>) -> Flags 
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => flags.tsync = true,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => flags.log = true,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flags.spec_allow = true,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                flags.wait_killable_recv = true
-            }
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => flags.wait_killable_recv = true,
         }
     }
     flags

@@ -46,9 +46,10 @@ pub(super) fn process_file(path: &Path) -> Result<ExecOptions> {
     let bytes = std::fs::read(path).map_err(|error| bad_argument(&subject, error))?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| bad_argument(&subject, error))?;
     let strings = |pointer: &str| -> Vec<String> {
-        value.pointer(pointer).and_then(Value::as_array).map_or_else(Vec::new, |list| {
-            list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        })
+        value
+            .pointer(pointer)
+            .and_then(Value::as_array)
+            .map_or_else(Vec::new, |list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     };
     let number = |pointer: &str| -> Result<u32> {
         match value.pointer(pointer).map(Value::as_u64) {

@@ -81,7 +81,14 @@ pub(super) fn list(states: Vec<Result<State>>, format: &str, quiet: bool, log: &
         "table" => {
             println!("{:<24} {:>8} {:<9} {:<22} BUNDLE", "ID", "PID", "STATUS", "CREATED");
             for s in &good {
-                println!("{:<24} {:>8} {:<9} {:<22} {}", s.id, s.pid, s.status.to_string(), s.created, s.bundle.display());
+                println!(
+                    "{:<24} {:>8} {:<9} {:<22} {}",
+                    s.id,
+                    s.pid,
+                    s.status.to_string(),
+                    s.created,
+                    s.bundle.display()
+                );
             }
             Ok(())
         }

@@ -14,7 +14,7 @@ use super::{
     foreground::{self, RunResult},
     signal::start,
     state::{Facts, boot_id},
-    store::{Store, replace},
+    store::{Store, check_id, replace},
 };
 use crate::{
     Error, Result, Step,
@@ -104,8 +104,11 @@ pub fn run(store: &Store, id: &str, options: &CreateOptions, detach: bool) -> Re
 }
 
 fn plan(bundle: &Bundle, id: &str, options: &CreateOptions) -> Result<Plan> {
+    check_id(id)?;
     let mut plan = bundle.plan(id)?;
-    if options.allow_unenforced_limits && let Some(cgroup) = &mut plan.cgroup {
+    if options.allow_unenforced_limits
+        && let Some(cgroup) = &mut plan.cgroup
+    {
         cgroup.unenforced = crate::cgroup::Unenforced::Allow;
     }
     Ok(plan)

@@ -83,7 +83,11 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
     }
     let relay = options.tty && options.console_socket.is_none();
     if relay && options.detach {
-        return Err(Error::invalid(Step::Terminal, "--tty", "a detached process with a terminal needs --console-socket"));
+        return Err(Error::invalid(
+            Step::Terminal,
+            "--tty",
+            "a detached process with a terminal needs --console-socket",
+        ));
     }
     let bundle = container.bundle()?;
     let mut process = for_exec(
@@ -120,12 +124,7 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
 
 type Joined = (Pid, OwnedFd, Option<OwnedFd>, Vec<String>);
 
-fn join(
-    container: &Container,
-    process: &Process,
-    fds: Vec<(OwnedFd, i32)>,
-    in_user_namespace: bool,
-) -> Result<Joined> {
+fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> Result<Joined> {
     let failed = |error: crate::cgroup::Error| {
         Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
     };
@@ -211,8 +210,7 @@ fn enter(
     };
     let reply: std::result::Result<i32, Error> = match join() {
         Ok(Cloned::Child) => become_process(process, sync, fds, in_user_namespace),
-        // The kernel translates a pid for the reader's namespace only in credentials, so the caller is told by number
-        // as seen from outside: clone3 returns the pid in the namespace of the one that calls.
+        // setns(2) of a pid namespace moves only children, so this process still numbers as its caller does.
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
     };

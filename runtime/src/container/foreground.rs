@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::{
-    signal::{SigSet, Signal as NixSignal, SigmaskHow, sigprocmask},
+    signal::{SigSet, SigmaskHow, Signal as NixSignal, sigprocmask},
     signalfd::{SfdFlags, SignalFd},
     socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket},
     wait::{WaitStatus, waitpid},
@@ -148,7 +148,9 @@ fn wait_readable(fd: &OwnedFd) -> io::Result<()> {
 fn pass_signals(pidfd: &OwnedFd, signals: &SignalFd, terminal: Option<&OwnedFd>) -> io::Result<()> {
     while let Some(info) = signals.read_signal()? {
         let Some(signal) = Signal::from_named_raw(info.ssi_signo as i32) else { continue };
-        if signal == Signal::WINCH && let Some(master) = terminal {
+        if signal == Signal::WINCH
+            && let Some(master) = terminal
+        {
             if let Ok(size) = tcgetwinsize(rustix::stdio::stdin()) {
                 tcsetwinsize(master, size)?;
             }

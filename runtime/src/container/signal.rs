@@ -101,9 +101,8 @@ fn freeze(store: &Store, id: &str, from: &[Status], on: bool) -> Result<()> {
         let cause = format!("the container is {status}");
         return Err(Error::of(Kind::WrongState, Step::Freeze, id, cause));
     }
-    let cgroup = container
-        .cgroup()?
-        .ok_or_else(|| Error::of(Kind::WrongState, Step::Freeze, id, "its cgroup is gone"))?;
+    let cgroup =
+        container.cgroup()?.ok_or_else(|| Error::of(Kind::WrongState, Step::Freeze, id, "its cgroup is gone"))?;
     let done = if on { cgroup.freeze(FREEZE_DEADLINE) } else { cgroup.thaw(FREEZE_DEADLINE) };
     done.map_err(|error| Error::of(Kind::Os, Step::Freeze, id, crate::error::chain(&error)))
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The version of the runtime specification that state is reported in.
-pub const OCI_VERSION: &str = "1.2.0";
+pub(crate) const OCI_VERSION: &str = "1.2.0";
 
 /// What is written down at create. Nothing here changes afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

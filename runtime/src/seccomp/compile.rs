@@ -62,9 +62,7 @@ fn check(rules: &Rules) -> Result<(), Error> {
         check_action(entry.action)?;
         check_conditions(entry)?;
         if let Some(name) = entry.names.iter().find(|name| !names::is_known(name)) {
-            return Err(Error::UnknownSyscall {
-                name: name.to_string(),
-            });
+            return Err(Error::UnknownSyscall { name: name.to_string() });
         }
     }
     Ok(())
@@ -72,37 +70,19 @@ fn check(rules: &Rules) -> Result<(), Error> {
 
 fn check_action(action: Action) -> Result<(), Error> {
     match action {
-        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno {
-            errno: errno.into(),
-        }),
+        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno { errno: errno.into() }),
         _ => Ok(()),
     }
 }
 
 fn check_conditions(entry: &Entry) -> Result<(), Error> {
-    let first = || {
-        entry
-            .names
-            .first()
-            .map(|name| name.to_string())
-            .unwrap_or_default()
-    };
+    let first = || entry.names.first().map(|name| name.to_string()).unwrap_or_default();
     let count = entry.conditions.len();
     if count > CONDITIONS_PER_ENTRY_MAX {
-        return Err(Error::TooManyConditions {
-            name: first(),
-            count,
-        });
+        return Err(Error::TooManyConditions { name: first(), count });
     }
-    match entry
-        .conditions
-        .iter()
-        .find(|condition| condition.index > ARGUMENT_INDEX_MAX)
-    {
-        Some(condition) => Err(Error::ArgumentIndex {
-            name: first(),
-            index: condition.index.into(),
-        }),
+    match entry.conditions.iter().find(|condition| condition.index > ARGUMENT_INDEX_MAX) {
+        Some(condition) => Err(Error::ArgumentIndex { name: first(), index: condition.index.into() }),
         None => Ok(()),
     }
 }
@@ -123,10 +103,7 @@ struct Verdict {
 
 impl Verdict {
     fn constant(action: Action) -> Self {
-        Self {
-            rules: Vec::new(),
-            otherwise: action,
-        }
+        Self { rules: Vec::new(), otherwise: action }
     }
 
     /// Cuts what cannot change the outcome: rules behind an unconditional one, and last rules that say the same.
@@ -143,8 +120,7 @@ impl Verdict {
 
 /// The audit numbers (`linux/audit.h`) that the rules accept, each with its ranges from 0 up.
 fn machines(rules: &Rules) -> Vec<(u32, Vec<Range>)> {
-    let lists =
-        |arch| rules.arches.contains(&arch) || (rules.arches.is_empty() && arch == Arch::NATIVE);
+    let lists = |arch| rules.arches.contains(&arch) || (rules.arches.is_empty() && arch == Arch::NATIVE);
     let mut machines = Vec::new();
     for arch in [Arch::Aarch64, Arch::X86] {
         if lists(arch) {
@@ -155,17 +131,11 @@ fn machines(rules: &Rules) -> Vec<(u32, Vec<Range>)> {
     if lists(Arch::X86_64) || lists(Arch::X32) {
         let mut ranges = match lists(Arch::X86_64) {
             true => arch_ranges(rules, Arch::X86_64),
-            false => vec![Range {
-                start: 0,
-                verdict: Verdict::constant(Action::KillProcess),
-            }],
+            false => vec![Range { start: 0, verdict: Verdict::constant(Action::KillProcess) }],
         };
         match lists(Arch::X32) {
             true => ranges.extend(arch_ranges(rules, Arch::X32)),
-            false => ranges.push(Range {
-                start: X32_BIT,
-                verdict: Verdict::constant(Action::Errno(ENOSYS)),
-            }),
+            false => ranges.push(Range { start: X32_BIT, verdict: Verdict::constant(Action::Errno(ENOSYS)) }),
         }
         machines.push((audit_number(Arch::X86_64), ranges));
     }
@@ -194,25 +164,16 @@ fn arch_ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     let mut next = first;
     for (&nr, rules_of_nr) in &table {
         if nr > next {
-            ranges.push(Range {
-                start: next,
-                verdict: default.clone(),
-            });
+            ranges.push(Range { start: next, verdict: default.clone() });
         }
-        ranges.push(Range {
-            start: nr,
-            verdict: Verdict::of(rules_of_nr, rules.default),
-        });
+        ranges.push(Range { start: nr, verdict: Verdict::of(rules_of_nr, rules.default) });
         next = nr + 1;
     }
     let above = match rules.enosys_above_last && !table.is_empty() {
         true => Verdict::constant(Action::Errno(ENOSYS)),
         false => default,
     };
-    ranges.push(Range {
-        start: next,
-        verdict: above,
-    });
+    ranges.push(Range { start: next, verdict: above });
     ranges
 }
 
@@ -275,14 +236,7 @@ fn conditions(conditions: &[Condition]) -> Result<Vec<Insn>, Error> {
     // seccompiler opens a rule with a jump over a jump that nothing reaches, and which leads one instruction too far
     // for the last rule of a program. Further helper jumps it writes only above CONDITIONS_PER_ENTRY_MAX.
     let insns = program.iter().skip(RULE_PROLOGUE_INSNS);
-    Ok(insns
-        .map(|insn| Insn {
-            code: insn.code,
-            jt: insn.jt,
-            jf: insn.jf,
-            k: insn.k,
-        })
-        .collect())
+    Ok(insns.map(|insn| Insn { code: insn.code, jt: insn.jt, jf: insn.jf, k: insn.k }).collect())
 }
 
 const RULE_PROLOGUE_INSNS: usize = 2;
@@ -301,8 +255,7 @@ fn condition(condition: &Condition) -> Result<SeccompCondition, Error> {
         Op::Gt => SeccompCmpOp::Gt,
         Op::MaskedEq { mask } => SeccompCmpOp::MaskedEq(mask),
     };
-    SeccompCondition::new(condition.index, width, op, condition.value)
-        .map_err(|source| Error::Condition { source })
+    SeccompCondition::new(condition.index, width, op, condition.value).map_err(|source| Error::Condition { source })
 }
 
 /// `SECCOMP_RET_*` of `linux/seccomp.h` with its data.
@@ -320,9 +273,7 @@ const fn return_value(action: Action) -> u32 {
 }
 
 fn flag_bits(rules: &Rules, insns: &[Insn]) -> u32 {
-    let notifies = insns
-        .iter()
-        .any(|insn| insn.code == RET_K && insn.k == return_value(Action::Notify));
+    let notifies = insns.iter().any(|insn| insn.code == RET_K && insn.k == return_value(Action::Notify));
     let bits = [
         (rules.flags.tsync, sys::TSYNC),
         (rules.flags.log, sys::LOG),
@@ -331,12 +282,7 @@ fn flag_bits(rules: &Rules, insns: &[Insn]) -> u32 {
         // A listener and TSYNC both want the result of the call; the kernel takes the pair only with this (5.7).
         (notifies && rules.flags.tsync, sys::TSYNC_ESRCH),
         // Refused by the kernel without a listener.
-        (
-            notifies && rules.flags.wait_killable_recv,
-            sys::WAIT_KILLABLE_RECV,
-        ),
+        (notifies && rules.flags.wait_killable_recv, sys::WAIT_KILLABLE_RECV),
     ];
-    bits.iter()
-        .filter(|(wanted, _)| *wanted)
-        .fold(0, |flags, (_, bit)| flags | bit)
+    bits.iter().filter(|(wanted, _)| *wanted).fold(0, |flags, (_, bit)| flags | bit)
 }

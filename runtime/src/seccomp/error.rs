@@ -73,30 +73,18 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownSyscall { name } => write!(f, "seccomp: unknown system call {name:?}"),
             Self::ArgumentIndex { name, index } => {
-                write!(
-                    f,
-                    "seccomp: entry of {name:?}: argument index {index} is above 5"
-                )
+                write!(f, "seccomp: entry of {name:?}: argument index {index} is above 5")
             }
             Self::TooManyConditions { name, count } => {
-                write!(
-                    f,
-                    "seccomp: entry of {name:?}: {count} conditions are too many"
-                )
+                write!(f, "seccomp: entry of {name:?}: {count} conditions are too many")
             }
             Self::Errno { errno } => write!(f, "seccomp: errno {errno} is above 4095"),
             Self::ErrnoWithoutUse { errno, action } => {
-                write!(
-                    f,
-                    "seccomp: errno {errno} is given, but the action {action:?} takes none"
-                )
+                write!(f, "seccomp: errno {errno} is given, but the action {action:?} takes none")
             }
             Self::Unsupported { what } => write!(f, "seccomp: {what} is not supported"),
             Self::Condition { .. } => write!(f, "seccomp: cannot compile a condition"),
-            Self::TooLong { insns } => write!(
-                f,
-                "seccomp: the filter needs {insns} instructions, more than 4096"
-            ),
+            Self::TooLong { insns } => write!(f, "seccomp: the filter needs {insns} instructions, more than 4096"),
             Self::Load { insns, .. } => {
                 write!(f, "seccomp: cannot load the filter of {insns} instructions")
             }

@@ -35,11 +35,7 @@ impl Call {
             4 => self.audit,
             16..64 if offset.is_multiple_of(4) => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                if offset.is_multiple_of(8) {
-                    arg as u32
-                } else {
-                    (arg >> 32) as u32
-                }
+                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
             }
             _ => panic!("load of offset {offset}"),
         }
@@ -106,9 +102,5 @@ pub(crate) fn verify(program: &[Insn]) {
         };
         assert!(fine, "instruction {at}: {insn:?}");
     }
-    assert_eq!(
-        program.last().map(|insn| insn.code),
-        Some(0x06),
-        "the last instruction returns"
-    );
+    assert_eq!(program.last().map(|insn| insn.code), Some(0x06), "the last instruction returns");
 }

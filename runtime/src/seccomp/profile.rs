@@ -32,32 +32,14 @@ pub fn agent_init() -> Rules {
 }
 
 fn agent_with_clone3(clone3: Action) -> Rules {
-    let mut entries: Vec<Entry> = calls::ALLOWED
-        .iter()
-        .map(|group| always(Action::Allow, group))
-        .collect();
+    let mut entries: Vec<Entry> = calls::ALLOWED.iter().map(|group| always(Action::Allow, group)).collect();
     entries.push(always(EPERM, calls::DENIED));
     entries.push(always(ENOSYS, calls::UNAVAILABLE));
-    for table in [
-        SOCKET,
-        SETSOCKOPT,
-        CLONE,
-        IOCTL,
-        PRCTL,
-        PERSONALITY,
-        MKNOD,
-        MKNODAT,
-    ] {
+    for table in [SOCKET, SETSOCKOPT, CLONE, IOCTL, PRCTL, PERSONALITY, MKNOD, MKNODAT] {
         entries.extend(table.iter().map(Line::entry));
     }
     entries.push(always(clone3, CLONE3));
-    Rules {
-        default: ENOSYS,
-        enosys_above_last: false,
-        arches: Vec::new(),
-        flags: Flags::default(),
-        entries,
-    }
+    Rules { default: ENOSYS, enosys_above_last: false, arches: Vec::new(), flags: Flags::default(), entries }
 }
 
 /// Answers ENOSYS to clone3 and allows everything else that the filters below it allow.
@@ -84,10 +66,7 @@ struct Line {
 
 impl Line {
     fn entry(&self) -> Entry {
-        Entry {
-            conditions: self.when.to_vec(),
-            ..always(self.then, self.calls)
-        }
+        Entry { conditions: self.when.to_vec(), ..always(self.then, self.calls) }
     }
 }
 
@@ -122,11 +101,7 @@ const fn errno(errno: i32) -> Action {
 
 fn always(action: Action, calls: &'static str) -> Entry {
     let names = calls.split_ascii_whitespace().map(Cow::Borrowed).collect();
-    Entry {
-        names,
-        action,
-        conditions: Vec::new(),
-    }
+    Entry { names, action, conditions: Vec::new() }
 }
 
 /// Local, IPv4, IPv6 and route-netlink sockets without raw access. Every other family (AF_ALG, AF_PACKET, AF_VSOCK,
@@ -135,76 +110,27 @@ fn always(action: Action, calls: &'static str) -> Entry {
 const SOCKET: &[Line] = &[
     line(
         S,
-        &[
-            isnt(0, libc::AF_UNIX),
-            isnt(0, libc::AF_INET),
-            isnt(0, libc::AF_INET6),
-            isnt(0, libc::AF_NETLINK),
-        ],
+        &[isnt(0, libc::AF_UNIX), isnt(0, libc::AF_INET), isnt(0, libc::AF_INET6), isnt(0, libc::AF_NETLINK)],
         EAFNOSUPPORT,
     ),
     // Protocol 0 is NETLINK_ROUTE, which getaddrinfo and getifaddrs read; they ask for it as SOCK_RAW.
-    line(
-        S,
-        &[is(0, libc::AF_NETLINK), isnt(2, libc::NETLINK_ROUTE)],
-        EPROTONOSUPPORT,
-    ),
-    line(
-        S,
-        &[is(0, libc::AF_NETLINK), kind(libc::SOCK_RAW)],
-        Action::Allow,
-    ),
-    line(
-        S,
-        &[is(0, libc::AF_NETLINK), kind(libc::SOCK_DGRAM)],
-        Action::Allow,
-    ),
+    line(S, &[is(0, libc::AF_NETLINK), isnt(2, libc::NETLINK_ROUTE)], EPROTONOSUPPORT),
+    line(S, &[is(0, libc::AF_NETLINK), kind(libc::SOCK_RAW)], Action::Allow),
+    line(S, &[is(0, libc::AF_NETLINK), kind(libc::SOCK_DGRAM)], Action::Allow),
     line(S, &[is(0, libc::AF_NETLINK)], EPROTONOSUPPORT),
     // The kernel takes 0 and PF_UNIX (1) as the protocol of a local socket.
-    line(
-        S,
-        &[is(0, libc::AF_UNIX), above(2, libc::PF_UNIX)],
-        EPROTONOSUPPORT,
-    ),
-    line(
-        S,
-        &[is(0, libc::AF_UNIX), kind(libc::SOCK_STREAM)],
-        Action::Allow,
-    ),
-    line(
-        S,
-        &[is(0, libc::AF_UNIX), kind(libc::SOCK_DGRAM)],
-        Action::Allow,
-    ),
-    line(
-        S,
-        &[is(0, libc::AF_UNIX), kind(libc::SOCK_SEQPACKET)],
-        Action::Allow,
-    ),
+    line(S, &[is(0, libc::AF_UNIX), above(2, libc::PF_UNIX)], EPROTONOSUPPORT),
+    line(S, &[is(0, libc::AF_UNIX), kind(libc::SOCK_STREAM)], Action::Allow),
+    line(S, &[is(0, libc::AF_UNIX), kind(libc::SOCK_DGRAM)], Action::Allow),
+    line(S, &[is(0, libc::AF_UNIX), kind(libc::SOCK_SEQPACKET)], Action::Allow),
     line(S, &[is(0, libc::AF_UNIX)], EPROTONOSUPPORT),
     // From here on the family is AF_INET or AF_INET6. No MPTCP, SCTP, UDP-Lite, no raw sockets.
     line(S, &[kind(libc::SOCK_STREAM), is(2, 0)], Action::Allow),
-    line(
-        S,
-        &[kind(libc::SOCK_STREAM), is(2, libc::IPPROTO_TCP)],
-        Action::Allow,
-    ),
+    line(S, &[kind(libc::SOCK_STREAM), is(2, libc::IPPROTO_TCP)], Action::Allow),
     line(S, &[kind(libc::SOCK_DGRAM), is(2, 0)], Action::Allow),
-    line(
-        S,
-        &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_UDP)],
-        Action::Allow,
-    ),
-    line(
-        S,
-        &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_ICMP)],
-        Action::Allow,
-    ),
-    line(
-        S,
-        &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_ICMPV6)],
-        Action::Allow,
-    ),
+    line(S, &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_UDP)], Action::Allow),
+    line(S, &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_ICMP)], Action::Allow),
+    line(S, &[kind(libc::SOCK_DGRAM), is(2, libc::IPPROTO_ICMPV6)], Action::Allow),
     line(S, &[], EPROTONOSUPPORT),
 ];
 const S: &str = "socket socketpair";
@@ -212,42 +138,12 @@ const S: &str = "socket socketpair";
 /// setsockopt(fd, level, option): options that put other subsystems, or programs, behind a plain socket. ENOPROTOOPT
 /// is what a kernel without them says, and TLS libraries then stay in user space.
 const SETSOCKOPT: &[Line] = &[
-    line(
-        "setsockopt",
-        &[is(1, libc::SOL_TCP), is(2, libc::TCP_ULP)],
-        ENOPROTOOPT,
-    ),
-    line(
-        "setsockopt",
-        &[is(1, libc::SOL_UDP), is(2, UDP_ENCAP)],
-        ENOPROTOOPT,
-    ),
-    line(
-        "setsockopt",
-        &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_FILTER)],
-        ENOPROTOOPT,
-    ),
-    line(
-        "setsockopt",
-        &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_BPF)],
-        ENOPROTOOPT,
-    ),
-    line(
-        "setsockopt",
-        &[
-            is(1, libc::SOL_SOCKET),
-            is(2, libc::SO_ATTACH_REUSEPORT_CBPF),
-        ],
-        ENOPROTOOPT,
-    ),
-    line(
-        "setsockopt",
-        &[
-            is(1, libc::SOL_SOCKET),
-            is(2, libc::SO_ATTACH_REUSEPORT_EBPF),
-        ],
-        ENOPROTOOPT,
-    ),
+    line("setsockopt", &[is(1, libc::SOL_TCP), is(2, libc::TCP_ULP)], ENOPROTOOPT),
+    line("setsockopt", &[is(1, libc::SOL_UDP), is(2, UDP_ENCAP)], ENOPROTOOPT),
+    line("setsockopt", &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_FILTER)], ENOPROTOOPT),
+    line("setsockopt", &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_BPF)], ENOPROTOOPT),
+    line("setsockopt", &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_REUSEPORT_CBPF)], ENOPROTOOPT),
+    line("setsockopt", &[is(1, libc::SOL_SOCKET), is(2, libc::SO_ATTACH_REUSEPORT_EBPF)], ENOPROTOOPT),
     line("setsockopt", &[], Action::Allow),
 ];
 /// `linux/udp.h`
@@ -255,10 +151,7 @@ const UDP_ENCAP: i32 = 100;
 
 /// clone(flags): no new namespace. A user namespace would give every capability over nf_tables and the like.
 /// CLONE_NEWTIME is absent: in clone its bit belongs to the exit signal.
-const CLONE: &[Line] = &[
-    line("clone", &[masked(0, CLONE_NEW, 0)], Action::Allow),
-    line("clone", &[], EPERM),
-];
+const CLONE: &[Line] = &[line("clone", &[masked(0, CLONE_NEW, 0)], Action::Allow), line("clone", &[], EPERM)];
 const CLONE_NEW: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -279,10 +172,7 @@ const TIOCSTI: i32 = 0x5412;
 const TIOCLINUX: i32 = 0x541c;
 
 /// prctl(option): PR_SET_MM rewrites what /proc says about a process.
-const PRCTL: &[Line] = &[
-    line("prctl", &[is(0, libc::PR_SET_MM)], EPERM),
-    line("prctl", &[], Action::Allow),
-];
+const PRCTL: &[Line] = &[line("prctl", &[is(0, libc::PR_SET_MM)], EPERM), line("prctl", &[], Action::Allow)];
 
 /// personality(value): PER_LINUX and PER_LINUX32, each also with UNAME26, and the query. The rest loosens the memory
 /// layout or runs rarely tested code.
@@ -299,40 +189,16 @@ const PERSONALITY: &[Line] = &[
 /// 16 bits and takes type 0 for a regular file.
 const MKNOD: &[Line] = &[
     line("mknod", &[masked(1, libc::S_IFMT, 0)], Action::Allow),
-    line(
-        "mknod",
-        &[masked(1, libc::S_IFMT, libc::S_IFREG)],
-        Action::Allow,
-    ),
-    line(
-        "mknod",
-        &[masked(1, libc::S_IFMT, libc::S_IFIFO)],
-        Action::Allow,
-    ),
-    line(
-        "mknod",
-        &[masked(1, libc::S_IFMT, libc::S_IFSOCK)],
-        Action::Allow,
-    ),
+    line("mknod", &[masked(1, libc::S_IFMT, libc::S_IFREG)], Action::Allow),
+    line("mknod", &[masked(1, libc::S_IFMT, libc::S_IFIFO)], Action::Allow),
+    line("mknod", &[masked(1, libc::S_IFMT, libc::S_IFSOCK)], Action::Allow),
     line("mknod", &[], EPERM),
 ];
 const MKNODAT: &[Line] = &[
     line("mknodat", &[masked(2, libc::S_IFMT, 0)], Action::Allow),
-    line(
-        "mknodat",
-        &[masked(2, libc::S_IFMT, libc::S_IFREG)],
-        Action::Allow,
-    ),
-    line(
-        "mknodat",
-        &[masked(2, libc::S_IFMT, libc::S_IFIFO)],
-        Action::Allow,
-    ),
-    line(
-        "mknodat",
-        &[masked(2, libc::S_IFMT, libc::S_IFSOCK)],
-        Action::Allow,
-    ),
+    line("mknodat", &[masked(2, libc::S_IFMT, libc::S_IFREG)], Action::Allow),
+    line("mknodat", &[masked(2, libc::S_IFMT, libc::S_IFIFO)], Action::Allow),
+    line("mknodat", &[masked(2, libc::S_IFMT, libc::S_IFSOCK)], Action::Allow),
     line("mknodat", &[], EPERM),
 ];
 
@@ -346,64 +212,31 @@ mod tests {
     /// Every call of x86-64 is decided in exactly one place, so that a new one in the table demands a decision.
     #[test]
     fn the_profile_decides_every_call_once() {
-        let in_tables: BTreeSet<&str> = [
-            SOCKET,
-            SETSOCKOPT,
-            CLONE,
-            IOCTL,
-            PRCTL,
-            PERSONALITY,
-            MKNOD,
-            MKNODAT,
-        ]
-        .iter()
-        .copied()
-        .flatten()
-        .flat_map(|line| line.calls.split_ascii_whitespace())
-        .collect();
-        let plain = calls::ALLOWED.iter().chain([
-            &calls::DENIED,
-            &calls::UNAVAILABLE,
-            &calls::GONE,
-            &CLONE3,
-        ]);
-        let mut decided: Vec<&str> = plain
-            .flat_map(|group| group.split_ascii_whitespace())
+        let in_tables: BTreeSet<&str> = [SOCKET, SETSOCKOPT, CLONE, IOCTL, PRCTL, PERSONALITY, MKNOD, MKNODAT]
+            .iter()
+            .copied()
+            .flatten()
+            .flat_map(|line| line.calls.split_ascii_whitespace())
             .collect();
+        let plain = calls::ALLOWED.iter().chain([&calls::DENIED, &calls::UNAVAILABLE, &calls::GONE, &CLONE3]);
+        let mut decided: Vec<&str> = plain.flat_map(|group| group.split_ascii_whitespace()).collect();
         decided.extend(in_tables);
         decided.sort_unstable();
-        let twice: Vec<_> = decided
-            .windows(2)
-            .filter(|pair| pair[0] == pair[1])
-            .collect();
+        let twice: Vec<_> = decided.windows(2).filter(|pair| pair[0] == pair[1]).collect();
         assert!(twice.is_empty(), "decided twice: {twice:?}");
         let unknown: Vec<_> = decided.iter().filter(|name| !is_known(name)).collect();
         assert!(unknown.is_empty(), "no such call: {unknown:?}");
         let decided: BTreeSet<&str> = decided.into_iter().collect();
-        let open: Vec<_> = syscalls::x86_64::Sysno::iter()
-            .filter(|call| !decided.contains(call.name()))
-            .collect();
+        let open: Vec<_> = syscalls::x86_64::Sysno::iter().filter(|call| !decided.contains(call.name())).collect();
         assert!(open.is_empty(), "not decided: {open:?}");
     }
 
     /// Docker's 308 of x86-64 (June 2026) without the 14 that threaten a shared kernel.
     #[test]
     fn how_many_calls_may_pass() {
-        let allowed: usize = calls::ALLOWED
-            .iter()
-            .map(|group| group.split_ascii_whitespace().count())
-            .sum();
-        let with_rules = [
-            "socket",
-            "socketpair",
-            "setsockopt",
-            "clone",
-            "ioctl",
-            "prctl",
-            "personality",
-            "mknod",
-            "mknodat",
-        ];
+        let allowed: usize = calls::ALLOWED.iter().map(|group| group.split_ascii_whitespace().count()).sum();
+        let with_rules =
+            ["socket", "socketpair", "setsockopt", "clone", "ioctl", "prctl", "personality", "mknod", "mknodat"];
         assert_eq!(allowed + with_rules.len(), 294);
     }
 }

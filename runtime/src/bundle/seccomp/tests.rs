@@ -15,10 +15,7 @@ fn rules(json: &str) -> Result<Rules, Error> {
 }
 
 fn outcome(rules: &Rules, arch: Arch, name: &str, args: [u64; 6]) -> u32 {
-    run(
-        &compile(rules).unwrap().insns,
-        &Call::named(arch, name, args),
-    )
+    run(&compile(rules).unwrap().insns, &Call::named(arch, name, args))
 }
 
 /// The shape of Docker's default profile after Docker has cut what does not apply.
@@ -45,11 +42,7 @@ fn docker_like_profile() {
     assert!(rules.flags.log);
     for arch in [Arch::X86_64, Arch::X86, Arch::X32] {
         let is = |name: &str, args: [u64; 6], expected: u32| {
-            assert_eq!(
-                outcome(&rules, arch, name, args),
-                expected,
-                "{arch:?} {name} {args:x?}"
-            );
+            assert_eq!(outcome(&rules, arch, name, args), expected, "{arch:?} {name} {args:x?}");
         };
         is("read", [0; 6], ALLOW);
         is("mount", [0; 6], EPERM);
@@ -69,10 +62,7 @@ fn docker_like_profile() {
     let i386 = outcome(&rules, Arch::X86, "_llseek", [0; 6]);
     assert_eq!(i386, ALLOW);
     // 32-bit socketcall hides the family, so the conditional entries say nothing about it.
-    assert_eq!(
-        outcome(&rules, Arch::X86, "socketcall", [1, 0, 0, 0, 0, 0]),
-        EPERM
-    );
+    assert_eq!(outcome(&rules, Arch::X86, "socketcall", [1, 0, 0, 0, 0, 0]), EPERM);
     assert_eq!(outcome(&rules, Arch::Aarch64, "read", [0; 6]), KILL_PROCESS);
 }
 
@@ -93,14 +83,8 @@ fn masked_eq_has_its_mask_first() {
     let condition = rules.entries[0].conditions[0];
     assert_eq!(condition.op, Op::MaskedEq { mask: 240 });
     assert_eq!((condition.value, condition.width), (32, Width::Full64));
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [0, 0x2f, 0, 0, 0, 0]),
-        EPERM
-    );
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [0, 0x3f, 0, 0, 0, 0]),
-        ALLOW
-    );
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [0, 0x2f, 0, 0, 0, 0]), EPERM);
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [0, 0x3f, 0, 0, 0, 0]), ALLOW);
 }
 
 #[test]
@@ -111,16 +95,9 @@ fn a_repeated_argument_makes_every_condition_an_alternative() {
     let rules = rules(json).unwrap();
     assert_eq!(rules.entries.len(), 3);
     for args in [[1, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0], [7, 9, 0, 0, 0, 0]] {
-        assert_eq!(
-            outcome(&rules, Arch::NATIVE, "kill", args),
-            ALLOW,
-            "{args:?}"
-        );
+        assert_eq!(outcome(&rules, Arch::NATIVE, "kill", args), ALLOW, "{args:?}");
     }
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [7, 8, 0, 0, 0, 0]),
-        EPERM
-    );
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [7, 8, 0, 0, 0, 0]), EPERM);
 }
 
 #[test]
@@ -128,18 +105,9 @@ fn different_arguments_must_all_hold() {
     let json = r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ALLOW",
         "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}]}"#;
     let rules = rules(json).unwrap();
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [1, 9, 0, 0, 0, 0]),
-        ALLOW
-    );
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [1, 8, 0, 0, 0, 0]),
-        EPERM
-    );
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [2, 9, 0, 0, 0, 0]),
-        EPERM
-    );
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [1, 9, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [1, 8, 0, 0, 0, 0]), EPERM);
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [2, 9, 0, 0, 0, 0]), EPERM);
 }
 
 #[test]
@@ -150,18 +118,9 @@ fn an_entry_without_conditions_wins_and_the_default_action_has_no_effect() {
         {"names": ["tkill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
         {"names": ["tkill"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#;
     let rules = rules(json).unwrap();
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "kill", [1, 0, 0, 0, 0, 0]),
-        0x5_0016
-    );
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "tkill", [1, 0, 0, 0, 0, 0]),
-        ALLOW
-    );
-    assert_eq!(
-        outcome(&rules, Arch::NATIVE, "tkill", [2, 0, 0, 0, 0, 0]),
-        EPERM
-    );
+    assert_eq!(outcome(&rules, Arch::NATIVE, "kill", [1, 0, 0, 0, 0, 0]), 0x5_0016);
+    assert_eq!(outcome(&rules, Arch::NATIVE, "tkill", [1, 0, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(outcome(&rules, Arch::NATIVE, "tkill", [2, 0, 0, 0, 0, 0]), EPERM);
 }
 
 #[test]
@@ -172,13 +131,7 @@ fn default_errno_and_per_entry_actions() {
         {"names": ["getgid"], "action": "SCMP_ACT_TRAP"}, {"names": ["geteuid"], "action": "SCMP_ACT_LOG"},
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO"}]}"#;
     let rules = rules(json).unwrap();
-    let is = |name, expected| {
-        assert_eq!(
-            outcome(&rules, Arch::NATIVE, name, [0; 6]),
-            expected,
-            "{name}"
-        )
-    };
+    let is = |name, expected| assert_eq!(outcome(&rules, Arch::NATIVE, name, [0; 6]), expected, "{name}");
     is("getppid", 0x7ff0_0007);
     is("getpid", 0);
     is("getuid", KILL_PROCESS);
@@ -192,28 +145,18 @@ fn default_errno_and_per_entry_actions() {
 #[test]
 fn what_is_refused() {
     let error = |json: &str| rules(json).unwrap_err().to_string();
-    let notify = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_NOTIFY"}]}"#;
+    let notify =
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_NOTIFY"}]}"#;
     assert_eq!(error(notify), "seccomp: SCMP_ACT_NOTIFY is not supported");
     let listener = r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent.sock"}"#;
     assert_eq!(error(listener), "seccomp: listenerPath is not supported");
-    assert!(
-        error(r#"{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}"#)
-            .contains("takes none")
-    );
-    assert!(
-        error(r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 70000}"#).contains("70000")
-    );
+    assert!(error(r#"{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}"#).contains("takes none"));
+    assert!(error(r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 70000}"#).contains("70000"));
     let high = r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5000}"#;
-    assert!(matches!(
-        compile(&rules(high).unwrap()),
-        Err(Error::Errno { errno: 5000 })
-    ));
+    assert!(matches!(compile(&rules(high).unwrap()), Err(Error::Errno { errno: 5000 })));
     let index = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ERRNO",
         "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#;
-    assert!(matches!(
-        compile(&rules(index).unwrap()),
-        Err(Error::ArgumentIndex { index: 6, .. })
-    ));
+    assert!(matches!(compile(&rules(index).unwrap()), Err(Error::ArgumentIndex { index: 6, .. })));
 }
 
 #[test]

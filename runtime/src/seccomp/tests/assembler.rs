@@ -5,21 +5,11 @@ use crate::seccomp::machine::{Call, run, verify};
 use crate::seccomp::{Action, Arch, Condition, Entry, Error, Flags, Op, Rules, compile};
 
 fn rules(entries: Vec<Entry>) -> Rules {
-    Rules {
-        default: Action::Errno(1),
-        enosys_above_last: false,
-        arches: Vec::new(),
-        flags: Flags::default(),
-        entries,
-    }
+    Rules { default: Action::Errno(1), enosys_above_last: false, arches: Vec::new(), flags: Flags::default(), entries }
 }
 
 fn entry(name: &str, action: Action, conditions: Vec<Condition>) -> Entry {
-    Entry {
-        names: vec![Cow::Owned(name.to_owned())],
-        action,
-        conditions,
-    }
+    Entry { names: vec![Cow::Owned(name.to_owned())], action, conditions }
 }
 
 /// Both targets of one branch at every distance around the limit of 255.
@@ -43,11 +33,7 @@ fn branches_reach_targets_at_any_distance() {
             verify(&program);
             for (nr, expected) in [(7, 1), (8, 2)] {
                 let call = Call::new(Arch::X86_64, nr, [0; 6]);
-                assert_eq!(
-                    run(&program, &call),
-                    expected,
-                    "filler {filler}, gap {gap}, number {nr}"
-                );
+                assert_eq!(run(&program, &call), expected, "filler {filler}, gap {gap}, number {nr}");
             }
         }
     }
@@ -55,50 +41,32 @@ fn branches_reach_targets_at_any_distance() {
 
 #[test]
 fn a_program_above_the_kernels_limit_is_refused() {
-    let conditions: Vec<_> = (0..32)
-        .map(|value| Condition::full64(0, Op::Ne, value))
-        .collect();
+    let conditions: Vec<_> = (0..32).map(|value| Condition::full64(0, Op::Ne, value)).collect();
     let one = entry("read", Action::Allow, conditions);
     let error = compile(&rules(vec![one; 40])).unwrap_err();
-    assert!(
-        matches!(error, Error::TooLong { insns } if insns > 4096),
-        "{error}"
-    );
+    assert!(matches!(error, Error::TooLong { insns } if insns > 4096), "{error}");
 }
 
 #[test]
 fn too_many_conditions_are_refused() {
     let conditions = vec![Condition::full64(0, Op::Ne, 1); 33];
     let error = compile(&rules(vec![entry("read", Action::Allow, conditions)])).unwrap_err();
-    assert!(
-        matches!(error, Error::TooManyConditions { count: 33, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::TooManyConditions { count: 33, .. }), "{error}");
 }
 
 #[test]
 fn a_name_that_no_architecture_has_is_refused() {
     let error = compile(&rules(vec![entry("raed", Action::Allow, Vec::new())])).unwrap_err();
-    assert!(
-        matches!(error, Error::UnknownSyscall { ref name } if name == "raed"),
-        "{error}"
-    );
+    assert!(matches!(error, Error::UnknownSyscall { ref name } if name == "raed"), "{error}");
 }
 
 #[test]
 fn flags_of_the_load() {
     let mut rules = rules(vec![entry("read", Action::Allow, Vec::new())]);
-    rules.flags = Flags {
-        tsync: true,
-        log: true,
-        spec_allow: true,
-        wait_killable_recv: true,
-    };
+    rules.flags = Flags { tsync: true, log: true, spec_allow: true, wait_killable_recv: true };
     // WAIT_KILLABLE_RECV has no meaning without a listener.
     assert_eq!(compile(&rules).unwrap().flags, 0b00_0111);
-    rules
-        .entries
-        .push(entry("write", Action::Notify, Vec::new()));
+    rules.entries.push(entry("write", Action::Notify, Vec::new()));
     assert_eq!(compile(&rules).unwrap().flags, 0b11_1111);
     rules.flags = Flags::default();
     assert_eq!(compile(&rules).unwrap().flags, 0b00_1000);
@@ -108,11 +76,7 @@ fn flags_of_the_load() {
 #[test]
 fn carriers_of_i386_follow_the_calls_inside() {
     let mut rules = rules(vec![
-        entry(
-            "socket",
-            Action::Errno(13),
-            vec![Condition::full64(0, Op::Eq, 38)],
-        ),
+        entry("socket", Action::Errno(13), vec![Condition::full64(0, Op::Eq, 38)]),
         entry("connect", Action::Errno(14), Vec::new()),
         entry("semop", Action::Errno(15), Vec::new()),
     ]);

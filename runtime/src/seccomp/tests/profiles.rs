@@ -24,19 +24,11 @@ fn sizes() {
     for rules in [agent(), agent_init()] {
         let program = compile(&rules).unwrap();
         verify(&program.insns);
-        assert!(
-            program.insns.len() < AGENT_INSNS_MAX,
-            "{} instructions",
-            program.insns.len()
-        );
+        assert!(program.insns.len() < AGENT_INSNS_MAX, "{} instructions", program.insns.len());
     }
     let program = compile(&deny_clone3()).unwrap();
     verify(&program.insns);
-    assert!(
-        program.insns.len() <= DENY_CLONE3_INSNS_MAX,
-        "{} instructions",
-        program.insns.len()
-    );
+    assert!(program.insns.len() <= DENY_CLONE3_INSNS_MAX, "{} instructions", program.insns.len());
 }
 
 /// The kernel answers these from its bitmap only when no load of an argument is on their way.
@@ -60,10 +52,7 @@ fn hot_calls_are_constant() {
     }
     let program = compile(&deny_clone3()).unwrap();
     for nr in (0..600).filter(|nr| *nr != 435) {
-        assert!(
-            is_const_allow(&program.insns, &Call::new(Arch::NATIVE, nr, [0; 6])),
-            "{nr}"
-        );
+        assert!(is_const_allow(&program.insns, &Call::new(Arch::NATIVE, nr, [0; 6])), "{nr}");
     }
 }
 
@@ -87,11 +76,7 @@ fn sockets() {
                 };
                 // SOCK_NONBLOCK, SOCK_CLOEXEC, and what a caller may leave in the upper halves.
                 for noise in [0, 0o4000 | 0o2000000, 1 << 32] {
-                    let args = [
-                        family | noise >> 32 << 32,
-                        kind | noise,
-                        protocol | noise >> 32 << 32,
-                    ];
+                    let args = [family | noise >> 32 << 32, kind | noise, protocol | noise >> 32 << 32];
                     for name in ["socket", "socketpair"] {
                         assert_eq!(outcome(&program, name, &args), expected, "{name} {args:x?}");
                     }
@@ -107,22 +92,10 @@ fn socket_options() {
     let denied = [(6, 31), (17, 100), (1, 26), (1, 50), (1, 51), (1, 52)];
     for level in 0..300 {
         for option in 0..120 {
-            let expected = if denied.contains(&(level, option)) {
-                errno(libc::ENOPROTOOPT)
-            } else {
-                ALLOW
-            };
-            assert_eq!(
-                outcome(&program, "setsockopt", &[3, level, option]),
-                expected,
-                "{level} {option}"
-            );
+            let expected = if denied.contains(&(level, option)) { errno(libc::ENOPROTOOPT) } else { ALLOW };
+            assert_eq!(outcome(&program, "setsockopt", &[3, level, option]), expected, "{level} {option}");
             let noisy = [3, level | 1 << 40, option | 1 << 63];
-            assert_eq!(
-                outcome(&program, "setsockopt", &noisy),
-                expected,
-                "{level} {option}"
-            );
+            assert_eq!(outcome(&program, "setsockopt", &noisy), expected, "{level} {option}");
         }
     }
 }
@@ -130,41 +103,16 @@ fn socket_options() {
 #[test]
 fn namespaces() {
     let program = compile(&agent()).unwrap();
-    let new = [
-        0x2_0000,
-        0x200_0000,
-        0x400_0000,
-        0x800_0000,
-        0x1000_0000,
-        0x2000_0000,
-        0x4000_0000u64,
-    ];
+    let new = [0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000u64];
     for flag in new {
-        assert_eq!(
-            outcome(&program, "clone", &[flag | 17]),
-            errno(libc::EPERM),
-            "{flag:#x}"
-        );
-        assert_eq!(
-            outcome(&program, "clone", &[flag | 17 | 1 << 32]),
-            errno(libc::EPERM),
-            "{flag:#x}"
-        );
+        assert_eq!(outcome(&program, "clone", &[flag | 17]), errno(libc::EPERM), "{flag:#x}");
+        assert_eq!(outcome(&program, "clone", &[flag | 17 | 1 << 32]), errno(libc::EPERM), "{flag:#x}");
     }
     // fork, pthread_create, posix_spawn
     for flags in [0x120_0011, 0x3d_0f00, 0x4111] {
         assert_eq!(outcome(&program, "clone", &[flags]), ALLOW, "{flags:#x}");
     }
-    for name in [
-        "unshare",
-        "setns",
-        "mount",
-        "pivot_root",
-        "chroot",
-        "open_tree",
-        "pidfd_getfd",
-        "bpf",
-    ] {
+    for name in ["unshare", "setns", "mount", "pivot_root", "chroot", "open_tree", "pidfd_getfd", "bpf"] {
         assert_eq!(outcome(&program, name, &[]), errno(libc::EPERM), "{name}");
     }
 }
@@ -173,22 +121,14 @@ fn namespaces() {
 fn single_arguments() {
     let program = compile(&agent()).unwrap();
     let eperm = errno(libc::EPERM);
-    let check = |name, args: &[u64], expected| {
-        assert_eq!(outcome(&program, name, args), expected, "{name} {args:x?}")
-    };
+    let check = |name, args: &[u64], expected| assert_eq!(outcome(&program, name, args), expected, "{name} {args:x?}");
     for noise in [0, 1 << 32, 0xffff_ffff_0000_0000] {
         check("ioctl", &[0, 0x5412 | noise], eperm);
         check("ioctl", &[0, 0x541c | noise], eperm);
         check("ioctl", &[0, 0x5413 | noise], ALLOW);
         check("prctl", &[35 | noise], eperm);
         check("prctl", &[38 | noise], ALLOW);
-        for (value, expected) in [
-            (0, ALLOW),
-            (8, ALLOW),
-            (0x2_0000, ALLOW),
-            (0x2_0008, ALLOW),
-            (0xffff_ffff, ALLOW),
-        ] {
+        for (value, expected) in [(0, ALLOW), (8, ALLOW), (0x2_0000, ALLOW), (0x2_0008, ALLOW), (0xffff_ffff, ALLOW)] {
             check("personality", &[value | noise], expected);
         }
         for value in [1, 0x4_0000, 0x40_0000, 0xffff_fffe] {
@@ -219,23 +159,13 @@ fn single_arguments() {
 fn clone3_tells_the_profiles_apart() {
     let enosys = errno(libc::ENOSYS);
     assert_eq!(outcome(&compile(&agent()).unwrap(), "clone3", &[]), enosys);
-    assert_eq!(
-        outcome(&compile(&deny_clone3()).unwrap(), "clone3", &[]),
-        enosys
-    );
-    assert_eq!(
-        outcome(&compile(&agent_init()).unwrap(), "clone3", &[]),
-        ALLOW
-    );
+    assert_eq!(outcome(&compile(&deny_clone3()).unwrap(), "clone3", &[]), enosys);
+    assert_eq!(outcome(&compile(&agent_init()).unwrap(), "clone3", &[]), ALLOW);
     let (agent, init) = (compile(&agent()).unwrap(), compile(&agent_init()).unwrap());
     for nr in (0..1000).filter(|nr| *nr != 435) {
         for args in [[0; 6], [u64::MAX; 6], [0x1000_0011, 0x5412, 1, 2, 3, 4]] {
             let call = Call::new(Arch::NATIVE, nr, args);
-            assert_eq!(
-                run(&agent.insns, &call),
-                run(&init.insns, &call),
-                "{call:?}"
-            );
+            assert_eq!(run(&agent.insns, &call), run(&init.insns, &call), "{call:?}");
         }
     }
 }
@@ -248,11 +178,7 @@ fn numbers_that_the_profile_does_not_know_and_other_architectures() {
         assert_eq!(outcome(&program, name, &[]), enosys, "{name}");
     }
     for nr in [337, 400, 470, 512, 547, 600, 0x3fff_ffff] {
-        assert_eq!(
-            run(&program.insns, &Call::new(Arch::X86_64, nr, [0; 6])),
-            enosys,
-            "{nr}"
-        );
+        assert_eq!(run(&program.insns, &Call::new(Arch::X86_64, nr, [0; 6])), enosys, "{nr}");
     }
     for nr in [0, 39, 512, 547, 0x3fff_ffff] {
         let call = Call::new(Arch::X32, 0x4000_0000 | nr, [0; 6]);
@@ -260,11 +186,7 @@ fn numbers_that_the_profile_does_not_know_and_other_architectures() {
     }
     for nr in 0..500 {
         for arch in [Arch::X86, Arch::Aarch64] {
-            assert_eq!(
-                run(&program.insns, &Call::new(arch, nr, [0; 6])),
-                KILL_PROCESS,
-                "{arch:?} {nr}"
-            );
+            assert_eq!(run(&program.insns, &Call::new(arch, nr, [0; 6])), KILL_PROCESS, "{arch:?} {nr}");
         }
     }
 }

@@ -45,11 +45,7 @@ const NAMES: [&str; 30] = [
 fn naive(rules: &Rules, arch: Arch, nr: u32, args: [u64; 6]) -> Action {
     let enosys = Action::Errno(38);
     let listed = |arch| {
-        if rules.arches.is_empty() {
-            arch == Arch::NATIVE
-        } else {
-            rules.arches.contains(&arch)
-        }
+        if rules.arches.is_empty() { arch == Arch::NATIVE } else { rules.arches.contains(&arch) }
     };
     // x32 and x86-64 share an audit number; bit 30 and above tell them apart.
     let arch = match arch {
@@ -63,30 +59,14 @@ fn naive(rules: &Rules, arch: Arch, nr: u32, args: [u64; 6]) -> Action {
             _ => Action::KillProcess,
         };
     }
-    let numbers = |entry: &Entry| {
-        entry
-            .names
-            .iter()
-            .filter_map(|name| number(arch, name))
-            .collect::<Vec<_>>()
-    };
+    let numbers = |entry: &Entry| entry.names.iter().filter_map(|name| number(arch, name)).collect::<Vec<_>>();
     let last = rules.entries.iter().flat_map(numbers).max();
     if rules.enosys_above_last && last.is_some_and(|last| nr > last) {
         return enosys;
     }
-    let holds = |entry: &&Entry| {
-        entry
-            .conditions
-            .iter()
-            .all(|condition| naive_holds(condition, args))
-    };
-    let mut named = rules
-        .entries
-        .iter()
-        .filter(|entry| numbers(entry).contains(&nr));
-    named
-        .find(holds)
-        .map_or(rules.default, |entry| entry.action)
+    let holds = |entry: &&Entry| entry.conditions.iter().all(|condition| naive_holds(condition, args));
+    let mut named = rules.entries.iter().filter(|entry| numbers(entry).contains(&nr));
+    named.find(holds).map_or(rules.default, |entry| entry.action)
 }
 
 fn naive_holds(condition: &Condition, args: [u64; 6]) -> bool {
@@ -94,10 +74,7 @@ fn naive_holds(condition: &Condition, args: [u64; 6]) -> bool {
         Width::Low32 => value & 0xffff_ffff,
         Width::Full64 => value,
     };
-    let (arg, value) = (
-        cut(args[usize::from(condition.index)]),
-        cut(condition.value),
-    );
+    let (arg, value) = (cut(args[usize::from(condition.index)]), cut(condition.value));
     match condition.op {
         Op::Ne => arg != value,
         Op::Lt => arg < value,
@@ -141,17 +118,7 @@ fn arch() -> impl Strategy<Value = Arch> {
 
 /// Few distinct halves, so that comparisons meet equality in the upper, the lower and both halves.
 fn value() -> impl Strategy<Value = u64> {
-    let half = || {
-        prop::sample::select(vec![
-            0u64,
-            1,
-            2,
-            0x11,
-            0x7fff_ffff,
-            0x8000_0000,
-            0xffff_ffff,
-        ])
-    };
+    let half = || prop::sample::select(vec![0u64, 1, 2, 0x11, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]);
     prop_oneof![9 => (half(), half()).prop_map(|(high, low)| high << 32 | low), 1 => any::<u64>()]
 }
 
@@ -166,63 +133,38 @@ fn condition() -> impl Strategy<Value = Condition> {
         value().prop_map(|mask| Op::MaskedEq { mask }),
     ];
     let width = prop_oneof![Just(Width::Low32), Just(Width::Full64)];
-    (0u8..6, width, op, value()).prop_map(|(index, width, op, value)| Condition {
-        index,
-        width,
-        op,
-        value,
-    })
+    (0u8..6, width, op, value()).prop_map(|(index, width, op, value)| Condition { index, width, op, value })
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let names = prop::collection::vec(
-        prop::sample::select(NAMES.to_vec()).prop_map(Cow::Borrowed),
-        0..5,
-    );
+    let names = prop::collection::vec(prop::sample::select(NAMES.to_vec()).prop_map(Cow::Borrowed), 0..5);
     let conditions = prop_oneof![
         3 => Just(Vec::new()),
         5 => prop::collection::vec(condition(), 1..4),
         1 => prop::collection::vec(condition(), 30..33),
     ];
-    (names, action(), conditions).prop_map(|(names, action, conditions)| Entry {
-        names,
-        action,
-        conditions,
-    })
+    (names, action(), conditions).prop_map(|(names, action, conditions)| Entry { names, action, conditions })
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
     let arches = prop::collection::vec(arch(), 0..5);
     let entries = prop::collection::vec(entry(), 0..25);
-    (action(), any::<bool>(), arches, entries).prop_map(
-        |(default, enosys_above_last, arches, entries)| Rules {
-            default,
-            enosys_above_last,
-            arches,
-            flags: Flags::default(),
-            entries,
-        },
-    )
+    (action(), any::<bool>(), arches, entries).prop_map(|(default, enosys_above_last, arches, entries)| Rules {
+        default,
+        enosys_above_last,
+        arches,
+        flags: Flags::default(),
+        entries,
+    })
 }
 
 /// Named numbers, their neighbours, and the edges of the number space.
 fn number_near() -> impl Strategy<Value = (Arch, u32)> {
-    let named =
-        (arch(), prop::sample::select(NAMES.to_vec()), -1i32..=1).prop_map(|(arch, name, by)| {
-            let nr = number(arch, name).unwrap_or(0);
-            (arch, nr.wrapping_add_signed(by))
-        });
-    let edges = vec![
-        0,
-        1,
-        600,
-        0x3fff_ffff,
-        0x4000_0000,
-        0x4000_0300,
-        0x7fff_ffff,
-        0x8000_0000,
-        u32::MAX,
-    ];
+    let named = (arch(), prop::sample::select(NAMES.to_vec()), -1i32..=1).prop_map(|(arch, name, by)| {
+        let nr = number(arch, name).unwrap_or(0);
+        (arch, nr.wrapping_add_signed(by))
+    });
+    let edges = vec![0, 1, 600, 0x3fff_ffff, 0x4000_0000, 0x4000_0300, 0x7fff_ffff, 0x8000_0000, u32::MAX];
     prop_oneof![8 => named, 1 => (arch(), prop::sample::select(edges)), 1 => (arch(), any::<u32>())]
 }
 
