@@ -185,6 +185,52 @@ def cancel():
     assert run.status == "cancelled"
 
 
+def exec_session():
+    out, err = [], []
+    with box.exec.session(
+        argv=["sh", "-c", "echo ready; echo warn >&2; read line; echo got $line $EXTRA; exit 6"],
+        env=["EXTRA=more"],
+        on_stdout=out.append,
+        on_stderr=err.append,
+    ) as session:
+        assert session.pid > 1
+        session.write("hello\n")
+        assert session.wait(timeout=20) == 6
+    assert b"".join(out) == b"ready\ngot hello more\n", out
+    assert b"".join(err) == b"warn\n", err
+    out = []
+    with box.exec.session(cmd="cat", on_stdout=out.append) as session:
+        session.write("to cat")
+        session.end_stdin()
+        assert session.wait(timeout=20) == 0
+    assert b"".join(out) == b"to cat"
+    out = []
+    command = "stty size; trap 'stty size; exit 3' WINCH; while :; do sleep 0.05; done"
+    with box.exec.session(cmd=command, tty=True, rows=33, cols=101, on_stdout=out.append) as session:
+        deadline = time.monotonic() + 20
+        while b"33 101" not in b"".join(out) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        session.resize(44, 120)
+        assert session.wait(timeout=20) == 3
+    assert b"33 101" in b"".join(out) and b"44 120" in b"".join(out), out
+    with box.exec.session(cmd="sleep 1000 & sleep 1000; wait") as session:
+        session.kill("TERM")
+        assert session.wait(timeout=20) == 143
+    with box.exec.session(cmd="trap '' TERM; while :; do sleep 1; done") as session:
+        session.terminate(grace_ms=300)
+        assert session.wait(timeout=20) == 137
+    session = box.exec.session(argv=["sleep", "4321"])
+    session.close()
+    deadline = time.monotonic() + 20
+    while box.exec.command("ps -eo args | grep '[s]leep 4321'").exit_code == 0:
+        assert time.monotonic() < deadline, "the process outlives its session"
+    try:
+        box.exec.session(argv=["/no/such/program"])
+        raise AssertionError("a missing program was started")
+    except BoxError as error:
+        assert "exec-session error" in str(error), error
+
+
 def errors():
     refused((401,), Box.get, box.id, api_key="box_wrong")
     refused((401,), Box.create, api_key="box_wrong")
@@ -217,6 +263,7 @@ for function in (
     list_get_get_by_name,
     logs_and_runs,
     cancel,
+    exec_session,
     errors,
     delete,
 ):
