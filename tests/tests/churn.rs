@@ -29,7 +29,7 @@ fn a_hundred_boxes_leave_nothing() {
     let api = daemon.api();
     let cycle = |number: usize| {
         let made = api.create_default();
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             assert_eq!(made.out("echo alive"), "alive");
         }
         if number % 8 == 4 {
