@@ -40,16 +40,8 @@ pub(super) fn exec(context: &Context) -> Result<Vec<Report>> {
     server::delete(client, &id)?;
     let wake = frozen.median() - running.median();
     let exec = running.median();
-    let report = Report::new(
-        "HTTP exec of true, one client, kept connection",
-        "ms",
-        vec![running, frozen, freeze],
-    );
-    Ok(vec![report.mark("exec p50", exec, EXEC_MS_MAX).mark(
-        "wake adds at p50",
-        wake,
-        WAKE_MS_MAX,
-    )])
+    let report = Report::new("HTTP exec of true, one client, kept connection", "ms", vec![running, frozen, freeze]);
+    Ok(vec![report.mark("exec p50", exec, EXEC_MS_MAX).mark("wake adds at p50", wake, WAKE_MS_MAX)])
 }
 
 /// From the create request to the answer of the first command; and the end of the box.
@@ -75,23 +67,10 @@ pub(super) fn create(context: &Context) -> Result<Vec<Report>> {
         if round >= WARM_UP_ROUNDS {
             create.add(t1 - t0);
             first.add(t2 - t0);
-            if sleeping {
-                &mut delete_frozen
-            } else {
-                &mut delete
-            }
-            .add(t3.elapsed());
+            if sleeping { &mut delete_frozen } else { &mut delete }.add(t3.elapsed());
         }
     }
     let reached = first.median();
-    let report = Report::new(
-        "a box, one client",
-        "ms",
-        vec![create, first, delete, delete_frozen],
-    );
-    Ok(vec![report.mark(
-        "create → first exec p50",
-        reached,
-        CREATE_MS_MAX,
-    )])
+    let report = Report::new("a box, one client", "ms", vec![create, first, delete, delete_frozen]);
+    Ok(vec![report.mark("create → first exec p50", reached, CREATE_MS_MAX)])
 }

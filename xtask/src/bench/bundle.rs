@@ -36,12 +36,8 @@ pub(super) fn root(scratch: &Path) -> Result<PathBuf> {
     for dir in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         make_dir(&root.join(dir))?;
     }
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
-        .map(Path::new)
-        .into_iter()
-        .find(|p| p.is_file());
-    let busybox =
-        busybox.ok_or_else(|| failed("find", "busybox", "install the package busybox-static"))?;
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new).into_iter().find(|p| p.is_file());
+    let busybox = busybox.ok_or_else(|| failed("find", "busybox", "install the package busybox-static"))?;
     std::fs::copy(busybox, root.join("bin/busybox")).or_fail("copy", shown(busybox))?;
     for applet in ["sh", "true", "sleep"] {
         let link = root.join("bin").join(applet);
@@ -56,16 +52,11 @@ pub(super) fn bundle(dir: &Path, root: &Path, args: &[&str], userns: bool) -> Re
     let made = Command::new("runc").arg("spec").current_dir(dir).output();
     let made = made.or_fail("start", "runc")?;
     if !made.status.success() {
-        return Err(failed(
-            "run",
-            "runc spec",
-            String::from_utf8_lossy(&made.stderr).trim(),
-        ));
+        return Err(failed("run", "runc spec", String::from_utf8_lossy(&made.stderr).trim()));
     }
     let path = dir.join("config.json");
     let text = std::fs::read(&path).or_fail("read", shown(&path))?;
-    let mut spec: Value =
-        serde_json::from_slice(&text).map_err(|e| failed("parse", path.display(), e))?;
+    let mut spec: Value = serde_json::from_slice(&text).map_err(|e| failed("parse", path.display(), e))?;
     spec["process"]["terminal"] = json!(false);
     spec["process"]["args"] = json!(args);
     spec["root"] = json!({ "path": root, "readonly": true });
@@ -74,10 +65,7 @@ pub(super) fn bundle(dir: &Path, root: &Path, args: &[&str], userns: bool) -> Re
     }
     // Raising a limit needs CAP_SYS_RESOURCE, which a root in a virtual machine may lack.
     spec["process"]["rlimits"] = json!([]);
-    let name = dir
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     spec["linux"]["cgroupsPath"] = json!(format!("/icebox-bench-{}-{name}", std::process::id()));
     let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
     if userns {
@@ -86,10 +74,7 @@ pub(super) fn bundle(dir: &Path, root: &Path, args: &[&str], userns: bool) -> Re
         spec["linux"]["uidMappings"] = map.clone();
         spec["linux"]["gidMappings"] = map;
     }
-    spec["linux"]["namespaces"] = namespaces
-        .iter()
-        .map(|kind| json!({ "type": kind }))
-        .collect();
+    spec["linux"]["namespaces"] = namespaces.iter().map(|kind| json!({ "type": kind })).collect();
     spec["linux"]["seccomp"] = seccomp();
     std::fs::write(&path, spec.to_string()).or_fail("write", shown(&path))
 }
@@ -97,17 +82,13 @@ pub(super) fn bundle(dir: &Path, root: &Path, args: &[&str], userns: bool) -> Re
 /// An allow-list as Docker's, with its conditions on `personality`, `socket` and `clone`.
 fn seccomp() -> Value {
     let equal = |value: u64| json!([{ "index": 0, "value": value, "op": "SCMP_CMP_EQ" }]);
-    let mut syscalls =
-        vec![json!({ "names": seccomp_names::allowed(), "action": "SCMP_ACT_ALLOW" })];
+    let mut syscalls = vec![json!({ "names": seccomp_names::allowed(), "action": "SCMP_ACT_ALLOW" })];
     for persona in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
-        syscalls.push(
-            json!({ "names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": equal(persona) }),
-        );
+        syscalls.push(json!({ "names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": equal(persona) }));
     }
     let not_vsock = json!([{ "index": 0, "value": 40, "op": "SCMP_CMP_NE" }]);
     syscalls.push(json!({ "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": not_vsock }));
-    let no_namespaces =
-        json!([{ "index": 0, "value": 0x7e02_0000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }]);
+    let no_namespaces = json!([{ "index": 0, "value": 0x7e02_0000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }]);
     syscalls.push(json!({ "names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": no_namespaces }));
     syscalls.push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }));
     json!({

@@ -28,23 +28,15 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
     let after = Memory::read();
     let memory = memory_report(&server, &before, &after, daemon_before, ids.len());
     let cpu = watch_cpu(&server);
-    let (_, woken) = each(
-        &server,
-        &ids,
-        "exec on frozen, 8 clients",
-        server::exec_true,
-    )?;
+    let (_, woken) = each(&server, &ids, "exec on frozen, 8 clients", server::exec_true)?;
     let (wall, deleted) = each(&server, &ids, "delete", server::delete)?;
-    let all = Report::new(
-        format!("{} boxes, {CLIENTS} clients", ids.len()),
-        "ms",
-        vec![made.1, frozen, woken, deleted],
-    )
-    .note(format!(
-        "all created and used in {:.2} s, all deleted in {:.2} s",
-        made.0.as_secs_f64(),
-        wall.as_secs_f64()
-    ));
+    let all =
+        Report::new(format!("{} boxes, {CLIENTS} clients", ids.len()), "ms", vec![made.1, frozen, woken, deleted])
+            .note(format!(
+                "all created and used in {:.2} s, all deleted in {:.2} s",
+                made.0.as_secs_f64(),
+                wall.as_secs_f64()
+            ));
     Ok(vec![all, memory, cpu])
 }
 
@@ -56,16 +48,10 @@ fn create_all(server: &Server, count: usize) -> Result<(Vec<String>, Made)> {
     let (wall, case) = each(server, &slots, "create → first exec", |client, _| {
         let id = server::create(client)?;
         server::exec_true(client, &id)?;
-        ids.lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(id);
+        ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(id);
         Ok(())
     })?;
-    Ok((
-        ids.into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner),
-        (wall, case),
-    ))
+    Ok((ids.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), (wall, case)))
 }
 
 /// Does something with every item, by eight clients with a connection each. Wall time of all, and a case of the single ones.
@@ -86,24 +72,15 @@ fn each(
                     while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let begin = Instant::now();
                         action(&mut client, item)?;
-                        case.lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner)
-                            .add(begin.elapsed());
+                        case.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(begin.elapsed());
                     }
                     Ok(())
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(|t| {
-            t.join()
-                .unwrap_or_else(|_| Err(failed("run", "a client", "it panicked")))
-        })
+        threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| Err(failed("run", "a client", "it panicked"))))
     })?;
-    Ok((
-        start.elapsed(),
-        case.into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner),
-    ))
+    Ok((start.elapsed(), case.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
 }
 
 /// Figures of /proc/meminfo that grow with boxes, in kB.
@@ -116,63 +93,36 @@ impl Memory {
     fn read() -> Self {
         let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let field = |name: &str| number_after(&text, name);
-        let kernel = [
-            "Slab:",
-            "KernelStack:",
-            "PageTables:",
-            "Percpu:",
-            "SecPageTables:",
-        ]
-        .map(field)
-        .iter()
-        .sum();
-        Self {
-            used: field("MemTotal:") - field("MemAvailable:"),
-            kernel,
-        }
+        let kernel = ["Slab:", "KernelStack:", "PageTables:", "Percpu:", "SecPageTables:"].map(field).iter().sum();
+        Self { used: field("MemTotal:") - field("MemAvailable:"), kernel }
     }
 }
 
 fn number_after(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|l| l.strip_prefix(name));
-    line.and_then(|l| l.split_whitespace().next())
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0.0)
+    line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0.0)
 }
 
-fn memory_report(
-    server: &Server,
-    before: &Memory,
-    after: &Memory,
-    daemon_before: f64,
-    count: usize,
-) -> Report {
+fn memory_report(server: &Server, before: &Memory, after: &Memory, daemon_before: f64, count: usize) -> Report {
     #[expect(clippy::cast_precision_loss, reason = "a number of boxes is small")]
     let per_box = |kb: f64| kb / count as f64;
-    let (mut pss, mut rss) = (
-        Case::new("init, proportional (PSS)", ""),
-        Case::new("init, resident (RSS)", ""),
-    );
+    let (mut pss, mut rss) = (Case::new("init, proportional (PSS)", ""), Case::new("init, resident (RSS)", ""));
     for pid in inits(server) {
         pss.add_value(pss_kb(pid, "Pss"));
         rss.add_value(pss_kb(pid, "Rss"));
     }
-    let mut kernel = Case::new(
-        "kernel: slab, stacks, tables, per-cpu",
-        "difference / boxes",
-    );
+    let mut kernel = Case::new("kernel: slab, stacks, tables, per-cpu", "difference / boxes");
     kernel.add_value(per_box(after.kernel - before.kernel));
     let mut used = Case::new("everything: memory not available", "difference / boxes");
     used.add_value(per_box(after.used - before.used));
     let mut daemon = Case::new("iceboxd, its growth", "difference / boxes");
     daemon.add_value(per_box(pss_kb(server.pid(), "Pss") - daemon_before));
     let resident_mb = rss.median() / 1024.0;
-    Report::new(
-        "memory per frozen box",
-        "kB",
-        vec![pss, rss, daemon, kernel, used],
+    Report::new("memory per frozen box", "kB", vec![pss, rss, daemon, kernel, used]).mark(
+        "resident init in MB, median",
+        resident_mb,
+        INIT_MB_MAX,
     )
-    .mark("resident init in MB, median", resident_mb, INIT_MB_MAX)
 }
 
 fn pss_kb(pid: u32, field: &str) -> f64 {
@@ -184,20 +134,12 @@ fn pss_kb(pid: u32, field: &str) -> f64 {
 fn inits(server: &Server) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        let read =
-            |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         let status = read("status");
-        let pids = status
-            .lines()
-            .find_map(|l| l.strip_prefix("NSpid:"))
-            .unwrap_or("");
+        let pids = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or("");
         let is_init = pids.split_whitespace().skip(1).last() == Some("1");
         if is_init && read("cgroup").contains(server.cgroup()) {
             found.push(pid);
@@ -209,18 +151,9 @@ fn inits(server: &Server) -> Vec<u32> {
 /// CPU time of all threads of a process, in milliseconds.
 fn cpu_ms(pid: u32) -> f64 {
     let mut total = 0.0;
-    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let text = std::fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
-        total += text
-            .split(' ')
-            .next()
-            .and_then(|n| n.parse::<f64>().ok())
-            .unwrap_or(0.0)
-            / 1e6;
+        total += text.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) / 1e6;
     }
     total
 }
@@ -229,10 +162,7 @@ fn watch_cpu(server: &Server) -> Report {
     let mut case = Case::new("iceboxd", "");
     let (before, start) = (cpu_ms(server.pid()), Instant::now());
     let end = start + WATCH;
-    while let Some(left) = end
-        .checked_duration_since(Instant::now())
-        .filter(|l| !l.is_zero())
-    {
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
         std::thread::park_timeout(left);
     }
     case.add_value((cpu_ms(server.pid()) - before) / start.elapsed().as_secs_f64());

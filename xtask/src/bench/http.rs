@@ -26,22 +26,13 @@ pub(super) struct Client {
 impl Client {
     /// `url` is `http://host:port`.
     pub(super) fn new(url: &str, key: &str) -> Self {
-        let address = url
-            .trim_start_matches("http://")
-            .trim_end_matches('/')
-            .to_owned();
-        Self {
-            address,
-            key: key.to_owned(),
-            connection: None,
-        }
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Self { address, key: key.to_owned(), connection: None }
     }
 
     /// Sends a request and returns the JSON of a 2xx answer (null for an empty one).
     pub(super) fn call(&mut self, method: &'static str, path: &str, body: &str) -> Result<Value> {
-        let (status, answer) = self
-            .exchange(method, path, body)
-            .map_err(|e| failed(method, path, e))?;
+        let (status, answer) = self.exchange(method, path, body).map_err(|e| failed(method, path, e))?;
         let text = String::from_utf8_lossy(&answer);
         if !(200..300).contains(&status) {
             return Err(failed(method, path, format!("{status} {text}")));
@@ -52,21 +43,12 @@ impl Client {
         serde_json::from_str(&text).map_err(|e| failed(method, path, e))
     }
 
-    fn exchange(
-        &mut self,
-        method: &str,
-        path: &str,
-        body: &str,
-    ) -> std::io::Result<(u16, Vec<u8>)> {
+    fn exchange(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.address)?,
         };
-        let kind = if body.is_empty() {
-            ""
-        } else {
-            "content-type: application/json\r\n"
-        };
+        let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {}\r\nx-box-api-key: {}\r\n{kind}content-length: {}\r\n\r\n{body}",
             self.address,
@@ -102,11 +84,7 @@ fn line(reader: &mut impl BufRead) -> std::io::Result<String> {
 /// Reads status, headers and body; tells whether the connection may be used again.
 fn read_answer(reader: &mut impl BufRead) -> std::io::Result<(u16, Vec<u8>, bool)> {
     let head = line(reader)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .ok_or_else(|| invalid("no status line"))?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| invalid("no status line"))?;
     let (mut length, mut chunked, mut keep) = (0_usize, false, true);
     loop {
         let header = line(reader)?.to_ascii_lowercase();
@@ -117,9 +95,7 @@ fn read_answer(reader: &mut impl BufRead) -> std::io::Result<(u16, Vec<u8>, bool
             return Err(invalid("a header without colon"));
         };
         match (name, value.trim()) {
-            ("content-length", value) => {
-                length = value.parse().map_err(|_| invalid("content-length"))?
-            }
+            ("content-length", value) => length = value.parse().map_err(|_| invalid("content-length"))?,
             ("transfer-encoding", "chunked") => chunked = true,
             ("connection", "close") => keep = false,
             _ => {}
@@ -128,8 +104,7 @@ fn read_answer(reader: &mut impl BufRead) -> std::io::Result<(u16, Vec<u8>, bool
     let mut body = Vec::new();
     if chunked {
         loop {
-            let size = usize::from_str_radix(line(reader)?.trim(), 16)
-                .map_err(|_| invalid("chunk size"))?;
+            let size = usize::from_str_radix(line(reader)?.trim(), 16).map_err(|_| invalid("chunk size"))?;
             read_exactly(reader, size, &mut body)?;
             line(reader)?;
             if size == 0 {
@@ -158,23 +133,14 @@ mod tests {
     #[test]
     fn reads_lengths_chunks_and_errors() {
         let mut plain: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokrest";
-        assert_eq!(
-            read_answer(&mut plain).unwrap(),
-            (200, b"ok".to_vec(), true)
-        );
+        assert_eq!(read_answer(&mut plain).unwrap(), (200, b"ok".to_vec(), true));
         assert_eq!(plain, b"rest");
         let mut chunked: &[u8] =
             b"HTTP/1.1 201 Created\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n";
-        assert_eq!(
-            read_answer(&mut chunked).unwrap(),
-            (201, b"abcd".to_vec(), false)
-        );
-        for bad in [
-            "",
-            "HTTP/1.1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab",
-            "HTTP/1.1 200 OK\r\nx\r\n\r\n",
-        ] {
+        assert_eq!(read_answer(&mut chunked).unwrap(), (201, b"abcd".to_vec(), false));
+        for bad in
+            ["", "HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab", "HTTP/1.1 200 OK\r\nx\r\n\r\n"]
+        {
             assert!(read_answer(&mut bad.as_bytes()).is_err(), "{bad:?}");
         }
     }

@@ -58,21 +58,13 @@ struct Context {
 impl Context {
     fn binary(&self, name: &str) -> Result<PathBuf> {
         let path = self.bin_dir.join(name);
-        if path.is_file() {
-            Ok(path)
-        } else {
-            Err(failed("find", shown(&path), "no such binary"))
-        }
+        if path.is_file() { Ok(path) } else { Err(failed("find", shown(&path), "no such binary")) }
     }
 }
 
 /// An error with a reason in words.
 fn failed(doing: &'static str, subject: impl ToString, reason: impl ToString) -> Error {
-    Error::new(
-        doing,
-        subject.to_string(),
-        Cause::Unexpected(reason.to_string()),
-    )
+    Error::new(doing, subject.to_string(), Cause::Unexpected(reason.to_string()))
 }
 
 fn shown(path: &Path) -> String {
@@ -96,11 +88,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     for name in &args.names {
         if !BENCHMARKS.iter().any(|b| b.0 == name) {
             let known = BENCHMARKS.map(|b| b.0).join(", ");
-            return Err(Error::refused(
-                "choose",
-                name.as_str(),
-                format!("no such benchmark; there are {known}"),
-            ));
+            return Err(Error::refused("choose", name.as_str(), format!("no such benchmark; there are {known}")));
         }
     }
     program::require_root("bench")?;

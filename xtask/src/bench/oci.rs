@@ -9,15 +9,7 @@ use super::{Context, WARM_UP_ROUNDS, bundle};
 use crate::error::Result;
 
 const ROUNDS: usize = 30;
-const VERBS: [&str; 7] = [
-    "create",
-    "start",
-    "exec",
-    "pause",
-    "resume",
-    "state",
-    "delete --force",
-];
+const VERBS: [&str; 7] = ["create", "start", "exec", "pause", "resume", "state", "delete --force"];
 
 /// One runtime with its bundle.
 struct Runtime {
@@ -51,9 +43,7 @@ pub(super) fn verbs(context: &Context) -> Result<Vec<Report>> {
     for (name, program, kind) in runtimes(context)? {
         list.push(prepare(name, &program, View::new(kind)?, &scratch, &root)?);
     }
-    let mut cases: Vec<Vec<Case>> = VERBS
-        .map(|_| list.iter().map(|r| Case::new(r.name, "")).collect())
-        .into();
+    let mut cases: Vec<Vec<Case>> = VERBS.map(|_| list.iter().map(|r| Case::new(r.name, "")).collect()).into();
     for round in 0..context.rounds.unwrap_or(ROUNDS) + WARM_UP_ROUNDS {
         for step in 0..list.len() {
             let index = (round + step) % list.len();
@@ -70,33 +60,17 @@ pub(super) fn verbs(context: &Context) -> Result<Vec<Report>> {
         }
     }
     let reports = VERBS.iter().zip(cases).map(|(verb, cases)| {
-        let report = Report::new(
-            format!("{verb}, one container that sleeps, with seccomp"),
-            "ms",
-            cases,
-        )
-        .ratio_to("crun");
+        let report =
+            Report::new(format!("{verb}, one container that sleeps, with seccomp"), "ms", cases).ratio_to("crun");
         view_note().into_iter().fold(report, Report::note)
     });
     Ok(reports.collect())
 }
 
-fn prepare(
-    name: &'static str,
-    program: &str,
-    view: View,
-    scratch: &Path,
-    root: &Path,
-) -> Result<Runtime> {
+fn prepare(name: &'static str, program: &str, view: View, scratch: &Path, root: &Path) -> Result<Runtime> {
     let dir = scratch.join(name);
     bundle::bundle(&dir, root, &["/bin/sleep", "100000"], false)?;
     let state = scratch.join(format!("{name}-state"));
     let head = owned(&[program, "--root", &path(&state)]);
-    Ok(Runtime {
-        name,
-        head,
-        bundle: path(&dir),
-        id: format!("bench-{name}"),
-        view,
-    })
+    Ok(Runtime { name, head, bundle: path(&dir), id: format!("bench-{name}"), view })
 }

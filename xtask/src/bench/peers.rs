@@ -22,26 +22,16 @@ struct Candidate {
 
 /// With the namespaces of `runc spec` and seccomp.
 pub(super) fn run(context: &Context) -> Result<Vec<Report>> {
-    measure(
-        context,
-        false,
-        "run /bin/true to completion: pid, net, ipc, uts, mount namespaces and seccomp",
-    )
+    measure(context, false, "run /bin/true to completion: pid, net, ipc, uts, mount namespaces and seccomp")
 }
 
 /// The same with a user namespace.
 pub(super) fn run_userns(context: &Context) -> Result<Vec<Report>> {
-    measure(
-        context,
-        true,
-        "run /bin/true to completion: as run, with a user namespace",
-    )
+    measure(context, true, "run /bin/true to completion: as run, with a user namespace")
 }
 
 fn measure(context: &Context, userns: bool, title: &str) -> Result<Vec<Report>> {
-    let scratch = context
-        .scratch
-        .join(if userns { "run-userns" } else { "run" });
+    let scratch = context.scratch.join(if userns { "run-userns" } else { "run" });
     let root = bundle::root(&scratch)?;
     let mut candidates = Vec::new();
     for (name, program, kind) in runtimes(context)? {
@@ -49,50 +39,24 @@ fn measure(context: &Context, userns: bool, title: &str) -> Result<Vec<Report>> 
         bundle::bundle(&dir, &root, &["/bin/true"], userns)?;
         let id = format!("bench-{name}");
         let state = scratch.join(format!("{name}-state"));
-        let argv = [
-            program.as_str(),
-            "--root",
-            &path(&state),
-            "run",
-            "--bundle",
-            &path(&dir),
-            &id,
-        ];
-        candidates.push(Candidate {
-            case: Case::new(name, ""),
-            view: View::new(kind)?,
-            argv: owned(&argv),
-        });
+        let argv = [program.as_str(), "--root", &path(&state), "run", "--bundle", &path(&dir), &id];
+        candidates.push(Candidate { case: Case::new(name, ""), view: View::new(kind)?, argv: owned(&argv) });
     }
     let mut notes = Vec::new();
     match bubblewrap(&root, userns)? {
         Some(candidate) => candidates.push(candidate),
         None => notes.push("bwrap is not installed"),
     }
-    let docker = if userns {
-        None
-    } else {
-        Docker::prepare(&root)?
-    };
+    let docker = if userns { None } else { Docker::prepare(&root)? };
     match &docker {
         Some(docker) => candidates.push(docker.candidate()?),
         None if !userns => notes.push("docker does not run here"),
         None => {}
     }
     interleave(&mut candidates, context.rounds.unwrap_or(ROUNDS))?;
-    let median = |name: &str| {
-        candidates
-            .iter()
-            .find(|c| c.case.name == name)
-            .map_or(f64::NAN, |c| c.case.median())
-    };
+    let median = |name: &str| candidates.iter().find(|c| c.case.name == name).map_or(f64::NAN, |c| c.case.median());
     let ratio = median("icerun") / median("crun");
-    let mut report = Report::new(
-        title,
-        "ms",
-        candidates.into_iter().map(|c| c.case).collect(),
-    )
-    .ratio_to("crun");
+    let mut report = Report::new(title, "ms", candidates.into_iter().map(|c| c.case).collect()).ratio_to("crun");
     report = report.mark("icerun as a share of crun", ratio, RUN_RATIO_MAX);
     for note in notes.into_iter().chain(view_note()) {
         report = report.note(note);
@@ -142,13 +106,7 @@ fn bubblewrap(root: &Path, userns: bool) -> Result<Option<Candidate>> {
         return Ok(None);
     }
     let root = path(root);
-    let mut argv = owned(&[
-        "bwrap",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-    ]);
+    let mut argv = owned(&["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]);
     if userns {
         argv.push("--unshare-user".to_owned());
     }
@@ -168,11 +126,7 @@ fn bubblewrap(root: &Path, userns: bool) -> Result<Option<Candidate>> {
     ];
     argv.extend(owned(&tail));
     let case = Case::new("bwrap", "no cgroup, no seccomp, no masked paths");
-    Ok(Some(Candidate {
-        case,
-        view: View::new(Kind::Machine)?,
-        argv,
-    }))
+    Ok(Some(Candidate { case, view: View::new(Kind::Machine)?, argv }))
 }
 
 /// Docker, if its daemon runs. Removes its image on drop.
@@ -184,55 +138,31 @@ const DOCKER_IMAGE: &str = "icebox-bench:busybox";
 impl Docker {
     fn prepare(root: &Path) -> Result<Option<Self>> {
         let quiet = |args: &[&str]| {
-            let command = Command::new("docker")
-                .args(args)
-                .stdin(Stdio::null())
-                .output();
+            let command = Command::new("docker").args(args).stdin(Stdio::null()).output();
             command.is_ok_and(|o| o.status.success())
         };
         if !installed("docker") || !quiet(&["info", "--format", "{{.ServerVersion}}"]) {
             return Ok(None);
         }
-        let tar = Command::new("tar")
-            .args(["-C", &path(root), "-c", "."])
-            .stdout(Stdio::piped())
-            .spawn();
+        let tar = Command::new("tar").args(["-C", &path(root), "-c", "."]).stdout(Stdio::piped()).spawn();
         let mut tar = tar.or_fail("start", "tar")?;
         let input = tar.stdout.take().map_or_else(Stdio::null, Stdio::from);
-        let import = Command::new("docker")
-            .args(["import", "-", DOCKER_IMAGE])
-            .stdin(input)
-            .output();
+        let import = Command::new("docker").args(["import", "-", DOCKER_IMAGE]).stdin(input).output();
         let import = import.or_fail("start", "docker")?;
         let _ = tar.wait();
         Ok(import.status.success().then_some(Self))
     }
 
     fn candidate(&self) -> Result<Candidate> {
-        let argv = [
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--read-only",
-            DOCKER_IMAGE,
-            "/bin/true",
-        ];
+        let argv = ["docker", "run", "--rm", "--network", "none", "--read-only", DOCKER_IMAGE, "/bin/true"];
         let case = Case::new("docker", "through its daemon");
-        Ok(Candidate {
-            case,
-            view: View::new(Kind::Machine)?,
-            argv: owned(&argv),
-        })
+        Ok(Candidate { case, view: View::new(Kind::Machine)?, argv: owned(&argv) })
     }
 }
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        let _ = Command::new("docker")
-            .args(["image", "rm", DOCKER_IMAGE])
-            .output();
+        let _ = Command::new("docker").args(["image", "rm", DOCKER_IMAGE]).output();
     }
 }
 

@@ -35,29 +35,12 @@ impl Server {
         let program = context.binary("iceboxd")?;
         let key = format!("box_bench_{}", std::process::id());
         let mut command = Command::new(&program);
-        command
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .arg("--run-dir")
-            .arg(&run_dir);
-        command
-            .arg("--image-dir")
-            .arg(&context.image_dir)
-            .args(["--listen", "127.0.0.1:0"]);
-        command
-            .env("ICEBOX_API_KEY", &key)
-            .env("ICEBOX_LIBEXEC", &context.bin_dir);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file);
+        command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir);
+        command.arg("--image-dir").arg(&context.image_dir).args(["--listen", "127.0.0.1:0"]);
+        command.env("ICEBOX_API_KEY", &key).env("ICEBOX_LIBEXEC", &context.bin_dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().or_fail("start", shown(&program))?;
-        let mut server = Self {
-            child,
-            url: String::new(),
-            key,
-            run_dir,
-        };
+        let mut server = Self { child, url: String::new(), key, run_dir, cgroup: cgroup_of(&data_dir)? };
         server.url = server.wait_ready(&log)?;
         Ok(server)
     }
@@ -67,11 +50,7 @@ impl Server {
         while Instant::now() < end {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let text = std::fs::read_to_string(log).unwrap_or_default();
-                return Err(failed(
-                    "start",
-                    "iceboxd",
-                    format!("{status}: {}", text.trim()),
-                ));
+                return Err(failed("start", "iceboxd", format!("{status}: {}", text.trim())));
             }
             if let Some(url) = self.facts() {
                 let mut client = Client::new(&url, &self.key);
@@ -85,8 +64,7 @@ impl Server {
     }
 
     fn facts(&self) -> Option<String> {
-        let facts: Value =
-            serde_json::from_slice(&std::fs::read(self.run_dir.join("iceboxd.json")).ok()?).ok()?;
+        let facts: Value = serde_json::from_slice(&std::fs::read(self.run_dir.join("iceboxd.json")).ok()?).ok()?;
         facts["url"].as_str().map(str::to_owned)
     }
 
@@ -107,12 +85,7 @@ impl Server {
     fn delete_all(&self) -> Result<()> {
         let mut client = self.client();
         let boxes = client.call("GET", "/v2/box", "")?;
-        let ids: Vec<&str> = boxes
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|b| b["id"].as_str())
-            .collect();
+        let ids: Vec<&str> = boxes.as_array().into_iter().flatten().filter_map(|b| b["id"].as_str()).collect();
         if !ids.is_empty() {
             client.call("DELETE", "/v2/box", &json!({ "ids": ids }).to_string())?;
         }
@@ -124,11 +97,7 @@ impl Server {
 fn cgroup_of(data_dir: &Path) -> Result<String> {
     let path = data_dir.canonicalize().or_fail("find", shown(data_dir))?;
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let hex: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("icebox.{hex}"))
 }
 
@@ -152,36 +121,22 @@ impl Drop for Server {
 /// Creates a box and returns its id.
 pub(super) fn create(client: &mut Client) -> Result<String> {
     let data = client.call("POST", "/v2/box", "{}")?;
-    let id = data["id"]
-        .as_str()
-        .ok_or_else(|| failed("create", "a box", "the answer has no id"))?;
+    let id = data["id"].as_str().ok_or_else(|| failed("create", "a box", "the answer has no id"))?;
     Ok(id.to_owned())
 }
 
 /// Runs `true` in a box.
 pub(super) fn exec_true(client: &mut Client, id: &str) -> Result<()> {
-    let answer = client.call(
-        "POST",
-        &format!("/v2/box/{id}/exec"),
-        r#"{"command":["true"]}"#,
-    )?;
-    if answer["exit_code"] == 0 {
-        Ok(())
-    } else {
-        Err(failed("exec", id, answer))
-    }
+    let answer = client.call("POST", &format!("/v2/box/{id}/exec"), r#"{"command":["true"]}"#)?;
+    if answer["exit_code"] == 0 { Ok(()) } else { Err(failed("exec", id, answer)) }
 }
 
 /// Freezes a box.
 pub(super) fn pause(client: &mut Client, id: &str) -> Result<()> {
-    client
-        .call("POST", &format!("/v2/box/{id}/pause"), "")
-        .map(|_| ())
+    client.call("POST", &format!("/v2/box/{id}/pause"), "").map(|_| ())
 }
 
 /// Deletes a box.
 pub(super) fn delete(client: &mut Client, id: &str) -> Result<()> {
-    client
-        .call("DELETE", &format!("/v2/box/{id}"), "")
-        .map(|_| ())
+    client.call("DELETE", &format!("/v2/box/{id}"), "").map(|_| ())
 }

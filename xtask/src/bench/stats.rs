@@ -16,11 +16,7 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) fn new(name: impl Into<String>, note: &'static str) -> Self {
-        Self {
-            name: name.into(),
-            values: Vec::new(),
-            note,
-        }
+        Self { name: name.into(), values: Vec::new(), note }
     }
 
     pub(super) fn add(&mut self, sample: Duration) {
@@ -65,14 +61,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(title: impl Into<String>, unit: &'static str, cases: Vec<Case>) -> Self {
-        Self {
-            title: title.into(),
-            unit,
-            cases,
-            base: None,
-            marks: Vec::new(),
-            notes: Vec::new(),
-        }
+        Self { title: title.into(), unit, cases, base: None, marks: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a column: how many times as long as `base`.
@@ -88,19 +77,12 @@ impl Report {
 
     /// A figure that should be at most `wanted`.
     pub(super) fn mark(mut self, text: impl Into<String>, reached: f64, wanted: f64) -> Self {
-        self.marks.push(Mark {
-            text: text.into(),
-            reached,
-            wanted,
-        });
+        self.marks.push(Mark { text: text.into(), reached, wanted });
         self
     }
 
     fn ratio(&self, case: &Case) -> Option<f64> {
-        let base = self
-            .cases
-            .iter()
-            .find(|c| Some(&c.name) == self.base.as_ref())?;
+        let base = self.cases.iter().find(|c| Some(&c.name) == self.base.as_ref())?;
         let ratio = case.median() / base.median();
         ratio.is_finite().then_some(ratio)
     }
@@ -125,30 +107,15 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{} ({})", self.title, self.unit)?;
-        let width = self
-            .cases
-            .iter()
-            .map(|c| c.name.chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(8);
-        write!(
-            f,
-            "  {:width$}  {:>5} {:>10} {:>10} {:>10} {:>10}",
-            "", "n", "median", "p10", "p90", "p99"
-        )?;
+        let width = self.cases.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(8);
+        write!(f, "  {:width$}  {:>5} {:>10} {:>10} {:>10} {:>10}", "", "n", "median", "p10", "p90", "p99")?;
         if let Some(base) = &self.base {
             write!(f, "  × {base}")?;
         }
         writeln!(f)?;
         for case in &self.cases {
             write!(f, "  {:width$}  {:>5}", case.name, case.values.len())?;
-            for value in [
-                case.median(),
-                case.percentile(10),
-                case.percentile(90),
-                case.percentile(99),
-            ] {
+            for value in [case.median(), case.percentile(10), case.percentile(90), case.percentile(99)] {
                 write!(f, " {value:>10.3}")?;
             }
             match self.ratio(case) {
@@ -160,20 +127,10 @@ impl fmt::Display for Report {
             writeln!(f, "{gap}{}", case.note)?;
         }
         for mark in &self.marks {
-            let met = if mark.reached <= mark.wanted {
-                "reached"
-            } else {
-                "MISSED"
-            };
-            writeln!(
-                f,
-                "  {met}: {} = {:.3}, mark {}",
-                mark.text, mark.reached, mark.wanted
-            )?;
+            let met = if mark.reached <= mark.wanted { "reached" } else { "MISSED" };
+            writeln!(f, "  {met}: {} = {:.3}, mark {}", mark.text, mark.reached, mark.wanted)?;
         }
-        self.notes
-            .iter()
-            .try_for_each(|note| writeln!(f, "  note: {note}"))
+        self.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))
     }
 }
 
@@ -182,27 +139,14 @@ pub(super) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let model = read("/proc/cpuinfo");
-    let model = model
-        .lines()
-        .find_map(|l| l.strip_prefix("model name"))
-        .unwrap_or("")
-        .trim_start_matches([' ', '\t', ':']);
+    let model =
+        model.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches([' ', '\t', ':']);
     let memory = read("/proc/meminfo");
-    let memory = memory
-        .lines()
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse::<u64>().ok());
+    let memory = memory.lines().next().unwrap_or("").split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or("?");
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!(
-        "machine: {cpus} × {model}, {} MB, Linux {}, load {load}",
-        memory.unwrap_or(0) / 1024,
-        kernel.trim()
-    )
+    format!("machine: {cpus} × {model}, {} MB, Linux {}, load {load}", memory.unwrap_or(0) / 1024, kernel.trim())
 }
 
 /// The document of one benchmark.
@@ -231,14 +175,9 @@ mod tests {
         let mut quick = Case::new("quick", "no seccomp");
         slow.add_value(10.0);
         quick.add_value(4.0);
-        let report = Report::new("title", "ms", vec![slow, quick])
-            .ratio_to("slow")
-            .mark("quick", 4.0, 3.0);
+        let report = Report::new("title", "ms", vec![slow, quick]).ratio_to("slow").mark("quick", 4.0, 3.0);
         let text = report.to_string();
-        assert!(
-            text.contains("0.40") && text.contains("MISSED") && text.contains("no seccomp"),
-            "{text}"
-        );
+        assert!(text.contains("0.40") && text.contains("MISSED") && text.contains("no seccomp"), "{text}");
         assert_eq!(report.to_json()["cases"][1]["ratio"], 0.4);
         assert_eq!(report.to_json()["marks"][0]["met"], false);
     }

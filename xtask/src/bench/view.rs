@@ -72,27 +72,16 @@ impl View {
     pub(super) fn run(&self, argv: &[String]) -> Result<Ran> {
         let (answer, result) = channel();
         let name = argv.join(" ");
-        let job = Job {
-            argv: argv.to_vec(),
-            answer,
-        };
-        self.jobs
-            .send(job)
-            .map_err(|_| failed("run", &name, "the view has ended"))?;
-        let ran = result
-            .recv()
-            .map_err(|_| failed("run", &name, "the view has ended"))?;
+        let job = Job { argv: argv.to_vec(), answer };
+        self.jobs.send(job).map_err(|_| failed("run", &name, "the view has ended"))?;
+        let ran = result.recv().map_err(|_| failed("run", &name, "the view has ended"))?;
         ran.map_err(|reason| failed("run", &name, reason))
     }
 
     /// As [`View::run`], but a failure of the command is an error.
     pub(super) fn must(&self, argv: &[String]) -> Result<Duration> {
         let ran = self.run(argv)?;
-        if ran.success {
-            Ok(ran.wall)
-        } else {
-            Err(failed("run", argv.join(" "), ran.status))
-        }
+        if ran.success { Ok(ran.wall) } else { Err(failed("run", argv.join(" "), ran.status)) }
     }
 }
 
@@ -100,12 +89,10 @@ impl View {
 fn enter(kind: Kind) -> Result<(), String> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).map_err(|e| format!("unshare: {e}"))?;
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .map_err(|e| format!("make / private: {e}"))?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|e| format!("make / private: {e}"))?;
     if kind == Kind::WithoutV2 {
         for point in hybrid_points() {
-            umount2(&point, MntFlags::MNT_DETACH)
-                .map_err(|e| format!("unmount {}: {e}", point.display()))?;
+            umount2(&point, MntFlags::MNT_DETACH).map_err(|e| format!("unmount {}: {e}", point.display()))?;
         }
     }
     Ok(())
@@ -116,15 +103,9 @@ pub(super) fn hybrid_points() -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let points = |kind: &str| -> Vec<PathBuf> {
         let lines = text.lines().filter(|l| l.contains(&format!(" - {kind} ")));
-        lines
-            .filter_map(|l| l.split(' ').nth(4).map(PathBuf::from))
-            .collect()
+        lines.filter_map(|l| l.split(' ').nth(4).map(PathBuf::from)).collect()
     };
-    if points("cgroup").is_empty() {
-        Vec::new()
-    } else {
-        points("cgroup2")
-    }
+    if points("cgroup").is_empty() { Vec::new() } else { points("cgroup2") }
 }
 
 fn serve(todo: &Receiver<Job>) {
@@ -136,18 +117,8 @@ fn serve(todo: &Receiver<Job>) {
 fn measure(argv: &[String]) -> Result<Ran, String> {
     let (program, args) = argv.split_first().ok_or("an empty command")?;
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
-    let status = command
-        .status()
-        .map_err(|e| format!("start {program}: {e}"))?;
-    Ok(Ran {
-        wall: start.elapsed(),
-        success: status.success(),
-        status: status.to_string(),
-    })
+    let status = command.status().map_err(|e| format!("start {program}: {e}"))?;
+    Ok(Ran { wall: start.elapsed(), success: status.success(), status: status.to_string() })
 }
