@@ -39,64 +39,28 @@ impl Reply {
 
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| {
-            panic!(
-                "{}: {} is not JSON ({e}): {:?}",
-                self.what,
-                self.status,
-                self.text()
-            )
-        })
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{}: {} is not JSON ({e}): {:?}", self.what, self.status, self.text()))
     }
 
     /// The JSON body of a 2xx answer; an empty body is null. Panics for any other status.
     pub fn ok(&self) -> Value {
-        assert!(
-            (200..300).contains(&self.status),
-            "{}: {} {}",
-            self.what,
-            self.status,
-            self.text()
-        );
-        if self.body.iter().all(u8::is_ascii_whitespace) {
-            Value::Null
-        } else {
-            self.json()
-        }
+        assert!((200..300).contains(&self.status), "{}: {} {}", self.what, self.status, self.text());
+        if self.body.iter().all(u8::is_ascii_whitespace) { Value::Null } else { self.json() }
     }
 
     /// Asserts the status and the one error shape of the contract, and returns the text.
     pub fn error(&self, status: u16) -> String {
-        assert!(
-            self.status == status,
-            "{}: wanted {status}, got {} {}",
-            self.what,
-            self.status,
-            self.text()
-        );
+        assert!(self.status == status, "{}: wanted {status}, got {} {}", self.what, self.status, self.text());
         self.error_text()
     }
 
     /// The text of an error answer of any status: `{"error": "…"}` with a non-empty string, or a panic.
     pub fn error_text(&self) -> String {
-        assert!(
-            self.status >= 400,
-            "{}: wanted an error, got {} {}",
-            self.what,
-            self.status,
-            self.text()
-        );
+        assert!(self.status >= 400, "{}: wanted an error, got {} {}", self.what, self.status, self.text());
         let body = self.json();
-        let text = body
-            .get("error")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        assert!(
-            !text.is_empty(),
-            "{}: {} has no error text: {body}",
-            self.what,
-            self.status
-        );
+        let text = body.get("error").and_then(Value::as_str).unwrap_or_default();
+        assert!(!text.is_empty(), "{}: {} has no error text: {body}", self.what, self.status);
         text.to_owned()
     }
 }
@@ -108,11 +72,7 @@ impl Api {
             .timeout(Duration::from_secs(REQUEST_TIMEOUT_S))
             .build()
             .expect("an HTTP client");
-        Self {
-            base: base.to_owned(),
-            key: key.map(str::to_owned),
-            http,
-        }
+        Self { base: base.to_owned(), key: key.map(str::to_owned), http }
     }
 
     /// The server's address.
@@ -122,10 +82,7 @@ impl Api {
 
     /// The same server seen with another key.
     pub fn with_key(&self, key: Option<&str>) -> Self {
-        Self {
-            key: key.map(str::to_owned),
-            ..self.clone()
-        }
+        Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
     /// A request that is not sent yet, with the key header.
@@ -140,39 +97,24 @@ impl Api {
 
     /// Sends and reads to the end; a transport error is a panic.
     pub fn send(&self, what: &str, request: reqwest::blocking::RequestBuilder) -> Reply {
-        self.try_send(what, request)
-            .unwrap_or_else(|e| panic!("{what}: {e:?}"))
+        self.try_send(what, request).unwrap_or_else(|e| panic!("{what}: {e:?}"))
     }
 
     /// Sends and reads to the end.
-    pub fn try_send(
-        &self,
-        what: &str,
-        request: reqwest::blocking::RequestBuilder,
-    ) -> reqwest::Result<Reply> {
+    pub fn try_send(&self, what: &str, request: reqwest::blocking::RequestBuilder) -> reqwest::Result<Reply> {
         let response = request.send()?;
         let status = response.status().as_u16();
         let content_type = response.headers().get("content-type");
-        let content_type = content_type
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
+        let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let body = response.bytes()?.to_vec();
-        Ok(Reply {
-            what: what.to_owned(),
-            status,
-            content_type,
-            body,
-        })
+        Ok(Reply { what: what.to_owned(), status, content_type, body })
     }
 
     /// A request with a JSON body, or without a body.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
         let mut request = self.build(method, path);
         if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body.to_string());
+            request = request.header("content-type", "application/json").body(body.to_string());
         }
         self.send(&format!("{method} {path}"), request)
     }
@@ -200,24 +142,11 @@ impl Api {
     /// Creates a box with `options` as the body and waits until it can be used.
     pub fn create(&self, options: &Value) -> TestBox {
         let data = self.post("/v2/box", options).ok();
-        let id = data["id"]
-            .as_str()
-            .unwrap_or_else(|| panic!("create answered without id: {data}"))
-            .to_owned();
-        let made = TestBox {
-            api: self.clone(),
-            id,
-        };
-        wait_until(
-            Duration::from_secs(60),
-            "the box to leave the state creating",
-            || made.status() != "creating",
-        );
+        let id = data["id"].as_str().unwrap_or_else(|| panic!("create answered without id: {data}")).to_owned();
+        let made = TestBox { api: self.clone(), id };
+        wait_until(Duration::from_secs(60), "the box to leave the state creating", || made.status() != "creating");
         let status = made.status();
-        assert!(
-            status == "idle" || status == "running",
-            "a new box is {status}"
-        );
+        assert!(status == "idle" || status == "running", "a new box is {status}");
         made
     }
 
@@ -229,9 +158,7 @@ impl Api {
     /// The boxes of the account.
     pub fn list(&self) -> Vec<Value> {
         let data = self.get("/v2/box").ok();
-        data.as_array()
-            .unwrap_or_else(|| panic!("the list of boxes is no bare array: {data}"))
-            .clone()
+        data.as_array().unwrap_or_else(|| panic!("the list of boxes is no bare array: {data}")).clone()
     }
 }
 
@@ -279,10 +206,7 @@ impl TestBox {
     /// The status text.
     pub fn status(&self) -> String {
         let data = self.get("/status").ok();
-        data["status"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no status in {data}"))
-            .to_owned()
+        data["status"].as_str().unwrap_or_else(|| panic!("no status in {data}")).to_owned()
     }
 
     /// Runs an argv to its end.
@@ -310,11 +234,7 @@ impl TestBox {
     /// Runs Python code that must succeed; its output, trimmed.
     pub fn python_out(&self, code: &str) -> String {
         let result = self.python(code);
-        assert!(
-            result.code == 0,
-            "python in {}: {result:?}\n{code}",
-            self.id
-        );
+        assert!(result.code == 0, "python in {}: {result:?}\n{code}", self.id);
         result.stdout.trim().to_owned()
     }
 
@@ -322,32 +242,20 @@ impl TestBox {
     pub fn stream(&self, argv: &[&str]) -> reqwest::blocking::Response {
         let request = self.api.build("POST", &self.path("/exec-stream"));
         let body = json!({ "command": argv }).to_string();
-        let response = request
-            .header("content-type", "application/json")
-            .body(body)
-            .send()
-            .expect("exec-stream");
-        assert!(
-            response.status().is_success(),
-            "exec-stream: {}",
-            response.status()
-        );
+        let response = request.header("content-type", "application/json").body(body).send().expect("exec-stream");
+        assert!(response.status().is_success(), "exec-stream: {}", response.status());
         response
     }
 
     /// Writes a text file.
     pub fn write(&self, path: &str, content: &str) {
-        self.post("/files/write", &json!({ "path": path, "content": content }))
-            .ok();
+        self.post("/files/write", &json!({ "path": path, "content": content })).ok();
     }
 
     /// Reads a text file.
     pub fn read(&self, path: &str) -> String {
         let data = self.get(&format!("/files/read?path={}", encode(path))).ok();
-        data["content"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no content in {data}"))
-            .to_owned()
+        data["content"].as_str().unwrap_or_else(|| panic!("no content in {data}")).to_owned()
     }
 
     /// Freezes the box now.
@@ -368,10 +276,7 @@ impl TestBox {
     /// The runs, newest first.
     pub fn runs(&self) -> Vec<Value> {
         let data = self.get("/runs").ok();
-        data["runs"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no runs in {data}"))
-            .clone()
+        data["runs"].as_array().unwrap_or_else(|| panic!("no runs in {data}")).clone()
     }
 
     /// The bill of this box.
@@ -382,34 +287,21 @@ impl TestBox {
     /// Billed CPU time in microseconds.
     pub fn billed_usec(&self) -> u64 {
         let bill = self.bill();
-        bill["cpu_usec"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no cpu_usec in {bill}"))
+        bill["cpu_usec"].as_u64().unwrap_or_else(|| panic!("no cpu_usec in {bill}"))
     }
 }
 
 fn exec_result(data: &Value) -> Exec {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
-    let code = data["exit_code"]
-        .as_i64()
-        .unwrap_or_else(|| panic!("no exit code in {data}"));
-    Exec {
-        code,
-        stdout: text("output"),
-        stderr: text("error"),
-    }
+    let code = data["exit_code"].as_i64().unwrap_or_else(|| panic!("no exit code in {data}"));
+    Exec { code, stdout: text("output"), stderr: text("error") }
 }
 
 /// Splits the body of an exec stream into its output and the data of its one trailer.
 pub fn split_stream(body: &[u8]) -> (Vec<u8>, Value) {
     const MARK: &[u8] = b"event: exit\ndata: ";
     let at = body.windows(MARK.len()).rposition(|w| w == MARK);
-    let at = at.unwrap_or_else(|| {
-        panic!(
-            "no exit trailer in {:?}",
-            String::from_utf8_lossy(tail(body))
-        )
-    });
+    let at = at.unwrap_or_else(|| panic!("no exit trailer in {:?}", String::from_utf8_lossy(tail(body))));
     let data = &body[at + MARK.len()..];
     assert!(data.ends_with(b"\n\n"), "the trailer ends in a blank line");
     let data = serde_json::from_slice(data).expect("the trailer is JSON");
@@ -425,14 +317,8 @@ pub fn read_until(reader: &mut impl Read, wanted: &str) -> String {
     let mut seen = Vec::new();
     let mut chunk = [0_u8; 4096];
     while !String::from_utf8_lossy(&seen).contains(wanted) {
-        let count = reader
-            .read(&mut chunk)
-            .unwrap_or_else(|e| panic!("reading for {wanted:?}: {e}"));
-        assert!(
-            count > 0,
-            "the stream ended before {wanted:?}: {:?}",
-            String::from_utf8_lossy(&seen)
-        );
+        let count = reader.read(&mut chunk).unwrap_or_else(|e| panic!("reading for {wanted:?}: {e}"));
+        assert!(count > 0, "the stream ended before {wanted:?}: {:?}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&chunk[..count]);
     }
     String::from_utf8_lossy(&seen).into_owned()
@@ -443,9 +329,7 @@ pub fn encode(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(byte as char)
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -66,10 +66,7 @@ pub fn scratch_dir() -> PathBuf {
         None => {
             let exe = std::env::current_exe().expect("the path of this executable");
             let deps = exe.parent().expect("the test lies in a directory");
-            let target = deps
-                .ancestors()
-                .find(|d| d.join("CACHEDIR.TAG").is_file())
-                .unwrap_or(deps);
+            let target = deps.ancestors().find(|d| d.join("CACHEDIR.TAG").is_file()).unwrap_or(deps);
             target.join("tmp")
         }
     };
@@ -79,25 +76,15 @@ pub fn scratch_dir() -> PathBuf {
 
 /// A name that no other test of this machine uses now.
 pub fn unique(prefix: &str) -> String {
-    format!(
-        "{prefix}-{}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{prefix}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Where the base image lies: `ICEBOX_IMAGE_DIR`, or the place where `cargo xtask up` caches it.
 fn image_dir() -> PathBuf {
-    let dir =
-        std::env::var_os("ICEBOX_IMAGE_DIR").unwrap_or_else(|| "/var/lib/icebox/images".into());
+    let dir = std::env::var_os("ICEBOX_IMAGE_DIR").unwrap_or_else(|| "/var/lib/icebox/images".into());
     let dir = PathBuf::from(dir);
-    let has_image = fs::read_dir(&dir)
-        .is_ok_and(|mut d| d.any(|e| e.is_ok_and(|e| e.path().join("rootfs").is_dir())));
-    assert!(
-        has_image,
-        "no base image below {}: run `cargo xtask image` (or `cargo xtask test`)",
-        dir.display()
-    );
+    let has_image = fs::read_dir(&dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(|e| e.path().join("rootfs").is_dir())));
+    assert!(has_image, "no base image below {}: run `cargo xtask image` (or `cargo xtask test`)", dir.display());
     dir
 }
 
@@ -138,11 +125,7 @@ impl Daemon {
     /// Starts `iceboxd` on the same directories, after [`Daemon::kill9`] or [`Daemon::stop`].
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "iceboxd runs already");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("open the log");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log");
         let mut command = Command::new(binary("iceboxd"));
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(&self.run_dir);
@@ -151,13 +134,8 @@ impl Daemon {
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
-        command
-            .env("ICEBOX_API_KEY", &self.key)
-            .env("RUST_BACKTRACE", "1");
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("dup"))
-            .stderr(log);
+        command.env("ICEBOX_API_KEY", &self.key).env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         let child = command.spawn().expect("start iceboxd");
         let pid = child.id();
         self.child = Some(child);
@@ -165,15 +143,13 @@ impl Daemon {
         self.url = wait_for(START_DEADLINE, "iceboxd to tell its address", || {
             self.assert_alive();
             let facts: Value = serde_json::from_slice(&fs::read(&facts).ok()?).ok()?;
-            (facts["pid"].as_u64() == Some(u64::from(pid)))
-                .then(|| facts["url"].as_str().map(str::to_owned))?
+            (facts["pid"].as_u64() == Some(u64::from(pid))).then(|| facts["url"].as_str().map(str::to_owned))?
         });
         self.url = self.url.trim_end_matches('/').to_owned();
         let api = self.api();
         wait_until(START_DEADLINE, "iceboxd to be healthy", || {
             self.assert_alive();
-            api.try_send("healthz", api.build("GET", "/healthz"))
-                .is_ok_and(|r| r.status == 200)
+            api.try_send("healthz", api.build("GET", "/healthz")).is_ok_and(|r| r.status == 200)
         });
     }
 
@@ -181,10 +157,7 @@ impl Daemon {
         let child = self.child.as_mut().expect("iceboxd was started");
         if let Some(status) = child.try_wait().expect("wait for iceboxd") {
             self.child = None;
-            panic!(
-                "iceboxd ended with {status}; its log ends with:\n{}",
-                self.log_tail()
-            );
+            panic!("iceboxd ended with {status}; its log ends with:\n{}", self.log_tail());
         }
     }
 
@@ -251,14 +224,8 @@ impl Daemon {
         let pid = Pid::from_raw(self.pid());
         kill(pid, Signal::SIGTERM).expect("signal iceboxd");
         let mut child = self.child.take().expect("iceboxd runs");
-        let status = wait_for(STOP_DEADLINE, "iceboxd to end after SIGTERM", || {
-            child.try_wait().expect("wait")
-        });
-        assert!(
-            status.success(),
-            "iceboxd ended with {status} after SIGTERM:\n{}",
-            self.log_tail()
-        );
+        let status = wait_for(STOP_DEADLINE, "iceboxd to end after SIGTERM", || child.try_wait().expect("wait"));
+        assert!(status.success(), "iceboxd ended with {status} after SIGTERM:\n{}", self.log_tail());
     }
 
     /// The end of the log.
@@ -280,10 +247,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "--- the log of iceboxd ends with:\n{}\n---",
-                self.log_tail()
-            );
+            eprintln!("--- the log of iceboxd ends with:\n{}\n---", self.log_tail());
         } else if self.child.is_some() {
             // The polite way, which is itself a test: delete every box, then stop.
             let api = self.api();

@@ -48,10 +48,7 @@ pub struct LeakGuard {
 impl LeakGuard {
     /// Remembers what the daemon holds now.
     pub fn new(daemon: &Daemon) -> Self {
-        Self {
-            before: Picture::take(daemon),
-            fds: machine::fd_count(daemon.pid()),
-        }
+        Self { before: Picture::take(daemon), fds: machine::fd_count(daemon.pid()) }
     }
 
     /// Waits until the daemon holds what it held at the start; panics with the difference if it does not come to that.
@@ -63,11 +60,7 @@ impl LeakGuard {
             now = Picture::take(daemon);
         }
         let difference = self.before.difference(&now);
-        assert!(
-            difference.is_empty(),
-            "left behind (+) or lost (-):\n{}",
-            difference.join("\n")
-        );
+        assert!(difference.is_empty(), "left behind (+) or lost (-):\n{}", difference.join("\n"));
         wait_until(SETTLE_DEADLINE, "iceboxd to close file descriptors", || {
             machine::fd_count(daemon.pid()) <= self.fds + FD_SLACK
         });
@@ -93,11 +86,7 @@ impl Picture {
             }
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-        let mounts = mounts
-            .lines()
-            .filter(|l| l.contains(&run) || l.contains(&data))
-            .map(str::to_owned)
-            .collect();
+        let mounts = mounts.lines().filter(|l| l.contains(&run) || l.contains(&data)).map(str::to_owned).collect();
         Self {
             mounts,
             cgroups: daemon.cgroups().below(root),
@@ -105,10 +94,7 @@ impl Picture {
             links: machine::links(),
             processes,
             netns,
-            files: machine::tree(&daemon.data_dir())
-                .into_iter()
-                .filter(|p| !of_database(p))
-                .collect(),
+            files: machine::tree(&daemon.data_dir()).into_iter().filter(|p| !of_database(p)).collect(),
             run_files: machine::tree(&daemon.run_dir().join("boxes")),
         }
     }
@@ -120,9 +106,7 @@ impl Picture {
             lines.extend(before.difference(&after).map(|x| format!("- {name} {x}")));
         };
         let paths = |set: &BTreeSet<PathBuf>| set.iter().map(|p| p.display().to_string()).collect();
-        let pairs = |set: &BTreeSet<(String, String)>| {
-            set.iter().map(|(a, b)| format!("{a} {b}")).collect()
-        };
+        let pairs = |set: &BTreeSet<(String, String)>| set.iter().map(|(a, b)| format!("{a} {b}")).collect();
         add("mount", self.mounts.clone(), now.mounts.clone());
         add("cgroup", paths(&self.cgroups), paths(&now.cgroups));
         add("loop", pairs(&self.loops), pairs(&now.loops));
@@ -141,10 +125,7 @@ fn of_database(path: &std::path::Path) -> bool {
 
 fn all_pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("read /proc");
-    entries
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// A process of a box (by cgroup) or a helper process of the daemon (by a run directory in its arguments).

@@ -15,10 +15,7 @@ const TICKS_PER_SECOND: u64 = 100;
 pub fn require_root() {
     // The kernel's own word about this process.
     let status = fs::read_to_string("/proc/self/status").expect("read /proc/self/status");
-    let uid = status
-        .lines()
-        .find_map(|l| l.strip_prefix("Uid:"))
-        .expect("a Uid line");
+    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).expect("a Uid line");
     assert!(
         uid.split_whitespace().nth(1) == Some("0"),
         "this test makes boxes and needs root; run `cargo xtask test` as root"
@@ -39,10 +36,7 @@ impl Cgroups {
     pub fn probe() -> Self {
         let mut unified = None;
         let mut v1 = BTreeMap::new();
-        for line in fs::read_to_string("/proc/self/mountinfo")
-            .expect("mountinfo")
-            .lines()
-        {
+        for line in fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").lines() {
             let Some((left, right)) = line.split_once(" - ") else {
                 continue;
             };
@@ -51,12 +45,7 @@ impl Cgroups {
             match right.next() {
                 Some("cgroup2") => unified = Some(point),
                 Some("cgroup") => {
-                    for option in right
-                        .nth(1)
-                        .unwrap_or_default()
-                        .split(',')
-                        .filter(|o| *o != "rw")
-                    {
+                    for option in right.nth(1).unwrap_or_default().split(',').filter(|o| *o != "rw") {
                         v1.insert(option.to_owned(), point.clone());
                     }
                 }
@@ -96,8 +85,7 @@ impl Cgroups {
     /// A number of the unified cgroup's `cpu.stat`, in microseconds (`usage_usec`, `user_usec`, …).
     pub fn cpu_stat(&self, path: &str, key: &str) -> u64 {
         let file = self.unified.join(path).join("cpu.stat");
-        let text =
-            fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
         key_value(&text, key).unwrap_or_else(|| panic!("{} has no {key}: {text}", file.display()))
     }
 
@@ -114,29 +102,19 @@ impl Cgroups {
 
     /// Kills and removes everything below `root`. The last resort of a test that failed; `root` is unique to it.
     pub fn destroy(&self, root: &str) {
-        assert!(
-            root.starts_with("icebox"),
-            "refuses to destroy the cgroup {root:?}"
-        );
+        assert!(root.starts_with("icebox"), "refuses to destroy the cgroup {root:?}");
         let top = self.unified.join(root);
         if !self.below(root).is_empty() {
             let _ = fs::write(top.join("cgroup.kill"), "1");
             for pid in self.v1_procs(root) {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                );
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
             }
-            wait_until(
-                Duration::from_secs(20),
-                &format!("the cgroup {root} to be removable"),
-                || {
-                    for dir in self.below(root).into_iter().rev() {
-                        let _ = fs::remove_dir(dir);
-                    }
-                    self.below(root).is_empty()
-                },
-            );
+            wait_until(Duration::from_secs(20), &format!("the cgroup {root} to be removable"), || {
+                for dir in self.below(root).into_iter().rev() {
+                    let _ = fs::remove_dir(dir);
+                }
+                self.below(root).is_empty()
+            });
         }
     }
 
@@ -164,25 +142,19 @@ fn collect_dirs(dir: &Path, found: &mut BTreeSet<PathBuf>) {
 
 /// The number behind `key` in a file of `key value` lines.
 pub fn key_value(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// A line of `/proc/<pid>/status` without its name, trimmed.
 pub fn status_line(pid: i32, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines()
-        .find_map(|l| Some(l.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    text.lines().find_map(|l| Some(l.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }
 
 /// Resident memory of a process in kilobytes.
 pub fn rss_kb(pid: i32) -> u64 {
-    let line =
-        status_line(pid, "VmRSS").unwrap_or_else(|| panic!("process {pid} has no VmRSS line"));
-    line.split(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .expect("a number of kB")
+    let line = status_line(pid, "VmRSS").unwrap_or_else(|| panic!("process {pid} has no VmRSS line"));
+    line.split(' ').next().and_then(|n| n.parse().ok()).expect("a number of kB")
 }
 
 /// Fields of `/proc/<pid>/stat` after the command name; index 0 is the state (field 3 of proc(5)).
@@ -205,18 +177,13 @@ pub fn process_state(pid: i32) -> Option<char> {
 /// CPU time (user and system) of a process, its threads included, in milliseconds.
 pub fn cpu_ms(pid: i32) -> u64 {
     let fields = stat_fields(pid).unwrap_or_else(|| panic!("process {pid} is gone"));
-    let ticks: u64 = [11, 12]
-        .iter()
-        .map(|i| fields[*i].parse::<u64>().expect("ticks"))
-        .sum();
+    let ticks: u64 = [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum();
     ticks * 1000 / TICKS_PER_SECOND
 }
 
 /// How many file descriptors a process holds.
 pub fn fd_count(pid: i32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd"))
-        .map(|d| d.count())
-        .unwrap_or(0)
+    fs::read_dir(format!("/proc/{pid}/fd")).map(|d| d.count()).unwrap_or(0)
 }
 
 /// The inode number of a namespace of a process (`kind` as in `/proc/<pid>/ns`).
@@ -227,18 +194,14 @@ pub fn namespace(pid: &str, kind: &str) -> Option<String> {
 
 /// The host pid of a box's PID 1: the process below the cgroup whose innermost pid is 1.
 pub fn init_pid(cgroups: &Cgroups, cgroup: &str) -> i32 {
-    wait_for(
-        Duration::from_secs(5),
-        &format!("an init process in the cgroup {cgroup}"),
-        || {
-            cgroups.procs(cgroup).into_iter().find(|pid| {
-                status_line(*pid, "NSpid").is_some_and(|l| {
-                    let pids: Vec<&str> = l.split_whitespace().collect();
-                    pids.len() > 1 && pids.last() == Some(&"1")
-                })
+    wait_for(Duration::from_secs(5), &format!("an init process in the cgroup {cgroup}"), || {
+        cgroups.procs(cgroup).into_iter().find(|pid| {
+            status_line(*pid, "NSpid").is_some_and(|l| {
+                let pids: Vec<&str> = l.split_whitespace().collect();
+                pids.len() > 1 && pids.last() == Some(&"1")
             })
-        },
-    )
+        })
+    })
 }
 
 /// Loop devices whose backing file lies below `dir`: (device, file).
@@ -262,10 +225,7 @@ pub fn loops_below(dir: &Path) -> BTreeSet<(String, String)> {
 /// Names of the network links of the host's network namespace.
 pub fn links() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/class/net").expect("read /sys/class/net");
-    entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Every file and directory below `dir`, relative, sorted.

@@ -12,9 +12,8 @@ use crate::machine::{Cgroups, require_root};
 
 /// Programs that the busybox root offers.
 const APPLETS: [&str; 28] = [
-    "sh", "true", "false", "sleep", "cat", "ls", "echo", "ps", "id", "kill", "mkdir", "rm",
-    "touch", "env", "stat", "mount", "umount", "head", "yes", "dd", "test", "hostname", "grep",
-    "readlink", "seq", "wc", "printf", "date",
+    "sh", "true", "false", "sleep", "cat", "ls", "echo", "ps", "id", "kill", "mkdir", "rm", "touch", "env", "stat",
+    "mount", "umount", "head", "yes", "dd", "test", "hostname", "grep", "readlink", "seq", "wc", "printf", "date",
 ];
 
 /// A bundle directory with a state directory beside it. Removed on drop, and with it the containers and their cgroups.
@@ -48,33 +47,15 @@ impl From<Output> for Ran {
 impl Ran {
     /// The output of a command that succeeded, trimmed.
     pub fn ok(&self) -> String {
-        assert!(
-            self.code == 0,
-            "exit {}: {}{}",
-            self.code,
-            self.stdout,
-            self.stderr
-        );
+        assert!(self.code == 0, "exit {}: {}{}", self.code, self.stdout, self.stderr);
         self.stdout.trim().to_owned()
     }
 
     /// The error text of a command that failed: one line or more on standard error, no panic text.
     pub fn failed(&self) -> String {
-        assert!(
-            self.code != 0,
-            "should have failed, but printed: {}",
-            self.stdout
-        );
-        assert!(
-            !self.stderr.trim().is_empty(),
-            "exit {} without a word on stderr",
-            self.code
-        );
-        assert!(
-            !self.stderr.contains("panicked"),
-            "a panic instead of an error: {}",
-            self.stderr
-        );
+        assert!(self.code != 0, "should have failed, but printed: {}", self.stdout);
+        assert!(!self.stderr.trim().is_empty(), "exit {} without a word on stderr", self.code);
+        assert!(!self.stderr.contains("panicked"), "a panic instead of an error: {}", self.stderr);
         self.stderr.clone()
     }
 }
@@ -87,10 +68,7 @@ impl Bundle {
         let home = scratch_dir().join(&name);
         let bundle = Self { home, cgroup: name };
         busybox_root(&bundle.dir().join("rootfs"));
-        let made = Command::new("runc")
-            .arg("spec")
-            .current_dir(bundle.dir())
-            .output();
+        let made = Command::new("runc").arg("spec").current_dir(bundle.dir()).output();
         let made = made.expect("runc is installed (cargo xtask test installs it)");
         assert!(made.status.success(), "runc spec: {made:?}");
         bundle.edit(|spec| {
@@ -119,18 +97,14 @@ impl Bundle {
     /// Changes `config.json`.
     pub fn edit(&self, change: impl FnOnce(&mut Value)) {
         let path = self.dir().join("config.json");
-        let mut spec: Value =
-            serde_json::from_slice(&fs::read(&path).expect("read config.json")).expect("JSON");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&path).expect("read config.json")).expect("JSON");
         change(&mut spec);
         fs::write(&path, spec.to_string()).expect("write config.json");
     }
 
     /// `icerun --root <state> ARGS`, to its end, output collected.
     pub fn icerun(&self, args: &[&str]) -> Ran {
-        self.icerun_command(args)
-            .output()
-            .expect("start icerun")
-            .into()
+        self.icerun_command(args).output().expect("start icerun").into()
     }
 
     /// As [`Bundle::icerun`], but the output goes to a file: a container that stays alive keeps its standard output
@@ -140,9 +114,7 @@ impl Bundle {
         let err = self.home.join(unique("err"));
         let mut command = self.icerun_command(args);
         command.stdin(std::process::Stdio::null());
-        command
-            .stdout(fs::File::create(&out).expect("create"))
-            .stderr(fs::File::create(&err).expect("create"));
+        command.stdout(fs::File::create(&out).expect("create")).stderr(fs::File::create(&err).expect("create"));
         let status = command.status().expect("start icerun");
         Ran {
             code: status.code().unwrap_or(-1),
@@ -154,11 +126,7 @@ impl Bundle {
     /// The command line of `icerun`, not started.
     pub fn icerun_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary("icerun"));
-        command
-            .arg("--root")
-            .arg(self.state_dir())
-            .args(args)
-            .current_dir(self.dir());
+        command.arg("--root").arg(self.state_dir()).args(args).current_dir(self.dir());
         command
     }
 }
@@ -179,9 +147,7 @@ pub fn busybox_root(root: &Path) {
     for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "home"] {
         fs::create_dir_all(root.join(dir)).expect("make the root");
     }
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
-        .into_iter()
-        .find(|p| Path::new(p).is_file());
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|p| Path::new(p).is_file());
     let busybox = busybox.expect("busybox-static is installed (cargo xtask test installs it)");
     fs::copy(busybox, root.join("bin/busybox")).expect("copy busybox");
     for applet in APPLETS {

@@ -11,15 +11,11 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const DOLLARS_PER_CORE_HOUR: f64 = 0.10;
 
 fn number(bill: &Value, key: &str) -> f64 {
-    bill[key]
-        .as_f64()
-        .unwrap_or_else(|| panic!("no number {key} in {bill}"))
+    bill[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {bill}"))
 }
 
 fn kernel_usec(daemon: &Daemon, made: &TestBox) -> u64 {
-    daemon
-        .cgroups()
-        .cpu_stat(&daemon.cgroup(made), "usage_usec")
+    daemon.cgroups().cpu_stat(&daemon.cgroup(made), "usage_usec")
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -30,9 +26,7 @@ fn close(a: f64, b: f64) -> bool {
 fn a_busy_loop_is_billed_to_the_microsecond() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    made.python_out(
-        "import time\nend=time.process_time()+0.7\nwhile time.process_time()<end: pass",
-    );
+    made.python_out("import time\nend=time.process_time()+0.7\nwhile time.process_time()<end: pass");
     made.out("(while :; do :; done) >/dev/null 2>&1 & true");
     let_pass(Duration::from_millis(300));
     // The pause takes the last sample of this stretch, and a frozen box's counter stands still.
@@ -41,21 +35,12 @@ fn a_busy_loop_is_billed_to_the_microsecond() {
     assert!(kernel > 700_000, "the loop used {kernel} us");
     let bill = made.bill();
     assert_eq!(bill["cpu_usec"].as_u64(), Some(kernel), "{bill}");
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "seconds of microseconds are exact in a double"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "seconds of microseconds are exact in a double")]
     let seconds = kernel as f64 / 1e6;
     assert!(close(number(&bill, "core_seconds"), seconds), "{bill}");
-    assert!(
-        (number(&bill, "cpu_dollars") - seconds / 3600.0 * DOLLARS_PER_CORE_HOUR).abs() < 1.1e-6,
-        "{bill}"
-    );
+    assert!((number(&bill, "cpu_dollars") - seconds / 3600.0 * DOLLARS_PER_CORE_HOUR).abs() < 1.1e-6, "{bill}");
     let total = number(&bill, "cpu_dollars") + number(&bill, "storage_dollars");
-    assert!(
-        (number(&bill, "total_dollars") - total).abs() < 1e-6,
-        "{bill}"
-    );
+    assert!((number(&bill, "total_dollars") - total).abs() < 1e-6, "{bill}");
     made.delete();
 }
 
@@ -68,15 +53,8 @@ fn many_short_runs_are_billed_though_their_cgroups_are_gone() {
     }
     made.pause();
     assert_eq!(made.billed_usec(), kernel_usec(&daemon, &made));
-    let runs: u64 = made
-        .runs()
-        .iter()
-        .map(|r| r["cpu_ns"].as_u64().expect("cpu_ns"))
-        .sum();
-    assert!(
-        runs > 0 && runs / 1000 <= made.billed_usec(),
-        "the runs sum up to {runs} ns"
-    );
+    let runs: u64 = made.runs().iter().map(|r| r["cpu_ns"].as_u64().expect("cpu_ns")).sum();
+    assert!(runs > 0 && runs / 1000 <= made.billed_usec(), "the runs sum up to {runs} ns");
 }
 
 #[test]
@@ -91,14 +69,9 @@ fn a_frozen_box_adds_nothing_but_storage() {
     assert_eq!(before["cpu_usec"], after["cpu_usec"]);
     assert_eq!(before["cpu_dollars"], after["cpu_dollars"]);
     assert!(number(&after, "gb_hours") > 0.0, "{after}");
-    assert!(
-        number(&after, "gb_hours") > number(&before, "gb_hours"),
-        "storage costs while asleep: {before} {after}"
-    );
+    assert!(number(&after, "gb_hours") > number(&before, "gb_hours"), "storage costs while asleep: {before} {after}");
     made.resume();
-    wait_until(DEADLINE, "the loop to be billed again", || {
-        made.bill()["cpu_usec"] != after["cpu_usec"]
-    });
+    wait_until(DEADLINE, "the loop to be billed again", || made.bill()["cpu_usec"] != after["cpu_usec"]);
     made.delete();
 }
 
@@ -111,11 +84,7 @@ fn a_running_box_is_sampled_every_second() {
         let first = made.billed_usec();
         let start = std::time::Instant::now();
         wait_until(DEADLINE, "a new sample", || made.billed_usec() > first);
-        assert!(
-            start.elapsed() < Duration::from_millis(1500),
-            "a sample came after {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_millis(1500), "a sample came after {:?}", start.elapsed());
     }
     made.delete();
 }
@@ -124,32 +93,15 @@ fn a_running_box_is_sampled_every_second() {
 fn run_figures_are_exact_and_their_own() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    made.python_out(
-        "import time\nend=time.process_time()+0.4\nwhile time.process_time()<end: pass",
-    );
+    made.python_out("import time\nend=time.process_time()+0.4\nwhile time.process_time()<end: pass");
     made.python_out("keep=bytearray(150_000_000)");
     made.out("true");
     let runs = made.runs();
-    let figures = |index: usize, key: &str| {
-        runs[index][key]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{key} in {}", runs[index]))
-    };
-    assert!(
-        (380_000_000..900_000_000).contains(&figures(2, "cpu_ns")),
-        "{}",
-        runs[2]
-    );
-    assert!(
-        (140_000_000..260_000_000).contains(&figures(1, "memory_peak_bytes")),
-        "{}",
-        runs[1]
-    );
-    assert!(
-        figures(0, "cpu_ns") < 100_000_000 && figures(0, "memory_peak_bytes") < 100_000_000,
-        "{}",
-        runs[0]
-    );
+    let figures =
+        |index: usize, key: &str| runs[index][key].as_u64().unwrap_or_else(|| panic!("{key} in {}", runs[index]));
+    assert!((380_000_000..900_000_000).contains(&figures(2, "cpu_ns")), "{}", runs[2]);
+    assert!((140_000_000..260_000_000).contains(&figures(1, "memory_peak_bytes")), "{}", runs[1]);
+    assert!(figures(0, "cpu_ns") < 100_000_000 && figures(0, "memory_peak_bytes") < 100_000_000, "{}", runs[0]);
 }
 
 #[test]
@@ -163,23 +115,12 @@ fn the_account_is_the_sum_of_its_boxes_and_deleted_ones_stay() {
     let gone = boxes[0].billed_usec();
     boxes[0].delete();
     let usage = daemon.api().get("/v1/usage").ok();
-    let bills = usage["boxes"]
-        .as_array()
-        .unwrap_or_else(|| panic!("{usage}"));
+    let bills = usage["boxes"].as_array().unwrap_or_else(|| panic!("{usage}"));
     assert_eq!(bills.len(), 2, "{usage}");
-    let sum: u64 = bills
-        .iter()
-        .map(|b| b["cpu_usec"].as_u64().expect("cpu_usec"))
-        .sum();
+    let sum: u64 = bills.iter().map(|b| b["cpu_usec"].as_u64().expect("cpu_usec")).sum();
     assert_eq!(usage["totals"]["cpu_usec"].as_u64(), Some(sum));
-    let deleted = bills
-        .iter()
-        .find(|b| b["id"] == boxes[0].id.as_str())
-        .expect("the deleted box");
-    assert!(
-        deleted["cpu_usec"].as_u64().is_some_and(|u| u >= gone),
-        "{deleted}"
-    );
+    let deleted = bills.iter().find(|b| b["id"] == boxes[0].id.as_str()).expect("the deleted box");
+    assert!(deleted["cpu_usec"].as_u64().is_some_and(|u| u >= gone), "{deleted}");
     assert_eq!(deleted["status"], "deleted");
 }
 
@@ -188,19 +129,11 @@ fn storage_is_what_is_allocated_over_time() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     made.out("head -c 300000000 /dev/urandom > big; sync");
-    wait_until(DEADLINE, "the size to be seen", || {
-        number(&made.bill(), "storage_bytes") > 290e6
-    });
+    wait_until(DEADLINE, "the size to be seen", || number(&made.bill(), "storage_bytes") > 290e6);
     let (start, first) = (std::time::Instant::now(), number(&made.bill(), "gb_hours"));
     let_pass(Duration::from_secs(2));
-    let (passed, grown) = (
-        start.elapsed().as_secs_f64(),
-        number(&made.bill(), "gb_hours") - first,
-    );
+    let (passed, grown) = (start.elapsed().as_secs_f64(), number(&made.bill(), "gb_hours") - first);
     let rate = number(&made.bill(), "storage_bytes") / 1e9 / 3600.0;
     let seconds = grown / rate;
-    assert!(
-        (seconds - passed).abs() < 1.3,
-        "{seconds:.2} s of storage in {passed:.2} s"
-    );
+    assert!((seconds - passed).abs() < 1.3, "{seconds:.2} s of storage in {passed:.2} s");
 }

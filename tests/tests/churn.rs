@@ -12,15 +12,8 @@ const NETNS_SLACK: u64 = 60;
 
 fn kernel_netns() -> u64 {
     let slabs = fs::read_to_string("/proc/slabinfo").expect("slabinfo");
-    let line = slabs
-        .lines()
-        .find(|l| l.starts_with("net_namespace "))
-        .expect("the net_namespace slab");
-    line.split_whitespace()
-        .nth(1)
-        .expect("active objects")
-        .parse()
-        .expect("a number")
+    let line = slabs.lines().find(|l| l.starts_with("net_namespace ")).expect("the net_namespace slab");
+    line.split_whitespace().nth(1).expect("active objects").parse().expect("a number")
 }
 
 #[test]
@@ -49,11 +42,9 @@ fn a_hundred_boxes_leave_nothing() {
     guard.check(&daemon);
     let grown = machine::rss_kb(daemon.pid()).saturating_sub(memory);
     assert!(grown < GROWTH_MAX_KB, "iceboxd grew by {grown} kB");
-    icebox_tests::wait_until(
-        std::time::Duration::from_secs(30),
-        "the kernel to free network namespaces",
-        || kernel_netns() < netns + NETNS_SLACK,
-    );
+    icebox_tests::wait_until(std::time::Duration::from_secs(30), "the kernel to free network namespaces", || {
+        kernel_netns() < netns + NETNS_SLACK
+    });
     assert!(api.list().is_empty());
 }
 
@@ -69,10 +60,7 @@ fn boxes_made_and_deleted_by_many_clients_leave_nothing() {
             scope.spawn(move || {
                 for round in 0..4 {
                     let made = api.create_default();
-                    assert_eq!(
-                        made.out(&format!("echo {client}.{round}")),
-                        format!("{client}.{round}")
-                    );
+                    assert_eq!(made.out(&format!("echo {client}.{round}")), format!("{client}.{round}"));
                     made.delete();
                 }
             });
@@ -88,18 +76,10 @@ fn a_box_deleted_while_it_works_is_gone_at_once() {
     let guard = LeakGuard::new(&daemon);
     for _ in 0..5 {
         let made = daemon.api().create_default();
-        let stream = made.stream(&[
-            "sh",
-            "-c",
-            "trap '' TERM HUP; yes > /dev/null & while :; do :; done",
-        ]);
+        let stream = made.stream(&["sh", "-c", "trap '' TERM HUP; yes > /dev/null & while :; do :; done"]);
         let start = std::time::Instant::now();
         made.delete();
-        assert!(
-            start.elapsed() < std::time::Duration::from_secs(5),
-            "delete took {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "delete took {:?}", start.elapsed());
         drop(stream);
     }
     guard.check(&daemon);

@@ -21,25 +21,13 @@ const EDGES: [(&str, &[&str]); 5] = [
 const FOLDERS: [&str; 6] = ["runtime", "rootfs", "shim", "api", "tests", "xtask"];
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
 fn cargo(args: &[&str]) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
-        .args(args)
-        .arg("--offline")
-        .current_dir(workspace())
-        .output()
-        .expect("run cargo");
-    assert!(
-        output.status.success(),
-        "cargo {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(cargo).args(args).arg("--offline").current_dir(workspace()).output().expect("run cargo");
+    assert!(output.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -64,8 +52,7 @@ fn sources(folder: &str) -> BTreeMap<PathBuf, String> {
 
 /// The identifiers of a text.
 fn identifiers(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|w| !w.is_empty())
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty())
 }
 
 /// A line without its comment. (A `//` inside a string cuts too much, which can only hide what follows in that line.)
@@ -76,13 +63,9 @@ fn code(line: &str) -> &str {
 #[test]
 fn crates_depend_on_each_other_only_as_drawn() {
     let metadata: Value =
-        serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--no-deps"]))
-            .expect("JSON");
+        serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--no-deps"])).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
-    let names: BTreeSet<&str> = packages
-        .iter()
-        .map(|p| p["name"].as_str().expect("name"))
-        .collect();
+    let names: BTreeSet<&str> = packages.iter().map(|p| p["name"].as_str().expect("name")).collect();
     let known: BTreeSet<&str> = EDGES.iter().map(|e| e.0).chain(["icebox-tests"]).collect();
     assert_eq!(names, known, "a crate came or went: draw its edges here");
     for package in packages {
@@ -92,50 +75,21 @@ fn crates_depend_on_each_other_only_as_drawn() {
         };
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let target = dependency["name"].as_str().expect("name");
-            assert!(
-                !names.contains(target) || allowed.contains(&target),
-                "{name} depends on {target}"
-            );
+            assert!(!names.contains(target) || allowed.contains(&target), "{name} depends on {target}");
         }
     }
 }
 
 #[test]
 fn the_runtime_has_no_async_executor_no_http_and_no_database() {
-    let tree = cargo(&[
-        "tree",
-        "--package",
-        "icebox-runtime",
-        "--edges",
-        "normal",
-        "--prefix",
-        "none",
-    ]);
+    let tree = cargo(&["tree", "--package", "icebox-runtime", "--edges", "normal", "--prefix", "none"]);
     let names: BTreeSet<&str> = tree.lines().filter_map(|l| l.split(' ').next()).collect();
-    assert!(
-        names.contains("rustix"),
-        "the tree was read wrongly: {tree}"
-    );
-    for forbidden in [
-        "tokio",
-        "hyper",
-        "axum",
-        "reqwest",
-        "rusqlite",
-        "async-std",
-        "futures",
-    ] {
-        assert!(
-            !names.contains(forbidden),
-            "{forbidden} is in the runtime's tree"
-        );
+    assert!(names.contains("rustix"), "the tree was read wrongly: {tree}");
+    for forbidden in ["tokio", "hyper", "axum", "reqwest", "rusqlite", "async-std", "futures"] {
+        assert!(!names.contains(forbidden), "{forbidden} is in the runtime's tree");
     }
     for (path, text) in sources("runtime/src") {
-        assert!(
-            !text.contains("thread::spawn"),
-            "{} starts a thread",
-            path.display()
-        );
+        assert!(!text.contains("thread::spawn"), "{} starts a thread", path.display());
     }
 }
 
@@ -143,9 +97,7 @@ fn the_runtime_has_no_async_executor_no_http_and_no_database() {
 fn unsafe_code_lives_in_sys_modules() {
     for folder in FOLDERS {
         for (path, text) in sources(folder) {
-            let in_sys = path
-                .components()
-                .any(|c| matches!(c.as_os_str().to_str(), Some("sys" | "sys.rs")));
+            let in_sys = path.components().any(|c| matches!(c.as_os_str().to_str(), Some("sys" | "sys.rs")));
             let mut previous = "";
             for (number, line) in text.lines().enumerate() {
                 let at = format!("{}:{}", path.display(), number + 1);
@@ -170,16 +122,8 @@ fn files_are_short_and_say_what_they_own() {
     for folder in FOLDERS {
         for (path, text) in sources(folder) {
             let lines = text.lines().count();
-            assert!(
-                lines <= FILE_LINES_MAX,
-                "{} has {lines} lines",
-                path.display()
-            );
-            assert!(
-                text.trim_start().starts_with("//!"),
-                "{} has no header",
-                path.display()
-            );
+            assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines", path.display());
+            assert!(text.trim_start().starts_with("//!"), "{} has no header", path.display());
         }
     }
 }
@@ -189,20 +133,14 @@ fn the_oci_spec_is_named_in_two_places_only() {
     let mut places = Vec::new();
     for folder in ["runtime/src", "rootfs/src", "shim/src", "api/src"] {
         for (path, text) in sources(folder) {
-            let imports = text
-                .lines()
-                .map(code)
-                .filter(|l| !l.trim_start().starts_with('#'));
+            let imports = text.lines().map(code).filter(|l| !l.trim_start().starts_with('#'));
             let body: String = imports.collect::<Vec<_>>().join("\n");
             if body.contains("oci_spec") && identifiers(&body).any(|w| w == "Spec") {
                 places.push(path);
             }
         }
     }
-    assert!(
-        places.len() <= 2,
-        "oci_spec::runtime::Spec is named in {places:?}"
-    );
+    assert!(places.len() <= 2, "oci_spec::runtime::Spec is named in {places:?}");
     assert!(!places.is_empty(), "nobody reads a bundle");
 }
 
@@ -229,12 +167,7 @@ fn the_runtime_never_says_box() {
         for (number, line) in text.lines().enumerate() {
             for identifier in identifiers(line).filter(|w| *w != "Box") {
                 let said = words(identifier).iter().any(|w| w == "box" || w == "boxes");
-                assert!(
-                    !said,
-                    "{}:{}: {identifier}: {line}",
-                    path.display(),
-                    number + 1
-                );
+                assert!(!said, "{}:{}: {identifier}: {line}", path.display(), number + 1);
             }
         }
     }
@@ -243,21 +176,8 @@ fn the_runtime_never_says_box() {
 #[test]
 fn each_crate_leaves_out_what_it_must_not_do() {
     let absent = [
-        (
-            "api/src",
-            &[
-                "clone3",
-                "unshare",
-                "setns",
-                "fork",
-                "pivot_root",
-                "cgroup_procs",
-            ][..],
-        ),
-        (
-            "rootfs/src",
-            &["clone3", "unshare", "setns", "pivot_root"][..],
-        ),
+        ("api/src", &["clone3", "unshare", "setns", "fork", "pivot_root", "cgroup_procs"][..]),
+        ("rootfs/src", &["clone3", "unshare", "setns", "pivot_root"][..]),
     ];
     for (folder, forbidden) in absent {
         for (path, text) in sources(folder) {
@@ -268,17 +188,8 @@ fn each_crate_leaves_out_what_it_must_not_do() {
         }
     }
     for (path, text) in sources("api/src") {
-        for file in [
-            "cgroup.procs",
-            "cgroup.freeze",
-            "cgroup.kill",
-            "/sys/fs/cgroup",
-        ] {
-            assert!(
-                !text.lines().map(code).any(|l| l.contains(file)),
-                "{} touches {file}",
-                path.display()
-            );
+        for file in ["cgroup.procs", "cgroup.freeze", "cgroup.kill", "/sys/fs/cgroup"] {
+            assert!(!text.lines().map(code).any(|l| l.contains(file)), "{} touches {file}", path.display());
         }
     }
 }

@@ -36,50 +36,25 @@ fn every_namespace_is_its_own() {
         assert_ne!(in_a, in_b, "two boxes share a {kind} namespace");
     }
     let uids = [&a, &b].map(|made| {
-        let map = fs::read_to_string(format!("/proc/{}/uid_map", daemon.init_pid(made)))
-            .expect("uid_map");
-        let numbers: Vec<u64> = map
-            .split_whitespace()
-            .map(|n| n.parse().expect("number"))
-            .collect();
-        assert_eq!(
-            (numbers[0], numbers[2], numbers.len()),
-            (0, 65_536, 3),
-            "{map}"
-        );
+        let map = fs::read_to_string(format!("/proc/{}/uid_map", daemon.init_pid(made))).expect("uid_map");
+        let numbers: Vec<u64> = map.split_whitespace().map(|n| n.parse().expect("number")).collect();
+        assert_eq!((numbers[0], numbers[2], numbers.len()), (0, 65_536, 3), "{map}");
         numbers[1]
     });
-    assert!(
-        uids[0] >= 65_536 && uids[0].abs_diff(uids[1]) >= 65_536,
-        "uid ranges overlap: {uids:?}"
-    );
-    assert_eq!(
-        a.out("cat /proc/1/cgroup | tail -1 | cut -d: -f3"),
-        "/",
-        "the cgroup namespace starts at the box"
-    );
-    assert_ne!(
-        a.out("hostname"),
-        fs::read_to_string("/proc/sys/kernel/hostname")
-            .expect("hostname")
-            .trim()
-    );
+    assert!(uids[0] >= 65_536 && uids[0].abs_diff(uids[1]) >= 65_536, "uid ranges overlap: {uids:?}");
+    assert_eq!(a.out("cat /proc/1/cgroup | tail -1 | cut -d: -f3"), "/", "the cgroup namespace starts at the box");
+    assert_ne!(a.out("hostname"), fs::read_to_string("/proc/sys/kernel/hostname").expect("hostname").trim());
 }
 
 #[test]
 fn the_only_link_is_loopback_and_it_is_up() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    assert_eq!(
-        made.out(
-            "ls /sys/class/net 2>/dev/null || tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"
-        ),
-        "lo"
-    );
-    let ping = "import socket;s=socket.create_server(('127.0.0.1',0));c=socket.create_connection(s.getsockname());print('ok')";
+    assert_eq!(made.out("ls /sys/class/net 2>/dev/null || tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"), "lo");
+    let ping =
+        "import socket;s=socket.create_server(('127.0.0.1',0));c=socket.create_connection(s.getsockname());print('ok')";
     assert_eq!(made.python_out(ping), "ok");
-    let out =
-        "import socket;s=socket.socket();s.settimeout(2);print(s.connect_ex(('192.0.2.1',80)))";
+    let out = "import socket;s=socket.socket();s.settimeout(2);print(s.connect_ex(('192.0.2.1',80)))";
     assert_ne!(made.python_out(out), "0");
 }
 
@@ -89,16 +64,9 @@ fn host_paths_are_invisible() {
     let made = daemon.api().create_default();
     let name = daemon::unique("canary");
     let file = daemon::scratch_dir().join(&name);
-    fs::File::create(&file)
-        .expect("canary")
-        .write_all(b"host secret")
-        .expect("canary");
+    fs::File::create(&file).expect("canary").write_all(b"host secret").expect("canary");
     for line in both_users(&format!("find / -name {name} 2>/dev/null | head -1")) {
-        assert_eq!(
-            made.sh(&line).stdout.trim(),
-            "",
-            "the canary of the host is visible"
-        );
+        assert_eq!(made.sh(&line).stdout.trim(), "", "the canary of the host is visible");
     }
     for line in both_users(&format!("cat {} 2>&1", file.display())) {
         assert!(!made.sh(&line).stdout.contains("host secret"));
@@ -107,25 +75,11 @@ fn host_paths_are_invisible() {
     let mounts = made.out("cat /proc/self/mountinfo");
     let run_dir = daemon.run_dir().to_string_lossy().into_owned();
     let data_dir = daemon.data_dir().to_string_lossy().into_owned();
-    for needle in [
-        run_dir.as_str(),
-        data_dir.as_str(),
-        "/var/lib",
-        "bookworm",
-        "volumes",
-        "icebox-test",
-        "/dev/loop",
-    ] {
-        assert!(
-            !mounts.contains(needle),
-            "mountinfo tells {needle}:\n{mounts}"
-        );
+    for needle in [run_dir.as_str(), data_dir.as_str(), "/var/lib", "bookworm", "volumes", "icebox-test", "/dev/loop"] {
+        assert!(!mounts.contains(needle), "mountinfo tells {needle}:\n{mounts}");
     }
     for shared in ["shared:", "master:"] {
-        assert!(
-            !mounts.contains(shared),
-            "a mount of the box propagates:\n{mounts}"
-        );
+        assert!(!mounts.contains(shared), "a mount of the box propagates:\n{mounts}");
     }
     let init = daemon.init_pid(&made).to_string();
     assert_ne!(fs::read_link(format!("/proc/{init}/root")).ok(), None);
@@ -138,46 +92,25 @@ fn boxes_do_not_see_each_other() {
     a.write("secret-of-a.txt", "A's secret");
     a.out("nohup sleep 98765 >/dev/null 2>&1 & true");
     a.out("sleep 0.01; ps -eo args | grep -q '[s]leep 98765'");
-    assert_eq!(
-        b.sh("ps -eo args | grep '[s]leep 98765'").code,
-        1,
-        "B sees A's process"
-    );
+    assert_eq!(b.sh("ps -eo args | grep '[s]leep 98765'").code, 1, "B sees A's process");
     assert_eq!(b.sh("cat secret-of-a.txt").code, 1);
     let pids = lines(&b, "ls /proc | grep -E '^[0-9]+$'");
     assert!(pids.len() < 12, "B sees too many processes: {pids:?}");
     for line in both_users("kill -9 -1; true") {
         let _ = b.sh(&line);
     }
-    assert_eq!(
-        a.out("ps -eo args | grep -c '[s]leep 98765'"),
-        "1",
-        "B killed a process of A"
-    );
-    assert_eq!(
-        b.out("echo still alive"),
-        "still alive",
-        "kill -1 inside must not end the box"
-    );
+    assert_eq!(a.out("ps -eo args | grep -c '[s]leep 98765'"), "1", "B killed a process of A");
+    assert_eq!(b.out("echo still alive"), "still alive", "kill -1 inside must not end the box");
     a.out("nohup python3 -m http.server 8123 --bind 127.0.0.1 >/dev/null 2>&1 & true");
     let connect = "import socket;s=socket.socket();print(s.connect_ex(('127.0.0.1',8123)))";
-    icebox_tests::wait_until(std::time::Duration::from_secs(10), "A's server", || {
-        a.python_out(connect) == "0"
-    });
+    icebox_tests::wait_until(std::time::Duration::from_secs(10), "A's server", || a.python_out(connect) == "0");
     assert_ne!(b.python_out(connect), "0", "B reaches A's loopback");
     a.python_out("import socket;from multiprocessing import shared_memory as m;s=m.SharedMemory('of_a',True,64);import os;os._exit(0)");
-    assert_ne!(
-        b.out("ls -A /dev/shm | wc -l"),
-        "1",
-        "B sees A's shared memory"
-    );
+    assert_ne!(b.out("ls -A /dev/shm | wc -l"), "1", "B sees A's shared memory");
 }
 
 fn capability_set(status: &str, name: &str) -> u64 {
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix(&format!("{name}:")))
-        .expect("the line");
+    let line = status.lines().find_map(|l| l.strip_prefix(&format!("{name}:"))).expect("the line");
     u64::from_str_radix(line.trim(), 16).expect("hex")
 }
 
@@ -193,44 +126,22 @@ fn privileges_are_the_table_for_user_and_root() {
         let status = made.out(&line);
         for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             let set = capability_set(&status, name);
-            assert_eq!(
-                set & !CAPS_MAX,
-                0,
-                "{name} {set:016x} has more than the table"
-            );
+            assert_eq!(set & !CAPS_MAX, 0, "{name} {set:016x} has more than the table");
         }
         assert_eq!(capability_set(&status, "CapInh"), 0);
         assert_eq!(capability_set(&status, "CapAmb"), 0);
         if root == 0 {
-            assert_eq!(
-                capability_set(&status, "CapEff"),
-                0,
-                "boxuser has capabilities"
-            );
+            assert_eq!(capability_set(&status, "CapEff"), 0, "boxuser has capabilities");
         } else {
-            assert_eq!(
-                capability_set(&status, "CapEff"),
-                CAPS_MAX,
-                "root of the box lacks what apt needs"
-            );
+            assert_eq!(capability_set(&status, "CapEff"), CAPS_MAX, "root of the box lacks what apt needs");
         }
         assert!(status.contains("NoNewPrivs:\t1"), "{status}");
         assert!(status.contains("Seccomp:\t2"), "{status}");
     }
-    assert_eq!(
-        made.out("id -u; id -un; sudo -n id -u")
-            .lines()
-            .collect::<Vec<_>>(),
-        ["1000", "boxuser", "0"]
-    );
+    assert_eq!(made.out("id -u; id -un; sudo -n id -u").lines().collect::<Vec<_>>(), ["1000", "boxuser", "0"]);
     assert_eq!(made.out("sudo -n cat /proc/self/uid_map | wc -l"), "1");
-    let setuid =
-        "sudo -n cp /usr/bin/id /tmp/suid-id && sudo -n chmod 4755 /tmp/suid-id && /tmp/suid-id -u";
-    assert_eq!(
-        made.out(setuid),
-        "1000",
-        "a setuid file gave root under no_new_privs"
-    );
+    let setuid = "sudo -n cp /usr/bin/id /tmp/suid-id && sudo -n chmod 4755 /tmp/suid-id && /tmp/suid-id -u";
+    assert_eq!(made.out(setuid), "1000", "a setuid file gave root under no_new_privs");
 }
 
 #[test]
@@ -245,27 +156,21 @@ fn the_init_cannot_be_looked_into() {
     for target in ["mem", "environ", "maps", "auxv"] {
         for line in both_users(&format!("cat /proc/1/{target}")) {
             let read = made.sh(&line);
-            assert!(
-                read.code != 0 || read.stdout.is_empty(),
-                "{line} works: {read:?}"
-            );
+            assert!(read.code != 0 || read.stdout.is_empty(), "{line} works: {read:?}");
         }
     }
     let ptrace = "import ctypes;c=ctypes.CDLL(None,use_errno=True);print(c.ptrace(0x4206,1,0,0))";
     assert_eq!(made.python_out(ptrace), "-1", "PTRACE_SEIZE of init works");
     let exe = fs::read_link(format!("/proc/{}/exe", daemon.init_pid(&made))).expect("exe of init");
-    assert!(
-        exe.to_string_lossy().contains("memfd:"),
-        "init runs from {}",
-        exe.display()
-    );
+    assert!(exe.to_string_lossy().contains("memfd:"), "init runs from {}", exe.display());
 }
 
 #[test]
 fn a_run_starts_with_three_descriptors_and_a_real_directory() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    let list = "import os;print(sorted(int(f) for f in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{f}')))";
+    let list =
+        "import os;print(sorted(int(f) for f in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{f}')))";
     assert_eq!(made.python_out(list), "[0, 1, 2]");
     for fd in 0..24 {
         let body = serde_json::json!({ "command": ["pwd", "-P"], "folder": format!("/proc/self/fd/{fd}") });
@@ -326,33 +231,19 @@ fn devices_are_the_golden_list() {
     let made = daemon.api().create_default();
     let listed = lines(&made, "ls /dev | sort");
     let golden = [
-        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
-        "stdout", "tty", "urandom", "zero",
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom",
+        "zero",
     ];
     for name in &listed {
         assert!(golden.contains(&name.as_str()), "/dev has {name}");
     }
     for name in golden.iter().filter(|n| **n != "mqueue") {
-        assert!(
-            listed.iter().any(|l| l == name),
-            "/dev lacks {name}: {listed:?}"
-        );
+        assert!(listed.iter().any(|l| l == name), "/dev lacks {name}: {listed:?}");
     }
-    for line in both_users(
-        "mknod /tmp/disk b 254 0; mknod /tmp/null c 1 3; ls /tmp/disk /tmp/null 2>/dev/null",
-    ) {
-        assert_eq!(
-            made.sh(&line).stdout.trim(),
-            "",
-            "a device node can be made"
-        );
+    for line in both_users("mknod /tmp/disk b 254 0; mknod /tmp/null c 1 3; ls /tmp/disk /tmp/null 2>/dev/null") {
+        assert_eq!(made.sh(&line).stdout.trim(), "", "a device node can be made");
     }
-    assert_eq!(
-        made.out(
-            "echo x > /dev/null && head -c 4 /dev/zero | wc -c && head -c 8 /dev/urandom | wc -c"
-        ),
-        "4\n8"
-    );
+    assert_eq!(made.out("echo x > /dev/null && head -c 4 /dev/zero | wc -c && head -c 8 /dev/urandom | wc -c"), "4\n8");
 }
 
 #[test]
@@ -380,7 +271,12 @@ fn mounts_and_namespaces_cannot_be_made() {
             assert_ne!(made.sh(&line).code, 0, "{line} works");
         }
     }
-    assert_eq!(made.out("ls -d /sys/fs/cgroup/*/ 2>/dev/null | head -1; mkdir /sys/fs/cgroup/x 2>/dev/null && echo made; true"), "");
+    assert_eq!(
+        made.out(
+            "ls -d /sys/fs/cgroup/*/ 2>/dev/null | head -1; mkdir /sys/fs/cgroup/x 2>/dev/null && echo made; true"
+        ),
+        ""
+    );
 }
 
 /// x86-64 numbers of calls that no box needs, each tried with zeros.
@@ -425,10 +321,7 @@ fn dangerous_system_calls_are_refused() {
                   m=mmap.mmap(-1,4096,prot=7);m.write(b'\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3');\
                   f=ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)));print(f())";
     let result = made.python(compat);
-    assert!(
-        result.code != 0 || result.stdout.trim() == "-38",
-        "a 32-bit system call works: {result:?}"
-    );
+    assert!(result.code != 0 || result.stdout.trim() == "-38", "a 32-bit system call works: {result:?}");
 }
 
 #[test]
@@ -448,18 +341,11 @@ fn sockets_of_the_host_cannot_be_reached() {
          for p in ({port}, {api_port}):\n  s=socket.socket(); s.settimeout(2); print(s.connect_ex(('127.0.0.1', p)) == 0)\n"
     );
     assert_eq!(made.python_out(&code), "False\nFalse\nFalse");
-    for line in both_users("find / -xdev -type s 2>/dev/null; find /run -type s 2>/dev/null; true")
-    {
+    for line in both_users("find / -xdev -type s 2>/dev/null; find /run -type s 2>/dev/null; true") {
         for socket in made.out(&line).lines() {
-            assert!(
-                !socket.contains("ctl.sock"),
-                "the control socket is visible: {socket}"
-            );
+            assert!(!socket.contains("ctl.sock"), "the control socket is visible: {socket}");
         }
     }
     let directory = fs::metadata(daemon.run_dir()).expect("run dir");
-    assert_eq!(
-        std::os::unix::fs::PermissionsExt::mode(&directory.permissions()) & 0o777,
-        0o700
-    );
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&directory.permissions()) & 0o777, 0o700);
 }

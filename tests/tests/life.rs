@@ -10,9 +10,7 @@ use serde_json::json;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn wait_status(made: &TestBox, wanted: &[&str]) {
-    wait_until(DEADLINE, &format!("the box to be {wanted:?}"), || {
-        wanted.contains(&made.status().as_str())
-    });
+    wait_until(DEADLINE, &format!("the box to be {wanted:?}"), || wanted.contains(&made.status().as_str()));
 }
 
 #[test]
@@ -29,11 +27,7 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
         let start = Instant::now();
         let result = made.sh(line);
         assert_eq!(result.code, 0, "{name}: {result:?}");
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{name} was waited for: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "{name} was waited for: {:?}", start.elapsed());
     }
     let running = made.out("ps -eo args | grep -c '[s]leep 30[1-5]'");
     assert_eq!(running, "5", "a background child was killed");
@@ -44,9 +38,7 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
     let (output, trailer) = {
         use std::io::Read;
         let mut body = Vec::new();
-        made.stream(&["sh", "-c", "echo streamed; sleep 307 & exit 2"])
-            .read_to_end(&mut body)
-            .expect("stream");
+        made.stream(&["sh", "-c", "echo streamed; sleep 307 & exit 2"]).read_to_end(&mut body).expect("stream");
         icebox_tests::api::split_stream(&body)
     };
     assert_eq!(output, b"streamed\n");
@@ -63,9 +55,7 @@ fn zombies_are_reaped() {
     made.python_out(code);
     wait_until(DEADLINE, "init to reap orphans", || {
         let pids = daemon.cgroups().procs(&daemon.cgroup(&made));
-        pids.iter()
-            .all(|pid| machine::process_state(*pid) != Some('Z'))
-            && pids.len() == 1
+        pids.iter().all(|pid| machine::process_state(*pid) != Some('Z')) && pids.len() == 1
     });
     assert_eq!(made.out("ps -eo stat | grep -c '^Z'; true"), "0");
 }
@@ -75,11 +65,7 @@ fn an_idle_box_falls_asleep_and_the_next_request_wakes_it() {
     let daemon = Daemon::start();
     let made = daemon.api().create(&json!({ "idle_seconds": 1 }));
     wait_status(&made, &["paused"]);
-    assert_eq!(
-        daemon.cgroups().event(&daemon.cgroup(&made), "frozen"),
-        Some(1),
-        "the kernel agrees"
-    );
+    assert_eq!(daemon.cgroups().event(&daemon.cgroup(&made), "frozen"), Some(1), "the kernel agrees");
     for _ in 0..3 {
         // Looking does not wake.
         made.data();
@@ -89,10 +75,7 @@ fn an_idle_box_falls_asleep_and_the_next_request_wakes_it() {
     }
     assert_eq!(made.status(), "paused");
     assert_eq!(made.out("echo awake"), "awake");
-    assert_eq!(
-        daemon.cgroups().event(&daemon.cgroup(&made), "frozen"),
-        Some(0)
-    );
+    assert_eq!(daemon.cgroups().event(&daemon.cgroup(&made), "frozen"), Some(0));
     wait_status(&made, &["paused"]);
     made.write("by-file.txt", "woken by a write");
     wait_status(&made, &["paused"]);
@@ -116,48 +99,26 @@ fn work_keeps_a_box_awake() {
         assert_ne!(busy.status(), "paused", "a box that computes fell asleep");
         let_pass(Duration::from_millis(100));
     }
-    let why = daemon
-        .api()
-        .get(&format!("/v1/boxes/{}/why", waiting.id))
-        .ok();
-    assert!(
-        why["awake_because"]
-            .as_array()
-            .is_some_and(|r| !r.is_empty()),
-        "{why}"
-    );
+    let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
+    assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
     drop(stream);
     busy.out("kill $(pgrep -f 'while :') ; true");
     wait_status(&waiting, &["paused"]);
-    let why = daemon
-        .api()
-        .get(&format!("/v1/boxes/{}/why", waiting.id))
-        .ok();
-    assert!(
-        why["waiting_for"].as_array().is_some_and(|r| !r.is_empty()),
-        "{why}"
-    );
+    let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
+    assert!(why["waiting_for"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
     busy.delete();
 }
 
 #[test]
 fn a_keep_alive_box_never_sleeps() {
     let daemon = Daemon::start();
-    let kept = daemon
-        .api()
-        .create(&json!({ "keep_alive": true, "idle_seconds": 1 }));
+    let kept = daemon.api().create(&json!({ "keep_alive": true, "idle_seconds": 1 }));
     let other = daemon.api().create(&json!({ "idle_seconds": 1 }));
-    assert!(
-        daemon.api().post_empty(&kept.path("/pause")).status >= 400,
-        "pause of a keep-alive box is refused"
-    );
+    assert!(daemon.api().post_empty(&kept.path("/pause")).status >= 400, "pause of a keep-alive box is refused");
     wait_status(&other, &["paused"]);
     let_pass(Duration::from_secs(2));
     assert_ne!(kept.status(), "paused");
-    assert_eq!(
-        daemon.cgroups().event(&daemon.cgroup(&kept), "frozen"),
-        Some(0)
-    );
+    assert_eq!(daemon.cgroups().event(&daemon.cgroup(&kept), "frozen"), Some(0));
 }
 
 #[test]
@@ -166,19 +127,9 @@ fn idle_time_can_be_changed_per_box_and_account() {
     let made = daemon.api().create(&json!({ "idle_seconds": 3600 }));
     assert_eq!(made.status(), "idle");
     let path = format!("/v1/boxes/{}/idle", made.id);
-    daemon
-        .api()
-        .call("PUT", &path, Some(&json!({ "idle_seconds": 1 })))
-        .ok();
+    daemon.api().call("PUT", &path, Some(&json!({ "idle_seconds": 1 }))).ok();
     wait_status(&made, &["paused"]);
-    daemon
-        .api()
-        .call(
-            "PUT",
-            "/v1/account/idle",
-            Some(&json!({ "idle_seconds": 1 })),
-        )
-        .ok();
+    daemon.api().call("PUT", "/v1/account/idle", Some(&json!({ "idle_seconds": 1 }))).ok();
     wait_status(&daemon.api().create_default(), &["paused"]);
 }
 
@@ -206,9 +157,7 @@ fn processes_memory_and_sockets_are_intact_after_sleep() {
     let made = daemon.api().create_default();
     made.write("stateful.py", STATEFUL);
     made.out("nohup python3 stateful.py >/dev/null 2>&1 & true");
-    wait_until(DEADLINE, "the program to be ready", || {
-        made.sh("test -e ready").code == 0
-    });
+    wait_until(DEADLINE, "the program to be ready", || made.sh("test -e ready").code == 0);
     let ask = |word: &str| made.out(&format!("echo {word} > ask; cat answer"));
     let first = ask("one");
     let pid = first.split(' ').next().expect("pid").to_owned();
@@ -246,7 +195,9 @@ fn a_frozen_box_costs_no_cpu_at_all() {
 fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     let mut daemon = Daemon::start();
     let made = daemon.api().create_default();
-    made.out("echo durable > kept.txt; sudo -n sh -c 'echo system > /opt/kept'; nohup sleep 777 >/dev/null 2>&1 & sync");
+    made.out(
+        "echo durable > kept.txt; sudo -n sh -c 'echo system > /opt/kept'; nohup sleep 777 >/dev/null 2>&1 & sync",
+    );
     let billed_before = {
         made.pause();
         made.billed_usec()
@@ -255,26 +206,14 @@ fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     daemon.kill9();
     let root = daemon.cgroup_root().to_owned();
     daemon.cgroups().destroy(&root);
-    wait_until(DEADLINE, "the loop device to be released", || {
-        machine::loops_below(&daemon.data_dir()).is_empty()
-    });
+    wait_until(DEADLINE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
     daemon.start_again();
-    let made = TestBox {
-        api: daemon.api(),
-        id: made.id,
-    };
-    assert!(
-        ["idle", "paused"].contains(&made.status().as_str()),
-        "{}",
-        made.status()
-    );
+    let made = TestBox { api: daemon.api(), id: made.id };
+    assert!(["idle", "paused"].contains(&made.status().as_str()), "{}", made.status());
     assert_eq!(made.out("cat kept.txt /opt/kept"), "durable\nsystem");
     assert_eq!(made.sh("ps -eo args | grep '[s]leep 777'").code, 1);
     made.pause();
-    assert!(
-        made.billed_usec() > billed_before,
-        "the bill goes on where it was"
-    );
+    assert!(made.billed_usec() > billed_before, "the bill goes on where it was");
 }
 
 #[test]
@@ -298,16 +237,9 @@ fn a_box_whose_init_was_killed_is_started_anew_by_the_next_request() {
 #[test]
 fn an_init_command_runs_at_each_start() {
     let daemon = Daemon::start();
-    let made = daemon
-        .api()
-        .create(&json!({ "init_command": "echo started >> /workspace/home/starts" }));
-    wait_until(DEADLINE, "the init command", || {
-        made.sh("grep -c started starts").stdout.trim() == "1"
-    });
-    assert_eq!(
-        made.get("/startup").ok()["init_command"],
-        "echo started >> /workspace/home/starts"
-    );
+    let made = daemon.api().create(&json!({ "init_command": "echo started >> /workspace/home/starts" }));
+    wait_until(DEADLINE, "the init command", || made.sh("grep -c started starts").stdout.trim() == "1");
+    assert_eq!(made.get("/startup").ok()["init_command"], "echo started >> /workspace/home/starts");
 }
 
 #[test]
@@ -316,30 +248,13 @@ fn cancel_ends_a_run_and_its_children() {
     let made = daemon.api().create_default();
     let mut stream = made.stream(&["sh", "-c", "sleep 888 & echo up; wait"]);
     icebox_tests::api::read_until(&mut stream, "up");
-    let run = made
-        .runs()
-        .into_iter()
-        .find(|r| r["status"] == "running")
-        .expect("a running run");
+    let run = made.runs().into_iter().find(|r| r["status"] == "running").expect("a running run");
     let id = run["id"].as_str().expect("id");
-    daemon
-        .api()
-        .post_empty(&made.path(&format!("/runs/{id}/cancel")))
-        .ok();
-    wait_until(DEADLINE, "the children to end", || {
-        made.sh("ps -eo args | grep '[s]leep 888'").code == 1
-    });
+    daemon.api().post_empty(&made.path(&format!("/runs/{id}/cancel"))).ok();
+    wait_until(DEADLINE, "the children to end", || made.sh("ps -eo args | grep '[s]leep 888'").code == 1);
     wait_until(DEADLINE, "the run to read cancelled", || {
-        made.runs()
-            .iter()
-            .any(|r| r["id"] == id && r["status"] == "cancelled")
+        made.runs().iter().any(|r| r["id"] == id && r["status"] == "cancelled")
     });
-    let unknown = daemon
-        .api()
-        .post_empty(&made.path("/runs/0190f0c8-0000-7000-8000-000000000000/cancel"));
-    assert!(
-        unknown.status == 404 || unknown.status < 300,
-        "{}",
-        unknown.status
-    );
+    let unknown = daemon.api().post_empty(&made.path("/runs/0190f0c8-0000-7000-8000-000000000000/cancel"));
+    assert!(unknown.status == 404 || unknown.status < 300, "{}", unknown.status);
 }

@@ -10,18 +10,10 @@ fn routes() -> Vec<(&'static str, &'static str, Value)> {
         ("POST", "/v2/box", json!({})),
         ("GET", "/v2/box?label=x", none.clone()),
         ("DELETE", "/v2/box", json!({ "ids": [] })),
-        (
-            "POST",
-            "/v2/box/from-snapshot",
-            json!({ "snapshot_id": "snap_x" }),
-        ),
+        ("POST", "/v2/box/from-snapshot", json!({ "snapshot_id": "snap_x" })),
         ("DELETE", "/v2/box/snapshots?all=true", json!({})),
         ("GET", "/v2/box/settings/env", none.clone()),
-        (
-            "PUT",
-            "/v2/box/settings/env",
-            json!({ "env_vars": { "A": "b" } }),
-        ),
+        ("PUT", "/v2/box/settings/env", json!({ "env_vars": { "A": "b" } })),
         ("PUT", "/v2/box/settings/env/NAME", json!({ "value": "x" })),
         ("DELETE", "/v2/box/settings/env/NAME", none.clone()),
         ("GET", "{b}", none.clone()),
@@ -33,107 +25,39 @@ fn routes() -> Vec<(&'static str, &'static str, Value)> {
         ("DELETE", "{b}/startup", none.clone()),
         ("GET", "{b}/logs?offset=0&limit=0", none.clone()),
         ("GET", "{b}/runs", none.clone()),
-        (
-            "POST",
-            "{b}/runs/0190f0c8-0000-7000-8000-000000000000/cancel",
-            none.clone(),
-        ),
-        (
-            "PUT",
-            "{b}/config/model",
-            json!({ "model": "anthropic/claude-sonnet-4-5" }),
-        ),
-        (
-            "PUT",
-            "{b}/config/custom-runner",
-            json!({ "custom_runner": { "command": "agent" } }),
-        ),
-        (
-            "PUT",
-            "{b}/config/network-policy",
-            json!({ "mode": "deny-all" }),
-        ),
-        (
-            "POST",
-            "{b}/config/skills",
-            json!({ "skill_id": "owner/repo/skill" }),
-        ),
+        ("POST", "{b}/runs/0190f0c8-0000-7000-8000-000000000000/cancel", none.clone()),
+        ("PUT", "{b}/config/model", json!({ "model": "anthropic/claude-sonnet-4-5" })),
+        ("PUT", "{b}/config/custom-runner", json!({ "custom_runner": { "command": "agent" } })),
+        ("PUT", "{b}/config/network-policy", json!({ "mode": "deny-all" })),
+        ("POST", "{b}/config/skills", json!({ "skill_id": "owner/repo/skill" })),
         ("DELETE", "{b}/config/skills/owner/repo/skill", none.clone()),
         ("POST", "{b}/config/labels", json!({ "label": "a:b" })),
         ("DELETE", "{b}/config/labels/a%3Ab", none.clone()),
         ("PUT", "{b}/git-config", json!({ "git_user_name": "A" })),
-        (
-            "PUT",
-            "{b}/config/git",
-            json!({ "git_user_name": null, "git_user_email": "a@b.c" }),
-        ),
+        ("PUT", "{b}/config/git", json!({ "git_user_name": null, "git_user_email": "a@b.c" })),
         ("POST", "{b}/exec", json!({ "command": ["true"] })),
         ("POST", "{b}/code", json!({ "code": "1", "language": "js" })),
         ("POST", "{b}/exec-stream", json!({ "command": ["true"] })),
-        (
-            "POST",
-            "{b}/code-stream",
-            json!({ "code": "1", "language": "python" }),
-        ),
+        ("POST", "{b}/code-stream", json!({ "code": "1", "language": "python" })),
         ("GET", "{b}/exec-session", none.clone()),
-        (
-            "POST",
-            "{b}/run",
-            json!({ "prompt": "x", "webhook": { "url": "http://127.0.0.1:1/" } }),
-        ),
+        ("POST", "{b}/run", json!({ "prompt": "x", "webhook": { "url": "http://127.0.0.1:1/" } })),
         ("POST", "{b}/run/stream", json!({ "prompt": "x" })),
         ("GET", "{b}/files/read?path=/etc/hostname", none.clone()),
-        (
-            "POST",
-            "{b}/files/write",
-            json!({ "path": "/workspace/home/f", "content": "x" }),
-        ),
+        ("POST", "{b}/files/write", json!({ "path": "/workspace/home/f", "content": "x" })),
         ("GET", "{b}/files/list", none.clone()),
         ("POST", "{b}/files/upload", none.clone()),
-        (
-            "GET",
-            "{b}/files/download?folder=/workspace/home/f",
-            none.clone(),
-        ),
+        ("GET", "{b}/files/download?folder=/workspace/home/f", none.clone()),
         ("GET", "{b}/files/stat?path=/workspace/home", none.clone()),
-        (
-            "POST",
-            "{b}/files/mkdir",
-            json!({ "path": "/workspace/home/d", "parents": true }),
-        ),
-        (
-            "POST",
-            "{b}/files/rename",
-            json!({ "from": "/workspace/home/f", "to": "/workspace/home/g" }),
-        ),
-        (
-            "POST",
-            "{b}/files/remove",
-            json!({ "path": "/workspace/home/g", "recursive": false }),
-        ),
-        (
-            "POST",
-            "{b}/git/clone",
-            json!({ "repo": "owner/repo", "branch": null }),
-        ),
+        ("POST", "{b}/files/mkdir", json!({ "path": "/workspace/home/d", "parents": true })),
+        ("POST", "{b}/files/rename", json!({ "from": "/workspace/home/f", "to": "/workspace/home/g" })),
+        ("POST", "{b}/files/remove", json!({ "path": "/workspace/home/g", "recursive": false })),
+        ("POST", "{b}/git/clone", json!({ "repo": "owner/repo", "branch": null })),
         ("GET", "{b}/git/diff", none.clone()),
         ("GET", "{b}/git/status", none.clone()),
-        (
-            "POST",
-            "{b}/git/commit",
-            json!({ "message": "m", "author_name": null }),
-        ),
+        ("POST", "{b}/git/commit", json!({ "message": "m", "author_name": null })),
         ("POST", "{b}/git/push", json!({ "branch": null })),
-        (
-            "POST",
-            "{b}/git/create-pr",
-            json!({ "title": "t", "body": null, "base": null }),
-        ),
-        (
-            "POST",
-            "{b}/git/create-issue",
-            json!({ "title": "t", "body": null }),
-        ),
+        ("POST", "{b}/git/create-pr", json!({ "title": "t", "body": null, "base": null })),
+        ("POST", "{b}/git/create-issue", json!({ "title": "t", "body": null })),
         ("POST", "{b}/git/exec", json!({ "args": ["status"] })),
         ("POST", "{b}/git/checkout", json!({ "branch": "main" })),
         ("POST", "{b}/snapshots", json!({ "name": "s" })),
@@ -156,32 +80,12 @@ fn routes() -> Vec<(&'static str, &'static str, Value)> {
         ("POST", "{b}/browser/tabs", json!({ "url": "about:blank" })),
         ("GET", "{b}/browser/tabs", none.clone()),
         ("DELETE", "{b}/browser/tabs/t", none.clone()),
-        (
-            "POST",
-            "{b}/browser/goto",
-            json!({ "url": "about:blank", "tab": "t" }),
-        ),
+        ("POST", "{b}/browser/goto", json!({ "url": "about:blank", "tab": "t" })),
         ("GET", "{b}/browser/content?tab=t", none.clone()),
-        (
-            "GET",
-            "{b}/browser/screenshot?encoding=base64&tab=t",
-            none.clone(),
-        ),
-        (
-            "POST",
-            "{b}/browser/extract",
-            json!({ "instruction": "i", "schema": {}, "tab": "t" }),
-        ),
-        (
-            "POST",
-            "{b}/browser/observe",
-            json!({ "instruction": "i", "tab": "t" }),
-        ),
-        (
-            "POST",
-            "{b}/browser/act",
-            json!({ "instruction": "i", "tab": "t" }),
-        ),
+        ("GET", "{b}/browser/screenshot?encoding=base64&tab=t", none.clone()),
+        ("POST", "{b}/browser/extract", json!({ "instruction": "i", "schema": {}, "tab": "t" })),
+        ("POST", "{b}/browser/observe", json!({ "instruction": "i", "tab": "t" })),
+        ("POST", "{b}/browser/act", json!({ "instruction": "i", "tab": "t" })),
         ("POST", "{b}/browser/connect", none.clone()),
         ("POST", "{b}/browser/screencast", json!({ "tab": "t" })),
         ("POST", "{b}/browser/recordings", json!({})),
@@ -222,19 +126,11 @@ fn every_route_of_the_contract_answers() {
         assert!(reply.status != 405, "{name}");
         if (200..300).contains(&reply.status) {
             let raw = path.contains("/download") || path.contains("-stream");
-            assert!(
-                raw || reply.body.is_empty()
-                    || serde_json::from_slice::<Value>(&reply.body).is_ok(),
-                "{name}"
-            );
+            assert!(raw || reply.body.is_empty() || serde_json::from_slice::<Value>(&reply.body).is_ok(), "{name}");
         } else {
             let text = reply.error_text();
             assert!(text != unknown && reply.status != 500, "{name}");
-            assert!(
-                reply.content_type.starts_with("application/json"),
-                "{name}: {}",
-                reply.content_type
-            );
+            assert!(reply.content_type.starts_with("application/json"), "{name}: {}", reply.content_type);
         }
     }
 }
@@ -248,20 +144,13 @@ fn without_the_key_every_route_is_closed() {
         let stranger = api.with_key(key);
         for (method, path, body) in routes() {
             let reply = call(&stranger, method, &with_id(path, &made.id), &body);
-            assert_eq!(
-                reply.status,
-                401,
-                "{key:?} {method} {path}: {}",
-                reply.text()
-            );
+            assert_eq!(reply.status, 401, "{key:?} {method} {path}: {}", reply.text());
             reply.error_text();
         }
         for path in ["/v1/usage", "/metrics/../v1/usage"] {
             assert!([401, 404].contains(&stranger.get(path).status), "{path}");
         }
-        stranger
-            .get(&format!("/v1/boxes/{}/usage", made.id))
-            .error(401);
+        stranger.get(&format!("/v1/boxes/{}/usage", made.id)).error(401);
     }
     assert_eq!(api.with_key(None).get("/healthz").status, 200);
     assert_eq!(api.list().len(), 1, "a stranger made or deleted a box");
@@ -274,12 +163,7 @@ fn unknown_boxes_are_404_on_every_route_that_names_one() {
     for (method, path, body) in routes().into_iter().filter(|r| r.1.starts_with("{b}")) {
         let reply = call(&api, method, &with_id(path, "no-such-box-1"), &body);
         // What is not there yet may say so (501) before it looks for the box; a body that is no form may be 400.
-        assert!(
-            [404, 501, 400, 415].contains(&reply.status),
-            "{method} {path}: {} {}",
-            reply.status,
-            reply.text()
-        );
+        assert!([404, 501, 400, 415].contains(&reply.status), "{method} {path}: {} {}", reply.status, reply.text());
         reply.error_text();
     }
 }
