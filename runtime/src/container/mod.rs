@@ -4,7 +4,7 @@
 //! The status is asked of the kernel each time. One directory per container below the state root:
 //!
 //! ```text
-//! <root>/<id>/state.json    facts, written by temp + fsync + rename
+//! <root>/<id>/state.json    facts, written by temp + rename
 //! <root>/<id>/config.json   the configuration as it was at create
 //! <root>/<id>/start.sock    exists from create until start has gone through
 //! ```

@@ -130,12 +130,12 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     Err(Error::invalid(Step::State, format!("{id:?}"), cause))
 }
 
-/// Replaces a file so that a reader, or the next boot, sees the old or the new bytes and nothing between.
+/// Replaces a file so that a reader sees the old or the new bytes and nothing between, whoever is killed when. There is
+/// no fsync: the state is that of processes of this boot (the facts name it), and a power cut ends them anyway.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = fs::File::create(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
     fs::rename(&temporary, path)
 }
 
