@@ -6,8 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, Ready};
+use tokio::io::Ready;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a process is looked at when the kernel gives no pidfd for it.
@@ -51,7 +50,7 @@ pub(super) async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str) {
     // Order matters: the pidfd first, then the check that it is the right process.
     let pidfd = rustix::process::pidfd_open(id, PidfdFlags::NONBLOCK);
     if alive(pid, start_time_ticks, boot) {
-        match pidfd.map(|fd| AsyncFd::register_with_interest(fd, Interest::READABLE)) {
+        match pidfd.map(crate::sys::watch_readable) {
             Ok(Ok(watched)) => {
                 while let Ok(mut guard) = watched.readable().await {
                     // A pidfd is readable once its process has ended, and stays so.
