@@ -1,1 +1,3 @@
 //! The Icebox HTTP API.
+
+pub mod cli;

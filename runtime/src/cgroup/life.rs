@@ -37,11 +37,7 @@ impl Cgroup {
             Ok(()) => Ok(()),
             Err(error) => {
                 dir.write("cgroup.freeze", "0")?;
-                Err(if error.kind == ErrorKind::Timeout {
-                    error.with_kind(ErrorKind::FreezeTimeout)
-                } else {
-                    error
-                })
+                Err(if error.kind == ErrorKind::Timeout { error.with_kind(ErrorKind::FreezeTimeout) } else { error })
             }
         }
     }
@@ -88,9 +84,7 @@ impl Cgroup {
                 match pidfd_send_signal(fd, named) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(e) => {
-                        return Err(
-                            Error::errno("signal", dir.path(), e).detail(format!("pid {pid}"))
-                        );
+                        return Err(Error::errno("signal", dir.path(), e).detail(format!("pid {pid}")));
                     }
                 }
             }
@@ -99,19 +93,19 @@ impl Cgroup {
         Err(Error::new("signal", dir.path(), ErrorKind::Busy).detail("it keeps forking"))
     }
 
-    /// Kills everything here and below, also what is being forked this moment, also when frozen. Does not wait.
+    /// Kills everything here and below, also what is being forked this moment, also when frozen. Does not wait. In a
+    /// removed cgroup there is nothing to kill.
     ///
     /// # Errors
     /// Those of the system calls.
     pub fn kill(&self) -> Result<()> {
-        if let Some(dir) = &self.unified {
-            match dir.write("cgroup.kill", "1") {
-                // Linux before 5.14 has no such file; ENOENT of a removed cgroup ends the same way, in an empty list.
-                Err(e) if e.is(Errno::NOENT) => {}
-                done => return done,
-            }
-        }
-        self.signal_all(Signal::KILL.as_raw())
+        let killed = match self.unified.as_ref().map(|dir| dir.write("cgroup.kill", "1")) {
+            // Linux before 5.14 has no such file.
+            Some(Err(e)) if e.is(Errno::NOENT) => self.signal_all(Signal::KILL.as_raw()),
+            None => self.signal_all(Signal::KILL.as_raw()),
+            Some(killed) => killed,
+        };
+        ignore_removed(killed)
     }
 
     /// Waits until there is no process here or below.
@@ -120,10 +114,10 @@ impl Cgroup {
     /// `Timeout`.
     pub fn wait_empty(&self, deadline: Duration) -> Result<()> {
         let until = until(deadline);
-        match &self.unified {
+        ignore_removed(match &self.unified {
             Some(dir) => wait(dir, "wait until empty", until, |e| !e.populated),
             None => self.v1.iter().try_for_each(|d| wait_exits(&d.dir, until)),
-        }
+        })
     }
 
     /// Removes this cgroup and those below it from every hierarchy, waiting up to `deadline` for dying processes.
@@ -133,54 +127,56 @@ impl Cgroup {
     /// `Busy` when there still are processes.
     pub fn remove(&self, deadline: Duration) -> Result<()> {
         let until = until(deadline);
-        self.remove_checked(until)
-    }
-
-    fn remove_checked(&self, until: Instant) -> Result<()> {
+        let (parents, name) = self.path.split_last();
         if let Some(dir) = &self.unified {
             match wait(dir, "remove", until, |e| !e.populated) {
-                Err(e) if e.kind == ErrorKind::NotFound => {}
                 Err(e) if e.kind == ErrorKind::Timeout => {
-                    return Err(e
-                        .with_kind(ErrorKind::Busy)
-                        .detail("it still has processes"));
+                    return Err(e.with_kind(ErrorKind::Busy).detail("it still has processes"));
                 }
-                done => done?,
+                done => ignore_removed(done)?,
             }
         }
-        let (parents, name) = self.path.split_last();
+        if let (Some(root), Some(held)) = (self.hierarchy.unified(), &self.unified)
+            && let Ok(now) = root.below(self.path.as_str())
+            && now.inode()? != held.inode()?
+        {
+            // Ours is gone, and somebody has made another of this name: that one is not ours to remove, in no
+            // hierarchy.
+            return Ok(());
+        }
         for (mount, hierarchy) in self.hierarchy.v1_mounts().iter().enumerate() {
             let held = self.v1.iter().find(|d| d.mount == mount).map(|d| &d.dir);
             remove_from(&hierarchy.root, parents, name, held, until)?;
         }
-        match (self.hierarchy.unified(), &self.unified) {
-            (Some(root), held) => remove_from(root, parents, name, held.as_ref(), until),
-            (None, _) => Ok(()),
+        match self.hierarchy.unified() {
+            Some(root) => remove_from(root, parents, name, self.unified.as_ref(), until),
+            None => Ok(()),
         }
     }
 
     fn v2(&self, operation: &'static str) -> Result<&Dir> {
         self.unified.as_ref().ok_or_else(|| {
-            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported)
-                .detail("cgroup v2 is not mounted")
+            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted")
         })
+    }
+}
+
+/// A cgroup that has been removed had no processes.
+fn ignore_removed(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
 fn until(deadline: Duration) -> Instant {
     let now = Instant::now();
     // Decades are as good as for ever.
-    now.checked_add(deadline)
-        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+    now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
 /// Waits for a state of `cgroup.events`.
-fn wait(
-    dir: &Dir,
-    operation: &'static str,
-    until: Instant,
-    done: impl Fn(&Events) -> bool,
-) -> Result<()> {
+fn wait(dir: &Dir, operation: &'static str, until: Instant, done: impl Fn(&Events) -> bool) -> Result<()> {
     let fail = |e| Error::errno(operation, dir.path(), e);
     let file = dir.open("cgroup.events", OFlags::RDONLY).map_err(fail)?;
     loop {
@@ -257,33 +253,18 @@ fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
             return Ok(());
         }
         for (pid, fd) in hold(&pids) {
-            if !poll_one(&fd, PollFlags::IN, until)
-                .map_err(|e| Error::errno("wait until empty", dir.path(), e))?
-            {
-                return Err(
-                    Error::new("wait until empty", dir.path(), ErrorKind::Timeout)
-                        .detail(format!("pid {pid}")),
-                );
+            if !poll_one(&fd, PollFlags::IN, until).map_err(|e| Error::errno("wait until empty", dir.path(), e))? {
+                return Err(Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(format!("pid {pid}")));
             }
         }
         if Instant::now() >= until {
-            return Err(Error::new(
-                "wait until empty",
-                dir.path(),
-                ErrorKind::Timeout,
-            ));
+            return Err(Error::new("wait until empty", dir.path(), ErrorKind::Timeout));
         }
     }
 }
 
 /// Removes `<root>/<parents>/<name>`, but never a cgroup that took the place of the one that we hold.
-fn remove_from(
-    root: &Dir,
-    parents: &str,
-    name: &str,
-    held: Option<&Dir>,
-    until: Instant,
-) -> Result<()> {
+fn remove_from(root: &Dir, parents: &str, name: &str, held: Option<&Dir>, until: Instant) -> Result<()> {
     let parent = match root.below(parents) {
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(()),
@@ -294,16 +275,14 @@ fn remove_from(
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(Error::errno("remove", parent.path().join(name), e)),
     };
-    if let Some(held) = held {
-        if held.inode()? != dir.inode()? {
-            return Ok(());
-        }
+    if let Some(held) = held
+        && held.inode()? != dir.inode()?
+    {
+        return Ok(());
     }
     loop {
         match remove_tree(&parent, name, DEPTH_MAX) {
-            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => {
-                wait_while_busy(&dir, until)?
-            }
+            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => wait_while_busy(&dir, until)?,
             done => return done,
         }
     }
@@ -338,35 +317,20 @@ fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
 
 /// Waits for a reason to try rmdir again.
 fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
-    let soon = until.min(Instant::now() + V1_RETRY);
-    let result = if dir.has("cgroup.events") {
-        match wait(dir, "remove", until, |e| !e.populated) {
-            // Empty and yet busy: a process came and went, or the last one is on its way out. Wait for the next event.
-            Ok(()) => pause_for_event(dir, soon),
-            other => other,
-        }
-    } else {
-        match wait_exits(dir, until) {
-            Ok(()) => pause_for_event(dir, soon),
-            other => other,
-        }
-    };
+    let emptied =
+        if dir.has("cgroup.events") { wait(dir, "remove", until, |e| !e.populated) } else { wait_exits(dir, until) };
+    // Empty and yet busy: something came and went, or the last task is on its way out. v1 does not announce that.
+    let result = emptied.and_then(|()| poll_v1_retry(dir, until));
     match result {
-        Err(e) if e.kind == ErrorKind::Timeout => Err(e
-            .with_kind(ErrorKind::Busy)
-            .detail("it still has processes")),
-        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(e) if e.kind == ErrorKind::Timeout => Err(e.with_kind(ErrorKind::Busy).detail("it still has processes")),
+        other => ignore_removed(other),
     }
 }
 
-/// A short poll for a change that may not be announced.
-fn pause_for_event(dir: &Dir, soon: Instant) -> Result<()> {
-    let file = if dir.has("cgroup.events") {
-        "cgroup.events"
-    } else {
-        "tasks"
-    };
+/// Waits for an event that may or may not come, for `V1_RETRY` at most.
+fn poll_v1_retry(dir: &Dir, until: Instant) -> Result<()> {
+    let soon = until.min(Instant::now() + V1_RETRY);
+    let file = if dir.has("cgroup.events") { "cgroup.events" } else { "cgroup.procs" };
     let fail = |e| Error::errno("remove", dir.path(), e);
     let fd = dir.open(file, OFlags::RDONLY).map_err(fail)?;
     read_all(fd.as_fd()).map_err(fail)?;

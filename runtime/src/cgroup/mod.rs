@@ -32,8 +32,7 @@ pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Backend, Controller, Hierarchy, Layout};
 pub use limits::{
-    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, shares_from_weight,
-    weight_from_shares,
+    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, shares_from_weight, weight_from_shares,
 };
 pub use path::CgroupPath;
 pub use stats::{CpuUsage, Events, MemoryUsage, PidsUsage};

@@ -82,7 +82,8 @@ fn usable(path: &Path) -> io::Result<()> {
 pub(crate) fn park(fds: Vec<(OwnedFd, RawFd)>) -> Result<Vec<(OwnedFd, RawFd)>> {
     fds.into_iter()
         .map(|(fd, target)| {
-            let parked = rustix::io::fcntl_dupfd_cloexec(&fd, PARKED_FROM).on(Step::Exec, format!("descriptor {target}"))?;
+            let parked =
+                rustix::io::fcntl_dupfd_cloexec(&fd, PARKED_FROM).on(Step::Exec, format!("descriptor {target}"))?;
             Ok((parked, target))
         })
         .collect()
@@ -110,7 +111,9 @@ pub(crate) fn exec(process: &Process, path: Option<&Path>, fds: &[(OwnedFd, RawF
 fn prepare(process: &Process, fds: &[(OwnedFd, RawFd)]) -> Result<(Vec<CString>, Vec<CString>)> {
     let strings = |list: &[String], what: &str| -> Result<Vec<CString>> {
         list.iter()
-            .map(|s| CString::new(s.as_bytes()).map_err(|_| Error::invalid(Step::Exec, what, "a string holds a NUL byte")))
+            .map(|s| {
+                CString::new(s.as_bytes()).map_err(|_| Error::invalid(Step::Exec, what, "a string holds a NUL byte"))
+            })
             .collect()
     };
     let args = strings(&process.args, "process.args")?;

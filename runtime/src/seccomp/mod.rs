@@ -9,6 +9,8 @@
 mod bpf;
 mod compile;
 mod error;
+#[cfg(test)]
+pub(crate) mod machine;
 mod names;
 pub mod profile;
 mod rules;
