@@ -9,8 +9,10 @@
 pub mod error;
 #[cfg(feature = "handle")]
 pub mod handle;
+pub mod init;
 pub mod launch;
 pub mod protocol;
+pub mod sudo;
 #[allow(unsafe_code)]
 mod sys;
 

@@ -6,6 +6,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// The kernel's `CLONE_INTO_CGROUP`; libc's constant is an i32 that overflows.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Both sides of a fork.
 #[derive(Debug)]
 pub(crate) enum Fork {
@@ -32,7 +35,7 @@ pub(crate) fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     args.exit_signal = libc::SIGCHLD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     let size = std::mem::size_of::<libc::clone_args>();
@@ -87,15 +90,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means "as kill does"; no memory is passed.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            null,
-            0,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) };
     check(result)
 }
 
