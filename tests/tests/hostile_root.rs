@@ -89,7 +89,7 @@ fn plant(root: &Path, path: &str, kind: &str, canary: &Path) {
         "file" => fs::write(&at, "").expect("plant"),
         "closed" => {
             fs::create_dir(&at).expect("plant");
-            fs::set_permissions(&at, fs::Permissions::from_mode(0)).expect("plant");
+            fs::set_permissions(&at, fs::Permissions::from_mode(0o000)).expect("plant");
         }
         "hardlink" => fs::hard_link(canary.join("file"), &at).expect("plant"),
         other => panic!("unknown kind {other}"),
