@@ -73,7 +73,7 @@ impl Settings {
         let Some(text) = run::read_if_there(&self.record_path())? else { return Ok(None) };
         // An unreadable record (cut off by a power loss) is no record.
         let Ok(record) = serde_json::from_str::<Record>(&text) else { return Ok(None) };
-        let alive = start_time(record.pid) == Some(record.start_time_ticks) && boot_id()? == record.boot_id;
+        let alive = boot_id()? == record.boot_id && is_alive(&record);
         Ok(alive.then_some(record))
     }
 
@@ -353,6 +353,27 @@ mod tests {
         assert_eq!(settings.key().unwrap(), key);
         let kept = fs::metadata(settings.data_dir.join("key")).unwrap();
         assert_eq!(kept.mode() & 0o777, 0o600);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    fn script(dir: &Path, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("iceboxd"), text).unwrap();
+        fs::set_permissions(dir.join("iceboxd"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_ends_at_once_is_reported_with_its_own_words() {
+        let dir = std::env::temp_dir().join(format!("icebox-xtask-dies-{}", std::process::id()));
+        script(&dir, "#!/bin/sh\necho 'the disk is on fire' >&2\nexit 3\n");
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = Settings { data_dir: dir.join("data"), run_dir: dir.join("run"), listen: free };
+        let error = settings.start(&dir).unwrap_err();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains("on fire") && text.contains("exit status: 3"), "{text}");
+        assert!(!settings.is_running().unwrap());
+        assert!(!settings.stop().unwrap());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

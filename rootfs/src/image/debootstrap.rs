@@ -94,6 +94,7 @@ struct Counter {
     phase: Option<Phase>,
     done: u32,
     packages: Option<u32>,
+    package: String,
 }
 
 impl Counter {
@@ -113,10 +114,11 @@ impl Counter {
             }
             (self.phase, self.done) = (Some(phase), 0);
         }
-        // A package is retrieved, then validated: one item.
-        if verb != "Validating" {
+        // A package is retrieved, then validated: one item. One that an interrupted build left is only validated.
+        if phase != Phase::Retrieving || self.package != detail {
             self.done += 1;
         }
+        detail.clone_into(&mut self.package);
         let total = match phase {
             Phase::Unpacking | Phase::Configuring => self.packages,
             _ => None,
@@ -141,6 +143,14 @@ mod tests {
         assert_eq!(seen.last().unwrap(), &(Phase::Configuring, 2, Some(2), "b".to_owned()));
         assert_eq!(seen[2], (Phase::Retrieving, 2, None, "b 2".to_owned()));
         assert_eq!(seen[3], (Phase::Unpacking, 1, Some(2), "a".to_owned()));
+    }
+
+    #[test]
+    fn packages_of_an_interrupted_build_count_too() {
+        let text = "I: Validating a 1\nI: Retrieving b 2\nI: Validating b 2\nI: Validating c 3\nI: Configuring a...\n";
+        let mut seen = Vec::new();
+        follow(text.as_bytes(), &mut |report| seen.push((report.done, report.total))).unwrap();
+        assert_eq!(seen, [(1, None), (2, None), (2, None), (3, None), (1, Some(3))]);
     }
 
     #[test]

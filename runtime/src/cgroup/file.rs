@@ -10,7 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::error::{Error, Result};
 
-/// The most we read of one control file; `cgroup.procs` of a box at its process limit needs far less.
+/// The most we read of one control file; `cgroup.procs` of a group at its process limit needs far less.
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// The most child cgroups we list of one directory.
 const CHILDREN_MAX: usize = 65_536;

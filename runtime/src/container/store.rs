@@ -103,6 +103,8 @@ impl Store {
 
     /// One lock per container around every change of its life; released when the descriptor is closed.
     pub(crate) fn lock(&self, id: &str) -> Result<OwnedFd> {
+        check_id(id)?;
+        check_id(id)?;
         let dir = self.dir(id);
         let file = match fs::File::open(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -115,12 +117,14 @@ impl Store {
     }
 }
 
-/// A name may hold letters, digits and `_+-.`, as with runc; not `.` or `..`, so it can never be a path.
+/// A name may hold letters, digits and `_+-.`, as with runc; not `.` or `..`, so it can never be a path,
+/// and it does not begin with `-`, so it can never be taken for an option.
 pub(super) fn check_id(id: &str) -> Result<()> {
     let good = !id.is_empty()
         && id.len() <= ID_BYTES_MAX
         && id != "."
         && id != ".."
+        && !id.starts_with('-')
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b));
     if good {
         return Ok(());
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn hostile_names_are_refused() {
         let long = "a".repeat(256);
-        for id in ["", ".", "..", "../x", "a/b", "a\0b", "ä", "a b", long.as_str()] {
+        for id in ["", ".", "..", "../x", "a/b", "a\0b", "ä", "a b", "-a", long.as_str()] {
             assert!(check_id(id).is_err(), "{id:?}");
         }
         for id in ["a", "A.b_c-d+e", "...", "0"] {

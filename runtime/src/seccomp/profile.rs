@@ -1,4 +1,4 @@
-//! The filters of a box, as tables.
+//! The filters of a sandbox, as tables.
 //!
 //! [`agent()`] is an allow-list for programs that nobody reviewed: a call that is not on it fails with EPERM, or with
 //! ENOSYS where programs have a fallback for an old kernel only (clone3, io_uring) or where the profile does not know
@@ -19,13 +19,13 @@ const EAFNOSUPPORT: Action = errno(libc::EAFNOSUPPORT);
 const EPROTONOSUPPORT: Action = errno(libc::EPROTONOSUPPORT);
 const ENOPROTOOPT: Action = errno(libc::ENOPROTOOPT);
 
-/// The profile of every process that a user runs in a box. Native architecture only: calls of another one end the
+/// The profile of every process that a user runs in a sandbox. Native architecture only: calls of another one end the
 /// process, since the 32-bit `socketcall` cannot be filtered by family.
 pub fn agent() -> Rules {
     agent_with_clone3(ENOSYS)
 }
 
-/// [`agent()`] with clone3 allowed, for the resident first process of a box, which starts processes in their cgroup
+/// [`agent()`] with clone3 allowed, for the resident first process of a sandbox, which starts processes in their cgroup
 /// by CLONE_INTO_CGROUP. Filters are inherited, so whatever it starts must stack [`deny_clone3()`].
 pub fn agent_init() -> Rules {
     agent_with_clone3(Action::Allow)
@@ -106,7 +106,7 @@ fn always(action: Action, calls: &'static str) -> Entry {
 
 /// Local, IPv4, IPv6 and route-netlink sockets without raw access. Every other family (AF_ALG, AF_PACKET, AF_VSOCK,
 /// AF_RXRPC, ...) is kernel surface with a history of privilege escalation (CVE-2026-31431 "Copy Fail" for AF_ALG)
-/// and of no use in a box. The codes are those of a kernel that lacks the family or protocol: programs fall back.
+/// and of no use in a sandbox. The codes are those of a kernel that lacks the family or protocol: programs fall back.
 const SOCKET: &[Line] = &[
     line(
         S,

@@ -4,8 +4,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use super::Tier;
 use super::tally::{Tally, ignored_in_list};
+use super::{BOXES_PACKAGE, Tier};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
@@ -19,6 +19,15 @@ const CONFIG: &str = "xtask/nextest.toml";
 pub(super) struct Runner<'a> {
     places: &'a Places,
     nextest: bool,
+}
+
+/// Which tests of a tier.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Selection<'a> {
+    /// Only those of these packages; empty: all.
+    pub(super) packages: &'a [String],
+    /// Only those whose name contains this.
+    pub(super) filter: Option<&'a str>,
 }
 
 /// What one tier gave.
@@ -37,12 +46,12 @@ impl<'a> Runner<'a> {
         Ok(Runner { places, nextest })
     }
 
-    pub(super) fn run(&self, tier: Tier, filter: Option<&str>) -> Result<Outcome> {
-        if self.nextest { self.run_nextest(tier, filter) } else { self.run_libtest(tier, filter) }
+    pub(super) fn run(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
+        if self.nextest { self.run_nextest(tier, selection) } else { self.run_libtest(tier, selection) }
     }
 
-    fn run_nextest(&self, tier: Tier, filter: Option<&str>) -> Result<Outcome> {
-        let mut command = self.nextest("run", tier, filter);
+    fn run_nextest(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
+        let mut command = self.nextest("run", tier, selection);
         command.args(["--no-fail-fast", "--no-tests", "pass", "--status-level", "pass"]);
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
@@ -50,15 +59,15 @@ impl<'a> Runner<'a> {
         let mut tally = Tally::default();
         let success = follow(&mut command, |line| tally += Tally::of_nextest_line(line).unwrap_or_default())?;
         if success || tally.failed > 0 {
-            let ignored = self.ignored(tier, filter)?;
+            let ignored = self.ignored(tier, selection)?;
             ignored.iter().for_each(|name| eprintln!("     SKIPPED {name}"));
             tally.skipped = ignored.len() as u64;
         }
         Ok(Outcome { tally, success })
     }
 
-    fn ignored(&self, tier: Tier, filter: Option<&str>) -> Result<Vec<String>> {
-        let mut command = self.nextest("list", tier, filter);
+    fn ignored(&self, tier: Tier, selection: &Selection<'_>) -> Result<Vec<String>> {
+        let mut command = self.nextest("list", tier, selection);
         let list = run::quiet(command.args(["--message-format", "json"]))?;
         ignored_in_list(&list).ok_or_else(|| {
             Error::new(
@@ -70,26 +79,28 @@ impl<'a> Runner<'a> {
     }
 
     /// `cargo nextest VERB` with the selection of the tier.
-    fn nextest(&self, verb: &str, tier: Tier, filter: Option<&str>) -> Command {
+    fn nextest(&self, verb: &str, tier: Tier, selection: &Selection<'_>) -> Command {
         let expression = match tier {
-            Tier::Unit => "not test(/priv_/)",
-            Tier::Privileged => "test(/priv_/)",
+            Tier::Unit => "not (test(/priv_/) | binary(/^priv_/))",
+            Tier::Privileged => "test(/priv_/) | binary(/^priv_/)",
             Tier::Boxes => "all()",
         };
         let mut command = self.places.cargo();
-        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]).args(packages(tier));
-        command.args(["-E", expression]).args(filter).envs(tier.environment(self.places));
+        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]).args(packages(tier, selection));
+        command.args(["-E", expression]).args(selection.filter).envs(tier.environment(self.places));
         command
     }
 
-    fn run_libtest(&self, tier: Tier, filter: Option<&str>) -> Result<Outcome> {
+    fn run_libtest(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
         let mut command = self.places.cargo();
-        command.args(["test", "--no-fail-fast", "--color", "never"]).args(packages(tier)).arg("--");
+        command.args(["test", "--no-fail-fast", "--color", "never"]).args(packages(tier, selection)).arg("--");
         match tier {
-            Tier::Unit => command.args(["--skip", "priv_"]).args(filter),
+            Tier::Unit => command.args(["--skip", "priv_"]).args(selection.filter),
             // libtest joins filters by "or": a filter of the person's takes the place of ours.
-            Tier::Privileged => command.arg(filter.filter(|filter| filter.contains("priv_")).unwrap_or("priv_")),
-            Tier::Boxes => command.args(filter),
+            Tier::Privileged => {
+                command.arg(selection.filter.filter(|filter| filter.contains("priv_")).unwrap_or("priv_"))
+            }
+            Tier::Boxes => command.args(selection.filter),
         };
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
@@ -101,11 +112,15 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// The packages of a tier.
-fn packages(tier: Tier) -> &'static [&'static str] {
-    match tier {
-        Tier::Unit | Tier::Privileged => &["--workspace", "--exclude", "icebox-tests"],
-        Tier::Boxes => &["--package", "icebox-tests"],
+/// The arguments that name the packages of a tier, or those of them that the person wants.
+fn packages(tier: Tier, selection: &Selection<'_>) -> Vec<String> {
+    let of_boxes = tier == Tier::Boxes;
+    let wanted = selection.packages.iter().filter(|package| (*package == BOXES_PACKAGE) == of_boxes);
+    let arguments: Vec<String> = wanted.map(|package| format!("--package={package}")).collect();
+    match (arguments.is_empty(), of_boxes) {
+        (false, _) => arguments,
+        (true, true) => vec![format!("--package={BOXES_PACKAGE}")],
+        (true, false) => vec!["--workspace".to_owned(), format!("--exclude={BOXES_PACKAGE}")],
     }
 }
 
@@ -139,6 +154,17 @@ fn for_each_line(reader: impl Read, mut see: impl FnMut(&str)) -> std::io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_follow_tier_and_wish() {
+        let both = ["icebox-rootfs".to_owned(), BOXES_PACKAGE.to_owned()];
+        let all = Selection { packages: &[], filter: None };
+        let some = Selection { packages: &both, filter: None };
+        assert_eq!(packages(Tier::Unit, &all), ["--workspace", "--exclude=icebox-tests"]);
+        assert_eq!(packages(Tier::Privileged, &some), ["--package=icebox-rootfs"]);
+        assert_eq!(packages(Tier::Boxes, &some), ["--package=icebox-tests"]);
+        assert!(!Tier::Boxes.has_any_of(&both[..1]) && Tier::Unit.has_any_of(&both) && Tier::Boxes.has_any_of(&[]));
+    }
 
     #[test]
     fn both_outputs_are_followed_to_the_end() {

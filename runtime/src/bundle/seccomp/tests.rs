@@ -1,3 +1,5 @@
+//! Translation of the specification's seccomp section, case by case.
+
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::from_oci;

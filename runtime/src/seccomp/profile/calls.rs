@@ -1,4 +1,4 @@
-//! The calls that the profile of a box decides without looking at arguments, by subject. The allowed set is Docker's
+//! The calls that the sandbox profile decides without looking at arguments, by subject. The allowed set is Docker's
 //! of June 2026 for x86-64 without what threatens a shared kernel; a name that an architecture lacks is skipped there.
 
 /// Allowed whatever the arguments are. Calls with argument rules are not here but in the tables of the parent.

@@ -1,3 +1,5 @@
+//! Checks of the assembler: jumps, their limits, and the text of a program.
+
 use std::borrow::Cow;
 
 use crate::seccomp::bpf::{Assembler, JEQ_K, LD_W_ABS, OFFSET_NR};
