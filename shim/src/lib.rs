@@ -11,9 +11,11 @@ pub mod error;
 pub mod handle;
 pub mod init;
 pub mod launch;
+pub mod launcher;
 pub mod protocol;
 pub mod sudo;
 #[allow(unsafe_code)]
 mod sys;
+mod translate;
 
 pub use error::{Error, ErrorKind};
