@@ -1,7 +1,8 @@
 //! Freezing, signalling, killing, waiting for the end, and removal.
 //!
-//! All waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its
-//! pidfd), never by guessing a time.
+//! Waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its pidfd).
+//! v1 announces neither that a task has left nor that a dying one is gone, so there we also look again every
+//! `V1_RETRY`. Every wait has a deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::stats::{Events, parse_events};
 const SIGNAL_PASSES_MAX: usize = 16;
 /// The deepest tree of cgroups that we walk.
 pub(super) const DEPTH_MAX: usize = 64;
-/// v1 tells nobody when a cgroup's last dying task has left it: the longest pause before rmdir is tried again.
+/// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
 const V1_RETRY: Duration = Duration::from_millis(2);
 
 impl Cgroup {
@@ -264,29 +265,24 @@ fn hold(pids: &[i32]) -> Vec<(i32, OwnedFd)> {
     pids.iter().filter_map(open).collect()
 }
 
-/// Waits for the exit of all processes below, where there is no `cgroup.events`.
+/// Waits until there are no processes below, where there is no `cgroup.events`: for the exit of one after the other,
+/// but never for long, since a process can also leave (or only a thread of it was here).
 fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
+    let fail = |e| Error::errno("wait until empty", dir.path(), e);
     loop {
         let pids = procs_below(dir)?;
-        if pids.is_empty() {
+        let Some(first) = pids.first() else {
             return Ok(());
-        }
-        for (pid, fd) in hold(&pids) {
-            if !poll_one(&fd, PollFlags::IN, until)
-                .map_err(|e| Error::errno("wait until empty", dir.path(), e))?
-            {
-                return Err(
-                    Error::new("wait until empty", dir.path(), ErrorKind::Timeout)
-                        .detail(format!("pid {pid}")),
-                );
-            }
-        }
+        };
         if Instant::now() >= until {
-            return Err(Error::new(
-                "wait until empty",
-                dir.path(),
-                ErrorKind::Timeout,
-            ));
+            let left = format!("pid {first} of {}", pids.len());
+            return Err(
+                Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(left),
+            );
+        }
+        let soon = until.min(Instant::now() + V1_RETRY);
+        if let Some((_, pidfd)) = hold(&pids[..1]).pop() {
+            poll_one(&pidfd, PollFlags::IN, soon).map_err(fail)?;
         }
     }
 }
