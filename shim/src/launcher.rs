@@ -29,7 +29,7 @@ const FILE_MODE: u32 = 0o644;
 pub fn main() -> i32 {
     let socket = rustix::stdio::stdin();
     let report = receive(socket).and_then(|(spec, init)| start(&spec, init));
-    let wire = report.as_ref().map_err(|error| WireError::from(error));
+    let wire = report.as_ref().map_err(WireError::from);
     match send(socket, &Envelope::new(&wire)) {
         Ok(()) => i32::from(report.is_err()),
         Err(error) => {

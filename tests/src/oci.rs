@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::daemon::{binary, scratch_dir, unique};
+use crate::daemon::{bin_dir, binary, scratch_dir, unique};
 use crate::machine::{Cgroups, require_root};
 
 /// Programs that the busybox root offers.
@@ -133,6 +133,9 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        if !bin_dir().join("icerun").is_file() {
+            return;
+        }
         let listed = self.icerun(&["list", "--quiet"]);
         for id in listed.stdout.split_whitespace() {
             let _ = self.icerun(&["delete", "--force", id]);

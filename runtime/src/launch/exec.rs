@@ -91,16 +91,24 @@ pub(crate) fn park(fds: Vec<(OwnedFd, RawFd)>) -> Result<Vec<(OwnedFd, RawFd)>> 
 
 /// Executes the program. Returns only on failure.
 pub(crate) fn exec(process: &Process, path: Option<&Path>, fds: &[(OwnedFd, RawFd)]) -> Error {
+    // The file to execute must not stand where a descriptor of the program is about to be placed.
+    let file = match &process.executable {
+        Executable::File(file) => match rustix::io::fcntl_dupfd_cloexec(file, PARKED_FROM) {
+            Ok(parked) => Some(parked),
+            Err(error) => return Error::os(Step::Exec, "executable file", error),
+        },
+        Executable::Search => None,
+    };
     match prepare(process, fds) {
         Ok((args, env)) => {
             let subject = process.args.first().cloned().unwrap_or_default();
-            let source = match (&process.executable, path) {
-                (Executable::File(file), _) => sys::exec_file(file.as_fd(), &args, &env),
-                (Executable::Search, Some(path)) => match CString::new(path.as_os_str().as_bytes()) {
+            let source = match (file, path) {
+                (Some(file), _) => sys::exec_file(file.as_fd(), &args, &env),
+                (None, Some(path)) => match CString::new(path.as_os_str().as_bytes()) {
                     Ok(path) => sys::exec_path(&path, &args, &env),
                     Err(error) => error.into(),
                 },
-                (Executable::Search, None) => io::ErrorKind::NotFound.into(),
+                (None, None) => io::ErrorKind::NotFound.into(),
             };
             Error::os(Step::Exec, subject, source)
         }
