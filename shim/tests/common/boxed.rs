@@ -1,5 +1,5 @@
 //! A whole box: busybox as its image, a small ext4 volume, a cgroup of its own, launched by `icebox-launch`.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
 use icebox_shim::handle::{BoxHandle, ExecRequest};
-use icebox_shim::launch::{BoxSpec, Launched, Tools, launch};
+use icebox_shim::launch::{BoxSpec, LIBEXEC_ENV, Launched, Tools, launch};
 
 use crate::common::{Output, PATIENCE, collect};
 
@@ -64,6 +64,16 @@ fn make_volume(dir: &Path) -> String {
     tool("/sbin/losetup", &["--find", "--show", image])
 }
 
+/// The programs of this build, or optimised ones from the directory that `ICEBOX_LIBEXEC` names.
+pub fn tools() -> Tools {
+    match std::env::var_os(LIBEXEC_ENV) {
+        Some(_) => Tools::beside_current_exe().unwrap(),
+        None => {
+            Tools { init: env!("CARGO_BIN_EXE_icebox-init").into(), launch: env!("CARGO_BIN_EXE_icebox-launch").into() }
+        }
+    }
+}
+
 impl TestBox {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -92,10 +102,7 @@ impl TestBox {
             allow_unenforced_limits: false,
         };
         change(&mut spec);
-        let tools = Tools {
-            init: env!("CARGO_BIN_EXE_icebox-init").into(),
-            launch: env!("CARGO_BIN_EXE_icebox-launch").into(),
-        };
+        let tools = tools();
         let launched = launch(&spec, &tools, PATIENCE).await;
         let handle = BoxHandle::open(&spec.run_dir, &spec.cgroup, spec.uid_base).unwrap();
         match launched {
