@@ -1,1 +1,25 @@
-//! Root file systems and block volumes.
+//! Root file systems and block volumes of boxes.
+//!
+//! Owns: volume images (one sparse ext4 image per box, cloned from a formatted template), their loop devices, and the
+//! read-only layers below a box (the Debian base image and the tools layer).
+//! Invariants: an id never becomes more than one path component; a volume is attached at most once at a time; what is
+//! found under its final name is complete; bytes that a tenant supplied are never mounted.
+//! Leaves out: mounting (the box's launcher does it in its own mount namespace), namespaces of any kind, and every
+//! decision about who gets a volume and when it is durable.
+
+mod clone;
+mod error;
+mod files;
+mod id;
+pub mod image;
+mod store;
+#[allow(unsafe_code)]
+mod sys;
+mod template;
+mod volume;
+
+pub use clone::CloneMethod;
+pub use error::{Cause, Error, ErrorKind, Result, Step};
+pub use id::VOLUME_ID_BYTES_MAX;
+pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use volume::{Attached, Volume};

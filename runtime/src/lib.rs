@@ -1,1 +1,18 @@
-//! The Icebox OCI runtime.
+//! The Icebox OCI runtime, from scratch: one-shot and single-threaded, no async, no HTTP.
+//!
+//! `bundle` reads a `config.json` into a [`plan::Plan`]; [`launch`] carries a plan out; `container` keeps the OCI
+//! verbs and their state directory; [`cgroup`] and [`seccomp`] are usable alone.
+
+#[allow(unsafe_code)]
+mod sys;
+
+mod bundle;
+pub mod cgroup;
+mod error;
+pub mod launch;
+pub mod plan;
+pub mod seccomp;
+mod step;
+
+pub use error::{Error, Kind, Result};
+pub use step::Step;

@@ -1,1 +1,17 @@
-//! What stays with a container.
+//! What stays with a container: the resident init inside it, the launcher that starts it, and the handle the API uses.
+//!
+//! Owns: the control protocol ([`protocol`]), the resident init ([`init`]), the launcher's both ends ([`launch`] and
+//! [`launcher`]), the asynchronous client ([`handle`]) and the translation of a box into the runtime's words
+//! (`translate`, the only file where both vocabularies meet).
+//!
+//! Leaves out: namespaces, mounts and cgroup files (the runtime's), records, idle rules and HTTP (the API's).
+
+pub mod error;
+#[cfg(feature = "handle")]
+pub mod handle;
+pub mod launch;
+pub mod protocol;
+#[allow(unsafe_code)]
+mod sys;
+
+pub use error::{Error, ErrorKind};

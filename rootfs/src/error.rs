@@ -1,0 +1,291 @@
+//! The one error of this crate: which step, on what subject, and the cause beneath it.
+//!
+//! `Display` names step and subject only; the cause is the `source()`, so a printer that walks the chain says nothing
+//! twice. Callers that must choose an answer (an HTTP status, a retry) ask [`Error::kind`].
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitStatus;
+
+/// What this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The step that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Opening a data directory for this process alone.
+    OpenStore,
+    /// Checking the id of a volume.
+    CheckId,
+    /// Checking the size asked for.
+    CheckSize,
+    /// Making the formatted template of one size.
+    MakeTemplate,
+    /// Checking a template against the checksum taken when it was made.
+    VerifyTemplate,
+    /// Cloning a template into a new volume.
+    CloneVolume,
+    /// Finding or listing volumes.
+    FindVolume,
+    /// Reading how much a volume occupies.
+    MeasureVolume,
+    /// Making a volume durable.
+    SyncVolume,
+    /// Removing a volume.
+    RemoveVolume,
+    /// Waiting for the one attachment that a volume may have.
+    LockVolume,
+    /// Attaching a volume to a loop device.
+    AttachLoop,
+    /// Finding the machine's package mirror.
+    FindMirror,
+    /// Finding or reading a base image.
+    FindImage,
+    /// Waiting for another build in the same image directory.
+    LockImages,
+    /// Removing what an interrupted build left.
+    SweepImages,
+    /// Running debootstrap.
+    Debootstrap,
+    /// Changing a fresh base image into ours.
+    FinishImage,
+    /// Making a base image durable and putting it under its final name.
+    PublishImage,
+    /// Making the layer with our own tools.
+    ToolsLayer,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::OpenStore => "open the data directory",
+            Step::CheckId => "check the volume id",
+            Step::CheckSize => "check the volume size",
+            Step::MakeTemplate => "make the volume template",
+            Step::VerifyTemplate => "verify the volume template",
+            Step::CloneVolume => "clone the volume template",
+            Step::FindVolume => "find the volume",
+            Step::MeasureVolume => "measure the volume",
+            Step::SyncVolume => "make the volume durable",
+            Step::RemoveVolume => "remove the volume",
+            Step::LockVolume => "lock the volume",
+            Step::AttachLoop => "attach a loop device to the volume",
+            Step::FindMirror => "find the package mirror of this machine",
+            Step::FindImage => "find the base image",
+            Step::LockImages => "lock the image directory",
+            Step::SweepImages => "remove an interrupted image build",
+            Step::Debootstrap => "run debootstrap",
+            Step::FinishImage => "finish the base image",
+            Step::PublishImage => "publish the base image",
+            Step::ToolsLayer => "make the tools layer",
+        })
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A system call said no.
+    Io(io::Error),
+    /// A program that we ran said no.
+    Tool {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it printed.
+        output_tail: String,
+    },
+    /// A file of ours could not be read as JSON.
+    Json(serde_json::Error),
+    /// The value given is not acceptable; the text says what is.
+    Invalid(&'static str),
+    /// Another process holds the data directory.
+    StoreLocked {
+        /// Its process id as it wrote it into the lock file.
+        pid: Option<u32>,
+    },
+    /// The volume is attached already.
+    InUse,
+    /// The kernel has no free loop device.
+    NoLoopDevice,
+    /// A volume of that name exists.
+    Exists,
+    /// The checksum differs from the one taken when the file was made.
+    Corrupt,
+    /// Something the machine must have is missing; the text says what and how to get it.
+    Missing(&'static str),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Io(error) => error.fmt(f),
+            Cause::Json(error) => error.fmt(f),
+            Cause::Tool { program, status, output_tail } => {
+                write!(f, "{program} ended with {status}")?;
+                if !output_tail.is_empty() {
+                    write!(f, ": {}", output_tail.trim_end())?;
+                }
+                Ok(())
+            }
+            Cause::Invalid(what) | Cause::Missing(what) => f.write_str(what),
+            Cause::StoreLocked { pid } => {
+                f.write_str("another iceboxd ")?;
+                if let Some(pid) = pid {
+                    write!(f, "(pid {pid}) ")?;
+                }
+                f.write_str("uses this data directory; stop it, or give this one a --data-dir of its own")
+            }
+            Cause::InUse => f.write_str("it is still attached to a loop device; a box that uses it must end first"),
+            Cause::NoLoopDevice => {
+                f.write_str("no loop device is free; delete boxes, or raise the kernel's max_loop (and load the loop module)")
+            }
+            Cause::Exists => f.write_str("it exists already"),
+            Cause::Corrupt => f.write_str(
+                "its content is not what was written when it was made; find out why, then remove it to have it made again",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// What a caller may want to answer differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument is not acceptable.
+    InvalidInput,
+    /// No such volume, template or image.
+    NotFound,
+    /// The volume exists already.
+    AlreadyExists,
+    /// The host's file system is full or over its quota.
+    NoSpace,
+    /// No loop device is free; later it may be.
+    NoLoopDevice,
+    /// The volume is attached already.
+    InUse,
+    /// Another process holds the data directory.
+    Locked,
+    /// Content changed that must not change.
+    Corrupt,
+    /// Something the machine must have is missing.
+    Missing,
+    /// Anything else.
+    Internal,
+}
+
+/// A failed step, its subject (a path or an id) and its cause.
+#[derive(Debug)]
+pub struct Error {
+    step: Step,
+    subject: String,
+    cause: Cause,
+}
+
+impl Error {
+    pub(crate) fn new(step: Step, subject: impl Into<String>, cause: Cause) -> Self {
+        Error {
+            step,
+            subject: subject.into(),
+            cause,
+        }
+    }
+
+    /// The step that failed.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// The path or id it failed on.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Why it failed.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match &self.cause {
+            Cause::Io(error) => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+                _ => ErrorKind::Internal,
+            },
+            Cause::Tool { .. } | Cause::Json(_) => ErrorKind::Internal,
+            Cause::Invalid(_) => ErrorKind::InvalidInput,
+            Cause::StoreLocked { .. } => ErrorKind::Locked,
+            Cause::InUse => ErrorKind::InUse,
+            Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
+            Cause::Exists => ErrorKind::AlreadyExists,
+            Cause::Corrupt => ErrorKind::Corrupt,
+            Cause::Missing(_) => ErrorKind::Missing,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.subject)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// Turns the result of a system call into ours by naming the step and the path.
+pub(crate) trait At<T> {
+    fn at(self, step: Step, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, step: Step, path: &Path) -> Result<T> {
+        self.map_err(|error| Error::new(step, path.display().to_string(), Cause::Io(error.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn display_does_not_repeat_the_source() {
+        let error = Err::<(), _>(io::Error::from_raw_os_error(libc::ENOSPC))
+            .at(Step::CloneVolume, Path::new("/data/volumes/a.img"))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "clone the volume template: /data/volumes/a.img"
+        );
+        assert!(
+            error
+                .source()
+                .unwrap()
+                .to_string()
+                .contains("No space left")
+        );
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+
+    #[test]
+    fn a_locked_store_says_what_to_do() {
+        let text = Cause::StoreLocked { pid: Some(7) }.to_string();
+        assert!(
+            text.contains("pid 7") && text.contains("--data-dir"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! The data directory's part that belongs to volumes: `lock`, `templates/`, `volumes/<id>.img`.
+//!
+//! Invariants: one process at a time owns a data directory (an `flock` on `lock`, released by the kernel whatever
+//! happens to the owner); a file under a volume's name is a complete clone. A new volume survives a crash of this
+//! process at once, a power loss only after [`Volume::sync`](crate::Volume::sync): the caller decides when to pay for
+//! that and keeps the marker.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::clone::{CloneMethod, clone_into};
+use crate::error::{At, Cause, Error, Result, Step};
+use crate::files;
+use crate::id;
+use crate::template;
+use crate::volume::Volume;
+
+/// Largest volume.
+pub const VOLUME_SIZE_GIB_MAX: u32 = 1024;
+/// Directories of ours hold the disks of tenants: nobody but root may look into them.
+const DIRECTORY_MODE: u32 = 0o700;
+const VOLUME_SUFFIX: &str = ".img";
+/// A lock file holds a process id; more is not read.
+const LOCK_BYTES_MAX: u64 = 16;
+
+/// The volumes and templates of one data directory.
+#[derive(Debug)]
+pub struct Store {
+    volumes: PathBuf,
+    templates: PathBuf,
+    /// Templates made or verified by this process, by size in GiB.
+    prepared: Mutex<HashMap<u32, PathBuf>>,
+    /// Held open for its `flock`.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens (or makes) a data directory for this process alone and sweeps what a killed predecessor left unfinished.
+    pub fn open(data_dir: &Path) -> Result<Store> {
+        files::make_dirs(data_dir, DIRECTORY_MODE).at(Step::OpenStore, data_dir)?;
+        let lock = take_lock(data_dir)?;
+        let (volumes, templates) = (data_dir.join("volumes"), data_dir.join("templates"));
+        for dir in [&volumes, &templates] {
+            files::make_dirs(dir, DIRECTORY_MODE).at(Step::OpenStore, dir)?;
+            files::sweep_temps(dir).at(Step::OpenStore, dir)?;
+        }
+        Ok(Store {
+            volumes,
+            templates,
+            prepared: Mutex::default(),
+            _lock: lock,
+        })
+    }
+
+    /// The path of the template of that size; made and verified at first use, remembered afterwards.
+    pub fn prepare_template(&self, size_gib: u32) -> Result<PathBuf> {
+        if size_gib == 0 || size_gib > VOLUME_SIZE_GIB_MAX {
+            let why = Cause::Invalid("a volume has 1 to 1024 GiB");
+            return Err(Error::new(Step::CheckSize, format!("{size_gib} GiB"), why));
+        }
+        let mut prepared = self
+            .prepared
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(path) = prepared.get(&size_gib) {
+            return Ok(path.clone());
+        }
+        let path = template::prepare(&self.templates, size_gib)?;
+        prepared.insert(size_gib, path.clone());
+        Ok(path)
+    }
+
+    /// Makes the volume `id` as a clone of the template of that size. An existing volume is never touched.
+    pub fn create_volume(&self, id: &str, size_gib: u32) -> Result<(Volume, CloneMethod)> {
+        let path = self.path_of(id)?;
+        let template_path = self.prepare_template(size_gib)?;
+        let template = File::open(&template_path).at(Step::CloneVolume, &template_path)?;
+        let temp = files::temp_path(&self.volumes, "volume");
+        let cloned = clone_as(&template, &temp, &path);
+        if cloned.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+        Ok((Volume::new(path), cloned?))
+    }
+
+    /// The volume `id`, if there is one.
+    pub fn volume(&self, id: &str) -> Result<Option<Volume>> {
+        let path = self.path_of(id)?;
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(Volume::new(path))),
+            Ok(_) => {
+                let why = Cause::Invalid("it is not a regular file");
+                Err(Error::new(
+                    Step::FindVolume,
+                    path.display().to_string(),
+                    why,
+                ))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at(Step::FindVolume, &path),
+        }
+    }
+
+    /// The ids of all volumes, sorted.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.volumes).at(Step::FindVolume, &self.volumes)? {
+            let name = entry.at(Step::FindVolume, &self.volumes)?.file_name();
+            let Some(id) = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(VOLUME_SUFFIX))
+            else {
+                continue;
+            };
+            if id::check(id).is_ok() {
+                ids.push(id.to_owned());
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Removes the volume `id`; removing what is not there is fine. The bytes of a volume that is still mounted are
+    /// freed when it is unmounted.
+    pub fn remove_volume(&self, id: &str) -> Result<()> {
+        let path = self.path_of(id)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).at(Step::RemoveVolume, &path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path_of(&self, id: &str) -> Result<PathBuf> {
+        id::check(id)?;
+        Ok(self.volumes.join(format!("{id}{VOLUME_SUFFIX}")))
+    }
+}
+
+/// Clones under a temporary name; the final name appears only with the complete content, and never replaces a volume.
+fn clone_as(template: &File, temp: &Path, path: &Path) -> Result<CloneMethod> {
+    let target = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temp)
+        .at(Step::CloneVolume, temp)?;
+    let method = clone_into(template, &target).at(Step::CloneVolume, temp)?;
+    match renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(
+            Step::CloneVolume,
+            path.display().to_string(),
+            Cause::Exists,
+        )),
+        other => other.at(Step::CloneVolume, path).map(|()| method),
+    }
+}
+
+fn take_lock(data_dir: &Path) -> Result<File> {
+    let path = data_dir.join("lock");
+    let mut file = files::open_lock(&path).at(Step::OpenStore, &path)?;
+    if !files::try_lock(&file).at(Step::OpenStore, &path)? {
+        let mut text = String::new();
+        let _ = (&file).take(LOCK_BYTES_MAX).read_to_string(&mut text);
+        let cause = Cause::StoreLocked {
+            pid: text.trim().parse().ok(),
+        };
+        return Err(Error::new(
+            Step::OpenStore,
+            data_dir.display().to_string(),
+            cause,
+        ));
+    }
+    // The pid is for people; what locks is the flock.
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .at(Step::OpenStore, &path)?;
+    writeln!(file, "{}", std::process::id()).at(Step::OpenStore, &path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_second_owner_is_refused_and_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(
+            matches!(error.cause(), Cause::StoreLocked { pid: Some(pid) } if *pid == std::process::id())
+        );
+        drop(first);
+        Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn volumes_are_listed_found_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.volume("b").unwrap().is_none());
+        store.create_volume("b", 1).unwrap();
+        store.create_volume("a", 1).unwrap();
+        assert_eq!(store.list().unwrap(), ["a", "b"]);
+        assert_eq!(
+            store.create_volume("a", 1).unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
+        store.remove_volume("a").unwrap();
+        store.remove_volume("a").unwrap();
+        assert_eq!(store.list().unwrap(), ["b"]);
+        assert!(store.volume("b").unwrap().is_some());
+        store.volume("b").unwrap().unwrap().sync().unwrap();
+    }
+
+    #[test]
+    fn hostile_ids_are_refused_everywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for id in ["../lock", "a/b", "", "..", ".tmp-x"] {
+            assert_eq!(
+                store.create_volume(id, 1).unwrap_err().kind(),
+                ErrorKind::InvalidInput
+            );
+            assert_eq!(
+                store.volume(id).unwrap_err().kind(),
+                ErrorKind::InvalidInput
+            );
+            assert_eq!(
+                store.remove_volume(id).unwrap_err().kind(),
+                ErrorKind::InvalidInput
+            );
+        }
+        assert!(dir.path().join("lock").exists());
+    }
+
+    #[test]
+    fn sizes_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for size in [0, VOLUME_SIZE_GIB_MAX + 1] {
+            assert_eq!(
+                store.create_volume("a", size).unwrap_err().kind(),
+                ErrorKind::InvalidInput
+            );
+        }
+    }
+
+    #[test]
+    fn opening_sweeps_unfinished_volumes_and_listing_ignores_strangers() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let volumes = dir.path().join("volumes");
+        fs::write(files::temp_path(&volumes, "volume"), b"half").unwrap();
+        fs::write(volumes.join("notes.txt"), b"").unwrap();
+        fs::write(volumes.join("Bad.img"), b"").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        assert_eq!(fs::read_dir(&volumes).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_new_volume_occupies_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (volume, _) = store.create_volume("a", 10).unwrap();
+        assert_eq!(fs::metadata(volume.path()).unwrap().len(), 10 << 30);
+        volume.sync().unwrap();
+        assert!(
+            volume.allocated_bytes().unwrap() < 512 << 10,
+            "{}",
+            volume.allocated_bytes().unwrap()
+        );
+    }
+}

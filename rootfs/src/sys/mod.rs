@@ -1,0 +1,3 @@
+//! The only unsafe code of this crate: ioctls that no safe library of ours offers.
+
+pub(crate) mod loopdev;

@@ -1,0 +1,299 @@
+//! The formatted file system that every new volume of one size starts as.
+//!
+//! Invariants: a template is complete when it has its final name (written under a temporary one, fsync, rename, fsync of
+//! the directory); it is read-only; a fact file beside it keeps the checksum of its content, which is compared before
+//! the first use in a process. The recipe's hash is in the name, so another recipe never meets an old template.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::clone::for_each_segment;
+use crate::error::{At, Cause, Error, Result, Step};
+use crate::files;
+
+/// Directories in the root of every volume: the overlay's upper and work directory. They belong to root.
+const DIRECTORIES: [&str; 2] = ["upper", "work"];
+const DIRECTORY_MODE: u32 = 0o755;
+/// Block size of the file system, and the unit in which content is hashed.
+const BLOCK_BYTES: usize = 4096;
+/// Part of the recipe: raise it when something changes that the options do not show.
+const RECIPE_VERSION: &str = "1";
+/// What mkfs prints in an error, at most.
+const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
+
+/// Options of mkfs.ext4, independent of the host's mke2fs.conf.
+///
+/// Without `resize_inode` (which reserves descriptor blocks and writes them out: 4.1 MiB of a 10 GiB file system) and
+/// with two backup superblocks instead of eight, a fresh 10 GiB file system holds 104 KiB of data, and the sparse clone
+/// takes 0.15 ms instead of 1.5 ms. `assume_storage_prezeroed` is true for a new sparse file: no zeroes are written for
+/// inode tables and journal, and no thread writes them after the first mount.
+const MKFS_OPTIONS: &[&str] = &[
+    "-q",
+    "-F",
+    "-b",
+    "4096",
+    "-I",
+    "256",
+    "-i",
+    "16384",
+    "-m",
+    "0",
+    "-e",
+    "remount-ro",
+    "-J",
+    "size=16",
+    "-O",
+    "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,sparse_super2,large_file,\
+     huge_file,dir_nlink,extra_isize,metadata_csum",
+    "-E",
+    "assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
+];
+
+/// What is written beside a template.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    recipe: String,
+    size_gib: u32,
+    sha256: String,
+}
+
+/// The path of the template of that size, made now if need be, verified.
+pub(crate) fn prepare(dir: &Path, size_gib: u32) -> Result<PathBuf> {
+    let path = dir.join(format!("ext4-{size_gib}g-{}.img", recipe()));
+    if path.try_exists().at(Step::MakeTemplate, &path)? {
+        verify(&path)?;
+    } else {
+        make(dir, &path, size_gib)?;
+    }
+    Ok(path)
+}
+
+/// The first 8 hexadecimal digits of the hash of everything that decides what a template contains.
+fn recipe() -> String {
+    let mut hash = Sha256::new();
+    for part in [RECIPE_VERSION]
+        .iter()
+        .chain(MKFS_OPTIONS)
+        .chain(&DIRECTORIES)
+    {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hex(&hash.finalize())[..8].to_owned()
+}
+
+fn facts_name(template: &Path) -> String {
+    let stem = template.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}.json")
+}
+
+fn make(dir: &Path, path: &Path, size_gib: u32) -> Result<()> {
+    let image = files::temp_path(dir, "template");
+    let content = files::temp_path(dir, "content");
+    let made =
+        format(&image, &content, size_gib).and_then(|()| publish(dir, &image, path, size_gib));
+    let _ = fs::remove_dir_all(&content);
+    if made.is_err() {
+        let _ = fs::remove_file(&image);
+    }
+    made
+}
+
+/// Formats the sparse file `image` with the directories that `content` is given here.
+fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
+    for directory in DIRECTORIES {
+        let path = content.join(directory);
+        DirBuilder::new()
+            .recursive(true)
+            .create(&path)
+            .at(Step::MakeTemplate, &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(DIRECTORY_MODE))
+            .at(Step::MakeTemplate, &path)?;
+    }
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(image)
+        .at(Step::MakeTemplate, image)?;
+    file.set_len(u64::from(size_gib) << 30)
+        .at(Step::MakeTemplate, image)?;
+    let output = Command::new("mkfs.ext4")
+        .args(MKFS_OPTIONS)
+        .arg("-d")
+        .args([content, image])
+        .env_clear()
+        // An administrator's shell may lack the sbin directories.
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
+        )
+        .env("MKE2FS_CONFIG", "/dev/null")
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let missing = Cause::Missing(
+                "there is no mkfs.ext4 on this machine; install the package e2fsprogs",
+            );
+            return Err(Error::new(
+                Step::MakeTemplate,
+                image.display().to_string(),
+                missing,
+            ));
+        }
+        other => other.at(Step::MakeTemplate, Path::new("mkfs.ext4"))?,
+    };
+    if !output.status.success() {
+        let start = output.stderr.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
+        let cause = Cause::Tool {
+            program: "mkfs.ext4".to_owned(),
+            status: output.status,
+            output_tail: String::from_utf8_lossy(&output.stderr[start..]).into_owned(),
+        };
+        return Err(Error::new(
+            Step::MakeTemplate,
+            image.display().to_string(),
+            cause,
+        ));
+    }
+    Ok(())
+}
+
+/// Writes the facts, then gives the image its final name: a template without facts cannot exist.
+fn publish(dir: &Path, image: &Path, path: &Path, size_gib: u32) -> Result<()> {
+    fs::set_permissions(image, Permissions::from_mode(0o400)).at(Step::MakeTemplate, image)?;
+    let file = File::open(image).at(Step::MakeTemplate, image)?;
+    file.sync_all().at(Step::MakeTemplate, image)?;
+    let facts = Facts {
+        recipe: recipe(),
+        size_gib,
+        sha256: checksum(&file).at(Step::MakeTemplate, image)?,
+    };
+    let text = serde_json::to_vec_pretty(&facts).map_err(|error| {
+        Error::new(
+            Step::MakeTemplate,
+            path.display().to_string(),
+            Cause::Json(error),
+        )
+    })?;
+    files::write_atomic(dir, &facts_name(path), &text, 0o600).at(Step::MakeTemplate, path)?;
+    fs::rename(image, path).at(Step::MakeTemplate, path)?;
+    files::sync_dir(dir).at(Step::MakeTemplate, dir)
+}
+
+fn verify(path: &Path) -> Result<()> {
+    let facts_path = path.with_file_name(facts_name(path));
+    let text = fs::read(&facts_path).at(Step::VerifyTemplate, &facts_path)?;
+    let facts: Facts = serde_json::from_slice(&text).map_err(|error| {
+        Error::new(
+            Step::VerifyTemplate,
+            facts_path.display().to_string(),
+            Cause::Json(error),
+        )
+    })?;
+    let file = File::open(path).at(Step::VerifyTemplate, path)?;
+    let length = file.metadata().at(Step::VerifyTemplate, path)?.len();
+    if length != u64::from(facts.size_gib) << 30
+        || checksum(&file).at(Step::VerifyTemplate, path)? != facts.sha256
+    {
+        return Err(Error::new(
+            Step::VerifyTemplate,
+            path.display().to_string(),
+            Cause::Corrupt,
+        ));
+    }
+    Ok(())
+}
+
+/// Hashes offset and content of every block that is not zero, so that the result does not depend on which zero blocks
+/// the host's file system happens to keep as holes.
+fn checksum(file: &File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    let mut hash = Sha256::new();
+    let mut block = [0; BLOCK_BYTES];
+    for_each_segment(file, length, |start, end| {
+        let mut offset = start - start % BLOCK_BYTES as u64;
+        while offset < end {
+            file.read_exact_at(&mut block, offset)?;
+            if block.iter().any(|byte| *byte != 0) {
+                hash.update(offset.to_le_bytes());
+                hash.update(block);
+            }
+            offset += BLOCK_BYTES as u64;
+        }
+        Ok(())
+    })?;
+    Ok(hex(&hash.finalize()))
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn checksum_ignores_the_layout_but_not_the_content() {
+        let (sparse, dense) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        sparse.set_len(1 << 20).unwrap();
+        dense.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+        for file in [&sparse, &dense] {
+            file.write_all_at(b"x", 9000).unwrap();
+        }
+        let first = checksum(&sparse).unwrap();
+        assert_eq!(first, checksum(&dense).unwrap());
+        sparse.write_all_at(b"y", 9001).unwrap();
+        assert_ne!(first, checksum(&sparse).unwrap());
+    }
+
+    #[test]
+    fn a_changed_template_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = prepare(dir.path(), 1).unwrap();
+        assert_eq!(prepare(dir.path(), 1).unwrap(), path);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o400
+        );
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(b"evil", 1 << 29)
+            .unwrap();
+        assert_eq!(
+            prepare(dir.path(), 1).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+    }
+
+    #[test]
+    fn making_leaves_only_the_template_and_its_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path(), 1).unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                format!("ext4-1g-{}.img", recipe()),
+                format!("ext4-1g-{}.json", recipe())
+            ]
+        );
+    }
+}

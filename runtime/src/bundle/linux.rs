@@ -1,0 +1,256 @@
+//! OCI linux section: namespaces, id maps, devices, resources, sysctls.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{
+    Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, LinuxThrottleDevice,
+};
+
+use crate::{
+    Error, Result, Step,
+    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, weight_from_shares},
+    plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces},
+};
+
+const DEVICE_MODE_DEFAULT: u32 = 0o666;
+
+pub(super) fn namespaces(linux: &Linux) -> Result<Namespaces> {
+    let mut namespaces = Namespaces::default();
+    for entry in linux.namespaces().as_deref().unwrap_or_default() {
+        let wanted = match entry.path() {
+            Some(path) if !path.as_os_str().is_empty() => Namespace::Join(path.clone()),
+            _ => Namespace::New,
+        };
+        let slot = match entry.typ() {
+            LinuxNamespaceType::User => &mut namespaces.user,
+            LinuxNamespaceType::Mount => &mut namespaces.mount,
+            LinuxNamespaceType::Pid => &mut namespaces.pid,
+            LinuxNamespaceType::Network => &mut namespaces.net,
+            LinuxNamespaceType::Ipc => &mut namespaces.ipc,
+            LinuxNamespaceType::Uts => &mut namespaces.uts,
+            LinuxNamespaceType::Cgroup => &mut namespaces.cgroup,
+            LinuxNamespaceType::Time => {
+                return Err(Error::unsupported(Step::Bundle, "linux.namespaces", "time namespaces are not supported yet"));
+            }
+        };
+        if *slot != Namespace::Host {
+            return Err(Error::invalid(Step::Bundle, "linux.namespaces", format!("{:?} is listed twice", entry.typ())));
+        }
+        *slot = wanted;
+    }
+    Ok(namespaces)
+}
+
+pub(super) fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>> {
+    let lines = |list: &Option<Vec<LinuxIdMapping>>| -> Vec<IdMap> {
+        list.iter()
+            .flatten()
+            .map(|m| IdMap { inside: m.container_id(), outside: m.host_id(), count: m.size() })
+            .collect()
+    };
+    let maps = IdMaps { uids: lines(linux.uid_mappings()), gids: lines(linux.gid_mappings()) };
+    if namespaces.user.is_new() {
+        return Ok(Some(maps));
+    }
+    if maps.uids.is_empty() && maps.gids.is_empty() || namespaces.user != Namespace::Host {
+        return Ok(None);
+    }
+    Err(Error::invalid(Step::IdMaps, "linux.uidMappings", "id maps without a user namespace"))
+}
+
+pub(super) fn paths(list: &Option<Vec<String>>) -> Vec<PathBuf> {
+    list.iter().flatten().map(PathBuf::from).collect()
+}
+
+pub(super) fn devices(linux: &Linux) -> Result<Vec<DeviceNode>> {
+    linux
+        .devices()
+        .iter()
+        .flatten()
+        .map(|device| {
+            let subject = format!("linux.devices {}", device.path().display());
+            let kind = match device.typ() {
+                LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
+                LinuxDeviceType::B => DeviceKind::Block,
+                LinuxDeviceType::P => DeviceKind::Fifo,
+                LinuxDeviceType::A => return Err(Error::invalid(Step::Devices, subject, "type `a` is not a node")),
+            };
+            let number = |n: i64| u32::try_from(n).map_err(|_| Error::invalid(Step::Devices, &subject, "bad device number"));
+            Ok(DeviceNode {
+                path: device.path().clone(),
+                kind,
+                major: if kind == DeviceKind::Fifo { 0 } else { number(device.major())? },
+                minor: if kind == DeviceKind::Fifo { 0 } else { number(device.minor())? },
+                mode: device.file_mode().unwrap_or(DEVICE_MODE_DEFAULT) & 0o7777,
+                uid: device.uid().unwrap_or(0),
+                gid: device.gid().unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+/// Kernel parameters. Those that are not namespaced would change the host and are refused, as runc refuses them.
+pub(super) fn sysctls(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)>> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let mut list: Vec<(String, String)> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
+    list.sort();
+    for (key, _) in &list {
+        let own = if key.starts_with("net.") {
+            namespaces.net != Namespace::Host
+        } else if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+            namespaces.ipc != Namespace::Host
+        } else if key == "kernel.domainname" {
+            namespaces.uts != Namespace::Host
+        } else {
+            key.starts_with("user.") && namespaces.user != Namespace::Host
+        };
+        if !own {
+            let cause = "not in a namespace of the container's own: it would change the host";
+            return Err(Error::invalid(Step::Names, format!("linux.sysctl {key}"), cause));
+        }
+    }
+    Ok(list)
+}
+
+pub(super) fn limits(linux: &Linux) -> Result<Limits> {
+    let mut limits = Limits::default();
+    let Some(resources) = linux.resources() else {
+        limits.devices = device_rules(&[])?;
+        return Ok(limits);
+    };
+    limits.devices = device_rules(resources.devices().as_deref().unwrap_or_default())?;
+    memory(resources, &mut limits)?;
+    cpu(resources, &mut limits)?;
+    block_io(resources, &mut limits)?;
+    if let Some(pids) = resources.pids() {
+        // An absent limit reads as 0 here, and 0 means "unlimited" in runc as well.
+        limits.pids_max = Some(if pids.limit() <= 0 { -1 } else { pids.limit() });
+    }
+    for entry in resources.hugepage_limits().iter().flatten() {
+        let bytes = u64::try_from(entry.limit()).unwrap_or(u64::MAX);
+        limits.hugetlb.push((entry.page_size().clone(), bytes));
+    }
+    for (key, value) in resources.unified().iter().flatten() {
+        limits.unified.insert(key.clone(), value.clone());
+    }
+    if resources.network().is_some() || resources.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources", "network and rdma limits are not supported yet"));
+    }
+    Ok(limits)
+}
+
+fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
+    let Some(memory) = resources.memory() else { return Ok(()) };
+    limits.memory_max_bytes = memory.limit();
+    limits.memory_low_bytes = memory.reservation();
+    limits.memory_swap_max_bytes = match (memory.swap(), memory.limit()) {
+        (None, _) => None,
+        (Some(-1), _) => Some(-1),
+        // OCI counts memory and swap together; this crate's limit is swap alone.
+        (Some(both), Some(limit)) if limit > 0 && both >= limit => Some(both - limit),
+        (Some(both), _) => {
+            let cause = format!("swap {both} (memory and swap together) needs a memory limit that is not larger");
+            return Err(Error::invalid(Step::Cgroup, "linux.resources.memory.swap", cause));
+        }
+    };
+    if memory.disable_oom_killer() == Some(true) || memory.swappiness().is_some() {
+        let cause = "swappiness and disableOOMKiller are not supported yet";
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory", cause));
+    }
+    Ok(())
+}
+
+fn cpu(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
+    let Some(cpu) = resources.cpu() else { return Ok(()) };
+    limits.cpu_quota_us = cpu.quota().filter(|quota| *quota != 0);
+    limits.cpu_period_us = cpu.period().filter(|period| *period != 0);
+    limits.cpu_burst_us = cpu.burst();
+    limits.cpu_weight = cpu.shares().filter(|shares| *shares != 0).map(weight_from_shares);
+    limits.cpu_idle = cpu.idle().map(|idle| idle != 0);
+    limits.cpuset_cpus = cpu.cpus().clone().filter(|list| !list.is_empty());
+    limits.cpuset_mems = cpu.mems().clone().filter(|list| !list.is_empty());
+    if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0) {
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.cpu", "realtime limits are not supported yet"));
+    }
+    Ok(())
+}
+
+fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
+    let Some(io) = resources.block_io() else { return Ok(()) };
+    // blkio.weight runs from 10 to 1000, io.weight from 1 to 10000 (OCI config-linux, "Block IO").
+    limits.io_weight = io.weight().filter(|weight| *weight != 0).map(|weight| u64::from(weight) * 10);
+    if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.blockIO", "weights per device are not supported yet"));
+    }
+    let mut add = |list: &Option<Vec<LinuxThrottleDevice>>, set: fn(&mut IoMax, u64)| -> Result<()> {
+        for entry in list.iter().flatten() {
+            let number = |n: i64| {
+                u32::try_from(n).map_err(|_| Error::invalid(Step::Cgroup, "linux.resources.blockIO", "bad device number"))
+            };
+            let (major, minor) = (number(entry.major())?, number(entry.minor())?);
+            let at = limits.io_max.iter().position(|m| (m.major, m.minor) == (major, minor));
+            let at = at.unwrap_or_else(|| {
+                limits.io_max.push(IoMax { major, minor, ..IoMax::default() });
+                limits.io_max.len() - 1
+            });
+            set(&mut limits.io_max[at], entry.rate());
+        }
+        Ok(())
+    };
+    add(io.throttle_read_bps_device(), |m, v| m.rbps = Some(v))?;
+    add(io.throttle_write_bps_device(), |m, v| m.wbps = Some(v))?;
+    add(io.throttle_read_iops_device(), |m, v| m.riops = Some(v))?;
+    add(io.throttle_write_iops_device(), |m, v| m.wiops = Some(v))
+}
+
+/// The rules of the configuration, then those that every container has: its default nodes, terminals, and `mknod` of
+/// anything (harmless without access). The last rule that matches wins.
+fn device_rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
+    let mut rules = vec![DeviceRule { allow: false, kind: RuleKind::All, major: None, minor: None, access: Access::ALL }];
+    for rule in list {
+        rules.push(device_rule(rule)?);
+    }
+    let allow = |kind, major, minor, access| DeviceRule { allow: true, kind, major, minor, access };
+    for kind in [RuleKind::Char, RuleKind::Block] {
+        rules.push(allow(kind, None, None, Access::MKNOD));
+    }
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(allow(RuleKind::Char, Some(major), Some(minor), Access::ALL));
+    }
+    rules.push(allow(RuleKind::Char, Some(136), None, Access::ALL));
+    Ok(rules)
+}
+
+fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
+    let number = |n: Option<i64>| -> Result<Option<u32>> {
+        match n {
+            None | Some(-1) => Ok(None),
+            Some(n) => u32::try_from(n)
+                .map(Some)
+                .map_err(|_| Error::invalid(Step::Cgroup, "linux.resources.devices", format!("bad device number {n}"))),
+        }
+    };
+    let kind = match rule.typ() {
+        None | Some(LinuxDeviceType::A) => RuleKind::All,
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => RuleKind::Char,
+        Some(LinuxDeviceType::B) => RuleKind::Block,
+        Some(LinuxDeviceType::P) => {
+            return Err(Error::invalid(Step::Cgroup, "linux.resources.devices", "type `p` has no device rules"));
+        }
+    };
+    let access = match rule.access().as_deref() {
+        None | Some("") => Access::ALL,
+        Some(text) => Access::parse(text)
+            .ok_or_else(|| Error::invalid(Step::Cgroup, "linux.resources.devices", format!("bad access {text:?}")))?,
+    };
+    Ok(DeviceRule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access })
+}

@@ -1,0 +1,104 @@
+//! The crate's error: which step failed, on what, and why. Printed once, at the edge; nothing logs on the way up.
+
+use std::{fmt, io};
+
+use crate::Step;
+
+/// What kind of failure it is, for callers that must act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The request itself is wrong: bad id, bad bundle, bad argument.
+    Invalid,
+    /// Part of the specification that this version does not implement.
+    Unsupported,
+    /// No such container.
+    NotFound,
+    /// A container of that name exists.
+    Exists,
+    /// The container is in the wrong state for the verb.
+    WrongState,
+    /// A limit cannot be enforced on this host.
+    Unenforced,
+    /// The kernel refused.
+    Os,
+}
+
+/// A failed step.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Error {
+    /// The step that failed.
+    pub step: Step,
+    /// What it acted on: a path, an id, a pid, a field of the configuration.
+    pub subject: String,
+    /// The class of the failure.
+    pub kind: Kind,
+    /// The cause in words. For a kernel error the text of the errno.
+    pub cause: String,
+    /// The errno, where there was one.
+    pub errno: Option<i32>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure that the kernel reported.
+    pub fn os(step: Step, subject: impl fmt::Display, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        Self {
+            step,
+            subject: subject.to_string(),
+            kind: Kind::Os,
+            errno: source.raw_os_error(),
+            cause: source.to_string(),
+        }
+    }
+
+    /// A request that is wrong in itself.
+    pub fn invalid(step: Step, subject: impl fmt::Display, cause: impl fmt::Display) -> Self {
+        Self::of(Kind::Invalid, step, subject, cause)
+    }
+
+    /// Something in the request that this version does not do.
+    pub fn unsupported(step: Step, subject: impl fmt::Display, cause: impl fmt::Display) -> Self {
+        Self::of(Kind::Unsupported, step, subject, cause)
+    }
+
+    /// Any kind, without an errno.
+    pub fn of(kind: Kind, step: Step, subject: impl fmt::Display, cause: impl fmt::Display) -> Self {
+        Self { step, subject: subject.to_string(), kind, cause: cause.to_string(), errno: None }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.step, self.subject, self.cause)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Shorthand to turn any kernel result into a step's error.
+pub(crate) trait OnStep<T> {
+    /// Names the step and the subject of a failure.
+    fn on(self, step: Step, subject: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> OnStep<T> for std::result::Result<T, E> {
+    fn on(self, step: Step, subject: impl fmt::Display) -> Result<T> {
+        self.map_err(|source| Error::os(step, subject, source))
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

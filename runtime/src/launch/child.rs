@@ -1,0 +1,255 @@
+//! What the first process does between `clone3` and `execve`. [`run`] is the table of contents; each step is a file.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::{
+    fs::Mode,
+    process::{DumpableBehavior, set_dumpable_behavior, setsid, umask},
+};
+
+use super::{
+    credentials, dev, exec,
+    inside::{Inside, reopen_dir},
+    masks::Masks,
+    mounts, names, root,
+    sync::{Down, Sync, Up},
+    terminal,
+};
+use crate::{
+    Error, Result, Step,
+    error::OnStep as _,
+    plan::{Namespace, Plan, RootSource},
+    sys::process as sys,
+};
+
+const UMASK_DEFAULT: u32 = 0o022;
+
+/// Everything the first process brings along from its maker.
+pub(super) struct Luggage {
+    pub(super) sync: Sync,
+    /// `tasks` files of the v1 hierarchies still to be joined.
+    pub(super) tasks: Vec<OwnedFd>,
+    /// Namespaces to join, in order, with their flag.
+    pub(super) joins: Vec<(OwnedFd, CloneFlags)>,
+    /// Make the cgroup namespace here, since the cgroup was entered by this process itself.
+    pub(super) own_cgroup_namespace: bool,
+    /// Descriptors for the program.
+    pub(super) fds: Vec<(OwnedFd, RawFd)>,
+    /// Where `start` knocks.
+    pub(super) start_socket: Option<OwnedFd>,
+}
+
+/// Runs the set-up and the program. Never returns.
+pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
+    let Luggage { sync, tasks, joins, own_cgroup_namespace, fds, start_socket } = luggage;
+    let error = match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace) {
+        Ok(()) => finish(plan, sync, fds, start_socket),
+        Err(error) => {
+            let _ = sync.send(&Up::Failed(error.clone()), None);
+            error
+        }
+    };
+    // Whoever waits has been told; without a listener the text goes to standard error as a last resort.
+    let _ = error;
+    sys::exit_now(1)
+}
+
+fn set_up(
+    plan: &Plan,
+    sync: &Sync,
+    tasks: &[OwnedFd],
+    joins: &[(OwnedFd, CloneFlags)],
+    own_cgroup_namespace: bool,
+) -> Result<()> {
+    // Before anything of the container's can be seen: no tracing and no /proc/PID access for anybody without
+    // CAP_SYS_PTRACE over us (CVE-2016-9962). execve of the program undoes it.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
+    join_cgroups(tasks)?;
+    join_namespaces(joins)?;
+    if own_cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
+    }
+    let mapped = plan.id_maps.is_some();
+    if mapped {
+        expect(sync, &Down::Mapped, Step::IdMaps)?;
+    }
+
+    root::everything_private()?;
+    let in_user_namespace = plan.namespaces.user != Namespace::Host;
+    let spare = root::open_mount_point(&plan.root)?;
+    let directory = root::open_directory(&plan.root)?;
+    let sources = mounts::open_sources(&plan.mounts)?;
+    let nodes =
+        if in_user_namespace { dev::open_host_nodes(&plan.dev)? } else { plan.dev.nodes.iter().map(|_| None).collect() };
+    if in_user_namespace {
+        credentials::become_root_inside()?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
+    }
+    umask(Mode::empty());
+    new_session()?;
+
+    let mut masks = Masks::make(&plan.masked_paths, &spare)?;
+    if plan.namespaces.net.is_new() {
+        names::loopback_up()?;
+    }
+    names::set(plan)?;
+
+    let inside = enter_root(plan, sync, &spare, directory)?;
+    mounts::attach_all(&inside, &plan.mounts, sources)?;
+    dev::fill(&inside, &plan.dev, nodes)?;
+    if let Some(size) = plan.process.terminal {
+        let master = terminal::open_inside(&inside, size)?;
+        sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
+    }
+    for path in &plan.readonly_paths {
+        mounts::make_readonly(&inside, path)?;
+    }
+    for path in &plan.masked_paths {
+        masks.cover(&inside, path)?;
+    }
+    if plan.root.readonly {
+        root::make_readonly(&inside)?;
+    }
+    root::pivot(&inside)?;
+    rlimits(plan, sync)
+}
+
+fn join_cgroups(tasks: &[OwnedFd]) -> Result<()> {
+    for fd in tasks {
+        // "0" is the writer itself: for a single-threaded process the kernel then skips the grace period that makes
+        // a write to cgroup.procs take some 12 ms.
+        rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
+    }
+    Ok(())
+}
+
+fn join_namespaces(joins: &[(OwnedFd, CloneFlags)]) -> Result<()> {
+    for (fd, kind) in joins {
+        setns(fd, *kind).on(Step::Join, format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+fn expect(sync: &Sync, wanted: &Down, step: Step) -> Result<Option<OwnedFd>> {
+    match sync.receive::<Down>().on(step, "the caller's message")? {
+        Some((message, fd)) if message == *wanted => Ok(fd),
+        Some((other, _)) => Err(Error::invalid(step, "sync", format!("{other:?} came, {wanted:?} was due"))),
+        None => Err(Error::invalid(step, "sync", "the caller went away")),
+    }
+}
+
+fn new_session() -> Result<()> {
+    match setsid() {
+        // Already a leader: nothing to leave.
+        Ok(_) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(Error::os(Step::Identity, "setsid(2)", error)),
+    }
+    match sys::new_session_keyring() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.on(Step::Identity, "session keyring"),
+    }
+}
+
+/// Attaches the root at its mount point and opens it.
+fn enter_root(plan: &Plan, sync: &Sync, spare: &OwnedFd, directory: Option<OwnedFd>) -> Result<Inside> {
+    let subject = root::mount_point(&plan.root).display();
+    let detached = match (&plan.root.source, directory) {
+        (RootSource::Directory(_), Some(tree)) => tree,
+        (RootSource::Directory(_), None) => {
+            return Err(Error::invalid(Step::Root, &subject, "the directory was not opened"));
+        }
+        (RootSource::Overlay(_), _) => expect(sync, &Down::Root, Step::Root)?
+            .ok_or_else(|| Error::invalid(Step::Root, &subject, "the root did not arrive"))?,
+    };
+    root::attach_at(&detached, spare).on(Step::Root, &subject)?;
+    reopen_dir(&detached).map(Inside::new).on(Step::Root, &subject)
+}
+
+fn rlimits(plan: &Plan, sync: &Sync) -> Result<()> {
+    for limit in &plan.process.rlimits {
+        let subject = format!("resource limit {}", limit.resource);
+        match sys::set_rlimit(limit.resource, limit.soft, limit.hard) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                // Raising a hard limit takes CAP_SYS_RESOURCE in the initial user namespace, which some hosts keep
+                // from root. The soft limit still goes as far as the hard one allows.
+                let (_, hard) = sys::get_rlimit(limit.resource).on(Step::Rlimits, &subject)?;
+                let soft = limit.soft.min(hard);
+                sys::set_rlimit(limit.resource, soft, hard).on(Step::Rlimits, &subject)?;
+                let text = format!(
+                    "{subject}: {}:{} was asked for; without CAP_SYS_RESOURCE the hard limit stays {hard}, soft is {soft}",
+                    limit.soft, limit.hard
+                );
+                sync.send(&Up::Warning(text), None).on(Step::Rlimits, &subject)?;
+            }
+            other => other.on(Step::Rlimits, &subject)?,
+        }
+    }
+    Ok(())
+}
+
+/// The part after the pivot: identity, wait for `start`, program. Returns only on failure, which it has reported.
+fn finish(plan: &Plan, sync: Sync, fds: Vec<(OwnedFd, RawFd)>, start_socket: Option<OwnedFd>) -> Error {
+    let process = &plan.process;
+    let parked = match exec::park(fds) {
+        Ok(parked) => parked,
+        Err(error) => return tell(&sync, error),
+    };
+    let path = match exec::enter_cwd(&process.cwd).and_then(|()| exec::find(process)) {
+        Ok(path) => path,
+        Err(error) => return tell(&sync, error),
+    };
+    umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+
+    let Some(listener) = start_socket else {
+        if let Err(error) = drop_rights(process, &sync) {
+            return tell(&sync, error);
+        }
+        return tell(&sync, exec::exec(process, path.as_deref(), &parked));
+    };
+    if let Err(error) = sync.send(&Up::Waiting, None) {
+        return Error::os(Step::Start, "telling the caller", error);
+    }
+    match wait_for_start(listener) {
+        Ok(caller) => {
+            drop(sync);
+            let caller = Sync::from(caller);
+            if let Err(error) = drop_rights(process, &caller) {
+                return tell(&caller, error);
+            }
+            tell(&caller, exec::exec(process, path.as_deref(), &parked))
+        }
+        Err(error) => Error::os(Step::Start, "start socket", error),
+    }
+}
+
+fn drop_rights(process: &crate::plan::Process, listener: &Sync) -> Result<()> {
+    for capability in credentials::apply(process)? {
+        let text = format!("capability {capability} is not available on this host");
+        // The reader of warnings may be gone already; a warning is not worth a failure.
+        let _ = listener.send(&Up::Warning(text), None);
+    }
+    Ok(())
+}
+
+fn wait_for_start(listener: OwnedFd) -> io::Result<OwnedFd> {
+    let listener = UnixListener::from(listener);
+    loop {
+        match rustix::net::accept_with(listener.as_fd(), rustix::net::SocketFlags::CLOEXEC) {
+            Ok(fd) => return Ok(fd),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn tell(listener: &Sync, error: Error) -> Error {
+    let _ = listener.send(&Up::Failed(error.clone()), None);
+    error
+}

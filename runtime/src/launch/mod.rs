@@ -1,0 +1,426 @@
+//! Carries a [`Plan`] out.
+//!
+//! ```text
+//!  caller (single-threaded)                    first process
+//!  create cgroup, apply limits
+//!  own mount namespace (overlay only)
+//!  clone3(namespaces, INTO_CGROUP, PIDFD) ───▶ join v1 cgroups, cgroup namespace
+//!  write uid_map, gid_map ────── Mapped ─────▶ open host paths, become root inside
+//!  build overlay ─────────────── Root ───────▶ mounts, /dev, masks, pivot, names, limits
+//!                 ◀───── Terminal, Warning ──
+//!                 ◀──────── Waiting ─────────  (create) wait for start
+//!                                              capabilities, no_new_privs, seccomp, execve
+//!  end of file = the program runs ◀──────────  (close-on-exec)
+//! ```
+//!
+//! With a leaf cgroup one short process stands between the two: a new cgroup namespace takes the cgroup of the process
+//! that *makes* it as its root (cgroup_namespaces(7)), so the maker must sit in the container's cgroup while the first
+//! process starts in the leaf. `CLONE_PARENT` makes the first process the caller's child all the same.
+
+pub(crate) mod credentials;
+mod child;
+mod dev;
+pub(crate) mod exec;
+mod inside;
+mod masks;
+mod mounts;
+mod names;
+mod root;
+pub(crate) mod sync;
+pub(crate) mod terminal;
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd, RawFd},
+    path::Path,
+    time::Duration,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::wait::waitpid,
+};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use self::{
+    child::Luggage,
+    sync::{Down, Sync, Up},
+};
+use crate::{
+    Error, Kind, Result, Step,
+    cgroup::{Cgroup, Hierarchy},
+    error::OnStep as _,
+    plan::{CgroupPlan, IdMap, Namespace, Namespaces, Plan, RootSource},
+    sys::process::{self as sys, Cloned},
+};
+
+const CGROUP_REMOVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What goes with a plan but is not data.
+#[derive(Debug, Default)]
+pub struct Inherit {
+    /// Descriptors for the program and the numbers they get. Standard input, output and error are the caller's own
+    /// unless given here.
+    pub fds: Vec<(OwnedFd, RawFd)>,
+    /// A listening `SOCK_SEQPACKET` socket for a plan with `wait_for_start`.
+    pub start_socket: Option<OwnedFd>,
+}
+
+/// A container's first process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid in the caller's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// Its start time in clock ticks since boot (proc_pid_stat(5), field 22); with the boot id it names the process
+    /// for ever.
+    pub start_time: u64,
+    /// What was degraded.
+    pub warnings: Vec<String>,
+    /// The host's side of the terminal, if the plan has one.
+    pub terminal: Option<OwnedFd>,
+    /// The cgroup, if the plan has one.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// Makes the container. The caller must be single-threaded and one-shot: its mount namespace may change.
+///
+/// # Errors
+/// The failed step with its subject. Nothing is left behind: the process is dead and the cgroup is gone.
+pub fn launch(plan: &Plan, inherit: Inherit) -> Result<Child> {
+    check(plan)?;
+    let mut warnings = Vec::new();
+    let cgroup = plan.cgroup.as_ref().map(|c| make_cgroup(c, &mut warnings)).transpose()?;
+    match launch_in(plan, inherit, cgroup.as_ref(), &mut warnings) {
+        Ok((pid, pidfd, terminal)) => {
+            let start_time = start_time(pid.as_raw_pid()).on(Step::Clone, format!("pid {}", pid.as_raw_pid()))?;
+            Ok(Child { pid: pid.as_raw_pid(), pidfd, start_time, warnings, terminal, cgroup })
+        }
+        Err(error) => {
+            if let Some(cgroup) = cgroup {
+                // The first error is the one worth telling.
+                let _ = cgroup.kill();
+                let _ = cgroup.remove(CGROUP_REMOVE_DEADLINE);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check(plan: &Plan) -> Result<()> {
+    if !plan.namespaces.mount.is_new() {
+        return Err(Error::unsupported(Step::Mounts, "mount namespace", "a container needs one of its own"));
+    }
+    if plan.namespaces.user.is_new() != plan.id_maps.is_some() {
+        return Err(Error::invalid(Step::IdMaps, "id maps", "a new user namespace and id maps go together"));
+    }
+    if let Some(maps) = &plan.id_maps
+        && [&maps.uids, &maps.gids].iter().any(|m| !m.iter().any(|line| line.inside == 0 && line.count > 0))
+    {
+        return Err(Error::invalid(Step::IdMaps, "id maps", "id 0 must be mapped, it owns what is made"));
+    }
+    Ok(())
+}
+
+fn make_cgroup(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Cgroup> {
+    let failed = |error: crate::cgroup::Error| {
+        let kind = match error.kind {
+            crate::cgroup::ErrorKind::Unenforced(_) => Kind::Unenforced,
+            crate::cgroup::ErrorKind::Invalid => Kind::Invalid,
+            _ => Kind::Os,
+        };
+        Error::of(kind, Step::Cgroup, plan.path.as_str(), crate::error::chain(&error))
+    };
+    let hierarchy = Hierarchy::probe().map_err(failed)?;
+    let cgroup = Cgroup::create(&hierarchy, &plan.path, &plan.limits.controllers()).map_err(failed)?;
+    let set = || -> std::result::Result<Vec<crate::cgroup::Warning>, crate::cgroup::Error> {
+        if let Some(leaf) = &plan.leaf {
+            cgroup.enable_leaf_controllers()?;
+            cgroup.leaf(leaf, &[])?;
+        }
+        if let Some((uid, gid)) = plan.joins_from {
+            cgroup.allow_joins_from(uid, gid)?;
+        }
+        cgroup.apply(&plan.limits, plan.unenforced)
+    };
+    match set() {
+        Ok(list) => warnings.extend(list.iter().map(ToString::to_string)),
+        Err(error) => {
+            let _ = cgroup.remove(CGROUP_REMOVE_DEADLINE);
+            return Err(failed(error));
+        }
+    }
+    Ok(cgroup)
+}
+
+fn launch_in(
+    plan: &Plan,
+    inherit: Inherit,
+    cgroup: Option<&Cgroup>,
+    warnings: &mut Vec<String>,
+) -> Result<(Pid, OwnedFd, Option<OwnedFd>)> {
+    let overlay = match &plan.root.source {
+        RootSource::Overlay(overlay) => Some(overlay),
+        RootSource::Directory(_) => None,
+    };
+    if overlay.is_some() {
+        root::own_mount_namespace()?;
+    }
+    let leaf = match (cgroup, plan.cgroup.as_ref().and_then(|c| c.leaf.as_deref())) {
+        (Some(cgroup), Some(name)) => cgroup
+            .open_leaf(name)
+            .map_err(|error| Error::of(Kind::Os, Step::Cgroup, name, crate::error::chain(&error)))?,
+        _ => None,
+    };
+    let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
+    let luggage = pack(plan, inherit, cgroup, leaf.is_some(), theirs)?;
+    let (pid, pidfd) = clone_first(plan, luggage, cgroup, leaf.as_ref(), &mine)?;
+    let guard = KillGuard(Some((pid, pidfd)));
+
+    let mut user_namespace = None;
+    if let Some(maps) = &plan.id_maps {
+        write_maps(pid, maps)?;
+        mine.send(&Down::Mapped, None).on(Step::IdMaps, "telling the first process")?;
+        let path = format!("/proc/{}/ns/user", pid.as_raw_pid());
+        user_namespace = Some(fs::File::open(&path).on(Step::IdMaps, path)?);
+    }
+    if let Some(score) = plan.oom_score_adj {
+        set_oom_score(pid, score, warnings)?;
+    }
+    if let Some(overlay) = overlay {
+        match root::build_overlay(overlay, user_namespace.as_ref().map(|f| f.as_fd())) {
+            Ok(fd) => mine.send(&Down::Root, Some(&fd)).on(Step::Root, "handing over the root")?,
+            Err(error) => return Err(earlier_failure(&mine).unwrap_or(error)),
+        }
+    }
+    let terminal = listen(&mine, plan.wait_for_start, warnings)?;
+    let (pid, pidfd) = guard.keep();
+    Ok((pid, pidfd, terminal))
+}
+
+/// If the first process failed by itself while the caller was busy, its error is the one to tell.
+fn earlier_failure(sync: &Sync) -> Option<Error> {
+    let mut poll = [rustix::event::PollFd::new(sync, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut poll, Some(&now)).ok()? == 0 {
+        return None;
+    }
+    match sync.receive::<Up>() {
+        Ok(Some((Up::Failed(error), _))) => Some(error),
+        _ => None,
+    }
+}
+
+fn pack(plan: &Plan, inherit: Inherit, cgroup: Option<&Cgroup>, hop: bool, sync: Sync) -> Result<Luggage> {
+    let tasks = match cgroup {
+        Some(cgroup) => cgroup
+            .v1_tasks_fds()
+            .map_err(|error| Error::of(Kind::Os, Step::JoinCgroup, "v1 hierarchies", crate::error::chain(&error)))?,
+        None => Vec::new(),
+    };
+    Ok(Luggage {
+        sync,
+        tasks,
+        joins: joins(&plan.namespaces)?,
+        own_cgroup_namespace: plan.namespaces.cgroup.is_new() && !hop,
+        fds: inherit.fds,
+        start_socket: inherit.start_socket,
+    })
+}
+
+/// Opens the namespaces to join; the user namespace first, since it gives the rights to join the others.
+fn joins(namespaces: &Namespaces) -> Result<Vec<(OwnedFd, CloneFlags)>> {
+    let mut list = Vec::new();
+    for (namespace, flag) in [
+        (&namespaces.user, CloneFlags::CLONE_NEWUSER),
+        (&namespaces.net, CloneFlags::CLONE_NEWNET),
+        (&namespaces.ipc, CloneFlags::CLONE_NEWIPC),
+        (&namespaces.uts, CloneFlags::CLONE_NEWUTS),
+        (&namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP),
+    ] {
+        if let Namespace::Join(path) = namespace {
+            let file = fs::File::open(path).on(Step::Join, path.display())?;
+            list.push((file.into(), flag));
+        }
+    }
+    if let Namespace::Join(path) = &namespaces.pid {
+        // A pid namespace is joined by the children of the one that asks (setns(2)); the caller is one-shot.
+        let file = fs::File::open(path).on(Step::Join, path.display())?;
+        setns(&file, CloneFlags::CLONE_NEWPID).on(Step::Join, path.display())?;
+    }
+    Ok(list)
+}
+
+fn new_namespace_flags(namespaces: &Namespaces, with_cgroup: bool) -> u64 {
+    let mut flags = 0;
+    for (namespace, flag) in [
+        (&namespaces.user, libc::CLONE_NEWUSER),
+        (&namespaces.mount, libc::CLONE_NEWNS),
+        (&namespaces.pid, libc::CLONE_NEWPID),
+        (&namespaces.net, libc::CLONE_NEWNET),
+        (&namespaces.ipc, libc::CLONE_NEWIPC),
+        (&namespaces.uts, libc::CLONE_NEWUTS),
+    ] {
+        if namespace.is_new() {
+            flags |= flag as u64;
+        }
+    }
+    if with_cgroup && namespaces.cgroup.is_new() {
+        flags |= libc::CLONE_NEWCGROUP as u64;
+    }
+    flags
+}
+
+/// Makes the first process, through a maker in the container's own cgroup when it starts in a leaf.
+fn clone_first(
+    plan: &Plan,
+    luggage: Luggage,
+    cgroup: Option<&Cgroup>,
+    leaf: Option<&Cgroup>,
+    mine: &Sync,
+) -> Result<(Pid, OwnedFd)> {
+    let whole = cgroup.and_then(Cgroup::unified_fd);
+    let Some(leaf) = leaf else {
+        let flags = new_namespace_flags(&plan.namespaces, false);
+        return match sys::clone3(flags, whole).on(Step::Clone, "clone3(2)")? {
+            Cloned::Child => child::run(plan, luggage),
+            Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
+        };
+    };
+    match sys::clone3(0, whole).on(Step::Clone, "clone3(2) of the maker")? {
+        Cloned::Child => make_from_within(plan, luggage, leaf),
+        Cloned::Parent(maker, _) => {
+            drop(luggage);
+            let reply = mine.receive::<std::result::Result<i32, Error>>().on(Step::Clone, "the maker's reply")?;
+            waitpid(nix::unistd::Pid::from_raw(maker.as_raw_pid()), None).on(Step::Clone, "the maker")?;
+            let pid = match reply {
+                Some((Ok(pid), _)) => pid,
+                Some((Err(error), _)) => return Err(error),
+                None => return Err(Error::invalid(Step::Clone, "maker", "it ended without a word")),
+            };
+            let pid = Pid::from_raw(pid).ok_or_else(|| Error::invalid(Step::Clone, "maker", "bad pid"))?;
+            // The process is our child and not reaped yet, so the number cannot have been reused.
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).on(Step::Clone, "pidfd_open(2)")?;
+            Ok((pid, pidfd))
+        }
+    }
+}
+
+fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Cgroup) -> ! {
+    let clone = || -> Result<Cloned> {
+        for fd in &luggage.tasks {
+            rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
+        }
+        let flags = new_namespace_flags(&plan.namespaces, true) | libc::CLONE_PARENT as u64;
+        sys::clone3(flags, leaf.unified_fd()).on(Step::Clone, "clone3(2)")
+    };
+    let reply: std::result::Result<i32, Error> = match clone() {
+        Ok(Cloned::Child) => {
+            luggage.tasks.clear();
+            child::run(plan, luggage)
+        }
+        Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
+        Err(error) => Err(error),
+    };
+    let code = i32::from(luggage.sync.send(&reply, None).is_err());
+    sys::exit_now(code)
+}
+
+fn write_maps(pid: Pid, maps: &crate::plan::IdMaps) -> Result<()> {
+    for (name, lines) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
+        let path = format!("/proc/{}/{name}", pid.as_raw_pid());
+        fs::write(&path, map_text(lines)).on(Step::IdMaps, path)?;
+    }
+    Ok(())
+}
+
+fn map_text(lines: &[IdMap]) -> String {
+    lines.iter().map(|l| format!("{} {} {}\n", l.inside, l.outside, l.count)).collect()
+}
+
+fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
+    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_pid());
+    match fs::write(&path, score.to_string()) {
+        Err(error) if error.kind == std::io::ErrorKind::PermissionDenied => {
+            warnings.push(format!("oom_score_adj {score}: lowering it takes CAP_SYS_RESOURCE, which is missing here"));
+            Ok(())
+        }
+        other => other.on(Step::Rlimits, path),
+    }
+}
+
+/// Hears the first process out: until it waits for `start`, or until `execve` has closed its end.
+fn listen(sync: &Sync, wait_for_start: bool, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match sync.receive::<Up>().on(Step::Exec, "the first process")? {
+            Some((Up::Failed(error), _)) => return Err(error),
+            Some((Up::Warning(text), _)) => warnings.push(text),
+            Some((Up::Terminal, fd)) => terminal = fd,
+            Some((Up::Waiting, _)) if wait_for_start => return Ok(terminal),
+            Some((Up::Waiting, _)) => {}
+            None if wait_for_start => {
+                return Err(Error::invalid(Step::Start, "first process", "it ended before it was ready to start"));
+            }
+            None => return Ok(terminal),
+        }
+    }
+}
+
+/// Kills and reaps the half-made process unless it is kept.
+struct KillGuard(Option<(Pid, OwnedFd)>);
+
+impl KillGuard {
+    fn keep(mut self) -> (Pid, OwnedFd) {
+        self.0.take().expect("the guard holds the process until it is kept")
+    }
+}
+
+impl Drop for KillGuard {
+    fn drop(&mut self) {
+        if let Some((pid, pidfd)) = self.0.take() {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = waitpid(nix::unistd::Pid::from_raw(pid.as_raw_pid()), None);
+        }
+    }
+}
+
+/// The start time of a process, field 22 of `/proc/PID/stat`.
+///
+/// # Errors
+/// If the process does not exist or the file is not as documented.
+pub fn start_time(pid: i32) -> std::io::Result<u64> {
+    parse_start_time(&fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?)
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
+    // The second field is the command in parentheses and may hold anything, so count from the last one.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{map_text, new_namespace_flags, parse_start_time};
+    use crate::plan::{IdMap, Namespace, Namespaces};
+
+    #[test]
+    fn start_time_is_found_behind_a_hostile_name() {
+        let stat = "7 (a) 1 (b) S 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 98765 1000 100 18446744073709551615";
+        assert_eq!(parse_start_time(stat), Some(98765));
+        assert_eq!(parse_start_time("7 (x"), None);
+    }
+
+    #[test]
+    fn flags_name_new_namespaces_only() {
+        let namespaces =
+            Namespaces { net: Namespace::New, pid: Namespace::Join("/x".into()), ..Namespaces::default() };
+        assert_eq!(new_namespace_flags(&namespaces, true), libc::CLONE_NEWNET as u64);
+    }
+
+    #[test]
+    fn maps_are_written_as_the_kernel_reads_them() {
+        assert_eq!(map_text(&[IdMap { inside: 0, outside: 524_288, count: 65_536 }]), "0 524288 65536\n");
+    }
+}

@@ -1,0 +1,171 @@
+//! Mounts below the root: made detached, then attached at a descriptor.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, Mode},
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree},
+};
+
+use super::{
+    inside::{Inside, is_dir},
+    root::{attach_at, new_filesystem},
+};
+use crate::{
+    Result, Step,
+    error::OnStep as _,
+    plan::{Mount, MountAttributes, MountSource, Propagation},
+    sys::mount::{self as sys_mount, MountAttr},
+};
+
+/// Detached copies of all bind sources, in the order of the plan. They are taken before the switch to root of the user
+/// namespace, which may not be allowed to reach them.
+pub(super) fn open_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
+    mounts
+        .iter()
+        .map(|mount| match &mount.source {
+            MountSource::Bind { path, recursive } => {
+                let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                if *recursive {
+                    flags |= OpenTreeFlags::AT_RECURSIVE;
+                }
+                open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
+            }
+            MountSource::Filesystem { .. } | MountSource::Cgroup2 => Ok(None),
+        })
+        .collect()
+}
+
+/// Makes and attaches every mount of the plan.
+pub(super) fn attach_all(inside: &Inside, mounts: &[Mount], sources: Vec<Option<OwnedFd>>) -> Result<()> {
+    for (mount, source) in mounts.iter().zip(sources) {
+        attach_one(inside, mount, source)?;
+    }
+    Ok(())
+}
+
+fn attach_one(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
+    let subject = mount.target.display();
+    let Some(detached) = make(mount, source).on(Step::Mounts, &subject)? else { return Ok(()) };
+    let target = target(inside, mount, &detached).on(Step::Mounts, &subject)?;
+    attach_at(&detached, &target).on(Step::Mounts, &subject)?;
+    if let Some(propagation) = mount.propagation {
+        propagate(&detached, propagation).on(Step::Mounts, &subject)?;
+    }
+    Ok(())
+}
+
+fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match (&mount.source, source) {
+        (MountSource::Bind { .. }, Some(tree)) => {
+            let (attr_set, attr_clr) = bits(mount.attributes);
+            if attr_set != 0 || attr_clr != 0 {
+                let attr = MountAttr { attr_set, attr_clr, ..MountAttr::default() };
+                sys_mount::mount_setattr(tree.as_fd(), c"", mount.attributes.recursive, &attr)?;
+            }
+            Ok(Some(tree))
+        }
+        (MountSource::Bind { .. }, None) => Err(io::ErrorKind::InvalidInput.into()),
+        (MountSource::Filesystem { fstype, source, options }, _) => {
+            let mut all = options.clone();
+            if let Some(source) = source {
+                all.insert(0, ("source".to_owned(), Some(source.clone())));
+            }
+            new_filesystem(fstype, &all, flags(mount.attributes)).map(Some)
+        }
+        (MountSource::Cgroup2, _) => match new_filesystem("cgroup2", &[], flags(mount.attributes)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            other => other.map(Some),
+        },
+    }
+}
+
+fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
+    let kernel_view =
+        matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
+    if kernel_view {
+        // A link here would let the image choose where the kernel's own files appear (CVE-2019-19921).
+        match inside.resolve_no_links(&mount.target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    if is_dir(detached)? {
+        inside.make_dir(&mount.target, Mode::from_raw_mode(0o755))
+    } else {
+        inside.make_file(&mount.target)
+    }
+}
+
+fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
+    let (flag, recursive) = match propagation {
+        Propagation::Private(r) => (MountPropagationFlags::PRIVATE, r),
+        Propagation::Slave(r) => (MountPropagationFlags::DOWNSTREAM, r),
+        Propagation::Shared(r) => (MountPropagationFlags::SHARED, r),
+        Propagation::Unbindable(r) => (MountPropagationFlags::UNBINDABLE, r),
+    };
+    let attr = MountAttr { propagation: u64::from(flag.bits()), ..MountAttr::default() };
+    sys_mount::mount_setattr(mount.as_fd(), c"", recursive, &attr)
+}
+
+/// The attributes as bits to set and to clear.
+fn bits(a: MountAttributes) -> (u64, u64) {
+    let mut set = 0;
+    let mut clear = 0;
+    for (wanted, bit) in [
+        (a.readonly, sys_mount::MOUNT_ATTR_RDONLY),
+        (a.nosuid, sys_mount::MOUNT_ATTR_NOSUID),
+        (a.nodev, sys_mount::MOUNT_ATTR_NODEV),
+        (a.noexec, sys_mount::MOUNT_ATTR_NOEXEC),
+        (a.nosymfollow, sys_mount::MOUNT_ATTR_NOSYMFOLLOW),
+        (a.nodiratime, sys_mount::MOUNT_ATTR_NODIRATIME),
+    ] {
+        if wanted {
+            set |= bit;
+        }
+    }
+    if a.noatime || a.strictatime {
+        // The access time modes are values of one field; the field is cleared before one is set.
+        clear |= sys_mount::MOUNT_ATTR_ATIME;
+        set |= if a.noatime { sys_mount::MOUNT_ATTR_NOATIME } else { sys_mount::MOUNT_ATTR_STRICTATIME };
+    }
+    (set, clear)
+}
+
+fn flags(attributes: MountAttributes) -> MountAttrFlags {
+    MountAttrFlags::from_bits_retain(bits(attributes).0 as u32)
+}
+
+/// Makes the object at `path` read-only by a mount of itself; a missing path is passed over.
+pub(super) fn make_readonly(inside: &Inside, path: &Path) -> Result<()> {
+    let target = match inside.resolve(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.on(Step::Paths, path.display())?,
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&target, "", flags).on(Step::Paths, path.display())?;
+    let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    sys_mount::mount_setattr(tree.as_fd(), c"", true, &attr).on(Step::Paths, path.display())?;
+    attach_at(&tree, &target).on(Step::Paths, path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bits, sys_mount};
+    use crate::plan::MountAttributes;
+
+    #[test]
+    fn access_time_is_a_field_not_a_bit() {
+        let (set, clear) = bits(MountAttributes { noatime: true, readonly: true, ..Default::default() });
+        assert_eq!(set, sys_mount::MOUNT_ATTR_NOATIME | sys_mount::MOUNT_ATTR_RDONLY);
+        assert_eq!(clear, sys_mount::MOUNT_ATTR_ATIME);
+        assert_eq!(bits(MountAttributes::default()), (0, 0));
+    }
+}

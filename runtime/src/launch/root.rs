@@ -1,0 +1,173 @@
+//! The root file system: an overlay built by the caller from layers and a volume, or a directory of the host; and the
+//! switch into it.
+//!
+//! The overlay is built in the caller because mounting a block device needs the rights of the initial user namespace.
+//! The caller does it in a mount namespace of its own, so nothing appears on the host and nothing is left when it
+//! exits. The result travels to the first process as a detached mount.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::{
+    fs::{CWD, Mode, OFlags, mkdirat, openat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+        unmount,
+    },
+};
+
+use super::inside::Inside;
+use crate::{
+    Result, Step,
+    error::OnStep as _,
+    plan::{Overlay, Root, RootSource},
+    sys::mount::{self as sys_mount, MountAttr},
+};
+
+/// Gives the calling (single-threaded, one-shot) process a mount namespace of its own, with nothing shared back.
+pub(super) fn own_mount_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).on(Step::Root, "new mount namespace")?;
+    everything_private()
+}
+
+/// Cuts propagation both ways for every mount of this namespace.
+pub(super) fn everything_private() -> Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).on(Step::Mounts, "/ private")
+}
+
+/// Builds the overlay and returns it detached. Ids on disk are the ids inside when `user_namespace` is given.
+pub(super) fn build_overlay(overlay: &Overlay, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    let staging = new_filesystem("tmpfs", &[("mode".into(), Some("0700".into()))], MountAttrFlags::empty())
+        .on(Step::Root, "staging tmpfs")?;
+    attach(&staging, CWD, &overlay.mount_point).on(Step::Root, overlay.mount_point.display())?;
+
+    let mut lower_names = Vec::new();
+    for (index, layer) in overlay.lower.iter().enumerate() {
+        let name = format!("l{index}");
+        let tree = open_tree(CWD, layer, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .on(Step::Root, layer.display())?;
+        let extra = sys_mount::MOUNT_ATTR_RDONLY;
+        place(&staging, &name, &tree, extra, user_namespace).on(Step::Root, layer.display())?;
+        lower_names.push(name);
+    }
+
+    let volume = volume_mount(overlay).on(Step::Root, overlay.volume.display())?;
+    place(&staging, "vol", &volume, 0, user_namespace).on(Step::Root, overlay.volume.display())?;
+
+    // Layer paths are given relative to the staging directory: no character in a host path can be taken for a
+    // separator of the option's syntax.
+    nix::unistd::fchdir(&staging).on(Step::Root, "staging directory")?;
+    let options = [
+        ("lowerdir".to_owned(), Some(lower_names.join(":"))),
+        ("upperdir".to_owned(), Some("vol/upper".to_owned())),
+        ("workdir".to_owned(), Some("vol/work".to_owned())),
+    ];
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    new_filesystem("overlay", &options, flags).on(Step::Root, "overlay of layers and volume")
+}
+
+fn volume_mount(overlay: &Overlay) -> std::io::Result<OwnedFd> {
+    let context = fsopen(overlay.volume_fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", &overlay.volume)?;
+    configure(&context, &overlay.volume_options)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// Sets the attributes of a detached mount and attaches it at a new directory of the staging area. Idmapping is only
+/// possible while a mount has never been attached.
+fn place(
+    staging: &OwnedFd,
+    name: &str,
+    mount: &OwnedFd,
+    extra: u64,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> std::io::Result<()> {
+    let mut attr = MountAttr {
+        attr_set: extra | sys_mount::MOUNT_ATTR_NODEV | sys_mount::MOUNT_ATTR_NOSUID,
+        ..MountAttr::default()
+    };
+    if let Some(fd) = user_namespace {
+        attr.attr_set |= sys_mount::MOUNT_ATTR_IDMAP;
+        attr.userns_fd = fd.as_raw_fd() as u64;
+    }
+    sys_mount::mount_setattr(mount.as_fd(), c"", false, &attr)?;
+    mkdirat(staging, name, Mode::from_raw_mode(0o700))?;
+    attach(mount, staging.as_fd(), Path::new(name))
+}
+
+/// Attaches a detached mount at a path.
+pub(super) fn attach(mount: &OwnedFd, dir: BorrowedFd<'_>, path: &Path) -> std::io::Result<()> {
+    Ok(move_mount(mount, "", dir, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Attaches a detached mount at the object that a descriptor names.
+pub(super) fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> std::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// A new, detached instance of a file system.
+pub(super) fn new_filesystem(
+    fstype: &str,
+    options: &[(String, Option<String>)],
+    flags: MountAttrFlags,
+) -> std::io::Result<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(&context, options)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+fn configure(context: &OwnedFd, options: &[(String, Option<String>)]) -> std::io::Result<()> {
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
+            None => fsconfig_set_flag(context, key.as_str())?,
+        }
+    }
+    Ok(fsconfig_create(context)?)
+}
+
+/// The host directory where the root is attached until the pivot.
+pub(super) fn mount_point(root: &Root) -> &Path {
+    match &root.source {
+        RootSource::Directory(path) => path,
+        RootSource::Overlay(overlay) => &overlay.mount_point,
+    }
+}
+
+/// Opens the mount point. This comes before the switch to root of the user namespace, which may not be allowed to
+/// search the host directories above it.
+pub(super) fn open_mount_point(root: &Root) -> Result<OwnedFd> {
+    let path = mount_point(root);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).on(Step::Root, path.display())
+}
+
+/// A detached copy of a root directory, taken before the switch to root of the user namespace as well.
+pub(super) fn open_directory(root: &Root) -> Result<Option<OwnedFd>> {
+    let RootSource::Directory(path) = &root.source else { return Ok(None) };
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags).on(Step::Root, path.display()).map(Some)
+}
+
+/// Makes the attached root the root of this process and lets go of the old one.
+pub(super) fn pivot(inside: &Inside) -> Result<()> {
+    nix::unistd::fchdir(inside.root()).on(Step::Pivot, "new root")?;
+    // pivot_root(2), "pivot_root(".", ".")": the old root ends on top of the new one and is detached from there,
+    // without a directory of the image being needed for it.
+    rustix::process::pivot_root(".", ".").on(Step::Pivot, "pivot_root(2)")?;
+    unmount(".", UnmountFlags::DETACH).on(Step::Pivot, "old root")?;
+    nix::unistd::chdir("/").on(Step::Pivot, "/")
+}
+
+/// Makes the root mount itself read-only.
+pub(super) fn make_readonly(inside: &Inside) -> Result<()> {
+    let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    sys_mount::mount_setattr(inside.root().as_fd(), c"", false, &attr).on(Step::Root, "read-only root")
+}

@@ -1,0 +1,363 @@
+//! The plan: everything that was decided about a container, as plain data. Whoever makes a plan decides; the executor
+//! in [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
+
+use std::path::PathBuf;
+
+use crate::{
+    cgroup::{CgroupPath, Limits, Unenforced},
+    seccomp::Program,
+};
+
+/// A container to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which namespaces are new, joined, or shared with the caller (namespaces(7)).
+    pub namespaces: Namespaces,
+    /// uid and gid maps of a new user namespace (user_namespaces(7)); must map id 0.
+    pub id_maps: Option<IdMaps>,
+    /// The root file system.
+    pub root: Root,
+    /// Mounts below the root, in order.
+    pub mounts: Vec<Mount>,
+    /// What `/dev` holds.
+    pub dev: Dev,
+    /// Paths hidden behind an empty read-only object (OCI `maskedPaths`). Missing ones are passed over.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths made read-only (OCI `readonlyPaths`). Missing ones are passed over.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Host name in a new uts namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name in a new uts namespace.
+    pub domainname: Option<String>,
+    /// Kernel parameters below `/proc/sys`, written as `net.ipv4.ip_forward` = value.
+    pub sysctls: Vec<(String, String)>,
+    /// `oom_score_adj` of the first process (proc(5)).
+    pub oom_score_adj: Option<i32>,
+    /// The cgroup; `None` leaves the process where the caller is.
+    pub cgroup: Option<CgroupPlan>,
+    /// The first process.
+    pub process: Process,
+    /// Wait for a connection on a `start` socket before `execve` (OCI create and start). The executor's caller passes
+    /// the listening socket; without it the process runs at once.
+    pub wait_for_start: bool,
+}
+
+/// What becomes of each namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// User namespace.
+    pub user: Namespace,
+    /// Mount namespace; [`Namespace::Host`] is refused, a container always has its own root.
+    pub mount: Namespace,
+    /// PID namespace.
+    pub pid: Namespace,
+    /// Network namespace.
+    pub net: Namespace,
+    /// IPC namespace.
+    pub ipc: Namespace,
+    /// UTS namespace.
+    pub uts: Namespace,
+    /// Cgroup namespace.
+    pub cgroup: Namespace,
+}
+
+/// One namespace's fate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Namespace {
+    /// Shared with the caller.
+    #[default]
+    Host,
+    /// Made new.
+    New,
+    /// Joined by path, such as `/run/netns/x`.
+    Join(PathBuf),
+}
+
+impl Namespace {
+    /// True if the namespace is made new.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        *self == Self::New
+    }
+}
+
+/// The maps of a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Lines of `uid_map`.
+    pub uids: Vec<IdMap>,
+    /// Lines of `gid_map`.
+    pub gids: Vec<IdMap>,
+}
+
+/// One line of a uid or gid map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdMap {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The root file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Where it comes from.
+    pub source: RootSource,
+    /// Made read-only at the end (OCI `root.readonly`).
+    pub readonly: bool,
+}
+
+/// Where a root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootSource {
+    /// A directory, bind mounted onto itself.
+    Directory(PathBuf),
+    /// Read-only layers under a writable volume.
+    Overlay(Overlay),
+}
+
+/// An overlay whose upper layer is a volume of its own. Layers and volume are idmapped mounts when the plan has a user
+/// namespace, so ids on disk are those seen inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Read-only directories, top first.
+    pub lower: Vec<PathBuf>,
+    /// Block device that holds the directories `upper` and `work`.
+    pub volume: PathBuf,
+    /// File system on the volume, such as `ext4`.
+    pub volume_fstype: String,
+    /// Options of that file system, as for `fsconfig`.
+    pub volume_options: Vec<(String, Option<String>)>,
+    /// An existing empty directory on the host used as the mount point before `pivot_root`; nothing is mounted there
+    /// in the host's own mount namespace.
+    pub mount_point: PathBuf,
+}
+
+/// A mount below the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// What is mounted.
+    pub source: MountSource,
+    /// Attributes of this mount.
+    pub attributes: MountAttributes,
+    /// Propagation set after it is attached.
+    pub propagation: Option<Propagation>,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A new instance of a file system.
+    Filesystem {
+        /// Name as in `/proc/filesystems`.
+        fstype: String,
+        /// The `source` string, where the file system wants one.
+        source: Option<String>,
+        /// Options for `fsconfig`; `None` for flags.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A file or directory of the host.
+    Bind {
+        /// Host path.
+        path: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+    },
+    /// The cgroup2 hierarchy seen from the container's cgroup namespace. Passed over on a host without one.
+    Cgroup2,
+}
+
+/// Attributes of a mount (mount_setattr(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountAttributes {
+    /// `MOUNT_ATTR_RDONLY`.
+    pub readonly: bool,
+    /// `MOUNT_ATTR_NOSUID`.
+    pub nosuid: bool,
+    /// `MOUNT_ATTR_NODEV`.
+    pub nodev: bool,
+    /// `MOUNT_ATTR_NOEXEC`.
+    pub noexec: bool,
+    /// `MOUNT_ATTR_NOSYMFOLLOW`.
+    pub nosymfollow: bool,
+    /// `MOUNT_ATTR_NOATIME`.
+    pub noatime: bool,
+    /// `MOUNT_ATTR_STRICTATIME`.
+    pub strictatime: bool,
+    /// `MOUNT_ATTR_NODIRATIME`.
+    pub nodiratime: bool,
+    /// Apply to the mounts below as well (the OCI options `rro`, `rnosuid`, …).
+    pub recursive: bool,
+}
+
+/// Mount propagation (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// `private`, with everything below if `true`.
+    Private(bool),
+    /// `slave`.
+    Slave(bool),
+    /// `shared`.
+    Shared(bool),
+    /// `unbindable`.
+    Unbindable(bool),
+}
+
+/// What `/dev` holds besides its mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dev {
+    /// Device nodes: made by `mknod`, or bound from the host's node of the same path in a user namespace, where
+    /// `mknod` is refused by the kernel.
+    pub nodes: Vec<DeviceNode>,
+    /// Symbolic links, name and text, such as `fd` and `/proc/self/fd`.
+    pub links: Vec<(String, String)>,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Absolute path inside, below `/dev`.
+    pub path: PathBuf,
+    /// Kind.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner inside.
+    pub uid: u32,
+    /// Group inside.
+    pub gid: u32,
+}
+
+/// Kind of a device node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Character device.
+    Char,
+    /// Block device.
+    Block,
+    /// FIFO.
+    Fifo,
+}
+
+/// The six nodes that every container has (OCI config-linux, "Default Devices"), root-owned, mode 0666.
+#[must_use]
+pub fn default_device_nodes() -> Vec<DeviceNode> {
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        .into_iter()
+        .map(|(name, major, minor)| DeviceNode {
+            path: PathBuf::from("/dev").join(name),
+            kind: DeviceKind::Char,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect()
+}
+
+/// The links that every container has (OCI runtime-linux, "Dev symbolic links", and `ptmx` of config-linux).
+#[must_use]
+pub fn default_dev_links() -> Vec<(String, String)> {
+    [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ]
+    .into_iter()
+    .map(|(name, text)| (name.to_owned(), text.to_owned()))
+    .collect()
+}
+
+/// Where the container lives in the cgroup trees, and its limits.
+#[derive(Debug, Clone)]
+pub struct CgroupPlan {
+    /// The container's cgroup.
+    pub path: CgroupPath,
+    /// Limits of that cgroup.
+    pub limits: Limits,
+    /// What to do with a limit that this host cannot enforce.
+    pub unenforced: Unenforced,
+    /// Start the first process in this child of the cgroup, and make the cgroup itself the root of its cgroup
+    /// namespace. The container's later processes can then have leaf cgroups of their own.
+    pub leaf: Option<String>,
+    /// Owner of the cgroup's `cgroup.procs`, so that the container's root may clone into its leaves.
+    pub joins_from: Option<(u32, u32)>,
+}
+
+/// The first process.
+#[derive(Debug)]
+pub struct Process {
+    /// What is executed.
+    pub executable: Executable,
+    /// Argument vector.
+    pub args: Vec<String>,
+    /// Environment, `KEY=value`.
+    pub env: Vec<String>,
+    /// Absolute working directory inside; made if missing.
+    pub cwd: PathBuf,
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Supplementary groups inside.
+    pub groups: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: Option<u32>,
+    /// Resource limits (setrlimit(2)).
+    pub rlimits: Vec<Rlimit>,
+    /// The five capability sets.
+    pub capabilities: CapabilitySets,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// The system call filter.
+    pub seccomp: Option<Program>,
+    /// Allocate a pseudo terminal of this size (rows, columns; 0 for unset) and make it the controlling one.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// What is executed.
+#[derive(Debug)]
+pub enum Executable {
+    /// `args[0]`, looked up in `PATH` inside the container.
+    Search,
+    /// An open file that need not exist inside: a sealed memfd.
+    File(std::os::fd::OwnedFd),
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// Which (`RLIMIT_*`), as the number of the kernel.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// The five capability sets as bit masks, bit n being capability n (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    /// Bounding set.
+    pub bounding: u64,
+    /// Effective set.
+    pub effective: u64,
+    /// Permitted set.
+    pub permitted: u64,
+    /// Inheritable set.
+    pub inheritable: u64,
+    /// Ambient set.
+    pub ambient: u64,
+}

@@ -1,0 +1,95 @@
+//! What can go wrong with a filter. No variant that `load` returns owns heap memory.
+
+use std::fmt;
+
+/// A failed compilation or load of a filter.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// No supported architecture has a system call of this name.
+    UnknownSyscall {
+        /// The name as written in the entry.
+        name: String,
+    },
+    /// An argument index above 5.
+    ArgumentIndex {
+        /// First name of the entry.
+        name: String,
+        /// The index asked for.
+        index: u8,
+    },
+    /// More conditions in one entry than `CONDITIONS_PER_ENTRY_MAX`.
+    TooManyConditions {
+        /// First name of the entry.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// An errno above the kernel's 4095, which it would silently cut.
+    Errno {
+        /// The value asked for.
+        errno: u16,
+    },
+    /// seccompiler refused a condition.
+    Condition {
+        /// Its answer.
+        source: seccompiler::BackendError,
+    },
+    /// More instructions than the kernel accepts.
+    TooLong {
+        /// Instructions of the compiled program.
+        insns: usize,
+    },
+    /// seccomp(2) refused the program.
+    Load {
+        /// Instructions of the program.
+        insns: usize,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// seccomp(2) could not bring another thread of the process under the filter; nothing was loaded.
+    ThreadSync {
+        /// The thread that could not follow.
+        tid: i64,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownSyscall { name } => write!(f, "seccomp: unknown system call {name:?}"),
+            Self::ArgumentIndex { name, index } => {
+                write!(
+                    f,
+                    "seccomp: entry of {name:?}: argument index {index} is above 5"
+                )
+            }
+            Self::TooManyConditions { name, count } => {
+                write!(
+                    f,
+                    "seccomp: entry of {name:?}: {count} conditions are too many"
+                )
+            }
+            Self::Errno { errno } => write!(f, "seccomp: errno {errno} is above 4095"),
+            Self::Condition { .. } => write!(f, "seccomp: cannot compile a condition"),
+            Self::TooLong { insns } => write!(
+                f,
+                "seccomp: the filter needs {insns} instructions, more than 4096"
+            ),
+            Self::Load { insns, .. } => {
+                write!(f, "seccomp: cannot load the filter of {insns} instructions")
+            }
+            Self::ThreadSync { tid } => write!(f, "seccomp: thread {tid} cannot follow the filter"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Load { source, .. } => Some(source),
+            Self::Condition { source } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One connection to a box's init: one operation.
+//!
+//! Invariants: receiving is cancel-safe (what was read stays in the decoder); sending is too, in the sense that a frame
+//! begun is finished by the next send or flush. Nothing is trusted: lengths are limited by the decoder, and a frame of
+//! an unexpected type is an error. Leaves out: what the operations mean.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::error::{Error, ErrorKind};
+use crate::protocol::{
+    Answer, CONTROL_SOCKET, Decoder, Envelope, Frame, FrameType, Operation, REQUEST_FDS_MAX,
+    VERSION, WireError, decode, encode, header,
+};
+
+/// The init answers a request within this time; it forks and never waits, so only a stopped or frozen one does not.
+pub(super) const RESPONSE_MS_MAX: u64 = 30_000;
+/// One read of the socket.
+const READ_BYTES: usize = 64 * 1024;
+/// Longest path that fits into a socket address.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The shared socket and what was read of it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: Sender,
+    decoder: Decoder,
+    scratch: Vec<u8>,
+}
+
+/// The sending side of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Sender {
+    stream: Arc<UnixStream>,
+    /// Bytes of a frame whose sending was cancelled half way.
+    unsent: Arc<Mutex<Vec<u8>>>,
+}
+
+fn gone(step: &'static str) -> Error {
+    Error::new(ErrorKind::Gone, step, "connection closed by the init")
+}
+
+/// Connects a blocking socket: a path socket connects at once or fails, it never waits for the listener's accept
+/// unless its backlog is full, and non-blocking mode turns that into EAGAIN.
+fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
+    let path = run_dir.join(CONTROL_SOCKET);
+    let failed = |e: io::Error| {
+        let missing = e.kind() == io::ErrorKind::NotFound;
+        let error = Error::io("connect to init", path.display(), e);
+        if missing {
+            error.with_kind(ErrorKind::Gone)
+        } else {
+            error
+        }
+    };
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(|e| failed(e.into()))?;
+    // A long data directory must not make boxes unreachable: go through the directory's fd then.
+    let directory;
+    let address = if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        path.clone()
+    } else {
+        directory = std::fs::File::open(run_dir).map_err(failed)?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+        Path::new("/proc/self/fd")
+            .join(fd.to_string())
+            .join(CONTROL_SOCKET)
+    };
+    let address = rustix::net::SocketAddrUnix::new(&address).map_err(|e| failed(e.into()))?;
+    rustix::net::connect(&socket, &address).map_err(|e| failed(e.into()))?;
+    Ok(StdUnixStream::from(socket))
+}
+
+impl Connection {
+    /// Connects, sends the request with its fds and waits for the answer.
+    pub(super) async fn request(
+        run_dir: &Path,
+        operation: Operation,
+        fds: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> Result<(Self, Answer), Error> {
+        let work = async {
+            let mut connection = Self::open(run_dir)?;
+            connection.send_request(operation, fds).await?;
+            let answer = connection.answer().await?;
+            Ok((connection, answer))
+        };
+        tokio::time::timeout(deadline, work).await.map_err(|e| {
+            Error::new(ErrorKind::Timeout, "wait for init", run_dir.display()).because(e)
+        })?
+    }
+
+    fn open(run_dir: &Path) -> Result<Self, Error> {
+        let stream = UnixStream::from_std(connect_now(run_dir)?)
+            .map_err(|e| Error::io("register connection", run_dir.display(), e))?;
+        Ok(Self {
+            sender: Sender {
+                stream: Arc::new(stream),
+                unsent: Arc::default(),
+            },
+            decoder: Decoder::default(),
+            scratch: Vec::new(),
+        })
+    }
+
+    async fn send_request(
+        &mut self,
+        operation: Operation,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        let payload = encode(&Envelope::new(operation))?;
+        let mut bytes = header(FrameType::Request, payload.len()).to_vec();
+        bytes.extend_from_slice(&payload);
+        if fds.len() > REQUEST_FDS_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "send request",
+                "too many descriptors",
+            ));
+        }
+        let mut sent = 0;
+        if !fds.is_empty() {
+            sent = self.sender.send_with_fds(&bytes, fds).await?;
+        }
+        self.sender
+            .send_bytes(bytes.get(sent..).unwrap_or_default())
+            .await
+    }
+
+    /// Waits for the next `Response` frame.
+    pub(super) async fn answer(&mut self) -> Result<Answer, Error> {
+        let Some(frame) = self.next_frame().await? else {
+            return Err(gone("wait for answer"));
+        };
+        if frame.kind != FrameType::Response {
+            return Err(unexpected(&frame));
+        }
+        let envelope: Envelope<Result<Answer, WireError>> = decode(&frame.payload)?;
+        if envelope.v != VERSION {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "check init's protocol version",
+                envelope.v,
+            ));
+        }
+        envelope.m.map_err(Error::from)
+    }
+
+    /// The next frame; `None` when the init closed the connection between two frames. Cancel-safe.
+    pub(super) async fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => {}
+                Err(e) => {
+                    return Err(
+                        Error::new(ErrorKind::Internal, "decode frame from init", "").because(e),
+                    );
+                }
+            }
+            self.sender
+                .stream
+                .readable()
+                .await
+                .map_err(|e| Error::io("wait for init", "", e))?;
+            self.scratch.resize(READ_BYTES, 0);
+            match self.sender.stream.try_read(&mut self.scratch) {
+                Ok(0) if self.decoder.pending() == 0 => return Ok(None),
+                Ok(0) => return Err(gone("read frame from init")),
+                Ok(count) => self
+                    .decoder
+                    .push(self.scratch.get(..count).unwrap_or_default()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
+            }
+        }
+    }
+}
+
+/// A frame that does not belong here.
+pub(super) fn unexpected(frame: &Frame) -> Error {
+    let what = format!("{:?}", frame.kind);
+    Error::new(ErrorKind::Internal, "unexpected frame from init", what)
+}
+
+impl Sender {
+    /// Sends a frame; `Gone` if the init closed the connection.
+    pub(super) async fn send(&self, kind: FrameType, payload: &[u8]) -> Result<(), Error> {
+        let mut bytes = Vec::with_capacity(payload.len() + crate::protocol::HEADER_BYTES);
+        bytes.extend_from_slice(&header(kind, payload.len()));
+        bytes.extend_from_slice(payload);
+        self.send_bytes(&bytes).await
+    }
+
+    async fn send_bytes(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.queue().extend_from_slice(bytes);
+        loop {
+            {
+                // The lock is held for one non-blocking write, never across an await.
+                let mut queue = self.queue();
+                if queue.is_empty() {
+                    return Ok(());
+                }
+                match self.stream.try_write(&queue) {
+                    Ok(count) => {
+                        queue.drain(..count);
+                        continue;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => {
+                        return Err(Error::io("send to init", "", e).with_kind(ErrorKind::Gone));
+                    }
+                }
+            }
+            self.stream
+                .writable()
+                .await
+                .map_err(|e| Error::io("wait for init", "", e))?;
+        }
+    }
+
+    async fn send_with_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Error> {
+        let result = self
+            .stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [std::mem::MaybeUninit::uninit();
+                    rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(fds));
+                rustix::net::sendmsg(
+                    self.stream.as_fd(),
+                    &[io::IoSlice::new(bytes)],
+                    &mut control,
+                    SendFlags::NOSIGNAL,
+                )
+                .map_err(io::Error::from)
+            })
+            .await;
+        result.map_err(|e| Error::io("send descriptors to init", "", e).with_kind(ErrorKind::Gone))
+    }
+
+    /// Ends the connection in both directions, whoever still holds it.
+    pub(super) fn shutdown(&self) {
+        // Not connected any more is what is wanted.
+        let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.unsent
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
