@@ -113,7 +113,8 @@ impl Config {
 
     fn read(path: &Path) -> Result<Self, Error> {
         let subject = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::new("read the configuration", &subject, cause))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|cause| Error::new("read the configuration", &subject, cause))?;
         Self::parse(&text, &subject)
     }
 

@@ -28,7 +28,7 @@ pub enum Cause {
     /// The configuration file cannot be read.
     Toml(toml::de::Error),
     /// The box refused or is gone.
-    Shim(icebox_shim::handle::Error),
+    Shim(icebox_shim::Error),
     /// The disk or image store refused.
     Rootfs(icebox_rootfs::Error),
     /// The value is not acceptable; the text says what is expected.
@@ -110,7 +110,7 @@ cause_from! {
     rusqlite::Error => Sql,
     serde_json::Error => Json,
     toml::de::Error => Toml,
-    icebox_shim::handle::Error => Shim,
+    icebox_shim::Error => Shim,
     icebox_rootfs::Error => Rootfs,
 }
 

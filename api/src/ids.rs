@@ -38,19 +38,77 @@ const RESERVED: [&str; 10] = [
 
 const ADJECTIVES: [&str; 64] = [
     "able", "amber", "bold", "brave", "brisk", "calm", "clear", "clever", "cool", "cosy", "crisp", "deep", "eager",
-    "early", "easy", "even", "fair", "fast", "fine", "firm", "fresh", "gentle", "glad", "good", "grand", "green", "happy",
-    "hardy", "icy", "just", "keen", "kind", "late", "light", "lively", "lucky", "mellow", "mild", "neat", "new", "nice",
-    "noble", "plain", "polar", "prime", "proud", "quick", "quiet", "rapid", "ready", "right", "sharp", "silent", "smart",
-    "snowy", "solid", "steady", "still", "sunny", "swift", "true", "warm", "white", "wise",
+    "early", "easy", "even", "fair", "fast", "fine", "firm", "fresh", "gentle", "glad", "good", "grand", "green",
+    "happy", "hardy", "icy", "just", "keen", "kind", "late", "light", "lively", "lucky", "mellow", "mild", "neat",
+    "new", "nice", "noble", "plain", "polar", "prime", "proud", "quick", "quiet", "rapid", "ready", "right", "sharp",
+    "silent", "smart", "snowy", "solid", "steady", "still", "sunny", "swift", "true", "warm", "white", "wise",
 ];
 
 const NOUNS: [&str; 64] = [
-    "albatross", "alder", "auk", "badger", "beaver", "birch", "bison", "cedar", "crane", "curlew", "dolphin", "dove",
-    "eagle", "egret", "elk", "falcon", "fern", "finch", "fir", "flamingo", "fox", "gannet", "glacier", "goose", "gull",
-    "hare", "hawk", "hazel", "heron", "ibex", "kestrel", "lark", "larch", "lemming", "lynx", "maple", "marten", "moose",
-    "narwhal", "orca", "osprey", "otter", "owl", "penguin", "petrel", "pine", "plover", "puffin", "raven", "reindeer",
-    "robin", "rowan", "sable", "salmon", "seal", "skua", "sparrow", "spruce", "swan", "tern", "walrus", "whale",
-    "willow", "wren",
+    "albatross",
+    "alder",
+    "auk",
+    "badger",
+    "beaver",
+    "birch",
+    "bison",
+    "cedar",
+    "crane",
+    "curlew",
+    "dolphin",
+    "dove",
+    "eagle",
+    "egret",
+    "elk",
+    "falcon",
+    "fern",
+    "finch",
+    "fir",
+    "flamingo",
+    "fox",
+    "gannet",
+    "glacier",
+    "goose",
+    "gull",
+    "hare",
+    "hawk",
+    "hazel",
+    "heron",
+    "ibex",
+    "kestrel",
+    "lark",
+    "larch",
+    "lemming",
+    "lynx",
+    "maple",
+    "marten",
+    "moose",
+    "narwhal",
+    "orca",
+    "osprey",
+    "otter",
+    "owl",
+    "penguin",
+    "petrel",
+    "pine",
+    "plover",
+    "puffin",
+    "raven",
+    "reindeer",
+    "robin",
+    "rowan",
+    "sable",
+    "salmon",
+    "seal",
+    "skua",
+    "sparrow",
+    "spruce",
+    "swan",
+    "tern",
+    "walrus",
+    "whale",
+    "willow",
+    "wren",
 ];
 
 /// A new box id: two words and a number.
@@ -137,9 +195,7 @@ pub fn check_env(name: &str, value: &str) -> Result<(), String> {
         ));
     }
     if value.len() > ENV_VALUE_BYTES_MAX || value.bytes().any(|byte| byte == 0) {
-        return Err(format!(
-            "the value of {name} must have at most {ENV_VALUE_BYTES_MAX} bytes, without NUL"
-        ));
+        return Err(format!("the value of {name} must have at most {ENV_VALUE_BYTES_MAX} bytes, without NUL"));
     }
     Ok(())
 }
@@ -162,8 +218,28 @@ mod tests {
     fn hostile_ids_are_refused() {
         let long = "a".repeat(64);
         let hostile = [
-            "", ".", "..", "../x", "a/b", "/etc", "%2e%2e", "a\0b", "a b", "-rf", ".hidden", "ä", "a\nb", "a\\b", "a;b",
-            "a'b", "a\"b", "*", "a?b", "\u{202e}x", "_x", &long,
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "%2e%2e",
+            "a\0b",
+            "a b",
+            "-rf",
+            ".hidden",
+            "ä",
+            "a\nb",
+            "a\\b",
+            "a;b",
+            "a'b",
+            "a\"b",
+            "*",
+            "a?b",
+            "\u{202e}x",
+            "_x",
+            &long,
         ];
         for id in hostile {
             assert!(!is_id_or_name(id), "{id:?}");

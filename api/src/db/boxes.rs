@@ -114,12 +114,9 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json:
     };
     let state: String = row.get(3)?;
     let incarnation = match (row.get(6)?, row.get::<_, Option<i64>>(7)?, row.get(8)?, row.get::<_, Option<i64>>(9)?) {
-        (Some(pid), Some(start), Some(boot_id), Some(inode)) => Some(Incarnation {
-            pid,
-            start_time_ticks: from_sql(start),
-            boot_id,
-            cgroup_inode: from_sql(inode),
-        }),
+        (Some(pid), Some(start), Some(boot_id), Some(inode)) => {
+            Some(Incarnation { pid, start_time_ticks: from_sql(start), boot_id, cgroup_inode: from_sql(inode) })
+        }
         _ => None,
     };
     let record = BoxRecord {
@@ -175,12 +172,7 @@ impl Db {
     }
 
     /// Turns a reservation into a box, with its first sample and log entries, in one commit.
-    pub async fn insert_box(
-        &self,
-        record: &BoxRecord,
-        sample: StoredSample,
-        logs: Vec<LogRow>,
-    ) -> Result<(), Error> {
+    pub async fn insert_box(&self, record: &BoxRecord, sample: StoredSample, logs: Vec<LogRow>) -> Result<(), Error> {
         let record = record.clone();
         let settings = settings_text(&record)?;
         self.write("record a new box", move |connection| {
@@ -350,5 +342,6 @@ fn rest_uid_range(connection: &Connection, uid_base: u32, now_ms: i64) -> rusqli
 }
 
 fn settings_text(record: &BoxRecord) -> Result<String, Error> {
-    serde_json::to_string(&record.settings).map_err(|cause| Error::new("write the settings of", &record.id, Cause::from(cause)))
+    serde_json::to_string(&record.settings)
+        .map_err(|cause| Error::new("write the settings of", &record.id, Cause::from(cause)))
 }

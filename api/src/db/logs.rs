@@ -41,8 +41,16 @@ impl LogRow {
     /// Writes it, inside somebody's transaction.
     pub fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
-            .prepare_cached("INSERT INTO logs (box_id, written_ms, level, source, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![self.box_id, self.written_ms, level_word(self.level), source_word(self.source), self.message])
+            .prepare_cached(
+                "INSERT INTO logs (box_id, written_ms, level, source, message) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                self.box_id,
+                self.written_ms,
+                level_word(self.level),
+                source_word(self.source),
+                self.message
+            ])
             .map(|_| ())
     }
 }

@@ -48,7 +48,8 @@ impl Db {
         let path = data_dir.join("icebox.db");
         let subject = path.display().to_string();
         let failed = |cause: rusqlite::Error| Error::new("open the database", &subject, cause);
-        let mut connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
+        let mut connection =
+            connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
         schema::migrate(&mut connection)?;
         let writer = Writer::start(connection)?;
         Ok(Self { writer, readers: Arc::default(), path: path.into() })
@@ -83,9 +84,9 @@ impl Db {
         self.writer.send(operation, change, after);
     }
 
-    /// Waits until everything handed over so far is on disk.
+    /// Waits until everything handed over so far is on disk, so that a reader sees it. Nothing to wait for is the rule.
     pub async fn settle(&self) -> Result<(), Error> {
-        self.write("settle", |_| Ok(())).await
+        if self.writer.is_busy() { self.write("settle", |_| Ok(())).await } else { Ok(()) }
     }
 
     /// Writes the last jobs and ends the writer's thread.

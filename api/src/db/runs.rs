@@ -49,6 +49,8 @@ pub struct FinishedRun {
     pub sample: Option<StoredSample>,
     /// Its line in the box's log.
     pub log: LogRow,
+    /// Icebox's own: only sample and log line are written.
+    pub hidden: bool,
 }
 
 impl RunRow {
@@ -83,7 +85,7 @@ impl RunRow {
 
 impl FinishedRun {
     fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
-        if self.run.upsert(connection)? {
+        if self.hidden || self.run.upsert(connection)? {
             self.log.insert(connection)?;
         }
         self.sample.as_ref().map_or(Ok(()), |sample| sample.insert(connection))
@@ -145,9 +147,7 @@ impl Db {
         let (box_id, run_id) = (box_id.to_owned(), run_id.to_owned());
         self.read("look a run up", move |connection| {
             let sql = "SELECT status FROM runs WHERE box_id = ?1 AND id = ?2";
-            connection
-                .query_row(sql, [box_id, run_id], |row| Ok(RunState::parse(&row.get::<_, String>(0)?)))
-                .optional()
+            connection.query_row(sql, [box_id, run_id], |row| Ok(RunState::parse(&row.get::<_, String>(0)?))).optional()
         })
         .await
     }

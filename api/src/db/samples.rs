@@ -71,8 +71,8 @@ impl Db {
     pub async fn samples_of(&self, box_id: &str) -> Result<Vec<Sample>, Error> {
         let box_id = box_id.to_owned();
         self.read("read the ledger of a box", move |connection| {
-            let mut query =
-                connection.prepare_cached(&format!("SELECT {COLUMNS} FROM samples WHERE box_id = ?1 ORDER BY sequence"))?;
+            let mut query = connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM samples WHERE box_id = ?1 ORDER BY sequence"))?;
             let rows = query.query_map([box_id], |row| read_sample(row).map(|(_, sample)| sample))?;
             rows.collect()
         })

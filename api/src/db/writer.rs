@@ -1,6 +1,7 @@
 //! The one thread that writes, and its group commit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +30,24 @@ enum Message {
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     failed: watch::Receiver<bool>,
+    /// Jobs handed over and not yet on disk.
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// Counts a job from its birth to its end, however it ends.
+struct Outstanding(Arc<AtomicUsize>);
+
+impl Outstanding {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Writer {
@@ -39,7 +58,12 @@ impl Writer {
             .name("db-writer".into())
             .spawn(move || write_loop(&connection, jobs, &fail))
             .map_err(|cause| Error::new("start the database writer", "", cause))?;
-        Ok(Self { queue, failed })
+        Ok(Self { queue, failed, outstanding: Arc::default() })
+    }
+
+    /// Whether something was handed over that is not on disk yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.outstanding.load(Ordering::SeqCst) > 0
     }
 
     pub(super) fn commit_failure(&self) -> CommitFailure {
@@ -52,6 +76,7 @@ impl Writer {
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        let outstanding = Outstanding::new(&self.outstanding);
         let job: Job = Box::new(move |connection| {
             let done = match connection {
                 Ok(connection) => change(connection).map_err(|cause| Error::new(operation, "", cause)),
@@ -63,6 +88,7 @@ impl Writer {
                     (Ok(_), Err(cause)) => Err(Error::new(operation, "", Cause::Commit(cause))),
                     (done, _) => done,
                 };
+                drop(outstanding);
                 // The caller may have gone away; the change stands.
                 let _ = answer.send(outcome);
             });
@@ -79,6 +105,7 @@ impl Writer {
         change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
         after: impl FnOnce(bool) + Send + 'static,
     ) {
+        let outstanding = Outstanding::new(&self.outstanding);
         let job: Job = Box::new(move |connection| {
             let stays = match connection.map(change) {
                 Ok(Ok(())) => true,
@@ -88,7 +115,11 @@ impl Writer {
                 }
                 Err(_) => false,
             };
-            (stays, Box::new(move |committed: Result<(), Arc<rusqlite::Error>>| after(stays && committed.is_ok())))
+            let complete: Completion = Box::new(move |committed| {
+                drop(outstanding);
+                after(stays && committed.is_ok());
+            });
+            (stays, complete)
         });
         match self.queue.try_send(Message::Job(job)) {
             Ok(()) => {}
@@ -203,8 +234,6 @@ fn run_in_savepoint(connection: &Connection, job: Job) -> Completion {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     fn writer() -> Writer {
