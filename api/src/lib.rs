@@ -6,8 +6,10 @@
 pub mod boxes;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod db;
 pub mod error;
+pub mod http;
 pub mod ids;
 pub mod ledger;
 pub mod metrics;

@@ -157,7 +157,12 @@ mod tests {
         metrics.request("/v2/box", 200, Duration::from_millis(3));
         metrics.run_ended(RunState::Completed, 5);
         let text = metrics.text(&[("idle", 2)]);
-        for part in ["icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1", "icebox_boxes{status=\"idle\"} 2", "icebox_wake_seconds_bucket", "# EOF"] {
+        for part in [
+            "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
+            "icebox_boxes{status=\"idle\"} 2",
+            "icebox_wake_seconds_bucket",
+            "# EOF",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -74,14 +74,8 @@ impl Activity {
     #[must_use]
     pub fn new(last_work_ms: i64) -> Arc<Self> {
         let now = Instant::now();
-        let state = State {
-            requests: 0,
-            runs: 0,
-            sessions: 0,
-            quiet_since: now,
-            last_work_ms,
-            cpu: CpuWindow::default(),
-        };
+        let state =
+            State { requests: 0, runs: 0, sessions: 0, quiet_since: now, last_work_ms, cpu: CpuWindow::default() };
         Arc::new(Self { state: Mutex::new(state), began: now, no_requests: Notify::new() })
     }
 
@@ -206,7 +200,10 @@ mod tests {
         let begun = Instant::now();
         activity.requests_over(Duration::from_secs(2)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
-        let waiting = { let activity = Arc::clone(&activity); tokio::spawn(async move { activity.requests_over(Duration::from_secs(60)).await }) };
+        let waiting = {
+            let activity = Arc::clone(&activity);
+            tokio::spawn(async move { activity.requests_over(Duration::from_secs(60)).await })
+        };
         tokio::task::yield_now().await;
         drop(request);
         waiting.await.expect("it ends");

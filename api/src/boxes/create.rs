@@ -37,6 +37,8 @@ impl Boxes {
 
     async fn create_whole(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = std::time::Instant::now();
+        // Without them nothing need be made at all.
+        self.layers().await?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation) {
             Ok(entry) => entry,
@@ -109,8 +111,7 @@ impl Boxes {
     async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation) -> Result<Started, Refusal> {
         let size = entry.settings().size;
         let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
-        let (volume, method) =
-            blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
+        let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
         if method != CloneMethod::Reflink {
             tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
         }
@@ -126,9 +127,10 @@ impl Boxes {
             view.incarnation = Some(started.incarnation.clone());
         });
         let storage = self.storage_bytes(&entry.id).await;
-        let sample = entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
-            Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
-        })?;
+        let sample =
+            entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
+                Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
+            })?;
         self.inner.db.insert_box(&entry.record(), sample, start_logs(&entry.id, "created", &started.warnings)).await?;
         Ok(started)
     }
@@ -160,7 +162,11 @@ impl Boxes {
     pub(super) async fn erase(&self, id: &str, uid_base: u32) -> bool {
         let gone = self.erase_parts(id, uid_base).await;
         if let Err(refusal) = &gone {
-            tracing::error!(box_id = id, reason = full(refusal), "something of a box is left; the next start tries again");
+            tracing::error!(
+                box_id = id,
+                reason = full(refusal),
+                "something of a box is left; the next start tries again"
+            );
         }
         gone.is_ok()
     }
@@ -175,7 +181,9 @@ impl Boxes {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         let run_dir = self.run_dir(id);
         let removed = tokio::task::spawn_blocking(move || {
-            handle.remove_cgroup(KILL_DEADLINE).map_err(|cause| Error::new("remove the cgroup of", &volume_id, cause))?;
+            handle
+                .remove_cgroup(KILL_DEADLINE)
+                .map_err(|cause| Error::new("remove the cgroup of", &volume_id, cause))?;
             store.remove_volume(&volume_id).map_err(|cause| Error::new("remove the disk of", &volume_id, cause))?;
             remove_run_dir(&run_dir)
         });

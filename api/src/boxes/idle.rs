@@ -33,7 +33,9 @@ impl CpuWindow {
         }
         self.points.push_back((at, cpu_usec));
         // The newest point that is older than the window is its left edge: keep that one.
-        while self.points.len() > 2 && self.points.get(1).is_some_and(|(second, _)| at.saturating_sub(*second) >= window) {
+        while self.points.len() > 2
+            && self.points.get(1).is_some_and(|(second, _)| at.saturating_sub(*second) >= window)
+        {
             self.points.pop_front();
         }
         while self.points.len() > POINTS_MAX {
@@ -143,12 +145,7 @@ mod tests {
         for second in 1..100_000 {
             let now = Duration::from_secs(second);
             cpu += load(second);
-            let observed = Observed {
-                quiet: now,
-                cpu_percent: history.percent(now, cpu, window),
-                window,
-                ..quiet(0)
-            };
+            let observed = Observed { quiet: now, cpu_percent: history.percent(now, cpu, window), window, ..quiet(0) };
             if decide(&observed) == Verdict::Sleep {
                 return Some(second);
             }

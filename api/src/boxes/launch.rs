@@ -78,7 +78,10 @@ impl Boxes {
         }
         if memory_bytes > HOST.memory_bytes {
             let gib = HOST.memory_bytes / (1 << 30);
-            warnings.push(format!("this host has {gib} GiB of memory: the box gets these, not {}", memory_bytes / (1 << 30)));
+            warnings.push(format!(
+                "this host has {gib} GiB of memory: the box gets these, not {}",
+                memory_bytes / (1 << 30)
+            ));
         }
         let spec = BoxSpec {
             id: start.id.clone(),
@@ -97,7 +100,8 @@ impl Boxes {
     }
 
     pub(super) fn open_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
-        BoxHandle::open(&self.run_dir(id), &self.cgroup(id), uid_base).map_err(|cause| Error::new("open the box", id, cause))
+        BoxHandle::open(&self.run_dir(id), &self.cgroup(id), uid_base)
+            .map_err(|cause| Error::new("open the box", id, cause))
     }
 
     /// The disk of a box that must have one.

@@ -162,7 +162,9 @@ mod tests {
         assert!(state.add("b", Counter { cgroup_inode: 7, cpu_usec: 10 }, None, Write::IfChanged, "tick").is_none());
         assert!(state.add("b", Counter { cgroup_inode: 7, cpu_usec: 10 }, None, Write::Always, "freeze").is_some());
         assert!(state.add("b", Counter { cgroup_inode: 7, cpu_usec: 11 }, None, Write::IfChanged, "tick").is_some());
-        let last = state.add("b", Counter { cgroup_inode: 9, cpu_usec: 0 }, None, Write::IfChanged, "tick").expect("a new generation");
+        let last = state
+            .add("b", Counter { cgroup_inode: 9, cpu_usec: 0 }, None, Write::IfChanged, "tick")
+            .expect("a new generation");
         assert_eq!(last.sample.sequence, 3);
     }
 
@@ -170,8 +172,14 @@ mod tests {
     fn storage_is_written_when_it_changes_and_alone_when_there_is_no_cgroup() {
         let mut state = state();
         assert!(state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, None, Write::Always, "x").is_none());
-        assert!(state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(5), Write::IfChanged, "storage").is_some());
-        assert!(state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(5), Write::IfChanged, "storage").is_none());
-        assert!(state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(6), Write::IfChanged, "storage").is_some());
+        assert!(
+            state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(5), Write::IfChanged, "storage").is_some()
+        );
+        assert!(
+            state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(5), Write::IfChanged, "storage").is_none()
+        );
+        assert!(
+            state.add("b", Counter { cgroup_inode: 0, cpu_usec: 0 }, Some(6), Write::IfChanged, "storage").is_some()
+        );
     }
 }

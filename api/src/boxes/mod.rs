@@ -42,11 +42,11 @@ use crate::refusal::Refusal;
 
 pub use activity::{Counts, Work, WorkKind};
 pub use create::NewBox;
+pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
 pub use sleep::Awake;
-pub use delete::Deleted;
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::bill;
 
@@ -143,6 +143,26 @@ impl Boxes {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// The counters, to keep.
+    #[must_use]
+    pub fn shared_metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.inner.metrics)
+    }
+
+    /// Takes the last readings and writes everything down. Boxes go on; nothing is served after this.
+    pub async fn close(&self) {
+        let boxes = self.clone();
+        let last = tokio::task::spawn_blocking(move || {
+            let awake = boxes.all().into_iter().filter(|entry| entry.view().incarnation.is_some());
+            awake
+                .filter_map(|entry| entry.meter.read(&entry.id, &entry.handle(), None, Write::IfChanged, "stop"))
+                .collect::<Vec<_>>()
+        });
+        self.inner.db.append_samples(last.await.unwrap_or_default());
+        self.inner.db.close().await;
+        self.inner.ranges.release_unused_blocks();
     }
 
     /// The box with this id or name, if the account has one. Anything else is unknown, whoever else may own it.

@@ -72,7 +72,9 @@ impl Boxes {
         let all = self.all();
         let look = tokio::task::spawn_blocking(move || {
             all.into_iter()
-                .filter(|entry| entry.view().phase == Phase::Ready && entry.view().incarnation.is_some() && !entry.frozen())
+                .filter(|entry| {
+                    entry.view().phase == Phase::Ready && entry.view().incarnation.is_some() && !entry.frozen()
+                })
                 .collect()
         });
         look.await.unwrap_or_default()

@@ -53,7 +53,11 @@ impl Boxes {
             .as_ref()
             .is_some_and(|init| handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
         if alive && !self.inner.ranges.keep(record.uid_base)? {
-            tracing::error!(box_id = record.id, uid_base = record.uid_base, "another daemon claims the uids of this box");
+            tracing::error!(
+                box_id = record.id,
+                uid_base = record.uid_base,
+                "another daemon claims the uids of this box"
+            );
         }
         let samples = self.inner.db.samples_of(&record.id).await?;
         let view = View {
@@ -105,7 +109,11 @@ impl Boxes {
         match tokio::time::timeout(ADOPT_DEADLINE, runs::adopt(self, entry)).await {
             Ok(Ok(())) => entry.change_view(|view| view.adopted = true),
             Ok(Err(refusal)) => {
-                tracing::warn!(box_id = entry.id, reason = super::create::full(&refusal), "cannot take over the runs of a box");
+                tracing::warn!(
+                    box_id = entry.id,
+                    reason = super::create::full(&refusal),
+                    "cannot take over the runs of a box"
+                );
             }
             Err(_) => tracing::warn!(box_id = entry.id, "a box does not answer; its runs are taken over later"),
         }
@@ -116,7 +124,11 @@ impl Boxes {
         let _life = entry.life.lock().await;
         self.bury(entry).await;
         if let Err(refusal) = runs::fail_orphans(self, entry).await {
-            tracing::error!(box_id = entry.id, reason = super::create::full(&refusal), "cannot settle the runs of a box");
+            tracing::error!(
+                box_id = entry.id,
+                reason = super::create::full(&refusal),
+                "cannot settle the runs of a box"
+            );
         }
     }
 

@@ -109,9 +109,10 @@ impl Boxes {
             view.adopted = true;
         });
         let storage = self.storage_bytes(&entry.id).await;
-        let sample = entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "start").ok_or_else(|| {
-            Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
-        })?;
+        let sample =
+            entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "start").ok_or_else(|| {
+                Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
+            })?;
         let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
         self.inner.db.update_incarnation(&entry.id, uid_base, &started.incarnation, sample, logs).await?;
         entry.activity.restart(0);

@@ -37,7 +37,10 @@ impl Boxes {
         Ok(AccountUsage {
             account: account.name.clone(),
             until: clock::unix_ms() / 1000,
-            prices: PriceList { dollars_per_core_hour: DOLLARS_PER_CORE_HOUR, dollars_per_gb_month: DOLLARS_PER_GB_MONTH },
+            prices: PriceList {
+                dollars_per_core_hour: DOLLARS_PER_CORE_HOUR,
+                dollars_per_gb_month: DOLLARS_PER_GB_MONTH,
+            },
             boxes: usages.into_iter().map(|(bill, _)| bill).collect(),
             totals: totals(&sum),
         })

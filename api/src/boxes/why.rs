@@ -84,7 +84,8 @@ impl Boxes {
         count(counts.requests, "request is in progress", "requests are in progress");
         let cpu_usec = entry.handle().usage().map_or(0, |usage| usage.cpu_usec);
         let config = &self.inner.config;
-        let observed = entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
+        let observed =
+            entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
         why.cpu_percent = Some((observed.cpu_percent * 100.0).round() / 100.0);
         match decide(&observed) {
             Verdict::KeepAlive => why.awake_because.push("it is a keep-alive box".into()),

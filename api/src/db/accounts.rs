@@ -45,8 +45,8 @@ impl NewKey {
 
 /// SHA-256 of a key, the only form in which keys are kept and compared.
 #[must_use]
-pub fn hash_key(key: &str) -> [u8; 32] {
-    Sha256::digest(key.as_bytes()).into()
+pub fn hash_key(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
 }
 
 /// Adds an account with this key.
@@ -61,7 +61,7 @@ pub fn create_account(connection: &Connection, name: &str, key: &NewKey) -> Resu
     connection
         .execute(
             "INSERT INTO accounts (id, name, key_sha256, created_ms) VALUES (?1, ?2, ?3, ?4)",
-            params![uuid::Uuid::new_v4().to_string(), name, hash_key(&key.0), clock::unix_ms()],
+            params![uuid::Uuid::new_v4().to_string(), name, hash_key(key.0.as_bytes()), clock::unix_ms()],
         )
         .map(|_| ())
         .map_err(|cause| failed(cause.into()))
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(ensure_first_account(&connection, Some("other".into())).expect("no change"), None);
         let accounts = db.accounts().await.expect("accounts");
         assert_eq!(accounts.len(), 1);
-        assert_eq!(accounts[0].key_sha256, hash_key("box_secret"));
+        assert_eq!(accounts[0].key_sha256, hash_key(b"box_secret"));
         db.close().await;
         for entry in std::fs::read_dir(dir.path()).expect("list").flatten() {
             let bytes = std::fs::read(entry.path()).expect("read");

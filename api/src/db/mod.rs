@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Cause, Error};
 
-pub use accounts::{Account, NewKey, create_account, ensure_first_account};
+pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
 pub use boxes::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
 pub use logs::LogRow;
 pub use runs::{FinishedRun, RunRow};
@@ -146,3 +146,6 @@ fn to_sql(value: u64) -> i64 {
 fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,12 +39,8 @@ pub async fn fail_orphans(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refus
 async fn fail_missing(boxes: &Boxes, entry: &Arc<Entry>, known: &HashSet<u64>) -> Result<(), Refusal> {
     let missing = |run: &RunRow| !known.contains(&run.number) && !entry.runs.has(run.number);
     for run in boxes.db().runs_in_flight(&entry.id).await?.into_iter().filter(missing) {
-        let log = LogRow::new(
-            &entry.id,
-            LogLevel::Warn,
-            LogSource::System,
-            format!("{} → {}", run.prompt, stopped_text()),
-        );
+        let log =
+            LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, format!("{} → {}", run.prompt, stopped_text()));
         let run = RunRow {
             state: RunState::Failed,
             ended_ms: Some(clock::unix_ms()),

@@ -79,7 +79,13 @@ mod tests {
 
     #[test]
     fn modules_are_told_from_scripts() {
-        for module in ["import fs from 'fs'", "  import {a} from 'b'", "x\nexport default 1", "import 'x'", "import*as a from 'b'"] {
+        for module in [
+            "import fs from 'fs'",
+            "  import {a} from 'b'",
+            "x\nexport default 1",
+            "import 'x'",
+            "import*as a from 'b'",
+        ] {
             assert!(is_module(module), "{module}");
         }
         for script in ["const fs = require('fs')", "import('x')", "important()", "exports.x = 1", "// import x"] {

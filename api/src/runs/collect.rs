@@ -30,11 +30,7 @@ pub struct Outcome {
 
 /// Starts a command and reads its output in a task of its own. The answer comes when it has ended; whether anybody waits
 /// for it makes no difference.
-pub async fn collect(
-    boxes: &Boxes,
-    awake: &Awake,
-    command: &Command,
-) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+pub async fn collect(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
     let (answer, outcome) = oneshot::channel();
     match start(boxes, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
@@ -148,12 +144,13 @@ impl Output {
 
 /// The end of a run's output, both streams as they came.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub struct Tail {
     bytes: Vec<u8>,
 }
 
 impl Tail {
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    /// Adds what came.
+    pub fn add(&mut self, bytes: &[u8]) {
         let new = bytes.get(bytes.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or(bytes);
         let old = RECORDED_OUTPUT_BYTES - new.len();
         if self.bytes.len() > old {
@@ -162,7 +159,9 @@ impl Tail {
         self.bytes.extend_from_slice(new);
     }
 
-    pub(super) fn bytes(self) -> Vec<u8> {
+    /// What is kept.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
         self.bytes
     }
 }

@@ -99,7 +99,8 @@ pub fn resolve_path(path: &str) -> Result<String, Refusal> {
 pub fn clock_timeout(timeout: Option<f64>) -> Result<Option<u64>, Refusal> {
     match timeout {
         None => Ok(None),
-        Some(ms) if ms.is_finite() && ms >= 1.0 && ms <= TIMEOUT_MS_MAX => {
+        Some(ms) if ms.is_finite() && ms >= 1.0 && ms <= TIMEOUT_MS_MAX =>
+        {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
             Ok(Some(ms as u64))
         }

@@ -103,7 +103,12 @@ impl Ticket {
             Ok(Ok(usage)) => usage,
             Ok(Err(error)) => {
                 if error.kind() != ErrorKind::NotFound {
-                    tracing::warn!(box_id = self.entry.id, number, error = error.report(), "cannot read what a run used");
+                    tracing::warn!(
+                        box_id = self.entry.id,
+                        number,
+                        error = error.report(),
+                        "cannot read what a run used"
+                    );
                 }
                 RunUsage::default()
             }
@@ -192,7 +197,8 @@ pub(super) async fn tell_init(entry: &Entry, number: u64) {
 }
 
 /// Unix milliseconds of now, for an exit that was just heard of.
-pub(super) fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
+#[must_use]
+pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
     Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
 }
 

@@ -20,9 +20,9 @@ mod table;
 
 pub use adopt::{acknowledge_late, adopt, fail_orphans};
 pub use code::code_command;
-pub use collect::{Outcome, collect};
+pub use collect::{Outcome, Tail, collect};
 pub use command::{Command, HOME, clock_timeout, resolve_folder, resolve_path, stopped_text};
-pub use finish::{Ended, Finished};
+pub use finish::{Ended, Finished, ended_now};
 pub use list::{cancel, runs_of};
 pub use setup::{apply_git_config, git_config_of, prepare_new_box, run_init_command};
 pub use start::{Started, Ticket, start};

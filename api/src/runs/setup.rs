@@ -35,11 +35,8 @@ pub async fn prepare_new_box(boxes: &Boxes, entry: &Arc<Entry>) {
 async fn write_git_config(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
     let _awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
     let config = git_config_of(entry);
-    let text = format!(
-        "[user]\n\tname = {}\n\temail = {}\n",
-        quote(&config.git_user_name),
-        quote(&config.git_user_email)
-    );
+    let text =
+        format!("[user]\n\tname = {}\n\temail = {}\n", quote(&config.git_user_name), quote(&config.git_user_email));
     let mut file = entry.handle().file_write(&format!("{HOME}/.gitconfig")).await?;
     file.write(text.as_bytes()).await?;
     file.finish().await.map_err(Refusal::from)

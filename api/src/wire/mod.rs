@@ -29,3 +29,6 @@ pub struct ErrorBody {
 /// The body of answers that carry no information: an empty JSON object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Empty {}
+
+#[cfg(test)]
+mod tests;
