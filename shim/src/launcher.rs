@@ -15,6 +15,7 @@ use std::time::Instant;
 use icebox_runtime::launch::{Child, Inherit, launch};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, Launched};
 use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
@@ -88,7 +89,7 @@ fn send<T: serde::Serialize>(socket: impl AsFd, message: &T) -> Result<(), Error
 
 fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     let began = Instant::now();
-    let control = listen(&spec.run_dir.join(CONTROL_SOCKET))?;
+    let control = listen(&spec.run_dir)?;
     write_files(spec)?;
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
@@ -126,13 +127,16 @@ fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) 
 }
 
 /// The control socket, which only the host can reach: a path in a directory of root's own, inherited by the init.
-fn listen(path: &Path) -> Result<UnixListener, Error> {
-    match fs::remove_file(path) {
+fn listen(run_dir: &Path) -> Result<UnixListener, Error> {
+    let path = run_dir.join(CONTROL_SOCKET);
+    match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove old socket", path.display(), e)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(|e| Error::io("bind control socket", path.display(), e))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+    let listener = ControlPath::of(run_dir)
+        .and_then(|short| UnixListener::bind(short.as_path()))
+        .map_err(|e| Error::io("bind control socket", path.display(), e))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
         .map_err(|e| Error::io("protect control socket", path.display(), e))?;
     listener.set_nonblocking(true).map_err(|e| Error::io("set up control socket", path.display(), e))?;
     Ok(listener)

@@ -6,6 +6,7 @@
 //!
 //! Leaves out: namespaces, mounts and cgroup files (the runtime's), records, idle rules and HTTP (the API's).
 
+mod control_path;
 pub mod error;
 #[cfg(feature = "handle")]
 pub mod handle;

@@ -266,7 +266,7 @@ fn process(init: OwnedFd) -> Result<Process, Error> {
 }
 
 fn rlimits() -> Vec<Rlimit> {
-    let limit = |resource: libc::__rlimit_resource_t, soft, hard| Rlimit { resource: resource, soft, hard };
+    let limit = |resource: libc::__rlimit_resource_t, soft, hard| Rlimit { resource, soft, hard };
     vec![
         // A core dump of a box must not reach the host's handler with its contents.
         limit(libc::RLIMIT_CORE, 0, 0),

@@ -139,7 +139,7 @@ async fn priv_a_gigabyte_passes_and_nothing_piles_up() {
         if let RunEvent::Stdout(piece) = event {
             bytes += piece.len();
             pieces += 1;
-            if pieces % 1000 == 0 {
+            if pieces.is_multiple_of(1000) {
                 most = most.max(init.resident_kib());
             }
         }

@@ -78,7 +78,7 @@ fn hierarchy() -> Result<&'static Hierarchy, Error> {
 fn failed(step: &'static str, subject: &str, cause: cgroup::Error) -> Error {
     let kind = match cause.kind {
         cgroup::ErrorKind::FreezeTimeout => ErrorKind::FreezeTimeout,
-        cgroup::ErrorKind::Timeout | cgroup::ErrorKind::Busy => ErrorKind::Timeout,
+        cgroup::ErrorKind::Timeout | cgroup::ErrorKind::Busy | cgroup::ErrorKind::Frozen => ErrorKind::Timeout,
         cgroup::ErrorKind::Unenforced(_) | cgroup::ErrorKind::Unsupported => ErrorKind::Unenforced,
         cgroup::ErrorKind::NotFound => ErrorKind::NotFound,
         cgroup::ErrorKind::Invalid => ErrorKind::InvalidInput,

@@ -15,6 +15,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{
     Answer, CONTROL_SOCKET, Decoder, Envelope, Frame, FrameType, Operation, REQUEST_FDS_MAX, VERSION, WireError,
@@ -25,8 +26,6 @@ use crate::protocol::{
 pub(super) const RESPONSE_MS_MAX: u64 = 30_000;
 /// One read of the socket.
 const READ_BYTES: usize = 64 * 1024;
-/// Longest path that fits into a socket address.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The shared socket and what was read of it.
 #[derive(Debug)]
@@ -64,16 +63,8 @@ fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
         None,
     )
     .map_err(|e| failed(e.into()))?;
-    // A long data directory must not make boxes unreachable: go through the directory's fd then.
-    let directory;
-    let address = if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
-        path.clone()
-    } else {
-        directory = std::fs::File::open(run_dir).map_err(failed)?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
-        Path::new("/proc/self/fd").join(fd.to_string()).join(CONTROL_SOCKET)
-    };
-    let address = rustix::net::SocketAddrUnix::new(&address).map_err(|e| failed(e.into()))?;
+    let control = ControlPath::of(run_dir).map_err(failed)?;
+    let address = rustix::net::SocketAddrUnix::new(control.as_path()).map_err(|e| failed(e.into()))?;
     rustix::net::connect(&socket, &address).map_err(|e| failed(e.into()))?;
     Ok(StdUnixStream::from(socket))
 }

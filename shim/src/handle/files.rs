@@ -101,6 +101,10 @@ impl FileWriter {
     }
 }
 
+fn is_name(text: &str) -> bool {
+    !matches!(text, "" | "." | "..") && !text.contains(['/', '\0'])
+}
+
 impl BoxHandle {
     /// Opens a regular file for reading, or a range (offset, length) of it.
     ///
@@ -135,7 +139,9 @@ impl BoxHandle {
         let mut all = Vec::new();
         while let Some(entry) = super::next_item(&mut connection).await? {
             match entry {
-                Entry::Files(files) => all.extend(files),
+                // Clients make local files of these names: a hostile init must not send them elsewhere.
+                Entry::Files(files) if files.iter().all(|f| is_name(&f.name)) => all.extend(files),
+                Entry::Files(_) => return Err(super::wrong_answer()),
                 Entry::Run(_) => return Err(super::wrong_answer()),
             }
             if all.len() > LIST_ENTRIES_MAX {

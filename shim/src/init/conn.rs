@@ -16,8 +16,6 @@ use crate::protocol::{Decoder, FrameError, FrameType, HEADER_BYTES, REQUEST_FDS_
 
 /// Above this, no more output is read for the connection.
 pub(crate) const QUEUE_BYTES_HIGH: usize = 64 * 1024;
-/// One read of the socket.
-const READ_BYTES: usize = 32 * 1024;
 
 /// One peer.
 #[derive(Debug)]
@@ -64,13 +62,12 @@ impl Connection {
         })
     }
 
-    /// Reads once. Descriptors beyond the limit, or after the first bytes, kill the connection (and are closed).
-    pub(crate) fn receive(&mut self) -> io::Result<Received> {
-        let mut bytes = [0_u8; READ_BYTES];
+    /// Reads once, through `scratch`. Descriptors beyond the limit, or after the first bytes, kill the connection (and are closed).
+    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut parts = [IoSliceMut::new(scratch)];
         let message = match rustix::net::recvmsg(&self.fd, &mut parts, &mut control, flags) {
             Ok(message) => message,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
@@ -92,7 +89,7 @@ impl Connection {
         }
         // A read on a full stream may be the start of the next message: only the first read may carry descriptors.
         self.fds_max = self.fds.len();
-        self.decoder.push(bytes.get(..message.bytes).unwrap_or_default());
+        self.decoder.push(scratch.get(..message.bytes).unwrap_or_default());
         Ok(Received::Bytes)
     }
 

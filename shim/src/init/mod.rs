@@ -105,7 +105,7 @@ fn start(options: &Options) -> Result<Server, Error> {
     sys::return_large_blocks(RETURNED_BLOCK_BYTES);
     let control =
         sys::adopt_fd(options.control_fd).map_err(|e| Error::io("take control socket", options.control_fd, e))?;
-    let launchpad = Launchpad { filter: Filter::prepare()?, null: open_null()?, open_files: raise_open_files()? };
+    let launchpad = Launchpad { filter: Filter::prepare(), null: open_null()?, open_files: raise_open_files()? };
     let sudo = SudoServer::listen(&options.sudo_socket)?;
     Server::new(control, launchpad, Some(sudo))
 }

@@ -70,6 +70,9 @@ impl Server {
                     // Some background program may hold the other end, and would block or die if nobody read.
                     if unread {
                         self.linger(fd);
+                    } else if run.input.terminal {
+                        // Nobody has the other side any more; its endless hang-up must not be watched for input.
+                        run.input.shut(&self.reactor);
                     }
                 }
             }

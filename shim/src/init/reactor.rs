@@ -47,6 +47,8 @@ pub(crate) enum Token {
     RunKill(u64),
     /// Timer: a sudo command that was asked to go must go.
     SudoKill(u64),
+    /// Timer: give free memory back.
+    Trim,
 }
 
 impl Token {
@@ -66,6 +68,7 @@ impl Token {
             Self::RunTimeout(id) => (11, id),
             Self::RunKill(id) => (12, id),
             Self::SudoKill(id) => (13, id),
+            Self::Trim => (14, 0),
         };
         (kind << 56) | (id & ID_MAX)
     }
@@ -87,6 +90,7 @@ impl Token {
             11 => Self::RunTimeout(id),
             12 => Self::RunKill(id),
             13 => Self::SudoKill(id),
+            14 => Self::Trim,
             _ => return None,
         })
     }

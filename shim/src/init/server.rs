@@ -25,6 +25,8 @@ use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FD
 const CONNECTIONS_MAX: usize = 1024;
 /// A connection must have sent its request by then.
 const REQUEST_SECONDS_MAX: u64 = 30;
+/// After a run or a connection is gone, before its memory is given back.
+const TRIM_DELAY_MS: u64 = 500;
 /// Children reaped before other events get their turn.
 const REAP_BATCH: usize = 256;
 /// The one buffer that output passes through.
@@ -90,6 +92,8 @@ pub(crate) struct Server {
     last_id: u64,
     /// There may be more zombies than were reaped.
     unreaped: bool,
+    /// A timer is set to give freed memory back.
+    trim_pending: bool,
 }
 
 impl Server {
@@ -125,6 +129,7 @@ impl Server {
             last_id: 0,
             // Children may have ended before SIGCHLD was blocked.
             unreaped: true,
+            trim_pending: false,
         })
     }
 
@@ -144,6 +149,15 @@ impl Server {
             for token in self.reactor.due(Instant::now()) {
                 self.handle_timer(token);
             }
+        }
+    }
+
+    /// Something large was let go: its memory is given back when things are quieter.
+    pub(crate) fn trim_soon(&mut self) {
+        if !self.trim_pending {
+            self.trim_pending = true;
+            let at = Instant::now() + Duration::from_millis(TRIM_DELAY_MS);
+            self.reactor.set_timer(at, Token::Trim);
         }
     }
 
@@ -170,20 +184,22 @@ impl Server {
             Token::RunStderr(run) => self.pump(run, Stream::Stderr),
             Token::RunStdin(run) => self.feed(run),
             Token::Lingering(id) => self.drain_lingering(id),
-            Token::RunTimeout(_) | Token::RunKill(_) | Token::SudoKill(_) => {}
+            Token::RunTimeout(_) | Token::RunKill(_) | Token::SudoKill(_) | Token::Trim => {}
         }
     }
 
     fn handle_timer(&mut self, token: Token) {
         match token {
+            Token::Trim => {
+                self.trim_pending = false;
+                crate::sys::return_free_memory();
+            }
             Token::RunTimeout(run) => self.time_out(run),
             Token::RunKill(run) => self.kill_run(run),
             Token::SudoKill(id) => self.kill_sudo(id),
             Token::Sudo(id) => self.expire_sudo(id),
-            Token::Connection(id) => {
-                if self.clients.get(&id).is_some_and(|c| c.role == Role::New) {
-                    self.drop_client(id);
-                }
+            Token::Connection(id) if self.clients.get(&id).is_some_and(|c| c.role == Role::New) => {
+                self.drop_client(id);
             }
             _ => {}
         }
@@ -221,7 +237,7 @@ impl Server {
             return;
         };
         if event.readable && !client.conn.ending {
-            match client.conn.receive() {
+            match client.conn.receive(&mut self.scratch) {
                 Ok(Received::Bytes) => self.take_frames(id),
                 Ok(Received::Nothing) => {}
                 Ok(Received::End) | Err(_) => self.drop_client(id),
@@ -305,6 +321,7 @@ impl Server {
             return;
         };
         self.reactor.cancel_timer(client.deadline, Token::Connection(id));
+        self.trim_soon();
         if let Role::Attached(run) | Role::Starting(run) = client.role {
             self.detach(id, run);
         }

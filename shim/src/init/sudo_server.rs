@@ -119,14 +119,19 @@ impl Server {
     }
 
     pub(crate) fn handle_sudo(&mut self, id: u64, event: Happened) {
-        let Some(conn) = self.sudo_connection(id) else {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let received = self.sudo_connection(id).map(|conn| {
+            if event.writable {
+                conn.flush();
+            }
+            (event.readable && !conn.ending).then(|| conn.receive(&mut scratch))
+        });
+        self.scratch = scratch;
+        let Some(received) = received else {
             return;
         };
-        if event.writable {
-            conn.flush();
-        }
-        if event.readable && !conn.ending {
-            match conn.receive() {
+        if let Some(received) = received {
+            match received {
                 Ok(Received::Bytes) => self.take_sudo_frames(id),
                 Ok(Received::Nothing) => {}
                 Ok(Received::End) | Err(_) => return self.drop_sudo(id),

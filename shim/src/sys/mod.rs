@@ -160,6 +160,12 @@ pub(crate) fn return_large_blocks(bytes: i32) {
     }
 }
 
+/// Gives all free pages of the heap back to the kernel.
+pub(crate) fn return_free_memory() {
+    // SAFETY: only looks at the allocator's own free lists, in a single-threaded process.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Watches a pidfd from tokio.
 #[cfg(feature = "handle")]
 pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
