@@ -4,6 +4,7 @@
 //! that is `icebox-shim`'s and `icebox-rootfs`'s part.
 
 pub mod boxes;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;

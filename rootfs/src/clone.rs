@@ -41,13 +41,7 @@ pub(crate) fn sparse_copy(source: &File, target: &File) -> io::Result<()> {
         while from < end {
             let (mut in_offset, mut out_offset) = (from, from);
             let wanted = usize::try_from(end - from).unwrap_or(usize::MAX);
-            let copied = copy_file_range(
-                source,
-                Some(&mut in_offset),
-                target,
-                Some(&mut out_offset),
-                wanted,
-            )?;
+            let copied = copy_file_range(source, Some(&mut in_offset), target, Some(&mut out_offset), wanted)?;
             if copied == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -101,10 +95,7 @@ mod tests {
         (&source).read_to_end(&mut left).unwrap();
         (&target).read_to_end(&mut right).unwrap();
         assert!(left == right, "content differs");
-        assert!(
-            target.metadata().unwrap().blocks() * 512 < 1 << 20,
-            "the copy is not sparse"
-        );
+        assert!(target.metadata().unwrap().blocks() * 512 < 1 << 20, "the copy is not sparse");
     }
 
     #[test]

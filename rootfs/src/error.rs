@@ -190,11 +190,7 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(step: Step, subject: impl Into<String>, cause: Cause) -> Self {
-        Error {
-            step,
-            subject: subject.into(),
-            cause,
-        }
+        Error { step, subject: subject.into(), cause }
     }
 
     /// The step that failed.
@@ -266,26 +262,14 @@ mod tests {
         let error = Err::<(), _>(io::Error::from_raw_os_error(libc::ENOSPC))
             .at(Step::CloneVolume, Path::new("/data/volumes/a.img"))
             .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "clone the volume template: /data/volumes/a.img"
-        );
-        assert!(
-            error
-                .source()
-                .unwrap()
-                .to_string()
-                .contains("No space left")
-        );
+        assert_eq!(error.to_string(), "clone the volume template: /data/volumes/a.img");
+        assert!(error.source().unwrap().to_string().contains("No space left"));
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 
     #[test]
     fn a_locked_store_says_what_to_do() {
         let text = Cause::StoreLocked { pid: Some(7) }.to_string();
-        assert!(
-            text.contains("pid 7") && text.contains("--data-dir"),
-            "{text}"
-        );
+        assert!(text.contains("pid 7") && text.contains("--data-dir"), "{text}");
     }
 }

@@ -15,10 +15,7 @@ pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 pub(crate) fn temp_path(dir: &Path, hint: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    dir.join(format!(
-        "{TEMP_PREFIX}{hint}-{}-{number}",
-        std::process::id()
-    ))
+    dir.join(format!("{TEMP_PREFIX}{hint}-{}-{number}", std::process::id()))
 }
 
 /// Makes `dir` and its parents; new ones get `mode`, existing ones keep theirs.
@@ -35,11 +32,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 pub(crate) fn write_atomic(dir: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let temp = temp_path(dir, "file");
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temp)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temp, dir.join(name))?;
@@ -62,13 +55,7 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Opens (or makes) the lock file `path`. `O_CLOEXEC` (the standard library's default) keeps children from holding it.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Removes files and directories in `dir` whose names say they are unfinished. Only the owner of the lock may call it.
@@ -76,11 +63,7 @@ pub(crate) fn sweep_temps(dir: &Path) -> io::Result<usize> {
     let mut swept = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if !entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(TEMP_PREFIX.as_bytes())
-        {
+        if !entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -8,23 +8,14 @@ pub const VOLUME_ID_BYTES_MAX: usize = 64;
 /// Accepts `[a-z0-9][a-z0-9-]*`: no dot (so no `..`, no hidden temporary name), no slash, nothing a shell, a cgroup
 /// file or a log line would read differently, and no case (file systems may fold it).
 pub(crate) fn check(id: &str) -> Result<()> {
-    let refuse = |why| {
-        Err(Error::new(
-            Step::CheckId,
-            id.escape_default().to_string(),
-            Cause::Invalid(why),
-        ))
-    };
+    let refuse = |why| Err(Error::new(Step::CheckId, id.escape_default().to_string(), Cause::Invalid(why)));
     if id.is_empty() {
         return refuse("an id must not be empty");
     }
     if id.len() > VOLUME_ID_BYTES_MAX {
         return refuse("an id has at most 64 bytes");
     }
-    if !id
-        .bytes()
-        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    {
+    if !id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
         return refuse("an id consists of the characters a-z, 0-9 and -");
     }
     if id.starts_with('-') {
@@ -40,12 +31,7 @@ mod tests {
 
     #[test]
     fn takes_what_boxes_are_called() {
-        for id in [
-            "right-flamingo-14486",
-            "a",
-            "0",
-            &"x".repeat(VOLUME_ID_BYTES_MAX),
-        ] {
+        for id in ["right-flamingo-14486", "a", "0", &"x".repeat(VOLUME_ID_BYTES_MAX)] {
             check(id).unwrap();
         }
     }
@@ -53,15 +39,9 @@ mod tests {
     #[test]
     fn refuses_everything_that_could_leave_the_directory() {
         let long = "x".repeat(VOLUME_ID_BYTES_MAX + 1);
-        for id in [
-            "", ".", "..", "../x", "a/b", "/a", "a\0b", "a b", "A", "ä", ".tmp-a", "a.img", "-rf",
-            "a\n", &long,
-        ] {
-            assert_eq!(
-                check(id).unwrap_err().kind(),
-                ErrorKind::InvalidInput,
-                "{id:?}"
-            );
+        for id in ["", ".", "..", "../x", "a/b", "/a", "a\0b", "a b", "A", "ä", ".tmp-a", "a.img", "-rf", "a\n", &long]
+        {
+            assert_eq!(check(id).unwrap_err().kind(), ErrorKind::InvalidInput, "{id:?}");
         }
     }
 }

@@ -50,12 +50,7 @@ impl Store {
             files::make_dirs(dir, DIRECTORY_MODE).at(Step::OpenStore, dir)?;
             files::sweep_temps(dir).at(Step::OpenStore, dir)?;
         }
-        Ok(Store {
-            volumes,
-            templates,
-            prepared: Mutex::default(),
-            _lock: lock,
-        })
+        Ok(Store { volumes, templates, prepared: Mutex::default(), _lock: lock })
     }
 
     /// The path of the template of that size; made and verified at first use, remembered afterwards.
@@ -64,10 +59,7 @@ impl Store {
             let why = Cause::Invalid("a volume has 1 to 1024 GiB");
             return Err(Error::new(Step::CheckSize, format!("{size_gib} GiB"), why));
         }
-        let mut prepared = self
-            .prepared
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut prepared = self.prepared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(path) = prepared.get(&size_gib) {
             return Ok(path.clone());
         }
@@ -96,11 +88,7 @@ impl Store {
             Ok(metadata) if metadata.is_file() => Ok(Some(Volume::new(path))),
             Ok(_) => {
                 let why = Cause::Invalid("it is not a regular file");
-                Err(Error::new(
-                    Step::FindVolume,
-                    path.display().to_string(),
-                    why,
-                ))
+                Err(Error::new(Step::FindVolume, path.display().to_string(), why))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at(Step::FindVolume, &path),
@@ -112,10 +100,7 @@ impl Store {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.volumes).at(Step::FindVolume, &self.volumes)? {
             let name = entry.at(Step::FindVolume, &self.volumes)?.file_name();
-            let Some(id) = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(VOLUME_SUFFIX))
-            else {
+            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(VOLUME_SUFFIX)) else {
                 continue;
             };
             if id::check(id).is_ok() {
@@ -131,9 +116,7 @@ impl Store {
     pub fn remove_volume(&self, id: &str) -> Result<()> {
         let path = self.path_of(id)?;
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).at(Step::RemoveVolume, &path)
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at(Step::RemoveVolume, &path),
             _ => Ok(()),
         }
     }
@@ -155,11 +138,7 @@ fn clone_as(template: &File, temp: &Path, path: &Path) -> Result<CloneMethod> {
         .at(Step::CloneVolume, temp)?;
     let method = clone_into(template, &target).at(Step::CloneVolume, temp)?;
     match renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::EXIST) => Err(Error::new(
-            Step::CloneVolume,
-            path.display().to_string(),
-            Cause::Exists,
-        )),
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(Step::CloneVolume, path.display().to_string(), Cause::Exists)),
         other => other.at(Step::CloneVolume, path).map(|()| method),
     }
 }
@@ -170,19 +149,11 @@ fn take_lock(data_dir: &Path) -> Result<File> {
     if !files::try_lock(&file).at(Step::OpenStore, &path)? {
         let mut text = String::new();
         let _ = (&file).take(LOCK_BYTES_MAX).read_to_string(&mut text);
-        let cause = Cause::StoreLocked {
-            pid: text.trim().parse().ok(),
-        };
-        return Err(Error::new(
-            Step::OpenStore,
-            data_dir.display().to_string(),
-            cause,
-        ));
+        let cause = Cause::StoreLocked { pid: text.trim().parse().ok() };
+        return Err(Error::new(Step::OpenStore, data_dir.display().to_string(), cause));
     }
     // The pid is for people; what locks is the flock.
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .at(Step::OpenStore, &path)?;
+    file.set_len(0).and_then(|()| file.rewind()).at(Step::OpenStore, &path)?;
     writeln!(file, "{}", std::process::id()).at(Step::OpenStore, &path)?;
     Ok(file)
 }
@@ -198,9 +169,7 @@ mod tests {
         let first = Store::open(dir.path()).unwrap();
         let error = Store::open(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Locked);
-        assert!(
-            matches!(error.cause(), Cause::StoreLocked { pid: Some(pid) } if *pid == std::process::id())
-        );
+        assert!(matches!(error.cause(), Cause::StoreLocked { pid: Some(pid) } if *pid == std::process::id()));
         drop(first);
         Store::open(dir.path()).unwrap();
     }
@@ -213,10 +182,7 @@ mod tests {
         store.create_volume("b", 1).unwrap();
         store.create_volume("a", 1).unwrap();
         assert_eq!(store.list().unwrap(), ["a", "b"]);
-        assert_eq!(
-            store.create_volume("a", 1).unwrap_err().kind(),
-            ErrorKind::AlreadyExists
-        );
+        assert_eq!(store.create_volume("a", 1).unwrap_err().kind(), ErrorKind::AlreadyExists);
         store.remove_volume("a").unwrap();
         store.remove_volume("a").unwrap();
         assert_eq!(store.list().unwrap(), ["b"]);
@@ -229,18 +195,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         for id in ["../lock", "a/b", "", "..", ".tmp-x"] {
-            assert_eq!(
-                store.create_volume(id, 1).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
-            assert_eq!(
-                store.volume(id).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
-            assert_eq!(
-                store.remove_volume(id).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
+            assert_eq!(store.create_volume(id, 1).unwrap_err().kind(), ErrorKind::InvalidInput);
+            assert_eq!(store.volume(id).unwrap_err().kind(), ErrorKind::InvalidInput);
+            assert_eq!(store.remove_volume(id).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
         assert!(dir.path().join("lock").exists());
     }
@@ -250,10 +207,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         for size in [0, VOLUME_SIZE_GIB_MAX + 1] {
-            assert_eq!(
-                store.create_volume("a", size).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
+            assert_eq!(store.create_volume("a", size).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
     }
 
@@ -277,10 +231,6 @@ mod tests {
         let (volume, _) = store.create_volume("a", 10).unwrap();
         assert_eq!(fs::metadata(volume.path()).unwrap().len(), 10 << 30);
         volume.sync().unwrap();
-        assert!(
-            volume.allocated_bytes().unwrap() < 512 << 10,
-            "{}",
-            volume.allocated_bytes().unwrap()
-        );
+        assert!(volume.allocated_bytes().unwrap() < 512 << 10, "{}", volume.allocated_bytes().unwrap());
     }
 }

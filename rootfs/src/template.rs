@@ -77,11 +77,7 @@ pub(crate) fn prepare(dir: &Path, size_gib: u32) -> Result<PathBuf> {
 /// The first 8 hexadecimal digits of the hash of everything that decides what a template contains.
 fn recipe() -> String {
     let mut hash = Sha256::new();
-    for part in [RECIPE_VERSION]
-        .iter()
-        .chain(MKFS_OPTIONS)
-        .chain(&DIRECTORIES)
-    {
+    for part in [RECIPE_VERSION].iter().chain(MKFS_OPTIONS).chain(&DIRECTORIES) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -96,8 +92,7 @@ fn facts_name(template: &Path) -> String {
 fn make(dir: &Path, path: &Path, size_gib: u32) -> Result<()> {
     let image = files::temp_path(dir, "template");
     let content = files::temp_path(dir, "content");
-    let made =
-        format(&image, &content, size_gib).and_then(|()| publish(dir, &image, path, size_gib));
+    let made = format(&image, &content, size_gib).and_then(|()| publish(dir, &image, path, size_gib));
     let _ = fs::remove_dir_all(&content);
     if made.is_err() {
         let _ = fs::remove_file(&image);
@@ -109,44 +104,25 @@ fn make(dir: &Path, path: &Path, size_gib: u32) -> Result<()> {
 fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
     for directory in DIRECTORIES {
         let path = content.join(directory);
-        DirBuilder::new()
-            .recursive(true)
-            .create(&path)
-            .at(Step::MakeTemplate, &path)?;
-        fs::set_permissions(&path, Permissions::from_mode(DIRECTORY_MODE))
-            .at(Step::MakeTemplate, &path)?;
+        DirBuilder::new().recursive(true).create(&path).at(Step::MakeTemplate, &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(DIRECTORY_MODE)).at(Step::MakeTemplate, &path)?;
     }
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(image)
-        .at(Step::MakeTemplate, image)?;
-    file.set_len(u64::from(size_gib) << 30)
-        .at(Step::MakeTemplate, image)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(image).at(Step::MakeTemplate, image)?;
+    file.set_len(u64::from(size_gib) << 30).at(Step::MakeTemplate, image)?;
     let output = Command::new("mkfs.ext4")
         .args(MKFS_OPTIONS)
         .arg("-d")
         .args([content, image])
         .env_clear()
         // An administrator's shell may lack the sbin directories.
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
         .env("MKE2FS_CONFIG", "/dev/null")
         .stdin(Stdio::null())
         .output();
     let output = match output {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let missing = Cause::Missing(
-                "there is no mkfs.ext4 on this machine; install the package e2fsprogs",
-            );
-            return Err(Error::new(
-                Step::MakeTemplate,
-                image.display().to_string(),
-                missing,
-            ));
+            let missing = Cause::Missing("there is no mkfs.ext4 on this machine; install the package e2fsprogs");
+            return Err(Error::new(Step::MakeTemplate, image.display().to_string(), missing));
         }
         other => other.at(Step::MakeTemplate, Path::new("mkfs.ext4"))?,
     };
@@ -157,11 +133,7 @@ fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
             status: output.status,
             output_tail: String::from_utf8_lossy(&output.stderr[start..]).into_owned(),
         };
-        return Err(Error::new(
-            Step::MakeTemplate,
-            image.display().to_string(),
-            cause,
-        ));
+        return Err(Error::new(Step::MakeTemplate, image.display().to_string(), cause));
     }
     Ok(())
 }
@@ -171,18 +143,9 @@ fn publish(dir: &Path, image: &Path, path: &Path, size_gib: u32) -> Result<()> {
     fs::set_permissions(image, Permissions::from_mode(0o400)).at(Step::MakeTemplate, image)?;
     let file = File::open(image).at(Step::MakeTemplate, image)?;
     file.sync_all().at(Step::MakeTemplate, image)?;
-    let facts = Facts {
-        recipe: recipe(),
-        size_gib,
-        sha256: checksum(&file).at(Step::MakeTemplate, image)?,
-    };
-    let text = serde_json::to_vec_pretty(&facts).map_err(|error| {
-        Error::new(
-            Step::MakeTemplate,
-            path.display().to_string(),
-            Cause::Json(error),
-        )
-    })?;
+    let facts = Facts { recipe: recipe(), size_gib, sha256: checksum(&file).at(Step::MakeTemplate, image)? };
+    let text = serde_json::to_vec_pretty(&facts)
+        .map_err(|error| Error::new(Step::MakeTemplate, path.display().to_string(), Cause::Json(error)))?;
     files::write_atomic(dir, &facts_name(path), &text, 0o600).at(Step::MakeTemplate, path)?;
     fs::rename(image, path).at(Step::MakeTemplate, path)?;
     files::sync_dir(dir).at(Step::MakeTemplate, dir)
@@ -191,23 +154,12 @@ fn publish(dir: &Path, image: &Path, path: &Path, size_gib: u32) -> Result<()> {
 fn verify(path: &Path) -> Result<()> {
     let facts_path = path.with_file_name(facts_name(path));
     let text = fs::read(&facts_path).at(Step::VerifyTemplate, &facts_path)?;
-    let facts: Facts = serde_json::from_slice(&text).map_err(|error| {
-        Error::new(
-            Step::VerifyTemplate,
-            facts_path.display().to_string(),
-            Cause::Json(error),
-        )
-    })?;
+    let facts: Facts = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(Step::VerifyTemplate, facts_path.display().to_string(), Cause::Json(error)))?;
     let file = File::open(path).at(Step::VerifyTemplate, path)?;
     let length = file.metadata().at(Step::VerifyTemplate, path)?.len();
-    if length != u64::from(facts.size_gib) << 30
-        || checksum(&file).at(Step::VerifyTemplate, path)? != facts.sha256
-    {
-        return Err(Error::new(
-            Step::VerifyTemplate,
-            path.display().to_string(),
-            Cause::Corrupt,
-        ));
+    if length != u64::from(facts.size_gib) << 30 || checksum(&file).at(Step::VerifyTemplate, path)? != facts.sha256 {
+        return Err(Error::new(Step::VerifyTemplate, path.display().to_string(), Cause::Corrupt));
     }
     Ok(())
 }
@@ -262,38 +214,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = prepare(dir.path(), 1).unwrap();
         assert_eq!(prepare(dir.path(), 1).unwrap(), path);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o400
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .write_all_at(b"evil", 1 << 29)
-            .unwrap();
-        assert_eq!(
-            prepare(dir.path(), 1).unwrap_err().kind(),
-            ErrorKind::Corrupt
-        );
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"evil", 1 << 29).unwrap();
+        assert_eq!(prepare(dir.path(), 1).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]
     fn making_leaves_only_the_template_and_its_facts() {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path(), 1).unwrap();
-        let mut names: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert_eq!(
-            names,
-            [
-                format!("ext4-1g-{}.img", recipe()),
-                format!("ext4-1g-{}.json", recipe())
-            ]
-        );
+        assert_eq!(names, [format!("ext4-1g-{}.img", recipe()), format!("ext4-1g-{}.json", recipe())]);
     }
 }

@@ -59,9 +59,7 @@ impl Volume {
     /// affair; this is for the moment between creating a volume and calling it durable.
     pub fn sync(&self) -> Result<()> {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
-        File::open(&self.path)
-            .and_then(|file| file.sync_all())
-            .at(Step::SyncVolume, &self.path)?;
+        File::open(&self.path).and_then(|file| file.sync_all()).at(Step::SyncVolume, &self.path)?;
         files::sync_dir(parent).at(Step::SyncVolume, parent)
     }
 
@@ -83,9 +81,7 @@ impl Volume {
         }
         // Within this process nobody takes the device between our question and our use of the answer.
         static ATTACHING: Mutex<()> = Mutex::new(());
-        let _guard = ATTACHING
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _guard = ATTACHING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut last = io::Error::from_raw_os_error(libc::EBUSY);
         for _ in 0..ATTACH_ATTEMPTS_MAX {
             match self.attach_once(&control, &backing, flags)? {
@@ -99,19 +95,11 @@ impl Volume {
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.
     fn lock_backing(&self) -> Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.path)
-            .at(Step::LockVolume, &self.path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&self.path).at(Step::LockVolume, &self.path)?;
         let deadline = Instant::now() + ATTACH_WAIT;
         while !files::try_lock(&file).at(Step::LockVolume, &self.path)? {
             if Instant::now() >= deadline {
-                return Err(Error::new(
-                    Step::LockVolume,
-                    self.path.display().to_string(),
-                    Cause::InUse,
-                ));
+                return Err(Error::new(Step::LockVolume, self.path.display().to_string(), Cause::InUse));
             }
             thread::sleep(LOCK_POLL);
         }
@@ -122,11 +110,7 @@ impl Volume {
         let number = match loopdev::get_free(control.as_fd()) {
             Ok(number) => number,
             Err(error) if is_errno(&error, &[libc::ENOSPC, libc::ENODEV, libc::EMFILE]) => {
-                return Err(Error::new(
-                    Step::AttachLoop,
-                    self.path.display().to_string(),
-                    Cause::NoLoopDevice,
-                ));
+                return Err(Error::new(Step::AttachLoop, self.path.display().to_string(), Cause::NoLoopDevice));
             }
             Err(error) => return Err(error).at(Step::AttachLoop, Path::new("/dev/loop-control")),
         };
@@ -139,8 +123,7 @@ impl Volume {
             Err(error) => return Err(error).at(Step::AttachLoop, &path),
         };
         let name = self.path.as_os_str().as_bytes();
-        let configure =
-            |block| loopdev::configure(device.as_fd(), backing.as_fd(), block, flags, name);
+        let configure = |block| loopdev::configure(device.as_fd(), backing.as_fd(), block, flags, name);
         let configured = match configure(LOOP_BLOCK_BYTES) {
             // A host file system with larger sectors than ours; the driver then chooses.
             Err(error) if is_errno(&error, &[libc::EINVAL]) => configure(0),
@@ -155,11 +138,7 @@ impl Volume {
         }
         let set = loopdev::flags(device.as_fd()).at(Step::AttachLoop, &path)?;
         let direct_io = set & loopdev::LO_FLAGS_DIRECT_IO != 0;
-        Ok(Attempt::Done(Attached {
-            device: path,
-            direct_io,
-            fd: device,
-        }))
+        Ok(Attempt::Done(Attached { device: path, direct_io, fd: device }))
     }
 }
 
@@ -186,9 +165,7 @@ impl AsFd for Attached {
 }
 
 fn is_errno(error: &io::Error, numbers: &[i32]) -> bool {
-    error
-        .raw_os_error()
-        .is_some_and(|number| numbers.contains(&number))
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
 fn open_device(path: &Path) -> io::Result<OwnedFd> {
@@ -200,12 +177,7 @@ fn open_loop(path: &Path, number: u32) -> io::Result<OwnedFd> {
     match open_device(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-            match mknod(
-                path,
-                SFlag::S_IFBLK,
-                mode,
-                makedev(LOOP_MAJOR, u64::from(number)),
-            ) {
+            match mknod(path, SFlag::S_IFBLK, mode, makedev(LOOP_MAJOR, u64::from(number))) {
                 Ok(()) | Err(nix::errno::Errno::EEXIST) => open_device(path),
                 Err(errno) => Err(errno.into()),
             }

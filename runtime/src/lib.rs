@@ -8,9 +8,11 @@ mod sys;
 
 mod bundle;
 pub mod cgroup;
+pub mod container;
 mod error;
 pub mod launch;
 pub mod plan;
+pub mod sealed;
 pub mod seccomp;
 mod step;
 

@@ -1,2 +1,7 @@
-//! Skeleton.
-fn main() {}
+//! `icerun`: the OCI runtime command line.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

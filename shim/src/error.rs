@@ -58,9 +58,7 @@ impl ErrorKind {
             libc::EEXIST => Self::AlreadyExists,
             libc::ENOTEMPTY => Self::NotEmpty,
             libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
-            libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC | libc::EXDEV => {
-                Self::InvalidInput
-            }
+            libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC | libc::EXDEV => Self::InvalidInput,
             libc::E2BIG | libc::EFBIG => Self::TooLarge,
             libc::ETIMEDOUT => Self::Timeout,
             libc::EAGAIN | libc::EMFILE | libc::ENFILE => Self::Limit,
@@ -93,17 +91,8 @@ impl std::error::Error for Reported {}
 
 impl Error {
     /// An error without a cause of its own.
-    pub fn new(
-        kind: ErrorKind,
-        step: impl Into<Cow<'static, str>>,
-        subject: impl fmt::Display,
-    ) -> Self {
-        Self {
-            kind,
-            step: step.into(),
-            subject: subject.to_string(),
-            cause: None,
-        }
+    pub fn new(kind: ErrorKind, step: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
+        Self { kind, step: step.into(), subject: subject.to_string(), cause: None }
     }
 
     /// An error whose kind follows from an I/O error, which becomes the cause.
@@ -115,9 +104,7 @@ impl Error {
         let cause = cause.into();
         let kind = match (cause.raw_os_error(), cause.kind()) {
             (Some(errno), _) => ErrorKind::from_errno(errno),
-            (None, std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe) => {
-                ErrorKind::Gone
-            }
+            (None, std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe) => ErrorKind::Gone,
             (None, std::io::ErrorKind::TimedOut) => ErrorKind::Timeout,
             (None, _) => ErrorKind::Internal,
         };
@@ -175,28 +162,18 @@ impl Error {
     #[must_use]
     pub fn report(&self) -> String {
         let causes = self.causes();
-        if causes.is_empty() {
-            self.to_string()
-        } else {
-            format!("{self}: {causes}")
-        }
+        if causes.is_empty() { self.to_string() } else { format!("{self}: {causes}") }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.subject.is_empty() {
-            f.write_str(&self.step)
-        } else {
-            write!(f, "{}: {}", self.step, self.subject)
-        }
+        if self.subject.is_empty() { f.write_str(&self.step) } else { write!(f, "{}: {}", self.step, self.subject) }
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause
-            .as_deref()
-            .map(|cause| cause as &(dyn std::error::Error + 'static))
+        self.cause.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static))
     }
 }

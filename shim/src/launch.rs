@@ -73,15 +73,12 @@ impl Tools {
         let directory = match std::env::var_os(LIBEXEC_ENV) {
             Some(directory) if !directory.is_empty() => PathBuf::from(directory),
             _ => {
-                let program = std::env::current_exe()
-                    .map_err(|e| crate::Error::io("find own program", "/proc/self/exe", e))?;
+                let program =
+                    std::env::current_exe().map_err(|e| crate::Error::io("find own program", "/proc/self/exe", e))?;
                 program.parent().map(PathBuf::from).unwrap_or_default()
             }
         };
-        Ok(Self {
-            init: directory.join("icebox-init"),
-            launch: directory.join("icebox-launch"),
-        })
+        Ok(Self { init: directory.join("icebox-init"), launch: directory.join("icebox-launch") })
     }
 }
 

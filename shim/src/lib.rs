@@ -9,9 +9,13 @@
 pub mod error;
 #[cfg(feature = "handle")]
 pub mod handle;
+pub mod init;
 pub mod launch;
+pub mod launcher;
 pub mod protocol;
+pub mod sudo;
 #[allow(unsafe_code)]
 mod sys;
+mod translate;
 
 pub use error::{Error, ErrorKind};

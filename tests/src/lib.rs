@@ -1,1 +1,20 @@
 //! Helpers of the end to end tests.
+//!
+//! They start a real `iceboxd` with directories of its own, talk to it over HTTP as any client does, and read what the
+//! kernel says about the result. They own no knowledge of how Icebox works inside: what a test asserts comes from the
+//! wire contract, from `/proc`, or from the cgroup files.
+//!
+//! Everything here panics with a message instead of returning errors: a helper that fails is a test that fails.
+
+pub mod api;
+pub mod daemon;
+pub mod leaks;
+pub mod machine;
+pub mod oci;
+pub mod sdk;
+pub mod wait;
+
+pub use api::{Api, Reply, TestBox};
+pub use daemon::Daemon;
+pub use leaks::LeakGuard;
+pub use wait::{wait_for, wait_until};

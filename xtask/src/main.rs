@@ -1,2 +1,83 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `image`,
+//! `deps`, `build`.
+//!
+//! Leaves out what the product itself does: images are made, boxes are run and billed by `iceboxd`.
+
+mod bench;
+mod build;
+mod daemon;
+mod demo;
+mod deps;
+mod down;
+mod error;
+mod icebox;
+mod image;
+mod places;
+mod run;
+mod say;
+mod test;
+mod up;
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use crate::places::Places;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of the Icebox workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install, build and start everything, then show a box live, sleep, wake and be billed
+    Up(up::UpArgs),
+    /// Put the boxes to sleep and stop iceboxd
+    Down(down::DownArgs),
+    /// Install what the tests need and run every tier
+    Test(test::TestArgs),
+    /// Measure against peers
+    Bench(bench::BenchArgs),
+    /// Build the binaries and the base image of boxes
+    Image,
+    /// Install the Debian packages and public clients that all tasks need
+    Deps,
+    /// Build the release binaries
+    Build,
+}
+
+fn main() -> ExitCode {
+    match perform(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("\nerror: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: &Task) -> Result<()> {
+    match task {
+        Task::Up(args) => up::up(args),
+        Task::Down(args) => down::down(args),
+        Task::Test(args) => test::test(args),
+        Task::Bench(args) => bench::run(args),
+        Task::Image => image::prepare(&build::build(&Places::find()?)?),
+        Task::Deps => {
+            deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH])?;
+            deps::sdk_clients(&Places::find()?)
+        }
+        Task::Build => build::build(&Places::find()?).map(|_| ()),
+    }
+}

@@ -1,2 +1,7 @@
-//! Skeleton.
-fn main() {}
+//! `icebox`, the command line of Icebox. Everything is in `icebox_api::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    icebox_api::cli::main()
+}

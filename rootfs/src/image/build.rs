@@ -45,21 +45,13 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
     }
     sweep(image_dir)?;
     // apt's own directory on every Debian machine.
-    let mirror = mirror::find(
-        std::env::var(mirror::MIRROR_VARIABLE).ok(),
-        Path::new("/etc/apt"),
-        SUITE,
-    )?;
+    let mirror = mirror::find(std::env::var(mirror::MIRROR_VARIABLE).ok(), Path::new("/etc/apt"), SUITE)?;
     let temp = files::temp_path(image_dir, "image");
     let rootfs = temp.join("rootfs");
     let cache = image_dir.join(CACHE);
     for dir in [&temp, &rootfs, &cache] {
         // A box's root directory is read by everybody in it.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)
-            .at(Step::Debootstrap, dir)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(dir).at(Step::Debootstrap, dir)?;
     }
     debootstrap::run(SUITE, &PACKAGES, &mirror, &rootfs, &cache, progress)?;
     unmount_below(&temp)?;
@@ -72,30 +64,19 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
         Manifest {
             recipe: recipe(),
             suite: SUITE.to_owned(),
-            created_unix: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            created_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             size_bytes,
             packages,
         },
     )?;
     fs::remove_dir_all(&cache).at(Step::SweepImages, &cache)?;
     find(image_dir)?.ok_or_else(|| {
-        Error::new(
-            Step::PublishImage,
-            image_dir.display().to_string(),
-            Cause::Io(io::ErrorKind::NotFound.into()),
-        )
+        Error::new(Step::PublishImage, image_dir.display().to_string(), Cause::Io(io::ErrorKind::NotFound.into()))
     })
 }
 
 fn stage(phase: Phase, detail: &str) -> Progress {
-    Progress {
-        phase,
-        done: 0,
-        total: None,
-        detail: detail.to_owned(),
-    }
+    Progress { phase, done: 0, total: None, detail: detail.to_owned() }
 }
 
 /// The first 8 hexadecimal digits of the hash of everything that decides what the image contains.
@@ -119,8 +100,7 @@ pub(super) fn lock(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Resu
     let file = files::open_lock(&path).at(Step::LockImages, &path)?;
     if !files::try_lock(&file).at(Step::LockImages, &path)? {
         progress(stage(Phase::Waiting, "another build in the same directory"));
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .at(Step::LockImages, &path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).at(Step::LockImages, &path)?;
     }
     Ok(file)
 }
@@ -131,11 +111,7 @@ fn sweep(image_dir: &Path) -> Result<()> {
     let entries = fs::read_dir(image_dir).at(Step::SweepImages, image_dir)?;
     for entry in entries {
         let entry = entry.at(Step::SweepImages, image_dir)?;
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(files::TEMP_PREFIX.as_bytes())
-        {
+        if entry.file_name().as_encoded_bytes().starts_with(files::TEMP_PREFIX.as_bytes()) {
             unmount_below(&entry.path())?;
         }
     }
@@ -167,27 +143,15 @@ fn mounts_below(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
 fn unescape(field: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(field.to_owned(), |text, (code, character)| {
-        text.replace(code, character)
-    })
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |text, (code, character)| text.replace(code, character))
 }
 
 /// Writes the manifest, makes everything durable, then gives the image its name.
 fn publish(image_dir: &Path, temp: &Path, manifest: Manifest) -> Result<()> {
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| {
-        Error::new(
-            Step::PublishImage,
-            temp.display().to_string(),
-            Cause::Json(error),
-        )
-    })?;
+    let text = serde_json::to_vec_pretty(&manifest)
+        .map_err(|error| Error::new(Step::PublishImage, temp.display().to_string(), Cause::Json(error)))?;
     files::write_atomic(temp, "manifest.json", &text, 0o644).at(Step::PublishImage, temp)?;
     // Tens of thousands of files: one flush of the file system instead of one per file.
     let dir = File::open(temp).at(Step::PublishImage, temp)?;

@@ -24,14 +24,9 @@ pub(super) fn run(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     if !mirror.keyring.is_file() {
-        let why = Cause::Missing(
-            "the keys of the Debian archive are not there; install the package debian-archive-keyring",
-        );
-        return Err(Error::new(
-            Step::Debootstrap,
-            mirror.keyring.display().to_string(),
-            why,
-        ));
+        let why =
+            Cause::Missing("the keys of the Debian archive are not there; install the package debian-archive-keyring");
+        return Err(Error::new(Step::Debootstrap, mirror.keyring.display().to_string(), why));
     }
     let (reader, writer) = io::pipe().at(Step::Debootstrap, target)?;
     let mut command = Command::new("debootstrap");
@@ -45,24 +40,15 @@ pub(super) fn run(
         .arg(&mirror.uri)
         // Only what it needs: no secrets of ours get into a tree that is made public to every box.
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .envs(std::env::vars().filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy")))
         .stdin(Stdio::null())
         .stdout(writer.try_clone().at(Step::Debootstrap, target)?)
         .stderr(writer);
     let mut child = match command.spawn() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = Cause::Missing(
-                "there is no debootstrap on this machine; install the package debootstrap",
-            );
-            return Err(Error::new(
-                Step::Debootstrap,
-                target.display().to_string(),
-                why,
-            ));
+            let why = Cause::Missing("there is no debootstrap on this machine; install the package debootstrap");
+            return Err(Error::new(Step::Debootstrap, target.display().to_string(), why));
         }
         other => other.at(Step::Debootstrap, Path::new("debootstrap"))?,
     };
@@ -75,26 +61,10 @@ pub(super) fn run(
     }
     // It keeps the tools' own words in a log of its own.
     if let Ok(log) = fs::read_to_string(target.join("debootstrap/debootstrap.log")) {
-        tail.extend(
-            log.lines()
-                .rev()
-                .take(QUOTED_LINES_MAX)
-                .collect::<Vec<_>>()
-                .into_iter()
-                .rev()
-                .map(str::to_owned),
-        );
+        tail.extend(log.lines().rev().take(QUOTED_LINES_MAX).collect::<Vec<_>>().into_iter().rev().map(str::to_owned));
     }
-    let cause = Cause::Tool {
-        program: "debootstrap".to_owned(),
-        status,
-        output_tail: tail.join("\n"),
-    };
-    Err(Error::new(
-        Step::Debootstrap,
-        target.display().to_string(),
-        cause,
-    ))
+    let cause = Cause::Tool { program: "debootstrap".to_owned(), status, output_tail: tail.join("\n") };
+    Err(Error::new(Step::Debootstrap, target.display().to_string(), cause))
 }
 
 /// Reads to the end, reports what is progress, and returns the last lines.
@@ -104,12 +74,7 @@ fn follow(reader: impl Read, progress: &mut dyn FnMut(Progress)) -> io::Result<V
     let mut counter = Counter::default();
     loop {
         let mut line = Vec::new();
-        if reader
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
+        if reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(tail);
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -129,6 +94,7 @@ struct Counter {
     phase: Option<Phase>,
     done: u32,
     packages: Option<u32>,
+    package: String,
 }
 
 impl Counter {
@@ -148,20 +114,16 @@ impl Counter {
             }
             (self.phase, self.done) = (Some(phase), 0);
         }
-        // A package is retrieved, then validated: one item.
-        if verb != "Validating" {
+        // A package is retrieved, then validated: one item. One that an interrupted build left is only validated.
+        if phase != Phase::Retrieving || self.package != detail {
             self.done += 1;
         }
+        detail.clone_into(&mut self.package);
         let total = match phase {
             Phase::Unpacking | Phase::Configuring => self.packages,
             _ => None,
         };
-        Some(Progress {
-            phase,
-            done: self.done,
-            total,
-            detail: detail.trim_end_matches("...").to_owned(),
-        })
+        Some(Progress { phase, done: self.done, total, detail: detail.trim_end_matches("...").to_owned() })
     }
 }
 
@@ -174,17 +136,21 @@ mod tests {
         let text = "I: Target architecture can be executed\nI: Retrieving a 1\nI: Validating a 1\nI: Retrieving b 2\n\
                     I: Unpacking a...\nW: something\nI: Configuring a...\nI: Configuring b...\n";
         let mut seen = Vec::new();
-        let tail = follow(text.as_bytes(), &mut |report| {
-            seen.push((report.phase, report.done, report.total, report.detail))
-        })
-        .unwrap();
+        let tail =
+            follow(text.as_bytes(), &mut |report| seen.push((report.phase, report.done, report.total, report.detail)))
+                .unwrap();
         assert_eq!(tail.len(), 8);
-        assert_eq!(
-            seen.last().unwrap(),
-            &(Phase::Configuring, 2, Some(2), "b".to_owned())
-        );
+        assert_eq!(seen.last().unwrap(), &(Phase::Configuring, 2, Some(2), "b".to_owned()));
         assert_eq!(seen[2], (Phase::Retrieving, 2, None, "b 2".to_owned()));
         assert_eq!(seen[3], (Phase::Unpacking, 1, Some(2), "a".to_owned()));
+    }
+
+    #[test]
+    fn packages_of_an_interrupted_build_count_too() {
+        let text = "I: Validating a 1\nI: Retrieving b 2\nI: Validating b 2\nI: Validating c 3\nI: Configuring a...\n";
+        let mut seen = Vec::new();
+        follow(text.as_bytes(), &mut |report| seen.push((report.done, report.total))).unwrap();
+        assert_eq!(seen, [(1, None), (2, None), (2, None), (3, None), (1, Some(3))]);
     }
 
     #[test]
@@ -193,9 +159,6 @@ mod tests {
         text.extend("y\n".repeat(1000).bytes());
         let tail = follow(&text[..], &mut |_| {}).unwrap();
         assert_eq!(tail.len(), QUOTED_LINES_MAX);
-        assert!(
-            tail.iter()
-                .all(|line| line.len() <= LINE_BYTES_MAX as usize)
-        );
+        assert!(tail.iter().all(|line| line.len() <= LINE_BYTES_MAX as usize));
     }
 }

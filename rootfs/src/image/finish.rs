@@ -19,21 +19,10 @@ const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
 const GIT_CONFIG: &str = "[user]\n\tname = Upstash Box\n\temail = box@upstash.com\n";
 
 /// Emptied: packages and lists that can be fetched again, and traces of how and where the tree was made.
-const EMPTIED: [&str; 6] = [
-    "dev",
-    "run",
-    "tmp",
-    "var/cache/apt",
-    "var/lib/apt/lists",
-    "var/log",
-];
+const EMPTIED: [&str; 6] = ["dev", "run", "tmp", "var/cache/apt", "var/lib/apt/lists", "var/log"];
 /// What dpkg and apt expect to be there in the emptied ones, parents first.
-const KEPT_DIRECTORIES: [&str; 4] = [
-    "var/cache/apt/archives",
-    "var/cache/apt/archives/partial",
-    "var/lib/apt/lists/partial",
-    "var/log/apt",
-];
+const KEPT_DIRECTORIES: [&str; 4] =
+    ["var/cache/apt/archives", "var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"];
 /// Removed: the host's identity that debootstrap copied or made, and back-ups that no one needs.
 const REMOVED: [&str; 9] = [
     "etc/.pwd.lock",
@@ -53,17 +42,7 @@ pub(super) fn finish(rootfs: &Path) -> Result<(u64, Vec<Package>)> {
     let at = |result: io::Result<()>, path: &str| result.at(Step::FinishImage, &rootfs.join(path));
     add_user(&tree, rootfs)?;
     at(tree.make_dir("workspace", Owner::root(0o755)), "workspace")?;
-    at(
-        tree.make_dir(
-            HOME,
-            Owner {
-                uid: USER_ID,
-                gid: USER_ID,
-                mode: 0o755,
-            },
-        ),
-        HOME,
-    )?;
+    at(tree.make_dir(HOME, Owner { uid: USER_ID, gid: USER_ID, mode: 0o755 }), HOME)?;
     at(tree.link(&format!("/{HOME}"), "work"), "work")?;
     for (path, content) in [
         ("etc/hostname", HOSTNAME),
@@ -72,10 +51,7 @@ pub(super) fn finish(rootfs: &Path) -> Result<(u64, Vec<Package>)> {
         ("etc/resolv.conf", ""),
         ("etc/machine-id", ""),
     ] {
-        at(
-            tree.write(path, content.as_bytes(), Owner::root(0o644)),
-            path,
-        )?;
+        at(tree.write(path, content.as_bytes(), Owner::root(0o644)), path)?;
     }
     for path in EMPTIED {
         at(tree.empty_dir(path), path)?;
@@ -87,50 +63,27 @@ pub(super) fn finish(rootfs: &Path) -> Result<(u64, Vec<Package>)> {
         at(tree.remove(path), path)?;
     }
     let walked = tree.drop_privileges().at(Step::FinishImage, rootfs)?;
-    let status = tree
-        .read("var/lib/dpkg/status")
-        .at(Step::FinishImage, &rootfs.join("var/lib/dpkg/status"))?;
-    Ok((
-        walked.size_bytes,
-        packages(&String::from_utf8_lossy(&status)),
-    ))
+    let status = tree.read("var/lib/dpkg/status").at(Step::FinishImage, &rootfs.join("var/lib/dpkg/status"))?;
+    Ok((walked.size_bytes, packages(&String::from_utf8_lossy(&status))))
 }
 
 /// Appends the user to the four account files. The password `*` can never match.
 fn add_user(tree: &Tree, rootfs: &Path) -> Result<()> {
     // The group of the shadow files, so that they keep the permissions Debian gives them.
     const SHADOW_GROUP_ID: u32 = 42;
-    let shadow = Owner {
-        uid: 0,
-        gid: SHADOW_GROUP_ID,
-        mode: 0o640,
-    };
+    let shadow = Owner { uid: 0, gid: SHADOW_GROUP_ID, mode: 0o640 };
     let lines = [
-        (
-            "etc/passwd",
-            format!("{USER}:x:{USER_ID}:{USER_ID}::/{HOME}:{SHELL}\n"),
-            Owner::root(0o644),
-        ),
-        (
-            "etc/group",
-            format!("{USER}:x:{USER_ID}:\n"),
-            Owner::root(0o644),
-        ),
-        (
-            "etc/shadow",
-            format!("{USER}:*:19000:0:99999:7:::\n"),
-            shadow,
-        ),
+        ("etc/passwd", format!("{USER}:x:{USER_ID}:{USER_ID}::/{HOME}:{SHELL}\n"), Owner::root(0o644)),
+        ("etc/group", format!("{USER}:x:{USER_ID}:\n"), Owner::root(0o644)),
+        ("etc/shadow", format!("{USER}:*:19000:0:99999:7:::\n"), shadow),
         ("etc/gshadow", format!("{USER}:*::\n"), shadow),
     ];
     for (path, line, owner) in lines {
         let host_path = rootfs.join(path);
         let old = tree.read(path).at(Step::FinishImage, &host_path)?;
         let old = String::from_utf8_lossy(&old);
-        let new = with_account(&old, &line)
-            .map_err(|cause| Error::new(Step::FinishImage, path, cause))?;
-        tree.write(path, new.as_bytes(), owner)
-            .at(Step::FinishImage, &host_path)?;
+        let new = with_account(&old, &line).map_err(|cause| Error::new(Step::FinishImage, path, cause))?;
+        tree.write(path, new.as_bytes(), owner).at(Step::FinishImage, &host_path)?;
     }
     Ok(())
 }
@@ -145,9 +98,7 @@ fn with_account(old: &str, line: &str) -> Result<String, Cause> {
         name == Some(USER) || fields.nth(1) == Some(&id)
     });
     if taken {
-        return Err(Cause::Invalid(
-            "the name boxuser or the number 1000 is taken already",
-        ));
+        return Err(Cause::Invalid("the name boxuser or the number 1000 is taken already"));
     }
     let mut new = old.to_owned();
     if !new.is_empty() && !new.ends_with('\n') {
@@ -163,13 +114,9 @@ fn packages(status: &str) -> Vec<Package> {
         .split("\n\n")
         .filter_map(|stanza| {
             let field = |name: &str| {
-                stanza
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .map(|value| value.trim().to_owned())
+                stanza.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
             };
-            let (name, version, state) =
-                (field("Package:")?, field("Version:")?, field("Status:")?);
+            let (name, version, state) = (field("Package:")?, field("Version:")?, field("Status:")?);
             (state == "install ok installed").then_some(Package { name, version })
         })
         .collect();
@@ -195,16 +142,7 @@ mod tests {
         let status = "Package: b\nStatus: install ok installed\nVersion: 2-1\nDescription: x\n y\n\n\
                       Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n\
                       Package: a\nStatus: install ok installed\nVersion: 1:3\n";
-        let names: Vec<_> = packages(status)
-            .into_iter()
-            .map(|package| (package.name, package.version))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("a".to_owned(), "1:3".to_owned()),
-                ("b".to_owned(), "2-1".to_owned())
-            ]
-        );
+        let names: Vec<_> = packages(status).into_iter().map(|package| (package.name, package.version)).collect();
+        assert_eq!(names, [("a".to_owned(), "1:3".to_owned()), ("b".to_owned(), "2-1".to_owned())]);
     }
 }

@@ -34,46 +34,27 @@ struct Source {
 /// complete Debian archive by its path (it holds every suite).
 pub(super) fn find(wished: Option<String>, apt_dir: &Path, suite: &str) -> Result<Mirror> {
     if let Some(uri) = wished.filter(|uri| !uri.is_empty()) {
-        return Ok(Mirror {
-            uri,
-            keyring: DEFAULT_KEYRING.into(),
-        });
+        return Ok(Mirror { uri, keyring: DEFAULT_KEYRING.into() });
     }
     choose(&read_sources(apt_dir)?, suite).ok_or_else(|| {
-        let why = Cause::Missing("no Debian mirror is configured on this machine; set ICEBOX_DEBIAN_MIRROR to the URL of one");
+        let why = Cause::Missing(
+            "no Debian mirror is configured on this machine; set ICEBOX_DEBIAN_MIRROR to the URL of one",
+        );
         Error::new(Step::FindMirror, apt_dir.display().to_string(), why)
     })
 }
 
 fn choose(sources: &[Source], suite: &str) -> Option<Mirror> {
     let usable = |source: &&Source| {
-        (source.uri.starts_with("http://")
-            || source.uri.starts_with("https://")
-            || source.uri.starts_with("file:"))
-            && source
-                .components
-                .iter()
-                .any(|component| component == "main")
+        (source.uri.starts_with("http://") || source.uri.starts_with("https://") || source.uri.starts_with("file:"))
+            && source.components.iter().any(|component| component == "main")
     };
-    let same_suite = sources
-        .iter()
-        .filter(usable)
-        .find(|source| source.suites.iter().any(|name| name == suite));
-    let whole_archive = || {
-        sources
-            .iter()
-            .filter(usable)
-            .find(|source| source.uri.trim_end_matches('/').ends_with("/debian"))
-    };
+    let same_suite = sources.iter().filter(usable).find(|source| source.suites.iter().any(|name| name == suite));
+    let whole_archive =
+        || sources.iter().filter(usable).find(|source| source.uri.trim_end_matches('/').ends_with("/debian"));
     let source = same_suite.or_else(whole_archive)?;
-    let keyring = source
-        .signed_by
-        .clone()
-        .unwrap_or_else(|| DEFAULT_KEYRING.into());
-    Some(Mirror {
-        uri: source.uri.clone(),
-        keyring,
-    })
+    let keyring = source.signed_by.clone().unwrap_or_else(|| DEFAULT_KEYRING.into());
+    Some(Mirror { uri: source.uri.clone(), keyring })
 }
 
 fn read_sources(apt_dir: &Path) -> Result<Vec<Source>> {
@@ -110,10 +91,7 @@ fn parse_one_line(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        let Some(rest) = line
-            .strip_prefix("deb")
-            .filter(|rest| rest.starts_with([' ', '\t']))
-        else {
+        let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t'])) else {
             continue;
         };
         let rest = rest.trim_start();
@@ -121,9 +99,7 @@ fn parse_one_line(text: &str) -> Vec<Source> {
             Some((options, rest)) => (options, rest),
             None => ("", rest),
         };
-        let signed_by = options
-            .split_whitespace()
-            .find_map(|option| option.strip_prefix("signed-by="));
+        let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
         let mut words = rest.split_whitespace();
         let (Some(uri), Some(suite)) = (words.next(), words.next()) else {
             continue;
@@ -162,18 +138,8 @@ fn parse_deb822(text: &str) -> Vec<Source> {
 }
 
 fn source_of_stanza(fields: &[(String, String)]) -> Vec<Source> {
-    let get = |name: &str| {
-        fields
-            .iter()
-            .find(|(field, _)| field == name)
-            .map_or("", |(_, value)| value.as_str())
-    };
-    let words = |name: &str| {
-        get(name)
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let get = |name: &str| fields.iter().find(|(field, _)| field == name).map_or("", |(_, value)| value.as_str());
+    let words = |name: &str| get(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let disabled = matches!(get("enabled"), "no" | "false" | "off" | "0");
     if disabled || !words("types").iter().any(|kind| kind == "deb") {
         return Vec::new();
@@ -225,10 +191,7 @@ Components: main
         let mirror = choose(&parse_deb822(DEB822), "bookworm").unwrap();
         assert_eq!(
             mirror,
-            Mirror {
-                uri: "http://mirror.example/debian".into(),
-                keyring: "/usr/share/keyrings/own.gpg".into()
-            }
+            Mirror { uri: "http://mirror.example/debian".into(), keyring: "/usr/share/keyrings/own.gpg".into() }
         );
     }
 
@@ -238,48 +201,24 @@ Components: main
                     deb-src http://src.example/debian bookworm main\n\
                     deb [arch=amd64 signed-by=/k.gpg] http://yes.example/debian/ bookworm main # tail\n";
         let mirror = choose(&parse_one_line(text), "bookworm").unwrap();
-        assert_eq!(
-            mirror,
-            Mirror {
-                uri: "http://yes.example/debian/".into(),
-                keyring: "/k.gpg".into()
-            }
-        );
+        assert_eq!(mirror, Mirror { uri: "http://yes.example/debian/".into(), keyring: "/k.gpg".into() });
     }
 
     #[test]
     fn a_machine_of_another_suite_still_has_a_whole_archive() {
         let text = "deb http://mirror.example/other trixie main\ndeb http://mirror.example/debian trixie main\n";
-        assert_eq!(
-            choose(&parse_one_line(text), "bookworm").unwrap().uri,
-            "http://mirror.example/debian"
-        );
-        assert_eq!(
-            choose(
-                &parse_one_line("deb http://mirror.example/x trixie main\n"),
-                "bookworm"
-            ),
-            None
-        );
+        assert_eq!(choose(&parse_one_line(text), "bookworm").unwrap().uri, "http://mirror.example/debian");
+        assert_eq!(choose(&parse_one_line("deb http://mirror.example/x trixie main\n"), "bookworm"), None);
     }
 
     #[test]
     fn both_places_are_read_and_a_bare_machine_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            find(None, dir.path(), "bookworm").unwrap_err().kind(),
-            crate::ErrorKind::Missing
-        );
+        assert_eq!(find(None, dir.path(), "bookworm").unwrap_err().kind(), crate::ErrorKind::Missing);
         fs::create_dir(dir.path().join("sources.list.d")).unwrap();
         fs::write(dir.path().join("sources.list.d/debian.sources"), DEB822).unwrap();
-        fs::write(
-            dir.path().join("sources.list.d/x.list.disabled"),
-            "deb http://bad.example/debian bookworm main",
-        )
-        .unwrap();
-        assert_eq!(
-            find(None, dir.path(), "bookworm").unwrap().uri,
-            "http://mirror.example/debian"
-        );
+        fs::write(dir.path().join("sources.list.d/x.list.disabled"), "deb http://bad.example/debian bookworm main")
+            .unwrap();
+        assert_eq!(find(None, dir.path(), "bookworm").unwrap().uri, "http://mirror.example/debian");
     }
 }

@@ -99,24 +99,11 @@ pub fn find(image_dir: &Path) -> Result<Option<BaseImage>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.at(Step::FindImage, &path)?,
     };
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
-        Error::new(
-            Step::FindImage,
-            path.display().to_string(),
-            Cause::Json(error),
-        )
-    })?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(Step::FindImage, path.display().to_string(), Cause::Json(error)))?;
     let rootfs = dir.join("rootfs");
     if manifest.recipe != recipe || !rootfs.is_dir() {
-        return Err(Error::new(
-            Step::FindImage,
-            dir.display().to_string(),
-            Cause::Corrupt,
-        ));
+        return Err(Error::new(Step::FindImage, dir.display().to_string(), Cause::Corrupt));
     }
-    Ok(Some(BaseImage {
-        dir,
-        rootfs,
-        manifest,
-    }))
+    Ok(Some(BaseImage { dir, rootfs, manifest }))
 }

@@ -23,9 +23,7 @@ const BINARY_BYTES_MAX: u64 = 64 << 20;
 pub fn tools_layer(image_dir: &Path, init_binary: &Path) -> Result<PathBuf> {
     let mut binary = Vec::new();
     let file = File::open(init_binary).at(Step::ToolsLayer, init_binary)?;
-    file.take(BINARY_BYTES_MAX)
-        .read_to_end(&mut binary)
-        .at(Step::ToolsLayer, init_binary)?;
+    file.take(BINARY_BYTES_MAX).read_to_end(&mut binary).at(Step::ToolsLayer, init_binary)?;
     let layer = image_dir.join(format!("tools-{}", &hex(&Sha256::digest(&binary))[..8]));
     if layer.is_dir() {
         return Ok(layer);
@@ -49,25 +47,16 @@ pub fn tools_layer(image_dir: &Path, init_binary: &Path) -> Result<PathBuf> {
 
 fn fill(layer: &Path, binary: &[u8]) -> Result<()> {
     let dir = layer.join(DIRECTORY);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&dir)
-        .at(Step::ToolsLayer, &dir)?;
+    DirBuilder::new().recursive(true).mode(0o755).create(&dir).at(Step::ToolsLayer, &dir)?;
     // The umask of whoever started us must not decide what boxes may read.
     for made in dir.ancestors().take_while(|path| path.starts_with(layer)) {
         fs::set_permissions(made, Permissions::from_mode(0o755)).at(Step::ToolsLayer, made)?;
     }
     let path = dir.join(PROGRAM);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o755)
-        .open(&path)
-        .at(Step::ToolsLayer, &path)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path).at(Step::ToolsLayer, &path)?;
     file.write_all(binary).at(Step::ToolsLayer, &path)?;
-    file.set_permissions(Permissions::from_mode(0o755))
-        .at(Step::ToolsLayer, &path)?;
+    file.set_permissions(Permissions::from_mode(0o755)).at(Step::ToolsLayer, &path)?;
     // One call makes the file and its directories durable.
     rustix::fs::syncfs(&file).at(Step::ToolsLayer, &path)
 }
@@ -87,12 +76,7 @@ mod tests {
         let sudo = first.join("usr/local/bin/sudo");
         assert_eq!(fs::read(&sudo).unwrap(), b"first");
         for path in [sudo.as_path(), &first, &first.join("usr/local")] {
-            assert_eq!(
-                fs::metadata(path).unwrap().permissions().mode() & 0o7777,
-                0o755,
-                "{}",
-                path.display()
-            );
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o755, "{}", path.display());
         }
         fs::write(&init, b"second").unwrap();
         assert_ne!(tools_layer(&images, &init).unwrap(), first);

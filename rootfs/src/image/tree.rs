@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, fchmod, fchown,
-    fremovexattr, mkdirat, openat, openat2, renameat, statat, symlinkat, unlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, fchmod, fchown, fremovexattr, mkdirat,
+    openat, openat2, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -41,11 +41,7 @@ pub(super) struct Owner {
 impl Owner {
     /// Owned by root.
     pub(super) fn root(mode: u32) -> Owner {
-        Owner {
-            uid: 0,
-            gid: 0,
-            mode,
-        }
+        Owner { uid: 0, gid: 0, mode }
     }
 }
 
@@ -63,9 +59,7 @@ pub(super) struct Walked {
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOFOLLOW;
-        Ok(Tree {
-            root: openat(rustix::fs::CWD, path, flags, Mode::empty())?,
-        })
+        Ok(Tree { root: openat(rustix::fs::CWD, path, flags, Mode::empty())? })
     }
 
     /// Makes the directory `path`, or changes the owner of the one that is there. Its parent must exist.
@@ -83,8 +77,7 @@ impl Tree {
     pub(super) fn write(&self, path: &str, content: &[u8], owner: Owner) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         let temp = format!(".icebox-{}", std::process::id());
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&parent, &temp, flags, Mode::from_raw_mode(0o600))?);
         let written = file
             .write_all(content)
@@ -103,10 +96,7 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(openat(&parent, name, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let mut content = Vec::new();
         file.take(READ_BYTES_MAX).read_to_end(&mut content)?;
@@ -170,10 +160,7 @@ impl Tree {
     fn parent<'a>(&self, path: &'a str) -> io::Result<(OwnedFd, &'a str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if matches!(name, "" | "." | "..") {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a path in the tree must end in a name",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path in the tree must end in a name"));
         }
         Ok((self.open_dir(parent)?, name))
     }
@@ -181,11 +168,7 @@ impl Tree {
 
 fn give(file: BorrowedFd<'_>, owner: Owner) -> io::Result<()> {
     // Owner first: the kernel clears privilege bits on a change of owner, and the mode is to be exactly ours.
-    fchown(
-        file,
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )?;
+    fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
     Ok(fchmod(file, Mode::from_raw_mode(owner.mode))?)
 }
 
@@ -204,17 +187,9 @@ fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::CString>> {
 fn open_child_dir(dir: BorrowedFd<'_>, name: &std::ffi::CStr, depth: u32) -> io::Result<OwnedFd> {
     if depth >= DEPTH_MAX {
         let name = OsStr::from_bytes(name.to_bytes()).display().to_string();
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{name} is nested too deeply"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is nested too deeply")));
     }
-    Ok(openat(
-        dir,
-        name,
-        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(openat(dir, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
@@ -234,20 +209,11 @@ fn walk(dir: BorrowedFd<'_>, depth: u32, walked: &mut Walked) -> io::Result<()> 
     for name in names(dir)? {
         let stat = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => walk(
-                open_child_dir(dir, &name, depth)?.as_fd(),
-                depth + 1,
-                walked,
-            )?,
+            FileType::Directory => walk(open_child_dir(dir, &name, depth)?.as_fd(), depth + 1, walked)?,
             FileType::RegularFile => {
                 let bits = stat.st_mode & 0o7777;
                 if bits & 0o6000 != 0 {
-                    chmodat(
-                        dir,
-                        &name,
-                        Mode::from_raw_mode(bits & !0o6000),
-                        AtFlags::empty(),
-                    )?;
+                    chmodat(dir, &name, Mode::from_raw_mode(bits & !0o6000), AtFlags::empty())?;
                     walked.unprivileged += 1;
                 }
                 if drop_capabilities(dir, &name)? {
@@ -267,12 +233,8 @@ fn walk(dir: BorrowedFd<'_>, depth: u32, walked: &mut Walked) -> io::Result<()> 
 }
 
 fn drop_capabilities(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<bool> {
-    let file = openat(
-        dir,
-        name,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let file =
+        openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     match fremovexattr(&file, c"security.capability") {
         Ok(()) => Ok(true),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
@@ -287,11 +249,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn me(mode: u32) -> Owner {
-        Owner {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            mode,
-        }
+        Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), mode }
     }
 
     #[test]
@@ -304,12 +262,7 @@ mod tests {
         symlink(&outside, root.join("etc")).unwrap();
         symlink("../outside", root.join("var")).unwrap();
         let tree = Tree::open(&root).unwrap();
-        for path in [
-            "etc/passwd",
-            "var/passwd",
-            "../outside/passwd",
-            "/etc/passwd",
-        ] {
+        for path in ["etc/passwd", "var/passwd", "../outside/passwd", "/etc/passwd"] {
             assert!(tree.write(path, b"box", me(0o644)).is_err(), "{path}");
             assert!(tree.read(path).is_err(), "{path}");
             tree.remove(path).unwrap();
@@ -330,19 +283,9 @@ mod tests {
         tree.write("hosts", b"ours", me(0o640)).unwrap();
         assert_eq!(fs::read(dir.path().join("secret")).unwrap(), b"host");
         assert_eq!(tree.read("hosts").unwrap(), b"ours");
-        assert_eq!(
-            fs::symlink_metadata(root.join("hosts"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o7777,
-            0o640
-        );
+        assert_eq!(fs::symlink_metadata(root.join("hosts")).unwrap().permissions().mode() & 0o7777, 0o640);
         tree.link("elsewhere", "hosts").unwrap();
-        assert_eq!(
-            fs::read_link(root.join("hosts")).unwrap(),
-            Path::new("elsewhere")
-        );
+        assert_eq!(fs::read_link(root.join("hosts")).unwrap(), Path::new("elsewhere"));
     }
 
     #[test]
@@ -358,14 +301,8 @@ mod tests {
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         let walked = Tree::open(dir.path()).unwrap().drop_privileges().unwrap();
         assert_eq!((walked.unprivileged, walked.special_removed), (1, 1));
-        assert_eq!(
-            fs::metadata(&su).unwrap().permissions().mode() & 0o7777,
-            0o755
-        );
-        assert_eq!(
-            fs::metadata(&shared).unwrap().permissions().mode() & 0o7777,
-            0o2775
-        );
+        assert_eq!(fs::metadata(&su).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(fs::metadata(&shared).unwrap().permissions().mode() & 0o7777, 0o2775);
         assert!(!dir.path().join("pipe").exists());
     }
 

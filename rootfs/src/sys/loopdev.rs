@@ -80,28 +80,15 @@ pub(crate) fn configure(
     flags: u32,
     name: &[u8],
 ) -> io::Result<()> {
-    let mut info = LoopInfo64 {
-        flags,
-        ..EMPTY_INFO
-    };
+    let mut info = LoopInfo64 { flags, ..EMPTY_INFO };
     let kept = name.len().min(LO_NAME_BYTES - 1);
     info.file_name[..kept].copy_from_slice(&name[..kept]);
-    let fd = u32::try_from(backing.as_raw_fd())
-        .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    let config = LoopConfig {
-        fd,
-        block_size,
-        info,
-        reserved: [0; 8],
-    };
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let config = LoopConfig { fd, block_size, info, reserved: [0; 8] };
     // SAFETY: `config` is a valid `struct loop_config` that the kernel only reads, and it lives through the call, as do
     // both file descriptors.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The flags that the driver really set; it drops direct I/O silently where the file cannot do it.
@@ -109,9 +96,5 @@ pub(crate) fn flags(device: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = EMPTY_INFO;
     // SAFETY: the kernel writes exactly one `struct loop_info64` into `info`, which lives through the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-    if result == 0 {
-        Ok(info.flags)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(info.flags) } else { Err(io::Error::last_os_error()) }
 }

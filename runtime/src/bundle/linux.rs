@@ -30,7 +30,11 @@ pub(super) fn namespaces(linux: &Linux) -> Result<Namespaces> {
             LinuxNamespaceType::Uts => &mut namespaces.uts,
             LinuxNamespaceType::Cgroup => &mut namespaces.cgroup,
             LinuxNamespaceType::Time => {
-                return Err(Error::unsupported(Step::Bundle, "linux.namespaces", "time namespaces are not supported yet"));
+                return Err(Error::unsupported(
+                    Step::Bundle,
+                    "linux.namespaces",
+                    "time namespaces are not supported yet",
+                ));
             }
         };
         if *slot != Namespace::Host {
@@ -75,7 +79,8 @@ pub(super) fn devices(linux: &Linux) -> Result<Vec<DeviceNode>> {
                 LinuxDeviceType::P => DeviceKind::Fifo,
                 LinuxDeviceType::A => return Err(Error::invalid(Step::Devices, subject, "type `a` is not a node")),
             };
-            let number = |n: i64| u32::try_from(n).map_err(|_| Error::invalid(Step::Devices, &subject, "bad device number"));
+            let number =
+                |n: i64| u32::try_from(n).map_err(|_| Error::invalid(Step::Devices, &subject, "bad device number"));
             Ok(DeviceNode {
                 path: device.path().clone(),
                 kind,
@@ -143,7 +148,11 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
         limits.unified.insert(key.clone(), value.clone());
     }
     if resources.network().is_some() || resources.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources", "network and rdma limits are not supported yet"));
+        return Err(Error::unsupported(
+            Step::Cgroup,
+            "linux.resources",
+            "network and rdma limits are not supported yet",
+        ));
     }
     Ok(limits)
 }
@@ -189,12 +198,17 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     // blkio.weight runs from 10 to 1000, io.weight from 1 to 10000 (OCI config-linux, "Block IO").
     limits.io_weight = io.weight().filter(|weight| *weight != 0).map(|weight| u64::from(weight) * 10);
     if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources.blockIO", "weights per device are not supported yet"));
+        return Err(Error::unsupported(
+            Step::Cgroup,
+            "linux.resources.blockIO",
+            "weights per device are not supported yet",
+        ));
     }
     let mut add = |list: &Option<Vec<LinuxThrottleDevice>>, set: fn(&mut IoMax, u64)| -> Result<()> {
         for entry in list.iter().flatten() {
             let number = |n: i64| {
-                u32::try_from(n).map_err(|_| Error::invalid(Step::Cgroup, "linux.resources.blockIO", "bad device number"))
+                u32::try_from(n)
+                    .map_err(|_| Error::invalid(Step::Cgroup, "linux.resources.blockIO", "bad device number"))
             };
             let (major, minor) = (number(entry.major())?, number(entry.minor())?);
             let at = limits.io_max.iter().position(|m| (m.major, m.minor) == (major, minor));
@@ -215,7 +229,8 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
 /// The rules of the configuration, then those that every container has: its default nodes, terminals, and `mknod` of
 /// anything (harmless without access). The last rule that matches wins.
 fn device_rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
-    let mut rules = vec![DeviceRule { allow: false, kind: RuleKind::All, major: None, minor: None, access: Access::ALL }];
+    let mut rules =
+        vec![DeviceRule { allow: false, kind: RuleKind::All, major: None, minor: None, access: Access::ALL }];
     for rule in list {
         rules.push(device_rule(rule)?);
     }

@@ -20,9 +20,7 @@ use crate::{
     Error, Result, Step,
     cgroup::CgroupPath,
     error::OnStep as _,
-    plan::{
-        CgroupPlan, Dev, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes,
-    },
+    plan::{CgroupPlan, Dev, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes},
 };
 
 const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -80,8 +78,7 @@ impl Bundle {
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "process", "missing"))?;
         let mut namespaces = linux::namespaces(linux)?;
         let mounts = mounts::from_oci(spec.mounts().as_deref().unwrap_or_default(), &self.dir)?;
-        if mounts.iter().any(|m| m.source == crate::plan::MountSource::Cgroup2)
-            && namespaces.cgroup == Namespace::Host
+        if mounts.iter().any(|m| m.source == crate::plan::MountSource::Cgroup2) && namespaces.cgroup == Namespace::Host
         {
             // A cgroup mount without a namespace would show the whole host. runc binds the container's own part on
             // v1; a namespace gives the same view on v2.

@@ -25,7 +25,8 @@ fn one(mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Mount> {
     let options = Options::read(&words, &subject)?;
     let fstype = mount.typ().clone().unwrap_or_default();
     let source = if options.bind || fstype == "bind" {
-        let path = mount.source().clone().ok_or_else(|| Error::invalid(Step::Mounts, &subject, "a bind needs a source"))?;
+        let path =
+            mount.source().clone().ok_or_else(|| Error::invalid(Step::Mounts, &subject, "a bind needs a source"))?;
         MountSource::Bind { path: absolute(path, bundle), recursive: options.recursive_bind }
     } else if fstype == "cgroup" || fstype == "cgroup2" {
         MountSource::Cgroup2
@@ -61,7 +62,11 @@ impl Options {
                     "bind" => options.bind = true,
                     "rbind" => (options.bind, options.recursive_bind) = (true, true),
                     "idmap" | "ridmap" | "tmpcopyup" | "remount" => {
-                        return Err(Error::unsupported(Step::Mounts, subject, format!("option {word} is not supported yet")));
+                        return Err(Error::unsupported(
+                            Step::Mounts,
+                            subject,
+                            format!("option {word} is not supported yet"),
+                        ));
                     }
                     // Defaults, and marks for mount(8) itself.
                     "defaults" | "relatime" | "norelatime" | "async" | "nomand" | "noiversion" | "nolazytime" | "" => {}
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn words_go_where_they_belong() {
-        let options = Options::read(&words(&["nosuid", "strictatime", "mode=755", "ro", "rslave", "newinstance"]), "x").unwrap();
+        let options =
+            Options::read(&words(&["nosuid", "strictatime", "mode=755", "ro", "rslave", "newinstance"]), "x").unwrap();
         assert!(options.attributes.nosuid && options.attributes.strictatime && options.attributes.readonly);
         assert_eq!(options.propagation, Some(Propagation::Slave(true)));
         assert_eq!(options.data, vec![("mode".into(), Some("755".into())), ("newinstance".into(), None)]);

@@ -75,7 +75,7 @@ fn rlimit(limit: &oci_spec::runtime::PosixRlimit) -> Rlimit {
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
     };
-    Rlimit { resource: resource as u32, soft: limit.soft(), hard: limit.hard() }
+    Rlimit { resource, soft: limit.soft(), hard: limit.hard() }
 }
 
 /// The sets as masks. An absent object or set is empty.

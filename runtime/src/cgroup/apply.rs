@@ -30,20 +30,11 @@ impl Cgroup {
         limits.check(subject)?;
         let mut refused = self.refused.clone();
         // cpu, memory and pids were handed down when it was made; the rest comes when it is needed.
-        let late: Vec<_> = limits
-            .controllers()
-            .into_iter()
-            .filter(|c| self.needs_handing_down(*c))
-            .collect();
+        let late: Vec<_> = limits.controllers().into_iter().filter(|c| self.needs_handing_down(*c)).collect();
         if !late.is_empty() {
             refused.extend(enable(&self.hierarchy, &self.path, &late)?);
         }
-        let mut run = Run {
-            cgroup: self,
-            unenforced,
-            refused,
-            warnings: Vec::new(),
-        };
+        let mut run = Run { cgroup: self, unenforced, refused, warnings: Vec::new() };
         run.cpuset(limits)?;
         run.cpu(limits)?;
         run.memory(limits)?;
@@ -64,6 +55,10 @@ impl Cgroup {
             return Some(Place::V1(dir));
         }
         let dir = self.unified.as_ref()?;
+        if c == Controller::Devices {
+            // No controller is needed for the eBPF filter, so it also serves where v1 has one that we are not in.
+            return Some(Place::V2(dir));
+        }
         (self.hierarchy.backend(c) == Backend::V2).then_some(Place::V2(dir))
     }
 }
@@ -77,21 +72,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// One limit: `set` it where `c` is; if that cannot be, fail or warn.
-    fn limit(
-        &mut self,
-        c: Controller,
-        value: String,
-        set: impl FnOnce(&Place<'_>) -> Result<()>,
-    ) -> Result<()> {
+    fn limit(&mut self, c: Controller, value: String, set: impl FnOnce(&Place<'_>) -> Result<()>) -> Result<()> {
         let error = match self.cgroup.place(c) {
-            None => Error::new("limit", self.cgroup.path.as_str(), ErrorKind::Unenforced(c))
-                .detail(self.absence(c)),
+            None => Error::new("limit", self.cgroup.path.as_str(), ErrorKind::Unenforced(c)).detail(self.absence(c)),
             Some(place) => match set(&place) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.is(Errno::NOENT) || e.kind == ErrorKind::Unsupported => {
-                    let why = self
-                        .refusal(c)
-                        .unwrap_or_else(|| format!("the kernel has no {value} here"));
+                    let why = self.refusal(c).unwrap_or_else(|| format!("the kernel has no {value} here"));
                     e.with_kind(ErrorKind::Unenforced(c)).detail(why)
                 }
                 Err(e) => e,
@@ -99,11 +86,7 @@ impl Run<'_> {
         };
         match (error.kind, self.unenforced) {
             (ErrorKind::Unenforced(controller), Unenforced::Allow) => {
-                self.warnings.push(Warning {
-                    controller,
-                    value,
-                    reason: error.to_string(),
-                });
+                self.warnings.push(Warning { controller, value, reason: error.to_string() });
                 Ok(())
             }
             _ => Err(error),
@@ -112,10 +95,7 @@ impl Run<'_> {
 
     fn absence(&self, c: Controller) -> String {
         match self.cgroup.hierarchy.backend(c) {
-            Backend::V1(path) => format!(
-                "the cgroup was not opened in the v1 hierarchy {}",
-                path.display()
-            ),
+            Backend::V1(path) => format!("the cgroup was not opened in the v1 hierarchy {}", path.display()),
             Backend::V2 => "the cgroup is not open in the v2 tree".to_owned(),
             Backend::None => "no hierarchy has this controller".to_owned(),
         }
@@ -123,27 +103,16 @@ impl Run<'_> {
 
     fn refusal(&self, c: Controller) -> Option<String> {
         let refusal = self.refused.iter().find(|r| r.controller == c)?;
-        Some(format!(
-            "{} does not hand it down: {}",
-            refusal.ancestor.display(),
-            refusal.errno
-        ))
+        Some(format!("{} does not hand it down: {}", refusal.ancestor.display(), refusal.errno))
     }
 
     fn cpuset(&mut self, l: &Limits) -> Result<()> {
-        for (file, list) in [
-            ("cpuset.cpus", &l.cpuset_cpus),
-            ("cpuset.mems", &l.cpuset_mems),
-        ] {
+        for (file, list) in [("cpuset.cpus", &l.cpuset_cpus), ("cpuset.mems", &l.cpuset_mems)] {
             if let Some(list) = list {
                 // Both versions name and write these files alike.
-                self.limit(
-                    Controller::Cpuset,
-                    format!("{file}={list}"),
-                    |place| match place {
-                        Place::V1(dir) | Place::V2(dir) => v2::number_list(dir, file, list),
-                    },
-                )?;
+                self.limit(Controller::Cpuset, format!("{file}={list}"), |place| match place {
+                    Place::V1(dir) | Place::V2(dir) => v2::number_list(dir, file, list),
+                })?;
             }
         }
         Ok(())
@@ -154,66 +123,34 @@ impl Run<'_> {
             let shown = |v: Option<String>| v.unwrap_or_else(|| "-".to_owned());
             let quota = shown(l.cpu_quota_us.map(|v| v.to_string()));
             let period = shown(l.cpu_period_us.map(|v| v.to_string()));
-            self.limit(
-                Controller::Cpu,
-                format!("cpu.max={quota} {period}"),
-                |place| match place {
-                    Place::V1(dir) => v1::cpu_max(
-                        dir,
-                        l.cpu_quota_us,
-                        l.cpu_period_us,
-                        l.cpu_burst_us.is_some(),
-                    ),
-                    Place::V2(dir) => v2::cpu_max(
-                        dir,
-                        l.cpu_quota_us,
-                        l.cpu_period_us,
-                        l.cpu_burst_us.is_some(),
-                    ),
-                },
-            )?;
+            self.limit(Controller::Cpu, format!("cpu.max={quota} {period}"), |place| match place {
+                Place::V1(dir) => v1::cpu_max(dir, l.cpu_quota_us, l.cpu_period_us, l.cpu_burst_us.is_some()),
+                Place::V2(dir) => v2::cpu_max(dir, l.cpu_quota_us, l.cpu_period_us, l.cpu_burst_us.is_some()),
+            })?;
         }
         if let Some(burst) = l.cpu_burst_us {
-            self.limit(
-                Controller::Cpu,
-                format!("cpu.max.burst={burst}"),
-                |place| match place {
-                    Place::V1(dir) => v2::exact(dir, Controller::Cpu, "cpu.cfs_burst_us", burst),
-                    Place::V2(dir) => v2::exact(dir, Controller::Cpu, "cpu.max.burst", burst),
-                },
-            )?;
+            self.limit(Controller::Cpu, format!("cpu.max.burst={burst}"), |place| match place {
+                Place::V1(dir) => v2::exact(dir, Controller::Cpu, "cpu.cfs_burst_us", burst),
+                Place::V2(dir) => v2::exact(dir, Controller::Cpu, "cpu.max.burst", burst),
+            })?;
         }
         // Leaving SCHED_IDLE must come before a weight, which the kernel refuses for an idle group; entering it after.
         if l.cpu_idle == Some(false) {
             self.cpu_idle(false)?;
         }
         if let Some(weight) = l.cpu_weight {
-            self.limit(
-                Controller::Cpu,
-                format!("cpu.weight={weight}"),
-                |place| match place {
-                    Place::V1(dir) => v1::cpu_weight(dir, weight),
-                    Place::V2(dir) => v2::exact(dir, Controller::Cpu, "cpu.weight", weight),
-                },
-            )?;
+            self.limit(Controller::Cpu, format!("cpu.weight={weight}"), |place| match place {
+                Place::V1(dir) => v1::cpu_weight(dir, weight),
+                Place::V2(dir) => v2::exact(dir, Controller::Cpu, "cpu.weight", weight),
+            })?;
         }
-        if l.cpu_idle == Some(true) {
-            self.cpu_idle(true)
-        } else {
-            Ok(())
-        }
+        if l.cpu_idle == Some(true) { self.cpu_idle(true) } else { Ok(()) }
     }
 
     fn cpu_idle(&mut self, idle: bool) -> Result<()> {
-        self.limit(
-            Controller::Cpu,
-            format!("cpu.idle={idle}"),
-            |place| match place {
-                Place::V1(dir) | Place::V2(dir) => {
-                    v2::exact(dir, Controller::Cpu, "cpu.idle", u64::from(idle))
-                }
-            },
-        )
+        self.limit(Controller::Cpu, format!("cpu.idle={idle}"), |place| match place {
+            Place::V1(dir) | Place::V2(dir) => v2::exact(dir, Controller::Cpu, "cpu.idle", u64::from(idle)),
+        })
     }
 
     fn memory(&mut self, l: &Limits) -> Result<()> {
@@ -258,47 +195,27 @@ impl Run<'_> {
 
     fn pids_and_io(&mut self, l: &Limits) -> Result<()> {
         if let Some(max) = l.pids_max {
-            self.limit(
-                Controller::Pids,
-                format!("pids.max={max}"),
-                |place| match place {
-                    Place::V1(dir) | Place::V2(dir) => {
-                        v2::max_or(dir, Controller::Pids, "pids.max", max)
-                    }
-                },
-            )?;
+            self.limit(Controller::Pids, format!("pids.max={max}"), |place| match place {
+                Place::V1(dir) | Place::V2(dir) => v2::max_or(dir, Controller::Pids, "pids.max", max),
+            })?;
         }
         if let Some(weight) = l.io_weight {
-            self.limit(
-                Controller::Io,
-                format!("io.weight={weight}"),
-                |place| match place {
-                    Place::V1(dir) => v1::io_weight(dir, weight),
-                    Place::V2(dir) => v2::io_weight(dir, weight),
-                },
-            )?;
+            self.limit(Controller::Io, format!("io.weight={weight}"), |place| match place {
+                Place::V1(dir) => v1::io_weight(dir, weight),
+                Place::V2(dir) => v2::io_weight(dir, weight),
+            })?;
         }
         for io in &l.io_max {
-            self.limit(
-                Controller::Io,
-                format!("io.max={}", v2::io_max_line(io)),
-                |place| match place {
-                    Place::V1(dir) => v1::io_max(dir, io),
-                    Place::V2(dir) => v2::io_max(dir, io),
-                },
-            )?;
+            self.limit(Controller::Io, format!("io.max={}", v2::io_max_line(io)), |place| match place {
+                Place::V1(dir) => v1::io_max(dir, io),
+                Place::V2(dir) => v2::io_max(dir, io),
+            })?;
         }
         for (size, bytes) in &l.hugetlb {
-            self.limit(
-                Controller::Hugetlb,
-                format!("hugetlb.{size}.max={bytes}"),
-                |place| match place {
-                    Place::V1(dir) => {
-                        v2::hugetlb(dir, &format!("hugetlb.{size}.limit_in_bytes"), *bytes)
-                    }
-                    Place::V2(dir) => v2::hugetlb(dir, &format!("hugetlb.{size}.max"), *bytes),
-                },
-            )?;
+            self.limit(Controller::Hugetlb, format!("hugetlb.{size}.max={bytes}"), |place| match place {
+                Place::V1(dir) => v2::hugetlb(dir, &format!("hugetlb.{size}.limit_in_bytes"), *bytes),
+                Place::V2(dir) => v2::hugetlb(dir, &format!("hugetlb.{size}.max"), *bytes),
+            })?;
         }
         Ok(())
     }
@@ -323,18 +240,10 @@ impl Run<'_> {
             return Ok(());
         }
         let c = Controller::Devices;
-        let label = format!("devices ({} rules)", rules.len());
-        // Where v1 has the controller and this cgroup is not open there, the eBPF filter does it as well.
-        if let (None, Some(dir)) = (self.cgroup.place(c), &self.cgroup.unified) {
-            return match device_bpf::apply(dir, rules) {
-                Ok(()) => Ok(()),
-                Err(e) => self.limit(c, label, |_| Err(e)),
-            };
-        }
-        self.limit(c, label, |place| match place {
+        self.limit(c, format!("devices ({} rules)", rules.len()), |place| match place {
             Place::V1(dir) => v1::devices(dir, rules),
             Place::V2(dir) => device_bpf::apply(dir, rules).map_err(|e| match e.kind {
-                // EINVAL of bpf(2) here means a kernel built without this program type.
+                // EINVAL of bpf(2): a kernel built without this program type. EPERM: not from this user namespace.
                 ErrorKind::Invalid | ErrorKind::Denied => e.with_kind(ErrorKind::Unenforced(c)),
                 _ => e,
             }),

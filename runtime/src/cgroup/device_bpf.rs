@@ -38,12 +38,7 @@ const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
 const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-    Insn {
-        code,
-        regs: src << 4 | dst,
-        off,
-        imm,
-    }
+    Insn { code, regs: src << 4 | dst, off, imm }
 }
 
 /// The program. Walks the list from its end with the set of access kinds not decided yet: a matching "deny" of one of
@@ -73,10 +68,7 @@ pub(super) fn compile(rules: &[DeviceRule]) -> Vec<Insn> {
 }
 
 const fn verdict(allow: bool) -> [Insn; 2] {
-    [
-        insn(MOV64_IMM, R0, 0, 0, allow as i32),
-        insn(EXIT, 0, 0, 0, 0),
-    ]
+    [insn(MOV64_IMM, R0, 0, 0, allow as i32), insn(EXIT, 0, 0, 0, 0)]
 }
 
 /// Says whether nothing comes past this rule.
@@ -103,15 +95,8 @@ fn emit(program: &mut Vec<Insn>, rule: &DeviceRule) -> bool {
         DeviceKind::Block => Some(TYPE_BLOCK),
         DeviceKind::Char => Some(TYPE_CHAR),
     };
-    let tests = [
-        (TYPE, kind),
-        (MAJOR, rule.major.map(u32::cast_signed)),
-        (MINOR, rule.minor.map(u32::cast_signed)),
-    ];
-    let tests: Vec<_> = tests
-        .into_iter()
-        .filter_map(|(register, value)| value.map(|v| (register, v)))
-        .collect();
+    let tests = [(TYPE, kind), (MAJOR, rule.major.map(u32::cast_signed)), (MINOR, rule.minor.map(u32::cast_signed))];
+    let tests: Vec<_> = tests.into_iter().filter_map(|(register, value)| value.map(|v| (register, v))).collect();
     let decisive = total && tests.is_empty();
     for (i, (register, value)) in tests.iter().enumerate() {
         // Over the tests that are left and the body: at most 7 instructions.
@@ -127,12 +112,8 @@ fn emit(program: &mut Vec<Insn>, rule: &DeviceRule) -> bool {
 pub(super) fn apply(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     let fail = |operation| {
         move |e: std::io::Error| {
-            Error::errno(
-                operation,
-                dir.path(),
-                Errno::from_io_error(&e).unwrap_or(Errno::IO),
-            )
-            .detail("eBPF device filter")
+            Error::errno(operation, dir.path(), Errno::from_io_error(&e).unwrap_or(Errno::IO))
+                .detail("eBPF device filter")
         }
     };
     let old = bpf::device_filters(dir.fd()).map_err(fail("list"))?;
@@ -146,9 +127,7 @@ pub(super) fn apply(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     }
     let now = bpf::device_filters(dir.fd()).map_err(fail("read back"))?;
     if now.is_empty() {
-        return Err(
-            Error::errno("attach", dir.path(), Errno::IO).detail("the device filter is not there")
-        );
+        return Err(Error::errno("attach", dir.path(), Errno::IO).detail("the device filter is not there"));
     }
     Ok(())
 }
@@ -217,37 +196,17 @@ mod tests {
 
     #[test]
     fn two_allows_add_up_and_a_deny_of_one_kind_holds() {
-        let null = DeviceRule {
-            allow: true,
-            kind: DeviceKind::Char,
-            major: Some(1),
-            minor: Some(3),
-            access: Access::READ,
-        };
-        let write = DeviceRule {
-            access: Access::WRITE,
-            ..null
-        };
+        let null =
+            DeviceRule { allow: true, kind: DeviceKind::Char, major: Some(1), minor: Some(3), access: Access::READ };
+        let write = DeviceRule { access: Access::WRITE, ..null };
         assert!(run(&compile(&[null, write]), false, 1, 3, 6));
         assert!(!run(&compile(&[null, write]), false, 1, 3, 7));
         assert!(!run(&compile(&[null, write]), true, 1, 3, 6));
-        let all = DeviceRule {
-            access: Access::ALL,
-            ..null
-        };
-        let no_write = DeviceRule {
-            allow: false,
-            ..write
-        };
-        assert!(
-            !run(&compile(&[all, no_write]), false, 1, 3, 6),
-            "rw must not slip past a denied w"
-        );
+        let all = DeviceRule { access: Access::ALL, ..null };
+        let no_write = DeviceRule { allow: false, ..write };
+        assert!(!run(&compile(&[all, no_write]), false, 1, 3, 6), "rw must not slip past a denied w");
         assert!(run(&compile(&[all, no_write]), false, 1, 3, 2));
-        assert!(
-            !run(&compile(&[DeviceRule::all(true)]), false, 1, 3, 0),
-            "nothing wanted"
-        );
+        assert!(!run(&compile(&[DeviceRule::all(true)]), false, 1, 3, 0), "nothing wanted");
         assert!(!run(&compile(&[]), false, 1, 3, 2));
     }
 

@@ -132,13 +132,7 @@ impl DeviceRule {
     /// A rule for every device and every access.
     #[must_use]
     pub const fn all(allow: bool) -> Self {
-        Self {
-            allow,
-            kind: DeviceKind::All,
-            major: None,
-            minor: None,
-            access: Access::ALL,
-        }
+        Self { allow, kind: DeviceKind::All, major: None, minor: None, access: Access::ALL }
     }
 }
 
@@ -150,13 +144,7 @@ impl fmt::Display for DeviceRule {
             DeviceKind::Block => 'b',
             DeviceKind::Char => 'c',
         };
-        write!(
-            f,
-            "{word} {kind} {}:{} {}",
-            number(self.major),
-            number(self.minor),
-            self.access
-        )
+        write!(f, "{word} {kind} {}:{} {}", number(self.major), number(self.minor), self.access)
     }
 }
 
@@ -183,13 +171,7 @@ pub(super) struct Exception {
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.block { 'b' } else { 'c' };
-        write!(
-            f,
-            "{kind} {}:{} {}",
-            number(self.major),
-            number(self.minor),
-            Access::from_bits(self.access)
-        )
+        write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), Access::from_bits(self.access))
     }
 }
 
@@ -212,17 +194,11 @@ pub(super) struct Inexpressible(pub(super) DeviceRule);
 impl V1Program {
     /// Folds a rule list. Begins from "deny all", as the list's meaning does, not from what the parent had.
     pub(super) fn fold(rules: &[DeviceRule]) -> Result<Self, Inexpressible> {
-        let mut program = Self {
-            default_allow: false,
-            exceptions: Vec::new(),
-        };
+        let mut program = Self { default_allow: false, exceptions: Vec::new() };
         for rule in rules {
             let any = rule.major.is_none() && rule.minor.is_none();
             if rule.kind == DeviceKind::All && any && rule.access == Access::ALL {
-                program = Self {
-                    default_allow: rule.allow,
-                    exceptions: Vec::new(),
-                };
+                program = Self { default_allow: rule.allow, exceptions: Vec::new() };
                 continue;
             }
             for block in [true, false] {
@@ -232,15 +208,8 @@ impl V1Program {
                     DeviceKind::Char => !block,
                 };
                 if wanted {
-                    let part = Exception {
-                        block,
-                        major: rule.major,
-                        minor: rule.minor,
-                        access: rule.access.bits(),
-                    };
-                    program
-                        .add(rule.allow, part)
-                        .map_err(|()| Inexpressible(*rule))?;
+                    let part = Exception { block, major: rule.major, minor: rule.minor, access: rule.access.bits() };
+                    program.add(rule.allow, part).map_err(|()| Inexpressible(*rule))?;
                 }
             }
         }
@@ -250,9 +219,7 @@ impl V1Program {
 
     fn add(&mut self, allow: bool, part: Exception) -> Result<(), ()> {
         if allow != self.default_allow {
-            let same = |e: &&mut Exception| {
-                (e.block, e.major, e.minor) == (part.block, part.major, part.minor)
-            };
+            let same = |e: &&mut Exception| (e.block, e.major, e.minor) == (part.block, part.major, part.minor);
             match self.exceptions.iter_mut().find(same) {
                 Some(e) => e.access |= part.access,
                 None => self.exceptions.push(part),
@@ -283,21 +250,13 @@ impl V1Program {
                 let (a, b) = (self.exceptions[i], self.exceptions[j]);
                 if a.overlaps(&b) && !a.covers(&b) && !b.covers(&a) && a.access != b.access {
                     let (major, minor) = (a.major.or(b.major), a.minor.or(b.minor));
-                    self.exceptions.push(Exception {
-                        block: a.block,
-                        major,
-                        minor,
-                        access: a.access | b.access,
-                    });
+                    self.exceptions.push(Exception { block: a.block, major, minor, access: a.access | b.access });
                 }
             }
         }
         let wide = self.exceptions.clone();
         for e in &mut self.exceptions {
-            e.access |= wide
-                .iter()
-                .filter(|w| w.covers(e))
-                .fold(0, |bits, w| bits | w.access);
+            e.access |= wide.iter().filter(|w| w.covers(e)).fold(0, |bits, w| bits | w.access);
         }
         let mut seen: Vec<Exception> = Vec::new();
         self.exceptions.retain(|e| {
@@ -316,13 +275,7 @@ pub(super) mod tests {
     use super::*;
 
     /// The definition at the head of this file, word by word.
-    pub(in crate::cgroup) fn naive(
-        rules: &[DeviceRule],
-        block: bool,
-        major: u32,
-        minor: u32,
-        access: u8,
-    ) -> bool {
+    pub(in crate::cgroup) fn naive(rules: &[DeviceRule], block: bool, major: u32, minor: u32, access: u8) -> bool {
         let decide = |bit: u8| {
             let matching = rules.iter().rev().find(|r| {
                 let kind = match r.kind {
@@ -336,19 +289,13 @@ pub(super) mod tests {
             });
             matching.is_some_and(|r| r.allow)
         };
-        access != 0
-            && [1, 2, 4]
-                .into_iter()
-                .filter(|b| access & b != 0)
-                .all(decide)
+        access != 0 && [1, 2, 4].into_iter().filter(|b| access & b != 0).all(decide)
     }
 
     /// The v1 kernel's test: `match_exception` and `match_exception_partial` of security/device_cgroup.c.
     fn v1_kernel(program: &V1Program, block: bool, major: u32, minor: u32, access: u8) -> bool {
         let on = |e: &&Exception| {
-            e.block == block
-                && e.major.is_none_or(|m| m == major)
-                && e.minor.is_none_or(|m| m == minor)
+            e.block == block && e.major.is_none_or(|m| m == major) && e.minor.is_none_or(|m| m == minor)
         };
         let mut matching = program.exceptions.iter().filter(on);
         if program.default_allow {
@@ -361,15 +308,10 @@ pub(super) mod tests {
     pub(in crate::cgroup) fn rules() -> impl Strategy<Value = Vec<DeviceRule>> {
         let kind = prop::sample::select(vec![DeviceKind::All, DeviceKind::Block, DeviceKind::Char]);
         let number = || prop::option::of(prop::sample::select(vec![0_u32, 1, 3, u32::MAX]));
-        let rule = (any::<bool>(), kind, number(), number(), 1_u8..8).prop_map(
-            |(allow, kind, major, minor, access)| DeviceRule {
-                allow,
-                kind,
-                major,
-                minor,
-                access: Access::from_bits(access),
-            },
-        );
+        let rule =
+            (any::<bool>(), kind, number(), number(), 1_u8..8).prop_map(|(allow, kind, major, minor, access)| {
+                DeviceRule { allow, kind, major, minor, access: Access::from_bits(access) }
+            });
         let rule = prop_oneof![8 => rule, 1 => any::<bool>().prop_map(DeviceRule::all)];
         prop::collection::vec(rule, 0..10)
     }
@@ -378,37 +320,19 @@ pub(super) mod tests {
         let numbers = [0_u32, 1, 2, 3, u32::MAX];
         [true, false].into_iter().flat_map(move |block| {
             numbers.into_iter().flat_map(move |major| {
-                numbers
-                    .into_iter()
-                    .flat_map(move |minor| (1..8).map(move |access| (block, major, minor, access)))
+                numbers.into_iter().flat_map(move |minor| (1..8).map(move |access| (block, major, minor, access)))
             })
         })
     }
 
     #[test]
     fn a_hole_in_a_wider_exception_is_refused() {
-        let allow = DeviceRule {
-            allow: true,
-            kind: DeviceKind::Char,
-            major: Some(1),
-            minor: None,
-            access: Access::ALL,
-        };
-        let hole = DeviceRule {
-            allow: false,
-            minor: Some(3),
-            access: Access::WRITE,
-            ..allow
-        };
+        let allow =
+            DeviceRule { allow: true, kind: DeviceKind::Char, major: Some(1), minor: None, access: Access::ALL };
+        let hole = DeviceRule { allow: false, minor: Some(3), access: Access::WRITE, ..allow };
         assert_eq!(V1Program::fold(&[allow, hole]), Err(Inexpressible(hole)));
         let kept = V1Program::fold(&[hole, allow]).unwrap();
-        assert_eq!(
-            kept.exceptions
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            ["c 1:* rwm"]
-        );
+        assert_eq!(kept.exceptions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c 1:* rwm"]);
     }
 
     #[test]
@@ -418,10 +342,7 @@ pub(super) mod tests {
         assert_eq!(Access::parse(""), None);
         assert_eq!(Access::parse("x"), None);
         let json = serde_json::to_string(&DeviceRule::all(true)).unwrap();
-        assert_eq!(
-            serde_json::from_str::<DeviceRule>(&json).unwrap(),
-            DeviceRule::all(true)
-        );
+        assert_eq!(serde_json::from_str::<DeviceRule>(&json).unwrap(), DeviceRule::all(true));
     }
 
     proptest! {

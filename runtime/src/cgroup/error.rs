@@ -85,20 +85,11 @@ impl fmt::Display for ErrorKind {
 
 impl Error {
     pub(super) fn new(operation: &'static str, subject: impl AsRef<Path>, kind: ErrorKind) -> Self {
-        Self {
-            operation,
-            subject: subject.as_ref().to_path_buf(),
-            kind,
-            detail: Cow::Borrowed(""),
-            source: None,
-        }
+        Self { operation, subject: subject.as_ref().to_path_buf(), kind, detail: Cow::Borrowed(""), source: None }
     }
 
     pub(super) fn errno(operation: &'static str, subject: impl AsRef<Path>, errno: Errno) -> Self {
-        Self {
-            source: Some(errno.into()),
-            ..Self::new(operation, subject, ErrorKind::of(errno))
-        }
+        Self { source: Some(errno.into()), ..Self::new(operation, subject, ErrorKind::of(errno)) }
     }
 
     pub(super) fn invalid(
@@ -110,10 +101,7 @@ impl Error {
     }
 
     pub(super) fn detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            detail: detail.into(),
-            ..self
-        }
+        Self { detail: detail.into(), ..self }
     }
 
     pub(super) fn with_kind(self, kind: ErrorKind) -> Self {
@@ -133,13 +121,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cgroup: {} {}: {}",
-            self.operation,
-            self.subject.display(),
-            self.kind
-        )?;
+        write!(f, "cgroup: {} {}: {}", self.operation, self.subject.display(), self.kind)?;
         if !self.detail.is_empty() {
             write!(f, " ({})", self.detail)?;
         }

@@ -10,15 +10,12 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::error::{Error, Result};
 
-/// The most we read of one control file; `cgroup.procs` of a box at its process limit needs far less.
+/// The most we read of one control file; `cgroup.procs` of a group at its process limit needs far less.
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// The most child cgroups we list of one directory.
 const CHILDREN_MAX: usize = 65_536;
 
-const DIR_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC)
-    .union(OFlags::NOFOLLOW);
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// An open cgroup directory and, for messages only, its path.
 #[derive(Debug)]
@@ -31,10 +28,7 @@ impl Dir {
     /// Opens the root of a hierarchy, by its mount point.
     pub(super) fn root(path: &Path) -> std::result::Result<Self, Errno> {
         let fd = rustix::fs::open(path, DIR_FLAGS, Mode::empty())?;
-        Ok(Self {
-            fd,
-            path: path.to_path_buf(),
-        })
+        Ok(Self { fd, path: path.to_path_buf() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -50,14 +44,8 @@ impl Dir {
     pub(super) fn below(&self, relative: &str) -> std::result::Result<Self, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let name = if relative.is_empty() { "." } else { relative };
-        let fd = retry_on_intr(|| {
-            rustix::fs::openat2(&self.fd, name, DIR_FLAGS, Mode::empty(), resolve)
-        })?;
-        let path = if relative.is_empty() {
-            self.path.clone()
-        } else {
-            self.path.join(relative)
-        };
+        let fd = retry_on_intr(|| rustix::fs::openat2(&self.fd, name, DIR_FLAGS, Mode::empty(), resolve))?;
+        let path = if relative.is_empty() { self.path.clone() } else { self.path.join(relative) };
         Ok(Self { fd, path })
     }
 
@@ -69,9 +57,7 @@ impl Dir {
             Err(Errno::EXIST) => false,
             Err(e) => return Err(Error::errno("create", subject, e)),
         };
-        let dir = self
-            .below(name)
-            .map_err(|e| Error::errno("open", subject, e))?;
+        let dir = self.below(name).map_err(|e| Error::errno("open", subject, e))?;
         Ok((dir, fresh))
     }
 
@@ -100,8 +86,7 @@ impl Dir {
 
     /// One command to a control file.
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
-        let fail =
-            |e| Error::errno("write", self.path.join(file), e).detail(format!("value {value:?}"));
+        let fail = |e| Error::errno("write", self.path.join(file), e).detail(format!("value {value:?}"));
         let fd = self.open(file, OFlags::WRONLY).map_err(fail)?;
         match retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())) {
             Ok(n) if n == value.len() => Ok(()),

@@ -13,8 +13,8 @@ use super::file::{Dir, read_all};
 use super::parse::{Mount, mountinfo};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+const CGROUP_SUPER_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 
 /// How cgroups are mounted here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,17 +143,10 @@ impl Hierarchy {
         for mount in mounts {
             match mount.fs_type.as_str() {
                 // The first one counts: /sys/fs/cgroup comes before whatever somebody mounted for a container.
-                "cgroup2" if unified.is_none() => {
-                    unified = open_checked(mount, CGROUP2_SUPER_MAGIC)
-                }
+                "cgroup2" if unified.is_none() => unified = open_checked(mount, CGROUP2_SUPER_MAGIC),
                 "cgroup" => {
-                    let found = mount
-                        .super_options
-                        .split(',')
-                        .filter_map(Controller::from_name);
-                    let controllers: Vec<_> = found
-                        .filter(|c| !v1.iter().any(|m| m.controllers.contains(c)))
-                        .collect();
+                    let found = mount.super_options.split(',').filter_map(Controller::from_name);
+                    let controllers: Vec<_> = found.filter(|c| !v1.iter().any(|m| m.controllers.contains(c))).collect();
                     if controllers.is_empty() {
                         continue; // `name=systemd`, or a second mount of a hierarchy we have
                     }
@@ -165,20 +158,13 @@ impl Hierarchy {
             }
         }
         if unified.is_none() && v1.is_empty() {
-            return Err(Error::new("probe", MOUNTINFO, ErrorKind::NotFound)
-                .detail("no cgroup hierarchy is mounted"));
+            return Err(Error::new("probe", MOUNTINFO, ErrorKind::NotFound).detail("no cgroup hierarchy is mounted"));
         }
         let v2_controllers = match &unified {
             Some(root) => controllers_of(&root.read("cgroup.controllers")?),
             None => Vec::new(),
         };
-        Ok(Self {
-            inner: Arc::new(Inner {
-                unified,
-                v2_controllers,
-                v1,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { unified, v2_controllers, v1 }) })
     }
 
     /// How cgroups are mounted.
@@ -194,12 +180,7 @@ impl Hierarchy {
     /// Where the files of `c` are. Accounting and freezing are v2's wherever v2 is mounted.
     #[must_use]
     pub fn backend(&self, c: Controller) -> Backend {
-        if self.inner.unified.is_some()
-            && matches!(
-                c,
-                Controller::Cpuacct | Controller::Freezer | Controller::Core
-            )
-        {
+        if self.inner.unified.is_some() && matches!(c, Controller::Cpuacct | Controller::Freezer | Controller::Core) {
             return Backend::V2;
         }
         if let Some((_, mount)) = self.v1_mount(c) {
@@ -221,36 +202,26 @@ impl Hierarchy {
     }
 
     pub(super) fn v1_mount(&self, c: Controller) -> Option<(usize, &V1Mount)> {
-        self.inner
-            .v1
-            .iter()
-            .enumerate()
-            .find(|(_, m)| m.controllers.iter().any(|x| same(*x, c)))
+        self.inner.v1.iter().enumerate().find(|(_, m)| m.controllers.iter().any(|x| same(*x, c)))
     }
 }
 
 /// `io` and `blkio` are the two names of one controller.
 pub(super) fn same(a: Controller, b: Controller) -> bool {
     let canonical = |c| {
-        if c == Controller::Blkio {
-            Controller::Io
-        } else {
-            c
-        }
+        if c == Controller::Blkio { Controller::Io } else { c }
     };
     canonical(a) == canonical(b)
 }
 
 /// The controllers we know in a space-separated list.
 pub(super) fn controllers_of(text: &str) -> Vec<Controller> {
-    text.split_ascii_whitespace()
-        .filter_map(Controller::from_name)
-        .collect()
+    text.split_ascii_whitespace().filter_map(Controller::from_name).collect()
 }
 
 /// Opens a mount point unless something else is mounted over it by now.
-fn open_checked(mount: &Mount, magic: i64) -> Option<Dir> {
+fn open_checked(mount: &Mount, magic: rustix::fs::FsWord) -> Option<Dir> {
     let dir = Dir::root(&mount.mount_point).ok()?;
     let stat = rustix::fs::fstatfs(dir.fd()).ok()?;
-    (i64::from(stat.f_type) == magic).then_some(dir)
+    (stat.f_type == magic).then_some(dir)
 }

@@ -1,7 +1,8 @@
 //! Freezing, signalling, killing, waiting for the end, and removal.
 //!
-//! All waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its
-//! pidfd), never by guessing a time.
+//! Waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its pidfd).
+//! v1 announces neither that a task has left nor that a dying one is gone, so there we also look again every
+//! `V1_RETRY`. Every wait has a deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::stats::{Events, parse_events};
 const SIGNAL_PASSES_MAX: usize = 16;
 /// The deepest tree of cgroups that we walk.
 pub(super) const DEPTH_MAX: usize = 64;
-/// v1 tells nobody when a cgroup's last dying task has left it: the longest pause before rmdir is tried again.
+/// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
 const V1_RETRY: Duration = Duration::from_millis(2);
 
 impl Cgroup {
@@ -99,19 +100,23 @@ impl Cgroup {
         Err(Error::new("signal", dir.path(), ErrorKind::Busy).detail("it keeps forking"))
     }
 
-    /// Kills everything here and below, also what is being forked this moment, also when frozen. Does not wait.
+    /// Kills everything here and below, also what is being forked this moment, also when frozen. Does not wait. In a
+    /// removed cgroup there is nothing to kill.
     ///
     /// # Errors
     /// Those of the system calls.
     pub fn kill(&self) -> Result<()> {
-        if let Some(dir) = &self.unified {
-            match dir.write("cgroup.kill", "1") {
-                // Linux before 5.14 has no such file; ENOENT of a removed cgroup ends the same way, in an empty list.
-                Err(e) if e.is(Errno::NOENT) => {}
-                done => return done,
-            }
-        }
-        self.signal_all(Signal::KILL.as_raw())
+        let killed = match self
+            .unified
+            .as_ref()
+            .map(|dir| dir.write("cgroup.kill", "1"))
+        {
+            // Linux before 5.14 has no such file.
+            Some(Err(e)) if e.is(Errno::NOENT) => self.signal_all(Signal::KILL.as_raw()),
+            None => self.signal_all(Signal::KILL.as_raw()),
+            Some(killed) => killed,
+        };
+        ignore_removed(killed)
     }
 
     /// Waits until there is no process here or below.
@@ -120,10 +125,10 @@ impl Cgroup {
     /// `Timeout`.
     pub fn wait_empty(&self, deadline: Duration) -> Result<()> {
         let until = until(deadline);
-        match &self.unified {
+        ignore_removed(match &self.unified {
             Some(dir) => wait(dir, "wait until empty", until, |e| !e.populated),
             None => self.v1.iter().try_for_each(|d| wait_exits(&d.dir, until)),
-        }
+        })
     }
 
     /// Removes this cgroup and those below it from every hierarchy, waiting up to `deadline` for dying processes.
@@ -133,29 +138,32 @@ impl Cgroup {
     /// `Busy` when there still are processes.
     pub fn remove(&self, deadline: Duration) -> Result<()> {
         let until = until(deadline);
-        self.remove_checked(until)
-    }
-
-    fn remove_checked(&self, until: Instant) -> Result<()> {
+        let (parents, name) = self.path.split_last();
         if let Some(dir) = &self.unified {
             match wait(dir, "remove", until, |e| !e.populated) {
-                Err(e) if e.kind == ErrorKind::NotFound => {}
                 Err(e) if e.kind == ErrorKind::Timeout => {
                     return Err(e
                         .with_kind(ErrorKind::Busy)
                         .detail("it still has processes"));
                 }
-                done => done?,
+                done => ignore_removed(done)?,
             }
         }
-        let (parents, name) = self.path.split_last();
+        if let (Some(root), Some(held)) = (self.hierarchy.unified(), &self.unified)
+            && let Ok(now) = root.below(self.path.as_str())
+            && now.inode()? != held.inode()?
+        {
+            // Ours is gone, and somebody has made another of this name: that one is not ours to remove, in no
+            // hierarchy.
+            return Ok(());
+        }
         for (mount, hierarchy) in self.hierarchy.v1_mounts().iter().enumerate() {
             let held = self.v1.iter().find(|d| d.mount == mount).map(|d| &d.dir);
             remove_from(&hierarchy.root, parents, name, held, until)?;
         }
-        match (self.hierarchy.unified(), &self.unified) {
-            (Some(root), held) => remove_from(root, parents, name, held.as_ref(), until),
-            (None, _) => Ok(()),
+        match self.hierarchy.unified() {
+            Some(root) => remove_from(root, parents, name, self.unified.as_ref(), until),
+            None => Ok(()),
         }
     }
 
@@ -164,6 +172,14 @@ impl Cgroup {
             Error::new(operation, self.path.as_str(), ErrorKind::Unsupported)
                 .detail("cgroup v2 is not mounted")
         })
+    }
+}
+
+/// A cgroup that has been removed had no processes.
+fn ignore_removed(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -249,29 +265,24 @@ fn hold(pids: &[i32]) -> Vec<(i32, OwnedFd)> {
     pids.iter().filter_map(open).collect()
 }
 
-/// Waits for the exit of all processes below, where there is no `cgroup.events`.
+/// Waits until there are no processes below, where there is no `cgroup.events`: for the exit of one after the other,
+/// but never for long, since a process can also leave (or only a thread of it was here).
 fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
+    let fail = |e| Error::errno("wait until empty", dir.path(), e);
     loop {
         let pids = procs_below(dir)?;
-        if pids.is_empty() {
+        let Some(first) = pids.first() else {
             return Ok(());
-        }
-        for (pid, fd) in hold(&pids) {
-            if !poll_one(&fd, PollFlags::IN, until)
-                .map_err(|e| Error::errno("wait until empty", dir.path(), e))?
-            {
-                return Err(
-                    Error::new("wait until empty", dir.path(), ErrorKind::Timeout)
-                        .detail(format!("pid {pid}")),
-                );
-            }
-        }
+        };
         if Instant::now() >= until {
-            return Err(Error::new(
-                "wait until empty",
-                dir.path(),
-                ErrorKind::Timeout,
-            ));
+            let left = format!("pid {first} of {}", pids.len());
+            return Err(
+                Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(left),
+            );
+        }
+        let soon = until.min(Instant::now() + V1_RETRY);
+        if let Some((_, pidfd)) = hold(&pids[..1]).pop() {
+            poll_one(&pidfd, PollFlags::IN, soon).map_err(fail)?;
         }
     }
 }
@@ -294,10 +305,10 @@ fn remove_from(
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(Error::errno("remove", parent.path().join(name), e)),
     };
-    if let Some(held) = held {
-        if held.inode()? != dir.inode()? {
-            return Ok(());
-        }
+    if let Some(held) = held
+        && held.inode()? != dir.inode()?
+    {
+        return Ok(());
     }
     loop {
         match remove_tree(&parent, name, DEPTH_MAX) {
@@ -338,34 +349,28 @@ fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
 
 /// Waits for a reason to try rmdir again.
 fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
-    let soon = until.min(Instant::now() + V1_RETRY);
-    let result = if dir.has("cgroup.events") {
-        match wait(dir, "remove", until, |e| !e.populated) {
-            // Empty and yet busy: a process came and went, or the last one is on its way out. Wait for the next event.
-            Ok(()) => pause_for_event(dir, soon),
-            other => other,
-        }
+    let emptied = if dir.has("cgroup.events") {
+        wait(dir, "remove", until, |e| !e.populated)
     } else {
-        match wait_exits(dir, until) {
-            Ok(()) => pause_for_event(dir, soon),
-            other => other,
-        }
+        wait_exits(dir, until)
     };
+    // Empty and yet busy: something came and went, or the last task is on its way out. v1 does not announce that.
+    let result = emptied.and_then(|()| poll_v1_retry(dir, until));
     match result {
         Err(e) if e.kind == ErrorKind::Timeout => Err(e
             .with_kind(ErrorKind::Busy)
             .detail("it still has processes")),
-        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-        other => other,
+        other => ignore_removed(other),
     }
 }
 
-/// A short poll for a change that may not be announced.
-fn pause_for_event(dir: &Dir, soon: Instant) -> Result<()> {
+/// Waits for an event that may or may not come, for `V1_RETRY` at most.
+fn poll_v1_retry(dir: &Dir, until: Instant) -> Result<()> {
+    let soon = until.min(Instant::now() + V1_RETRY);
     let file = if dir.has("cgroup.events") {
         "cgroup.events"
     } else {
-        "tasks"
+        "cgroup.procs"
     };
     let fail = |e| Error::errno("remove", dir.path(), e);
     let fd = dir.open(file, OFlags::RDONLY).map_err(fail)?;

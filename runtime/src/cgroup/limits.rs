@@ -100,11 +100,7 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "limit {} is not enforced (controller {}): {}",
-            self.value, self.controller, self.reason
-        )
+        write!(f, "limit {} is not enforced (controller {}): {}", self.value, self.controller, self.reason)
     }
 }
 
@@ -126,20 +122,12 @@ impl Limits {
             (Controller::Cpu, cpu),
             (Controller::Memory, memory),
             (Controller::Pids, self.pids_max.is_some()),
-            (
-                Controller::Cpuset,
-                self.cpuset_cpus.is_some() || self.cpuset_mems.is_some(),
-            ),
-            (
-                Controller::Io,
-                self.io_weight.is_some() || !self.io_max.is_empty(),
-            ),
+            (Controller::Cpuset, self.cpuset_cpus.is_some() || self.cpuset_mems.is_some()),
+            (Controller::Io, self.io_weight.is_some() || !self.io_max.is_empty()),
             (Controller::Hugetlb, !self.hugetlb.is_empty()),
             (Controller::Devices, !self.devices.is_empty()),
         ];
-        all.into_iter()
-            .filter_map(|(c, wanted)| wanted.then_some(c))
-            .collect()
+        all.into_iter().filter_map(|(c, wanted)| wanted.then_some(c)).collect()
     }
 
     /// Refuses what no kernel would take, before anything is written.
@@ -159,24 +147,14 @@ impl Limits {
         if self.cpu_quota_us == Some(0) || self.cpu_period_us == Some(0) {
             return refuse("cpu quota or period of 0");
         }
-        if [self.cpu_weight, self.io_weight]
-            .into_iter()
-            .flatten()
-            .any(|w| !(1..=10_000).contains(&w))
-        {
+        if [self.cpu_weight, self.io_weight].into_iter().flatten().any(|w| !(1..=10_000).contains(&w)) {
             return refuse("weight outside 1..=10000");
         }
         let lists = [&self.cpuset_cpus, &self.cpuset_mems];
-        if lists
-            .into_iter()
-            .flatten()
-            .any(|l| number_list(l).is_none_or(|s| s.is_empty()))
-        {
+        if lists.into_iter().flatten().any(|l| number_list(l).is_none_or(|s| s.is_empty())) {
             return refuse("cpuset list");
         }
-        let page_size = |s: &str| {
-            !s.is_empty() && s.len() <= 16 && s.bytes().all(|b| b.is_ascii_alphanumeric())
-        };
+        let page_size = |s: &str| !s.is_empty() && s.len() <= 16 && s.bytes().all(|b| b.is_ascii_alphanumeric());
         if !self.hugetlb.iter().all(|(size, _)| page_size(size)) {
             return refuse("huge page size");
         }
@@ -186,9 +164,7 @@ impl Limits {
         if self.unified.values().any(|v| v.trim().is_empty()) {
             return refuse("empty unified value"); // it would be written nowhere
         }
-        self.unified
-            .keys()
-            .try_for_each(|key| check_unified_key(key, subject))
+        self.unified.keys().try_for_each(|key| check_unified_key(key, subject))
     }
 }
 
@@ -196,18 +172,10 @@ impl Limits {
 /// limits are let through.
 fn check_unified_key(key: &str, subject: &Path) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let core =
-        key.starts_with("cgroup.") && !matches!(key, "cgroup.max.depth" | "cgroup.max.descendants");
-    let known = key
-        .split_once('.')
-        .and_then(|(prefix, _)| Controller::from_name(prefix))
-        .is_some();
+    let core = key.starts_with("cgroup.") && !matches!(key, "cgroup.max.depth" | "cgroup.max.descendants");
+    let known = key.split_once('.').and_then(|(prefix, _)| Controller::from_name(prefix)).is_some();
     if key.len() > 64 || !key.bytes().all(plain) || core || !known {
-        return Err(Error::invalid(
-            "check limits",
-            subject,
-            format!("unified key {key:?}"),
-        ));
+        return Err(Error::invalid("check limits", subject, format!("unified key {key:?}")));
     }
     Ok(())
 }
@@ -282,82 +250,30 @@ mod tests {
     #[test]
     fn refuses_nonsense() {
         let bad = [
-            Limits {
-                memory_max_bytes: Some(-2),
-                ..Limits::default()
-            },
-            Limits {
-                cpu_quota_us: Some(0),
-                ..Limits::default()
-            },
-            Limits {
-                cpu_weight: Some(10_001),
-                ..Limits::default()
-            },
-            Limits {
-                cpuset_cpus: Some("0\n".repeat(2)),
-                ..Limits::default()
-            },
-            Limits {
-                cpuset_cpus: Some(String::new()),
-                ..Limits::default()
-            },
-            Limits {
-                hugetlb: vec![("../2MB".into(), 1)],
-                ..Limits::default()
-            },
+            Limits { memory_max_bytes: Some(-2), ..Limits::default() },
+            Limits { cpu_quota_us: Some(0), ..Limits::default() },
+            Limits { cpu_weight: Some(10_001), ..Limits::default() },
+            Limits { cpuset_cpus: Some("0\n".repeat(2)), ..Limits::default() },
+            Limits { cpuset_cpus: Some(String::new()), ..Limits::default() },
+            Limits { hugetlb: vec![("../2MB".into(), 1)], ..Limits::default() },
         ];
         for limits in bad {
             assert!(limits.check(Path::new("x")).is_err(), "{limits:?}");
         }
-        for key in [
-            "cgroup.procs",
-            "cgroup.freeze",
-            "../x",
-            "memory/max",
-            "memory",
-            "nonsense.max",
-            "",
-            ".",
-        ] {
+        for key in ["cgroup.procs", "cgroup.freeze", "../x", "memory/max", "memory", "nonsense.max", "", "."] {
             let unified = BTreeMap::from([(key.to_owned(), "1".to_owned())]);
-            assert!(
-                Limits {
-                    unified,
-                    ..Limits::default()
-                }
-                .check(Path::new("x"))
-                .is_err(),
-                "{key}"
-            );
+            assert!(Limits { unified, ..Limits::default() }.check(Path::new("x")).is_err(), "{key}");
         }
-        for key in [
-            "cgroup.max.depth",
-            "memory.oom.group",
-            "hugetlb.2MB.max",
-            "misc.max",
-        ] {
+        for key in ["cgroup.max.depth", "memory.oom.group", "hugetlb.2MB.max", "misc.max"] {
             let unified = BTreeMap::from([(key.to_owned(), "1".to_owned())]);
-            assert!(
-                Limits {
-                    unified,
-                    ..Limits::default()
-                }
-                .check(Path::new("x"))
-                .is_ok(),
-                "{key}"
-            );
+            assert!(Limits { unified, ..Limits::default() }.check(Path::new("x")).is_ok(), "{key}");
         }
     }
 
     #[test]
     fn controllers_follow_the_limits() {
         assert!(Limits::default().controllers().is_empty());
-        let limits = Limits {
-            pids_max: Some(3),
-            oom_group: true,
-            ..Limits::default()
-        };
+        let limits = Limits { pids_max: Some(3), oom_group: true, ..Limits::default() };
         assert_eq!(limits.controllers(), [Controller::Memory, Controller::Pids]);
     }
 

@@ -9,7 +9,7 @@
 //! - A limit that cannot be enforced is an error that names the controller, or, when the caller insists, a warning;
 //!   it is never skipped in silence. What was written is read back.
 //! - No process is ever moved, except the caller itself by [`Cgroup::join_self`].
-//! - Nobody sleeps: waits are polls of `cgroup.events` or of pidfds, and all have a deadline.
+//! - Waits are polls of `cgroup.events` or of pidfds, and all have a deadline.
 //!
 //! Left out: v1's freezer; systemd (the caller gives a path that it may use); who owns which cgroup.
 
@@ -32,8 +32,7 @@ pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Backend, Controller, Hierarchy, Layout};
 pub use limits::{
-    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, shares_from_weight,
-    weight_from_shares,
+    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, shares_from_weight, weight_from_shares,
 };
 pub use path::CgroupPath;
 pub use stats::{CpuUsage, Events, MemoryUsage, PidsUsage};

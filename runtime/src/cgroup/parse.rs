@@ -41,9 +41,8 @@ fn unescape(field: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let digits = bytes
-            .get(i + 1..i + 4)
-            .filter(|d| bytes[i] == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let digits =
+            bytes.get(i + 1..i + 4).filter(|d| bytes[i] == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
         let value = digits.map(|d| d.iter().fold(0_u32, |v, b| v * 8 + u32::from(b - b'0')));
         if let Some(byte) = value.and_then(|v| u8::try_from(v).ok()) {
             out.push(byte);
@@ -60,11 +59,7 @@ fn unescape(field: &str) -> Vec<u8> {
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (k, v) = line.split_once(' ')?;
-        if k == key {
-            v.trim().parse().ok()
-        } else {
-            None
-        }
+        if k == key { v.trim().parse().ok() } else { None }
     })
 }
 
@@ -96,18 +91,12 @@ pub(super) fn number_list(text: &str) -> Option<BTreeSet<u32>> {
 
 /// Digits only: `u32::from_str` also takes a plus sign.
 fn decimal(text: &str) -> Option<u32> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        None
-    } else {
-        text.parse().ok()
-    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { None } else { text.parse().ok() }
 }
 
 /// The process ids of a `cgroup.procs` file. 0 (a process outside our pid namespace) is left out.
 pub(super) fn pids(text: &str) -> impl Iterator<Item = i32> {
-    text.lines()
-        .filter_map(|l| l.trim().parse().ok())
-        .filter(|pid| *pid > 0)
+    text.lines().filter_map(|l| l.trim().parse().ok()).filter(|pid| *pid > 0)
 }
 
 #[cfg(test)]
@@ -129,10 +118,7 @@ garbage
         let mounts = mountinfo(REAL);
         assert_eq!(mounts.len(), 4);
         assert_eq!(mounts[1].super_options, "rw,cpu,cpuacct");
-        assert_eq!(
-            mounts[3].mount_point,
-            PathBuf::from("/sys/fs/cgroup/uni fied")
-        );
+        assert_eq!(mounts[3].mount_point, PathBuf::from("/sys/fs/cgroup/uni fied"));
         assert_eq!(mounts[3].fs_type, "cgroup2");
     }
 
@@ -158,13 +144,7 @@ garbage
     fn escape(path: &[u8]) -> String {
         let text = std::str::from_utf8(path).unwrap();
         text.chars()
-            .map(|c| {
-                if " \t\n\\".contains(c) {
-                    format!("\\{:03o}", c as u32)
-                } else {
-                    c.to_string()
-                }
-            })
+            .map(|c| if " \t\n\\".contains(c) { format!("\\{:03o}", c as u32) } else { c.to_string() })
             .collect()
     }
 

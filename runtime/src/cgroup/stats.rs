@@ -54,10 +54,7 @@ pub struct Events {
 
 pub(super) fn parse_events(text: &str) -> Events {
     let is_set = |key| keyed(text, key) == Some(1);
-    Events {
-        populated: is_set("populated"),
-        frozen: is_set("frozen"),
-    }
+    Events { populated: is_set("populated"), frozen: is_set("frozen") }
 }
 
 /// `cpu.stat` of v2. `None` without the three times.
@@ -139,10 +136,7 @@ impl Cgroup {
             None => self.v2_dir(Controller::Pids, "pids.current", "read pids")?,
         };
         let max = single(&dir.read("pids.max")?).ok_or_else(|| unreadable(dir, "pids.max"))?;
-        Ok(PidsUsage {
-            current: number(dir, "pids.current")?,
-            max,
-        })
+        Ok(PidsUsage { current: number(dir, "pids.current")?, max })
     }
 
     /// The processes here and below, by pid in our own pid namespace (those outside of it are left out).
@@ -155,17 +149,12 @@ impl Cgroup {
 
     /// The v2 directory, if `c` is on v2 and on this cgroup, which is told by its having `file`.
     fn v2_dir(&self, c: Controller, file: &str, operation: &'static str) -> Result<&Dir> {
-        let dir = self
-            .unified
-            .as_ref()
-            .filter(|_| self.hierarchy.backend(c) == Backend::V2);
-        dir.filter(|d| d.has(file))
-            .ok_or_else(|| self.lacks(operation, c))
+        let dir = self.unified.as_ref().filter(|_| self.hierarchy.backend(c) == Backend::V2);
+        dir.filter(|d| d.has(file)).ok_or_else(|| self.lacks(operation, c))
     }
 
     fn lacks(&self, operation: &'static str, c: Controller) -> Error {
-        Error::new(operation, self.path.as_str(), ErrorKind::Unenforced(c))
-            .detail("not on this cgroup")
+        Error::new(operation, self.path.as_str(), ErrorKind::Unenforced(c)).detail("not on this cgroup")
     }
 }
 
@@ -187,9 +176,7 @@ fn v1_oom_kills(dir: &Dir, depth: usize) -> Result<u64> {
 }
 
 fn number(dir: &Dir, file: &str) -> Result<u64> {
-    single(&dir.read(file)?)
-        .flatten()
-        .ok_or_else(|| unreadable(dir, file))
+    single(&dir.read(file)?).flatten().ok_or_else(|| unreadable(dir, file))
 }
 
 fn unreadable(dir: &Dir, file: &str) -> Error {
@@ -204,20 +191,8 @@ mod tests {
 
     #[test]
     fn events_of_the_kernel() {
-        assert_eq!(
-            parse_events("populated 1\nfrozen 0\n"),
-            Events {
-                populated: true,
-                frozen: false
-            }
-        );
-        assert_eq!(
-            parse_events("populated 0\nfrozen 1\n"),
-            Events {
-                populated: false,
-                frozen: true
-            }
-        );
+        assert_eq!(parse_events("populated 1\nfrozen 0\n"), Events { populated: true, frozen: false });
+        assert_eq!(parse_events("populated 0\nfrozen 1\n"), Events { populated: false, frozen: true });
         assert_eq!(parse_events(""), Events::default());
     }
 

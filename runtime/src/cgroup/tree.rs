@@ -154,6 +154,12 @@ impl Cgroup {
             return Ok(());
         };
         let available = controllers_of(&dir.read("cgroup.controllers")?);
+        if ALWAYS.iter().any(|c| available.contains(c)) && has_own_processes(dir)? {
+            return Err(
+                Error::new("enable controllers", dir.path(), ErrorKind::Busy)
+                    .detail("it has processes"),
+            );
+        }
         for c in ALWAYS.into_iter().filter(|c| available.contains(c)) {
             dir.write("cgroup.subtree_control", &format!("+{c}"))?;
         }
@@ -248,6 +254,10 @@ impl Cgroup {
             }
             if events.frozen {
                 return Err(Error::new("create", dir.path(), ErrorKind::Frozen));
+            }
+            if dir.read("cgroup.type")?.trim() == "domain invalid" {
+                let why = "below a threaded cgroup: no process can join it";
+                return Err(Error::new("create", dir.path(), ErrorKind::Unsupported).detail(why));
             }
         }
         for d in self.v1.iter().filter(|d| taken_over.contains(&d.mount)) {
@@ -402,23 +412,26 @@ pub(super) fn enable(
     let mut parts = path.parts().peekable();
     while let Some(part) = parts.next() {
         let enabled = controllers_of(&dir.read("cgroup.subtree_control")?);
-        pending.retain(|c| {
-            if enabled.contains(c) {
-                return true;
-            }
-            match dir.write("cgroup.subtree_control", &format!("+{c}")) {
-                Ok(()) => true,
-                Err(e) => {
-                    let errno = e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+        let mut missing: Vec<Controller> = pending
+            .iter()
+            .copied()
+            .filter(|c| !enabled.contains(c))
+            .collect();
+        if !missing.is_empty() {
+            let busy = has_own_processes(&dir)?.then_some(Errno::BUSY);
+            missing.retain(|c| match busy.map_or_else(|| hand_down(&dir, *c), Err) {
+                Ok(()) => false,
+                Err(errno) => {
                     refused.push(Refusal {
                         controller: *c,
                         ancestor: dir.path().to_path_buf(),
                         errno,
                     });
-                    false
+                    true
                 }
-            }
-        });
+            });
+            pending.retain(|c| !missing.contains(c));
+        }
         // The last part is the cgroup itself: not ours to make here.
         if pending.is_empty() || parts.peek().is_none() {
             break;
@@ -426,4 +439,16 @@ pub(super) fn enable(
         dir = dir.make(part)?.0;
     }
     Ok(refused)
+}
+
+fn hand_down(dir: &Dir, c: Controller) -> std::result::Result<(), Errno> {
+    let written = dir.write("cgroup.subtree_control", &format!("+{c}"));
+    written.map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+}
+
+/// Has this cgroup processes of its own, which v2 forbids together with controllers for its children? The kernel says
+/// so by EBUSY for memory and io only. Handing down cpu or pids it takes for the wish to go threaded: it makes every
+/// child "domain invalid", and nothing can ever join those. The root of the whole tree, which has no type, may.
+fn has_own_processes(dir: &Dir) -> Result<bool> {
+    Ok(dir.has("cgroup.type") && !dir.read("cgroup.procs")?.is_empty())
 }

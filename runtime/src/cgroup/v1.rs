@@ -19,21 +19,12 @@ pub(super) fn lacks(dir: &Dir, c: Controller, why: &'static str) -> Error {
     Error::new("limit", dir.path(), ErrorKind::Unenforced(c)).detail(why)
 }
 
-pub(super) fn cpu_max(
-    dir: &Dir,
-    quota: Option<i64>,
-    period: Option<u64>,
-    resets_burst: bool,
-) -> Result<()> {
+pub(super) fn cpu_max(dir: &Dir, quota: Option<i64>, period: Option<u64>, resets_burst: bool) -> Result<()> {
     let c = Controller::Cpu;
     let set_period = || period.map_or(Ok(()), |p| exact(dir, c, "cpu.cfs_period_us", p));
     let set_quota = || {
         let value = |q: i64| q.to_string();
-        quota.map_or(Ok(()), |q| {
-            checked(dir, c, "cpu.cfs_quota_us", &value(q), |kept| {
-                kept == value(q)
-            })
-        })
+        quota.map_or(Ok(()), |q| checked(dir, c, "cpu.cfs_quota_us", &value(q), |kept| kept == value(q)))
     };
     if resets_burst && dir.has("cpu.cfs_burst_us") {
         // A quota below the burst of before would be refused; the new burst follows.
@@ -52,24 +43,14 @@ pub(super) fn cpu_max(
 }
 
 pub(super) fn cpu_weight(dir: &Dir, weight: u64) -> Result<()> {
-    exact(
-        dir,
-        Controller::Cpu,
-        "cpu.shares",
-        shares_from_weight(weight),
-    )
+    exact(dir, Controller::Cpu, "cpu.shares", shares_from_weight(weight))
 }
 
 /// A limit in bytes; the kernel keeps whole pages.
 pub(super) fn bytes(dir: &Dir, file: &str, bytes: i64) -> Result<()> {
     let same = |kept: &str| match bytes {
         -1 => kept.parse().is_ok_and(|kept: i64| kept >= UNLIMITED_BYTES),
-        _ => {
-            rounded(kept, bytes)
-                || kept
-                    .parse()
-                    .is_ok_and(|k: i64| k >= UNLIMITED_BYTES && bytes >= UNLIMITED_BYTES)
-        }
+        _ => rounded(kept, bytes) || kept.parse().is_ok_and(|k: i64| k >= UNLIMITED_BYTES && bytes >= UNLIMITED_BYTES),
     };
     checked(dir, Controller::Memory, file, &bytes.to_string(), same)
 }
@@ -89,18 +70,10 @@ pub(super) fn memory_and_swap(dir: &Dir, max: Option<i64>, swap: i64) -> Result<
         },
     };
     if !dir.has(MEMSW) {
-        return Err(lacks(
-            dir,
-            Controller::Memory,
-            "the kernel does not account swap",
-        ));
+        return Err(lacks(dir, Controller::Memory, "the kernel does not account swap"));
     }
     let Some(sum) = memsw(memory, swap) else {
-        return Err(lacks(
-            dir,
-            Controller::Memory,
-            "v1 cannot limit swap without a limit of memory",
-        ));
+        return Err(lacks(dir, Controller::Memory, "v1 cannot limit swap without a limit of memory"));
     };
     let set_memory = || max.map_or(Ok(()), |max| bytes(dir, LIMIT, max));
     if sum == -1 || sum >= current(dir, MEMSW)? {
@@ -115,17 +88,11 @@ pub(super) fn memory_and_swap(dir: &Dir, max: Option<i64>, swap: i64) -> Result<
 fn current(dir: &Dir, file: &str) -> Result<i64> {
     let text = dir.read(file)?;
     let number = text.trim().parse();
-    number.map_err(|_| {
-        Error::new("read", dir.path().join(file), ErrorKind::Io).detail("unexpected content")
-    })
+    number.map_err(|_| Error::new("read", dir.path().join(file), ErrorKind::Io).detail("unexpected content"))
 }
 
 pub(super) fn io_weight(dir: &Dir, weight: u64) -> Result<()> {
-    let file = if dir.has("blkio.weight") {
-        "blkio.weight"
-    } else {
-        "blkio.bfq.weight"
-    };
+    let file = if dir.has("blkio.weight") { "blkio.weight" } else { "blkio.bfq.weight" };
     let value = blkio_weight(weight).to_string();
     let same = |kept: &str| kept == value || kept.lines().any(|l| l == format!("default {value}"));
     checked(dir, Controller::Blkio, file, &value, same)
@@ -158,26 +125,17 @@ pub(super) fn io_max(dir: &Dir, io: &IoMax) -> Result<()> {
 pub(super) fn devices(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     let c = Controller::Devices;
     let program = V1Program::fold(rules).map_err(|rule| {
-        Error::new("limit", dir.path(), ErrorKind::Unenforced(c)).detail(format!(
-            "v1 cannot hold the rule `{}` after a wider one",
-            rule.0
-        ))
+        Error::new("limit", dir.path(), ErrorKind::Unenforced(c))
+            .detail(format!("v1 cannot hold the rule `{}` after a wider one", rule.0))
     })?;
-    let (default, exception) = if program.default_allow {
-        ("devices.allow", "devices.deny")
-    } else {
-        ("devices.deny", "devices.allow")
-    };
+    let (default, exception) =
+        if program.default_allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
     dir.write(default, "a")?;
     for e in &program.exceptions {
         dir.write(exception, &e.to_string())?;
     }
     let kept = dir.read("devices.list")?;
-    let mut kept: Vec<&str> = kept
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
+    let mut kept: Vec<&str> = kept.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     let mut wanted: Vec<String> = match program.default_allow {
         // The kernel does not show what is excepted from "allow".
         true => vec!["a *:* rwm".to_owned()],
@@ -189,10 +147,5 @@ pub(super) fn devices(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
         return Ok(());
     }
     let why = format!("wrote {wanted:?}, the kernel keeps {kept:?}");
-    Err(Error::new(
-        "read back",
-        dir.path().join("devices.list"),
-        ErrorKind::Unenforced(c),
-    )
-    .detail(why))
+    Err(Error::new("read back", dir.path().join("devices.list"), ErrorKind::Unenforced(c)).detail(why))
 }

@@ -38,24 +38,17 @@ pub(super) fn max_or(dir: &Dir, c: Controller, file: &str, value: i64) -> Result
 }
 
 fn spelled(value: i64) -> String {
-    if value == -1 {
-        "max".to_owned()
-    } else {
-        value.to_string()
-    }
+    if value == -1 { "max".to_owned() } else { value.to_string() }
 }
 
 /// Is `kept` what the kernel makes of a limit of `bytes`?
 pub(super) fn rounded(kept: &str, bytes: i64) -> bool {
-    kept.parse()
-        .is_ok_and(|kept: i64| kept <= bytes && bytes - kept < PAGE_BYTES_MAX)
+    kept.parse().is_ok_and(|kept: i64| kept <= bytes && bytes - kept < PAGE_BYTES_MAX)
 }
 
 pub(super) fn bytes(dir: &Dir, file: &str, bytes: i64) -> Result<()> {
     let value = spelled(bytes);
-    checked(dir, Controller::Memory, file, &value, |kept| {
-        kept == value || (bytes != -1 && rounded(kept, bytes))
-    })
+    checked(dir, Controller::Memory, file, &value, |kept| kept == value || (bytes != -1 && rounded(kept, bytes)))
 }
 
 /// Rounded down to whole huge pages, which can be large.
@@ -70,12 +63,7 @@ pub(super) fn number_list(dir: &Dir, file: &str, list: &str) -> Result<()> {
 }
 
 /// Quota and period in one write, so that no mixture of old and new is ever in force.
-pub(super) fn cpu_max(
-    dir: &Dir,
-    quota: Option<i64>,
-    period: Option<u64>,
-    resets_burst: bool,
-) -> Result<()> {
+pub(super) fn cpu_max(dir: &Dir, quota: Option<i64>, period: Option<u64>, resets_burst: bool) -> Result<()> {
     let now = dir.read("cpu.max")?;
     let (quota_now, period_now) = now.trim().split_once(' ').unwrap_or(("max", "100000"));
     let quota = quota.map_or_else(|| quota_now.to_owned(), spelled);
@@ -85,37 +73,23 @@ pub(super) fn cpu_max(
         dir.write("cpu.max.burst", "0")?;
     }
     let value = format!("{quota} {period}");
-    checked(dir, Controller::Cpu, "cpu.max", &value, |kept| {
-        kept == value
-    })
+    checked(dir, Controller::Cpu, "cpu.max", &value, |kept| kept == value)
 }
 
 pub(super) fn io_weight(dir: &Dir, weight: u64) -> Result<()> {
     let has_default = |kept: &str| kept.lines().any(|l| l == format!("default {weight}"));
     if dir.has("io.weight") {
-        return checked(
-            dir,
-            Controller::Io,
-            "io.weight",
-            &format!("default {weight}"),
-            has_default,
-        );
+        return checked(dir, Controller::Io, "io.weight", &format!("default {weight}"), has_default);
     }
     // Without iocost the scheduler BFQ has the only weight.
     let weight = super::limits::blkio_weight(weight).to_string();
-    let same =
-        |kept: &str| kept == weight || kept.lines().any(|l| l == format!("default {weight}"));
+    let same = |kept: &str| kept == weight || kept.lines().any(|l| l == format!("default {weight}"));
     checked(dir, Controller::Io, "io.bfq.weight", &weight, same)
 }
 
 pub(super) fn io_max_line(io: &IoMax) -> String {
     let mut line = format!("{}:{}", io.major, io.minor);
-    for (key, value) in [
-        ("rbps", io.rbps),
-        ("wbps", io.wbps),
-        ("riops", io.riops),
-        ("wiops", io.wiops),
-    ] {
+    for (key, value) in [("rbps", io.rbps), ("wbps", io.wbps), ("riops", io.riops), ("wiops", io.wiops)] {
         match value {
             Some(u64::MAX) => line += &format!(" {key}=max"),
             Some(value) => line += &format!(" {key}={value}"),
@@ -154,13 +128,7 @@ mod tests {
 
     #[test]
     fn io_lines() {
-        let io = IoMax {
-            major: 8,
-            minor: 16,
-            rbps: Some(1),
-            wiops: Some(u64::MAX),
-            ..IoMax::default()
-        };
+        let io = IoMax { major: 8, minor: 16, rbps: Some(1), wiops: Some(u64::MAX), ..IoMax::default() };
         assert_eq!(io_max_line(&io), "8:16 rbps=1 wiops=max");
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Luggage {
     pub(super) joins: Vec<(OwnedFd, CloneFlags)>,
     /// Make the cgroup namespace here, since the cgroup was entered by this process itself.
     pub(super) own_cgroup_namespace: bool,
+    /// The cgroup2 hierarchy as the container sees it, if its maker has made the namespace.
+    pub(super) cgroup_view: Option<OwnedFd>,
     /// Descriptors for the program.
     pub(super) fds: Vec<(OwnedFd, RawFd)>,
     /// Where `start` knocks.
@@ -48,16 +50,16 @@ pub(super) struct Luggage {
 
 /// Runs the set-up and the program. Never returns.
 pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
-    let Luggage { sync, tasks, joins, own_cgroup_namespace, fds, start_socket } = luggage;
-    let error = match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace) {
+    let Luggage { sync, tasks, joins, own_cgroup_namespace, cgroup_view, fds, start_socket } = luggage;
+    let error = match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_view) {
         Ok(()) => finish(plan, sync, fds, start_socket),
         Err(error) => {
             let _ = sync.send(&Up::Failed(error.clone()), None);
             error
         }
     };
-    // Whoever waits has been told; without a listener the text goes to standard error as a last resort.
-    let _ = error;
+    // Whoever waits has been told; there is nobody else to tell.
+    drop(error);
     sys::exit_now(1)
 }
 
@@ -67,6 +69,7 @@ fn set_up(
     tasks: &[OwnedFd],
     joins: &[(OwnedFd, CloneFlags)],
     own_cgroup_namespace: bool,
+    cgroup_view: Option<OwnedFd>,
 ) -> Result<()> {
     // Before anything of the container's can be seen: no tracing and no /proc/PID access for anybody without
     // CAP_SYS_PTRACE over us (CVE-2016-9962). execve of the program undoes it.
@@ -85,9 +88,12 @@ fn set_up(
     let in_user_namespace = plan.namespaces.user != Namespace::Host;
     let spare = root::open_mount_point(&plan.root)?;
     let directory = root::open_directory(&plan.root)?;
-    let sources = mounts::open_sources(&plan.mounts)?;
-    let nodes =
-        if in_user_namespace { dev::open_host_nodes(&plan.dev)? } else { plan.dev.nodes.iter().map(|_| None).collect() };
+    let sources = mounts::open_sources(&plan.mounts, cgroup_view)?;
+    let nodes = if in_user_namespace {
+        dev::open_host_nodes(&plan.dev)?
+    } else {
+        plan.dev.nodes.iter().map(|_| None).collect()
+    };
     if in_user_namespace {
         credentials::become_root_inside()?;
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;

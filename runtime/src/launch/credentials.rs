@@ -17,7 +17,7 @@ use crate::{
 const CAPABILITY_MAX: u32 = 63;
 
 /// Becomes root of the container's user namespace, the owner of everything that is made from here on.
-pub(super) fn become_root_inside() -> Result<()> {
+pub(crate) fn become_root_inside() -> Result<()> {
     nix::unistd::setgroups(&[]).on(Step::Identity, "setgroups(2)")?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).on(Step::Identity, "gid 0")?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).on(Step::Identity, "uid 0")
@@ -68,8 +68,8 @@ fn available(wanted: CapabilitySets) -> Result<(CapabilitySets, Vec<String>)> {
         inheritable: wanted.inheritable & permitted,
         ambient: wanted.ambient & wanted.permitted & wanted.inheritable & permitted,
     };
-    let lost = (wanted.bounding & !bounding)
-        | ((wanted.effective | wanted.permitted | wanted.inheritable) & !permitted);
+    let lost =
+        (wanted.bounding & !bounding) | ((wanted.effective | wanted.permitted | wanted.inheritable) & !permitted);
     Ok((sets, capability_names(lost)))
 }
 
@@ -91,7 +91,8 @@ fn drop_bounding(keep: u64) -> Result<()> {
     for capability in 0..=CAPABILITY_MAX {
         match sys::read_bounding(capability) {
             Ok(true) if keep & 1 << capability == 0 => {
-                sys::drop_bounding(capability).on(Step::Credentials, format!("bounding set, capability {capability}"))?;
+                sys::drop_bounding(capability)
+                    .on(Step::Credentials, format!("bounding set, capability {capability}"))?;
             }
             Ok(_) => {}
             Err(_) => break,

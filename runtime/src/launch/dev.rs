@@ -1,11 +1,6 @@
 //! `/dev`: nodes and links in the container's own tmpfs.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{ffi::OsStr, io, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, statat, symlinkat},
@@ -31,9 +26,8 @@ pub(super) fn open_host_nodes(dev: &Dev) -> Result<Vec<Option<OwnedFd>>> {
             if node.kind == DeviceKind::Fifo {
                 return Ok(None);
             }
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+            let flags =
+                OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
             let tree = open_tree(CWD, &node.path, flags).on(Step::Devices, node.path.display())?;
             verify(&tree, node)?;
             Ok(Some(tree))

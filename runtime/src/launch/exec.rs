@@ -82,7 +82,8 @@ fn usable(path: &Path) -> io::Result<()> {
 pub(crate) fn park(fds: Vec<(OwnedFd, RawFd)>) -> Result<Vec<(OwnedFd, RawFd)>> {
     fds.into_iter()
         .map(|(fd, target)| {
-            let parked = rustix::io::fcntl_dupfd_cloexec(&fd, PARKED_FROM).on(Step::Exec, format!("descriptor {target}"))?;
+            let parked =
+                rustix::io::fcntl_dupfd_cloexec(&fd, PARKED_FROM).on(Step::Exec, format!("descriptor {target}"))?;
             Ok((parked, target))
         })
         .collect()
@@ -90,16 +91,24 @@ pub(crate) fn park(fds: Vec<(OwnedFd, RawFd)>) -> Result<Vec<(OwnedFd, RawFd)>> 
 
 /// Executes the program. Returns only on failure.
 pub(crate) fn exec(process: &Process, path: Option<&Path>, fds: &[(OwnedFd, RawFd)]) -> Error {
+    // The file to execute must not stand where a descriptor of the program is about to be placed.
+    let file = match &process.executable {
+        Executable::File(file) => match rustix::io::fcntl_dupfd_cloexec(file, PARKED_FROM) {
+            Ok(parked) => Some(parked),
+            Err(error) => return Error::os(Step::Exec, "executable file", error),
+        },
+        Executable::Search => None,
+    };
     match prepare(process, fds) {
         Ok((args, env)) => {
             let subject = process.args.first().cloned().unwrap_or_default();
-            let source = match (&process.executable, path) {
-                (Executable::File(file), _) => sys::exec_file(file.as_fd(), &args, &env),
-                (Executable::Search, Some(path)) => match CString::new(path.as_os_str().as_bytes()) {
+            let source = match (file, path) {
+                (Some(file), _) => sys::exec_file(file.as_fd(), &args, &env),
+                (None, Some(path)) => match CString::new(path.as_os_str().as_bytes()) {
                     Ok(path) => sys::exec_path(&path, &args, &env),
                     Err(error) => error.into(),
                 },
-                (Executable::Search, None) => io::ErrorKind::NotFound.into(),
+                (None, None) => io::ErrorKind::NotFound.into(),
             };
             Error::os(Step::Exec, subject, source)
         }
@@ -110,7 +119,9 @@ pub(crate) fn exec(process: &Process, path: Option<&Path>, fds: &[(OwnedFd, RawF
 fn prepare(process: &Process, fds: &[(OwnedFd, RawFd)]) -> Result<(Vec<CString>, Vec<CString>)> {
     let strings = |list: &[String], what: &str| -> Result<Vec<CString>> {
         list.iter()
-            .map(|s| CString::new(s.as_bytes()).map_err(|_| Error::invalid(Step::Exec, what, "a string holds a NUL byte")))
+            .map(|s| {
+                CString::new(s.as_bytes()).map_err(|_| Error::invalid(Step::Exec, what, "a string holds a NUL byte"))
+            })
             .collect()
     };
     let args = strings(&process.args, "process.args")?;

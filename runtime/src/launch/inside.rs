@@ -5,7 +5,7 @@
 use std::{
     ffi::OsStr,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
@@ -110,11 +110,6 @@ pub(super) fn is_dir(fd: &OwnedFd) -> io::Result<bool> {
 /// Opens a directory that an `O_PATH` descriptor names, for use as the anchor of `*at` calls and as a mount target.
 pub(super) fn reopen_dir(fd: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(openat(fd, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// A C string of a path.
-pub(super) fn c_path(path: &Path) -> io::Result<std::ffi::CString> {
-    Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
 }
 
 /// Removes a name below a directory descriptor, if it is there.

@@ -39,9 +39,8 @@ impl Masks {
     }
 
     fn copies(count: usize, spare: &OwnedFd) -> io::Result<Self> {
-        let flags = MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let flags =
+            MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let options = [("mode".to_owned(), Some("0755".to_owned())), ("size".to_owned(), Some("4k".to_owned()))];
         let tmpfs = new_filesystem("tmpfs", &options, flags)?;
         mknodat(&tmpfs, "file", FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;

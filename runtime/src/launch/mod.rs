@@ -13,12 +13,12 @@
 //!  end of file = the program runs ◀──────────  (close-on-exec)
 //! ```
 //!
-//! With a leaf cgroup one short process stands between the two: a new cgroup namespace takes the cgroup of the process
-//! that *makes* it as its root (cgroup_namespaces(7)), so the maker must sit in the container's cgroup while the first
-//! process starts in the leaf. `CLONE_PARENT` makes the first process the caller's child all the same.
+//! With a leaf cgroup one short process, the maker, stands between the two: a new cgroup namespace takes the cgroup of
+//! the process that unshares it as its root (cgroup_namespaces(7)), so the maker sits in the container's cgroup while
+//! the first process starts in the leaf. `CLONE_PARENT` makes the first process the caller's child all the same.
 
-pub(crate) mod credentials;
 mod child;
+pub(crate) mod credentials;
 mod dev;
 pub(crate) mod exec;
 mod inside;
@@ -37,7 +37,7 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sys::wait::waitpid,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -189,7 +189,12 @@ fn launch_in(
         set_oom_score(pid, score, warnings)?;
     }
     if let Some(overlay) = overlay {
-        match root::build_overlay(overlay, user_namespace.as_ref().map(|f| f.as_fd())) {
+        let mapping = user_namespace.as_ref().zip(plan.id_maps.as_ref()).map(|(fd, maps)| root::Mapping {
+            user_namespace: fd.as_fd(),
+            uid: outside_root(&maps.uids),
+            gid: outside_root(&maps.gids),
+        });
+        match root::build_overlay(overlay, mapping.as_ref()) {
             Ok(fd) => mine.send(&Down::Root, Some(&fd)).on(Step::Root, "handing over the root")?,
             Err(error) => return Err(earlier_failure(&mine).unwrap_or(error)),
         }
@@ -224,6 +229,7 @@ fn pack(plan: &Plan, inherit: Inherit, cgroup: Option<&Cgroup>, hop: bool, sync:
         tasks,
         joins: joins(&plan.namespaces)?,
         own_cgroup_namespace: plan.namespaces.cgroup.is_new() && !hop,
+        cgroup_view: None,
         fds: inherit.fds,
         start_socket: inherit.start_socket,
     })
@@ -252,7 +258,9 @@ fn joins(namespaces: &Namespaces) -> Result<Vec<(OwnedFd, CloneFlags)>> {
     Ok(list)
 }
 
-fn new_namespace_flags(namespaces: &Namespaces, with_cgroup: bool) -> u64 {
+/// Flags of the new namespaces, without the cgroup namespace: that one takes its root from the cgroup its maker is in,
+/// so it is made once the maker is where it should be.
+fn new_namespace_flags(namespaces: &Namespaces) -> u64 {
     let mut flags = 0;
     for (namespace, flag) in [
         (&namespaces.user, libc::CLONE_NEWUSER),
@@ -265,9 +273,6 @@ fn new_namespace_flags(namespaces: &Namespaces, with_cgroup: bool) -> u64 {
         if namespace.is_new() {
             flags |= flag as u64;
         }
-    }
-    if with_cgroup && namespaces.cgroup.is_new() {
-        flags |= libc::CLONE_NEWCGROUP as u64;
     }
     flags
 }
@@ -282,7 +287,7 @@ fn clone_first(
 ) -> Result<(Pid, OwnedFd)> {
     let whole = cgroup.and_then(Cgroup::unified_fd);
     let Some(leaf) = leaf else {
-        let flags = new_namespace_flags(&plan.namespaces, false);
+        let flags = new_namespace_flags(&plan.namespaces);
         return match sys::clone3(flags, whole).on(Step::Clone, "clone3(2)")? {
             Cloned::Child => child::run(plan, luggage),
             Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
@@ -308,11 +313,15 @@ fn clone_first(
 }
 
 fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Cgroup) -> ! {
-    let clone = || -> Result<Cloned> {
+    let mut clone = || -> Result<Cloned> {
         for fd in &luggage.tasks {
             rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
         }
-        let flags = new_namespace_flags(&plan.namespaces, true) | libc::CLONE_PARENT as u64;
+        if plan.namespaces.cgroup.is_new() {
+            unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
+            luggage.cgroup_view = mounts::cgroup_view(&plan.mounts)?;
+        }
+        let flags = new_namespace_flags(&plan.namespaces) | libc::CLONE_PARENT as u64;
         sys::clone3(flags, leaf.unified_fd()).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match clone() {
@@ -335,6 +344,11 @@ fn write_maps(pid: Pid, maps: &crate::plan::IdMaps) -> Result<()> {
     Ok(())
 }
 
+/// The host's id of id 0 inside; [`check`] has seen that there is one.
+fn outside_root(lines: &[IdMap]) -> u32 {
+    lines.iter().find(|line| line.inside == 0).map_or(0, |line| line.outside)
+}
+
 fn map_text(lines: &[IdMap]) -> String {
     lines.iter().map(|l| format!("{} {} {}\n", l.inside, l.outside, l.count)).collect()
 }
@@ -342,7 +356,7 @@ fn map_text(lines: &[IdMap]) -> String {
 fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_pid());
     match fs::write(&path, score.to_string()) {
-        Err(error) if error.kind == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             warnings.push(format!("oom_score_adj {score}: lowering it takes CAP_SYS_RESOURCE, which is missing here"));
             Ok(())
         }
@@ -414,9 +428,8 @@ mod tests {
 
     #[test]
     fn flags_name_new_namespaces_only() {
-        let namespaces =
-            Namespaces { net: Namespace::New, pid: Namespace::Join("/x".into()), ..Namespaces::default() };
-        assert_eq!(new_namespace_flags(&namespaces, true), libc::CLONE_NEWNET as u64);
+        let namespaces = Namespaces { net: Namespace::New, pid: Namespace::Join("/x".into()), ..Namespaces::default() };
+        assert_eq!(new_namespace_flags(&namespaces), libc::CLONE_NEWNET as u64);
     }
 
     #[test]

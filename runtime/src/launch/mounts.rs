@@ -24,7 +24,7 @@ use crate::{
 
 /// Detached copies of all bind sources, in the order of the plan. They are taken before the switch to root of the user
 /// namespace, which may not be allowed to reach them.
-pub(super) fn open_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
+pub(super) fn open_sources(mounts: &[Mount], mut cgroup_view: Option<OwnedFd>) -> Result<Vec<Option<OwnedFd>>> {
     mounts
         .iter()
         .map(|mount| match &mount.source {
@@ -35,9 +35,19 @@ pub(super) fn open_sources(mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
                 }
                 open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
             }
-            MountSource::Filesystem { .. } | MountSource::Cgroup2 => Ok(None),
+            MountSource::Filesystem { .. } => Ok(None),
+            MountSource::Cgroup2 => Ok(cgroup_view.take()),
         })
         .collect()
+}
+
+/// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached, if the plan mounts it. `None` on
+/// a host without cgroup2.
+pub(super) fn cgroup_view(mounts: &[Mount]) -> Result<Option<OwnedFd>> {
+    match mounts.iter().find(|mount| mount.source == MountSource::Cgroup2) {
+        Some(mount) => make(mount, None).on(Step::Mounts, mount.target.display()),
+        None => Ok(None),
+    }
 }
 
 /// Makes and attaches every mount of the plan.
@@ -77,7 +87,8 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             }
             new_filesystem(fstype, &all, flags(mount.attributes)).map(Some)
         }
-        (MountSource::Cgroup2, _) => match new_filesystem("cgroup2", &[], flags(mount.attributes)) {
+        (MountSource::Cgroup2, Some(view)) => Ok(Some(view)),
+        (MountSource::Cgroup2, None) => match new_filesystem("cgroup2", &[], flags(mount.attributes)) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             other => other.map(Some),
         },

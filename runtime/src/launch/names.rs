@@ -47,8 +47,8 @@ fn sysctls(sysctls: &[(String, String)]) -> Result<()> {
 
 /// Brings `lo` up in the new network namespace.
 pub(super) fn loopback_up() -> Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .on(Step::Network, "socket")?;
+    let socket =
+        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).on(Step::Network, "socket")?;
     use std::os::fd::AsFd as _;
     sys::loopback_up(socket.as_fd()).on(Step::Network, "lo")
 }

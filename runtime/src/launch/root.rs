@@ -25,7 +25,10 @@ use crate::{
     Result, Step,
     error::OnStep as _,
     plan::{Overlay, Root, RootSource},
-    sys::mount::{self as sys_mount, MountAttr},
+    sys::{
+        mount::{self as sys_mount, MountAttr},
+        process as sys_process,
+    },
 };
 
 /// Gives the calling (single-threaded, one-shot) process a mount namespace of its own, with nothing shared back.
@@ -39,8 +42,16 @@ pub(super) fn everything_private() -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).on(Step::Mounts, "/ private")
 }
 
-/// Builds the overlay and returns it detached. Ids on disk are the ids inside when `user_namespace` is given.
-pub(super) fn build_overlay(overlay: &Overlay, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+/// The user namespace that layers and volume are mapped into, and the host's ids of its root.
+pub(super) struct Mapping<'fd> {
+    pub(super) user_namespace: BorrowedFd<'fd>,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+/// Builds the overlay and returns it detached. Ids on disk are the ids inside when a mapping is given.
+pub(super) fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<OwnedFd> {
+    let user_namespace = mapping.map(|m| m.user_namespace);
     let staging = new_filesystem("tmpfs", &[("mode".into(), Some("0700".into()))], MountAttrFlags::empty())
         .on(Step::Root, "staging tmpfs")?;
     attach(&staging, CWD, &overlay.mount_point).on(Step::Root, overlay.mount_point.display())?;
@@ -67,7 +78,24 @@ pub(super) fn build_overlay(overlay: &Overlay, user_namespace: Option<BorrowedFd
         ("workdir".to_owned(), Some("vol/work".to_owned())),
     ];
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    new_filesystem("overlay", &options, flags).on(Step::Root, "overlay of layers and volume")
+    with_fs_ids(mapping, || new_filesystem("overlay", &options, flags)).on(Step::Root, "overlay of layers and volume")
+}
+
+/// Does something with the file system ids of the namespace's root and all capabilities. overlayfs keeps the
+/// credentials of the one that mounts it for its own work in `upper` and `work`; host root has no id on an idmapped
+/// volume, so its first `mkdir` there would fail and leave the overlay read-only.
+fn with_fs_ids<T>(mapping: Option<&Mapping<'_>>, work: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    let Some(mapping) = mapping else { return work() };
+    let (effective, permitted, inheritable) = sys_process::capget()?;
+    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(mapping.gid));
+    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(mapping.uid));
+    // Leaving uid 0 lowers the file system capabilities of the effective set (capabilities(7)).
+    sys_process::capset(permitted, permitted, inheritable)?;
+    let done = work();
+    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
+    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
+    sys_process::capset(effective, permitted, inheritable)?;
+    done
 }
 
 fn volume_mount(overlay: &Overlay) -> std::io::Result<OwnedFd> {
@@ -151,8 +179,7 @@ pub(super) fn open_mount_point(root: &Root) -> Result<OwnedFd> {
 /// A detached copy of a root directory, taken before the switch to root of the user namespace as well.
 pub(super) fn open_directory(root: &Root) -> Result<Option<OwnedFd>> {
     let RootSource::Directory(path) = &root.source else { return Ok(None) };
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags).on(Step::Root, path.display()).map(Some)
 }
 

@@ -17,7 +17,7 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// From the first process to the caller.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Up {
+pub(crate) enum Up {
     /// Set-up failed; the process ends.
     Failed(Error),
     /// Something was degraded; the container runs.
@@ -30,7 +30,7 @@ pub(super) enum Up {
 
 /// From the caller to the first process.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub(super) enum Down {
+pub(crate) enum Down {
     /// The id maps are written.
     Mapped,
     /// The root file system comes with this message as a detached mount.
@@ -38,15 +38,15 @@ pub(super) enum Down {
 }
 
 /// One end.
-pub(super) struct Sync(OwnedFd);
+pub(crate) struct Sync(OwnedFd);
 
 impl Sync {
-    pub(super) fn pair() -> io::Result<(Self, Self)> {
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(a), Self(b)))
     }
 
-    pub(super) fn send<T: Serialize>(&self, message: &T, fd: Option<&OwnedFd>) -> io::Result<()> {
+    pub(crate) fn send<T: Serialize>(&self, message: &T, fd: Option<&OwnedFd>) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         let raw: Vec<RawFd> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
         let control: Vec<ControlMessage<'_>> =
@@ -56,7 +56,7 @@ impl Sync {
     }
 
     /// The next message and the descriptor beside it; `None` at end of file.
-    pub(super) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    pub(crate) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
         let mut bytes = vec![0_u8; MESSAGE_BYTES_MAX];
         let mut space = nix::cmsg_space!(RawFd);
         let (length, fd) = loop {

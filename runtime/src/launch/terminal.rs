@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, openat, openat2, ResolveFlags},
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
@@ -19,7 +19,7 @@ use crate::{Result, Step, error::OnStep as _, sys::process as sys};
 
 /// Opens a pseudo terminal inside and makes it standard input, output, error and the controlling terminal. Returns
 /// the host's side.
-pub(crate) fn open_inside(inside: &Inside, size: (u16, u16)) -> Result<OwnedFd> {
+pub(super) fn open_inside(inside: &Inside, size: (u16, u16)) -> Result<OwnedFd> {
     let dir = inside.resolve(Path::new("/dev/pts")).on(Step::Terminal, "/dev/pts")?;
     take(&dir, size)
 }

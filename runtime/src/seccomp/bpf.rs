@@ -47,12 +47,7 @@ pub(super) struct Assembler {
 impl Assembler {
     /// Writes an instruction that is no conditional jump.
     pub(super) fn push(&mut self, code: u16, k: u32) -> Label {
-        self.push_raw(Insn {
-            code,
-            jt: 0,
-            jf: 0,
-            k,
-        })
+        self.push_raw(Insn { code, jt: 0, jf: 0, k })
     }
 
     /// Writes a block whose jumps stay inside it or lead to the instruction after the next one.
@@ -84,12 +79,7 @@ impl Assembler {
         let yes = self.within_reach(yes);
         let no = self.within_reach(no);
         let (jt, jf) = (self.distance(yes) as u8, self.distance(no) as u8);
-        self.push_raw(Insn {
-            code: test,
-            jt,
-            jf,
-            k,
-        })
+        self.push_raw(Insn { code: test, jt, jf, k })
     }
 
     /// Continues at `label` when it is not what follows anyway.

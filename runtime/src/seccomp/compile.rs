@@ -42,9 +42,10 @@ pub struct Program {
 pub fn compile(rules: &Rules) -> Result<Program, Error> {
     check(rules)?;
     let mut asm = Assembler::default();
+    let mut chains = Chains::new();
     let mut blocks = Vec::new();
     for (audit, ranges) in machines(rules) {
-        blocks.push((audit, block(&mut asm, &ranges)?));
+        blocks.push((audit, block(&mut asm, &mut chains, &ranges)?));
     }
     dispatch(&mut asm, &blocks);
     let insns = asm.finish();
@@ -61,9 +62,7 @@ fn check(rules: &Rules) -> Result<(), Error> {
         check_action(entry.action)?;
         check_conditions(entry)?;
         if let Some(name) = entry.names.iter().find(|name| !names::is_known(name)) {
-            return Err(Error::UnknownSyscall {
-                name: name.to_string(),
-            });
+            return Err(Error::UnknownSyscall { name: name.to_string() });
         }
     }
     Ok(())
@@ -71,35 +70,19 @@ fn check(rules: &Rules) -> Result<(), Error> {
 
 fn check_action(action: Action) -> Result<(), Error> {
     match action {
-        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno { errno }),
+        Action::Errno(errno) if errno > ERRNO_MAX => Err(Error::Errno { errno: errno.into() }),
         _ => Ok(()),
     }
 }
 
 fn check_conditions(entry: &Entry) -> Result<(), Error> {
-    let first = || {
-        entry
-            .names
-            .first()
-            .map(|name| name.to_string())
-            .unwrap_or_default()
-    };
+    let first = || entry.names.first().map(|name| name.to_string()).unwrap_or_default();
     let count = entry.conditions.len();
     if count > CONDITIONS_PER_ENTRY_MAX {
-        return Err(Error::TooManyConditions {
-            name: first(),
-            count,
-        });
+        return Err(Error::TooManyConditions { name: first(), count });
     }
-    match entry
-        .conditions
-        .iter()
-        .find(|condition| condition.index > ARGUMENT_INDEX_MAX)
-    {
-        Some(condition) => Err(Error::ArgumentIndex {
-            name: first(),
-            index: condition.index,
-        }),
+    match entry.conditions.iter().find(|condition| condition.index > ARGUMENT_INDEX_MAX) {
+        Some(condition) => Err(Error::ArgumentIndex { name: first(), index: condition.index.into() }),
         None => Ok(()),
     }
 }
@@ -120,10 +103,7 @@ struct Verdict {
 
 impl Verdict {
     fn constant(action: Action) -> Self {
-        Self {
-            rules: Vec::new(),
-            otherwise: action,
-        }
+        Self { rules: Vec::new(), otherwise: action }
     }
 
     /// Cuts what cannot change the outcome: rules behind an unconditional one, and last rules that say the same.
@@ -140,8 +120,7 @@ impl Verdict {
 
 /// The audit numbers (`linux/audit.h`) that the rules accept, each with its ranges from 0 up.
 fn machines(rules: &Rules) -> Vec<(u32, Vec<Range>)> {
-    let lists =
-        |arch| rules.arches.contains(&arch) || (rules.arches.is_empty() && arch == Arch::NATIVE);
+    let lists = |arch| rules.arches.contains(&arch) || (rules.arches.is_empty() && arch == Arch::NATIVE);
     let mut machines = Vec::new();
     for arch in [Arch::Aarch64, Arch::X86] {
         if lists(arch) {
@@ -152,17 +131,11 @@ fn machines(rules: &Rules) -> Vec<(u32, Vec<Range>)> {
     if lists(Arch::X86_64) || lists(Arch::X32) {
         let mut ranges = match lists(Arch::X86_64) {
             true => arch_ranges(rules, Arch::X86_64),
-            false => vec![Range {
-                start: 0,
-                verdict: Verdict::constant(Action::KillProcess),
-            }],
+            false => vec![Range { start: 0, verdict: Verdict::constant(Action::KillProcess) }],
         };
         match lists(Arch::X32) {
             true => ranges.extend(arch_ranges(rules, Arch::X32)),
-            false => ranges.push(Range {
-                start: X32_BIT,
-                verdict: Verdict::constant(Action::Errno(ENOSYS)),
-            }),
+            false => ranges.push(Range { start: X32_BIT, verdict: Verdict::constant(Action::Errno(ENOSYS)) }),
         }
         machines.push((audit_number(Arch::X86_64), ranges));
     }
@@ -191,44 +164,38 @@ fn arch_ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     let mut next = first;
     for (&nr, rules_of_nr) in &table {
         if nr > next {
-            ranges.push(Range {
-                start: next,
-                verdict: default.clone(),
-            });
+            ranges.push(Range { start: next, verdict: default.clone() });
         }
-        ranges.push(Range {
-            start: nr,
-            verdict: Verdict::of(rules_of_nr, rules.default),
-        });
+        ranges.push(Range { start: nr, verdict: Verdict::of(rules_of_nr, rules.default) });
         next = nr + 1;
     }
     let above = match rules.enosys_above_last && !table.is_empty() {
         true => Verdict::constant(Action::Errno(ENOSYS)),
         false => default,
     };
-    ranges.push(Range {
-        start: next,
-        verdict: above,
-    });
+    ranges.push(Range { start: next, verdict: above });
     ranges
 }
 
+/// The chains written so far. Their conditions are of no architecture, so all blocks share them.
+type Chains = HashMap<Verdict, Label>;
+
 /// Writes the block of one architecture; the accumulator holds its audit number on entry.
-fn block(asm: &mut Assembler, ranges: &[Range]) -> Result<Label, Error> {
-    let mut chains = HashMap::new();
+fn block(asm: &mut Assembler, chains: &mut Chains, ranges: &[Range]) -> Result<Label, Error> {
     // From the last range to the first, so that the chains of low numbers lie near the tree.
-    for range in ranges.iter().rev() {
-        if !range.verdict.rules.is_empty() && !chains.contains_key(&range.verdict) {
-            chains.insert(&range.verdict, chain(asm, &range.verdict)?);
+    for verdict in ranges.iter().rev().map(|range| &range.verdict) {
+        if !verdict.rules.is_empty() && !chains.contains_key(verdict) {
+            let label = chain(asm, verdict)?;
+            chains.insert(verdict.clone(), label);
         }
     }
-    let root = tree(asm, ranges, &chains);
+    let root = tree(asm, ranges, chains);
     asm.goto(root);
     Ok(asm.push(LD_W_ABS, OFFSET_NR))
 }
 
 /// Writes a search for the range that holds the accumulator; its depth is the logarithm of their count.
-fn tree(asm: &mut Assembler, ranges: &[Range], chains: &HashMap<&Verdict, Label>) -> Label {
+fn tree(asm: &mut Assembler, ranges: &[Range], chains: &Chains) -> Label {
     if let [range] = ranges {
         return match chains.get(&range.verdict) {
             Some(&label) => label,
@@ -261,20 +228,18 @@ fn dispatch(asm: &mut Assembler, blocks: &[(u32, Label)]) {
     asm.push(LD_W_ABS, OFFSET_ARCH);
 }
 
+/// Instructions that fall through when all conditions hold and jump over the next instruction when one does not.
 fn conditions(conditions: &[Condition]) -> Result<Vec<Insn>, Error> {
     let compiled: Result<Vec<_>, _> = conditions.iter().map(condition).collect();
     let rule = SeccompRule::new(compiled?).map_err(|source| Error::Condition { source })?;
     let program = BpfProgram::from(rule);
-    Ok(program
-        .iter()
-        .map(|insn| Insn {
-            code: insn.code,
-            jt: insn.jt,
-            jf: insn.jf,
-            k: insn.k,
-        })
-        .collect())
+    // seccompiler opens a rule with a jump over a jump that nothing reaches, and which leads one instruction too far
+    // for the last rule of a program. Further helper jumps it writes only above CONDITIONS_PER_ENTRY_MAX.
+    let insns = program.iter().skip(RULE_PROLOGUE_INSNS);
+    Ok(insns.map(|insn| Insn { code: insn.code, jt: insn.jt, jf: insn.jf, k: insn.k }).collect())
 }
+
+const RULE_PROLOGUE_INSNS: usize = 2;
 
 fn condition(condition: &Condition) -> Result<SeccompCondition, Error> {
     let width = match condition.width {
@@ -290,8 +255,7 @@ fn condition(condition: &Condition) -> Result<SeccompCondition, Error> {
         Op::Gt => SeccompCmpOp::Gt,
         Op::MaskedEq { mask } => SeccompCmpOp::MaskedEq(mask),
     };
-    SeccompCondition::new(condition.index, width, op, condition.value)
-        .map_err(|source| Error::Condition { source })
+    SeccompCondition::new(condition.index, width, op, condition.value).map_err(|source| Error::Condition { source })
 }
 
 /// `SECCOMP_RET_*` of `linux/seccomp.h` with its data.
@@ -309,9 +273,7 @@ const fn return_value(action: Action) -> u32 {
 }
 
 fn flag_bits(rules: &Rules, insns: &[Insn]) -> u32 {
-    let notifies = insns
-        .iter()
-        .any(|insn| insn.code == RET_K && insn.k == return_value(Action::Notify));
+    let notifies = insns.iter().any(|insn| insn.code == RET_K && insn.k == return_value(Action::Notify));
     let bits = [
         (rules.flags.tsync, sys::TSYNC),
         (rules.flags.log, sys::LOG),
@@ -320,12 +282,7 @@ fn flag_bits(rules: &Rules, insns: &[Insn]) -> u32 {
         // A listener and TSYNC both want the result of the call; the kernel takes the pair only with this (5.7).
         (notifies && rules.flags.tsync, sys::TSYNC_ESRCH),
         // Refused by the kernel without a listener.
-        (
-            notifies && rules.flags.wait_killable_recv,
-            sys::WAIT_KILLABLE_RECV,
-        ),
+        (notifies && rules.flags.wait_killable_recv, sys::WAIT_KILLABLE_RECV),
     ];
-    bits.iter()
-        .filter(|(wanted, _)| *wanted)
-        .fold(0, |flags, (_, bit)| flags | bit)
+    bits.iter().filter(|(wanted, _)| *wanted).fold(0, |flags, (_, bit)| flags | bit)
 }

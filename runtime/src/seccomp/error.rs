@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::rules::Action;
+
 /// A failed compilation or load of a filter.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -16,7 +18,7 @@ pub enum Error {
         /// First name of the entry.
         name: String,
         /// The index asked for.
-        index: u8,
+        index: usize,
     },
     /// More conditions in one entry than `CONDITIONS_PER_ENTRY_MAX`.
     TooManyConditions {
@@ -28,7 +30,19 @@ pub enum Error {
     /// An errno above the kernel's 4095, which it would silently cut.
     Errno {
         /// The value asked for.
-        errno: u16,
+        errno: u32,
+    },
+    /// An errno given with an action that takes none.
+    ErrnoWithoutUse {
+        /// The value given.
+        errno: u32,
+        /// The action.
+        action: Action,
+    },
+    /// A part of an OCI profile that this runtime does not offer.
+    Unsupported {
+        /// Its name in the specification.
+        what: &'static str,
     },
     /// seccompiler refused a condition.
     Condition {
@@ -59,23 +73,18 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownSyscall { name } => write!(f, "seccomp: unknown system call {name:?}"),
             Self::ArgumentIndex { name, index } => {
-                write!(
-                    f,
-                    "seccomp: entry of {name:?}: argument index {index} is above 5"
-                )
+                write!(f, "seccomp: entry of {name:?}: argument index {index} is above 5")
             }
             Self::TooManyConditions { name, count } => {
-                write!(
-                    f,
-                    "seccomp: entry of {name:?}: {count} conditions are too many"
-                )
+                write!(f, "seccomp: entry of {name:?}: {count} conditions are too many")
             }
             Self::Errno { errno } => write!(f, "seccomp: errno {errno} is above 4095"),
+            Self::ErrnoWithoutUse { errno, action } => {
+                write!(f, "seccomp: errno {errno} is given, but the action {action:?} takes none")
+            }
+            Self::Unsupported { what } => write!(f, "seccomp: {what} is not supported"),
             Self::Condition { .. } => write!(f, "seccomp: cannot compile a condition"),
-            Self::TooLong { insns } => write!(
-                f,
-                "seccomp: the filter needs {insns} instructions, more than 4096"
-            ),
+            Self::TooLong { insns } => write!(f, "seccomp: the filter needs {insns} instructions, more than 4096"),
             Self::Load { insns, .. } => {
                 write!(f, "seccomp: cannot load the filter of {insns} instructions")
             }

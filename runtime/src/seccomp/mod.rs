@@ -1,4 +1,4 @@
-//! Seccomp: plain-data rules, a compiler to classic BPF, the profiles of a box, and the load.
+//! Seccomp: plain-data rules, a compiler to classic BPF, the profiles of a sandbox, and the load.
 //!
 //! [`Rules`] say what a filter means, [`compile()`] turns them into a [`Program`], [`load`] hands that to the kernel.
 //! Only `load` touches the process. Invariants: a call of an architecture that the rules do not list kills the process,
@@ -9,6 +9,8 @@
 mod bpf;
 mod compile;
 mod error;
+#[cfg(test)]
+pub(crate) mod machine;
 mod names;
 pub mod profile;
 mod rules;

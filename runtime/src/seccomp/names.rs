@@ -42,10 +42,7 @@ pub(super) fn table(rules: &Rules, arch: Arch) -> Table {
     let mut table = Table::new();
     for entry in &rules.entries {
         for name in &entry.names {
-            let rule = Rule {
-                conditions: entry.conditions.clone(),
-                action: entry.action,
-            };
+            let rule = Rule { conditions: entry.conditions.clone(), action: entry.action };
             if arch == Arch::X86
                 && let Some((outer, inner)) = inner_call(name).and_then(|call| carried(call, &rule))
             {
@@ -175,16 +172,10 @@ const IPC: [(&str, u32); 12] = [
 
 fn inner_call(name: &str) -> Option<InnerCall> {
     if let Some(at) = SOCKETCALL.iter().position(|call| *call == name) {
-        return Some(InnerCall {
-            carrier: "socketcall",
-            code: at as u32 + 1,
-        });
+        return Some(InnerCall { carrier: "socketcall", code: at as u32 + 1 });
     }
     let (_, code) = IPC.iter().find(|(call, _)| *call == name)?;
-    Some(InnerCall {
-        carrier: "ipc",
-        code: *code,
-    })
+    Some(InnerCall { carrier: "ipc", code: *code })
 }
 
 /// `rule` as it applies to the carrier of `call`.
@@ -193,25 +184,12 @@ fn inner_call(name: &str) -> Option<InnerCall> {
 /// that would let the call pass says nothing about the carrier, one that would stop it stops it whatever its
 /// arguments are. A profile that means otherwise names the carrier itself.
 fn carried(call: InnerCall, rule: &Rule) -> Option<(u32, Rule)> {
-    let passes = matches!(
-        rule.action,
-        Action::Allow | Action::Log | Action::Trace(_) | Action::Notify
-    );
+    let passes = matches!(rule.action, Action::Allow | Action::Log | Action::Trace(_) | Action::Notify);
     if passes && !rule.conditions.is_empty() {
         return None;
     }
     // The upper half of ipc's code is a version; the kernel cuts socketcall's to an int.
-    let mask = if call.carrier == "ipc" {
-        0xffff
-    } else {
-        0xffff_ffff
-    };
+    let mask = if call.carrier == "ipc" { 0xffff } else { 0xffff_ffff };
     let condition = Condition::low32(0, Op::MaskedEq { mask }, call.code);
-    Some((
-        number(Arch::X86, call.carrier)?,
-        Rule {
-            conditions: vec![condition],
-            action: rule.action,
-        },
-    ))
+    Some((number(Arch::X86, call.carrier)?, Rule { conditions: vec![condition], action: rule.action }))
 }

@@ -98,22 +98,12 @@ pub struct Condition {
 impl Condition {
     /// A test of the low 32 bits of argument `index`.
     pub const fn low32(index: u8, op: Op, value: u32) -> Self {
-        Self {
-            index,
-            width: Width::Low32,
-            op,
-            value: value as u64,
-        }
+        Self { index, width: Width::Low32, op, value: value as u64 }
     }
 
     /// A test of all 64 bits of argument `index`.
     pub const fn full64(index: u8, op: Op, value: u64) -> Self {
-        Self {
-            index,
-            width: Width::Full64,
-            op,
-            value,
-        }
+        Self { index, width: Width::Full64, op, value }
     }
 }
 

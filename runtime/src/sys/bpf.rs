@@ -110,19 +110,8 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 /// Every pointer inside `attr` must be valid for what `command` does with it, during the call.
 unsafe fn bpf(command: libc::c_int, attr: &mut Attr) -> io::Result<i32> {
     // SAFETY: `attr` is a live, fully initialised 128-byte object; the pointers in it are the caller's promise.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<Attr>(),
-        )
-    };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(rc as i32)
-    }
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<Attr>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc as i32) }
 }
 
 /// Loads a device filter. The fd is close-on-exec (the kernel opens every bpf fd so).
@@ -152,10 +141,7 @@ pub(crate) fn load_device_filter(insns: &[Insn], name: &str) -> io::Result<Owned
 }
 
 /// Attaches a device filter beside those that are there; an access must pass all of them.
-pub(crate) fn attach_device_filter(
-    cgroup: BorrowedFd<'_>,
-    program: BorrowedFd<'_>,
-) -> io::Result<()> {
+pub(crate) fn attach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = Attr::zeroed();
     attr.attach = Attach {
         target_fd: raw(cgroup),
@@ -168,17 +154,10 @@ pub(crate) fn attach_device_filter(
 }
 
 /// Detaches one device filter.
-pub(crate) fn detach_device_filter(
-    cgroup: BorrowedFd<'_>,
-    program: BorrowedFd<'_>,
-) -> io::Result<()> {
+pub(crate) fn detach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = Attr::zeroed();
-    attr.attach = Attach {
-        target_fd: raw(cgroup),
-        prog_fd: raw(program),
-        attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: 0,
-    };
+    attr.attach =
+        Attach { target_fd: raw(cgroup), prog_fd: raw(program), attach_type: BPF_CGROUP_DEVICE, attach_flags: 0 };
     // SAFETY: this command takes no pointers.
     unsafe { bpf(BPF_PROG_DETACH, &mut attr) }.map(drop)
 }
@@ -215,10 +194,7 @@ pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
 
 /// A program's name, cut at 15 bytes.
 pub(crate) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
-    let mut info = ProgInfo {
-        before_name: [0; 8],
-        name: [0; NAME_BYTES],
-    };
+    let mut info = ProgInfo { before_name: [0; 8], name: [0; NAME_BYTES] };
     let mut attr = Attr::zeroed();
     attr.info = Info {
         prog_fd: raw(program),

@@ -29,32 +29,16 @@ pub(crate) fn set_filter(insns: &[Insn], flags: u32) -> Result<Option<OwnedFd>, 
     let Ok(len) = u16::try_from(count) else {
         return Err(Error::TooLong { insns: count });
     };
-    let prog = Fprog {
-        len,
-        filter: insns.as_ptr(),
-    };
+    let prog = Fprog { len, filter: insns.as_ptr() };
     // SAFETY: `prog` points to `len` instructions of the kernel's layout (`Insn` is repr(C) with `sock_filter`'s
     // fields); the kernel copies them before it returns and writes nothing back.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            SET_MODE_FILTER,
-            libc::c_long::from(flags),
-            &raw const prog,
-        )
-    };
+    let rc = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, libc::c_long::from(flags), &raw const prog) };
     if rc < 0 {
-        return Err(Error::Load {
-            insns: count,
-            source: io::Error::last_os_error(),
-        });
+        return Err(Error::Load { insns: count, source: io::Error::last_os_error() });
     }
     if flags & NEW_LISTENER != 0 {
         let Ok(fd) = RawFd::try_from(rc) else {
-            return Err(Error::Load {
-                insns: count,
-                source: io::Error::from_raw_os_error(libc::EBADF),
-            });
+            return Err(Error::Load { insns: count, source: io::Error::from_raw_os_error(libc::EBADF) });
         };
         // SAFETY: with NEW_LISTENER a result >= 0 is a descriptor that the kernel made for us; nobody else owns it.
         return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }));

@@ -1,2 +1,5 @@
-//! Skeleton.
-fn main() {}
+//! `icebox-launch`: starts one box; see [`icebox_shim::launcher`].
+
+fn main() {
+    std::process::exit(icebox_shim::launcher::main());
+}

@@ -17,8 +17,8 @@ use tokio::net::UnixStream;
 
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{
-    Answer, CONTROL_SOCKET, Decoder, Envelope, Frame, FrameType, Operation, REQUEST_FDS_MAX,
-    VERSION, WireError, decode, encode, header,
+    Answer, CONTROL_SOCKET, Decoder, Envelope, Frame, FrameType, Operation, REQUEST_FDS_MAX, VERSION, WireError,
+    decode, encode, header,
 };
 
 /// The init answers a request within this time; it forks and never waits, so only a stopped or frozen one does not.
@@ -55,11 +55,7 @@ fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
     let failed = |e: io::Error| {
         let missing = e.kind() == io::ErrorKind::NotFound;
         let error = Error::io("connect to init", path.display(), e);
-        if missing {
-            error.with_kind(ErrorKind::Gone)
-        } else {
-            error
-        }
+        if missing { error.with_kind(ErrorKind::Gone) } else { error }
     };
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::UNIX,
@@ -75,9 +71,7 @@ fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
     } else {
         directory = std::fs::File::open(run_dir).map_err(failed)?;
         let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
-        Path::new("/proc/self/fd")
-            .join(fd.to_string())
-            .join(CONTROL_SOCKET)
+        Path::new("/proc/self/fd").join(fd.to_string()).join(CONTROL_SOCKET)
     };
     let address = rustix::net::SocketAddrUnix::new(&address).map_err(|e| failed(e.into()))?;
     rustix::net::connect(&socket, &address).map_err(|e| failed(e.into()))?;
@@ -98,46 +92,33 @@ impl Connection {
             let answer = connection.answer().await?;
             Ok((connection, answer))
         };
-        tokio::time::timeout(deadline, work).await.map_err(|e| {
-            Error::new(ErrorKind::Timeout, "wait for init", run_dir.display()).because(e)
-        })?
+        tokio::time::timeout(deadline, work)
+            .await
+            .map_err(|e| Error::new(ErrorKind::Timeout, "wait for init", run_dir.display()).because(e))?
     }
 
     fn open(run_dir: &Path) -> Result<Self, Error> {
         let stream = UnixStream::from_std(connect_now(run_dir)?)
             .map_err(|e| Error::io("register connection", run_dir.display(), e))?;
         Ok(Self {
-            sender: Sender {
-                stream: Arc::new(stream),
-                unsent: Arc::default(),
-            },
+            sender: Sender { stream: Arc::new(stream), unsent: Arc::default() },
             decoder: Decoder::default(),
             scratch: Vec::new(),
         })
     }
 
-    async fn send_request(
-        &mut self,
-        operation: Operation,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(), Error> {
+    async fn send_request(&mut self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let payload = encode(&Envelope::new(operation))?;
         let mut bytes = header(FrameType::Request, payload.len()).to_vec();
         bytes.extend_from_slice(&payload);
         if fds.len() > REQUEST_FDS_MAX {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "send request",
-                "too many descriptors",
-            ));
+            return Err(Error::new(ErrorKind::InvalidInput, "send request", "too many descriptors"));
         }
         let mut sent = 0;
         if !fds.is_empty() {
             sent = self.sender.send_with_fds(&bytes, fds).await?;
         }
-        self.sender
-            .send_bytes(bytes.get(sent..).unwrap_or_default())
-            .await
+        self.sender.send_bytes(bytes.get(sent..).unwrap_or_default()).await
     }
 
     /// Waits for the next `Response` frame.
@@ -150,11 +131,7 @@ impl Connection {
         }
         let envelope: Envelope<Result<Answer, WireError>> = decode(&frame.payload)?;
         if envelope.v != VERSION {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "check init's protocol version",
-                envelope.v,
-            ));
+            return Err(Error::new(ErrorKind::Internal, "check init's protocol version", envelope.v));
         }
         envelope.m.map_err(Error::from)
     }
@@ -166,23 +143,15 @@ impl Connection {
                 Ok(Some(frame)) => return Ok(Some(frame)),
                 Ok(None) => {}
                 Err(e) => {
-                    return Err(
-                        Error::new(ErrorKind::Internal, "decode frame from init", "").because(e),
-                    );
+                    return Err(Error::new(ErrorKind::Internal, "decode frame from init", "").because(e));
                 }
             }
-            self.sender
-                .stream
-                .readable()
-                .await
-                .map_err(|e| Error::io("wait for init", "", e))?;
+            self.sender.stream.readable().await.map_err(|e| Error::io("wait for init", "", e))?;
             self.scratch.resize(READ_BYTES, 0);
             match self.sender.stream.try_read(&mut self.scratch) {
                 Ok(0) if self.decoder.pending() == 0 => return Ok(None),
                 Ok(0) => return Err(gone("read frame from init")),
-                Ok(count) => self
-                    .decoder
-                    .push(self.scratch.get(..count).unwrap_or_default()),
+                Ok(count) => self.decoder.push(self.scratch.get(..count).unwrap_or_default()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
             }
@@ -225,10 +194,7 @@ impl Sender {
                     }
                 }
             }
-            self.stream
-                .writable()
-                .await
-                .map_err(|e| Error::io("wait for init", "", e))?;
+            self.stream.writable().await.map_err(|e| Error::io("wait for init", "", e))?;
         }
     }
 
@@ -236,17 +202,11 @@ impl Sender {
         let result = self
             .stream
             .async_io(Interest::WRITABLE, || {
-                let mut space = [std::mem::MaybeUninit::uninit();
-                    rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
+                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 control.push(SendAncillaryMessage::ScmRights(fds));
-                rustix::net::sendmsg(
-                    self.stream.as_fd(),
-                    &[io::IoSlice::new(bytes)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                )
-                .map_err(io::Error::from)
+                rustix::net::sendmsg(self.stream.as_fd(), &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+                    .map_err(io::Error::from)
             })
             .await;
         result.map_err(|e| Error::io("send descriptors to init", "", e).with_kind(ErrorKind::Gone))
@@ -259,8 +219,6 @@ impl Sender {
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.unsent
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.unsent.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

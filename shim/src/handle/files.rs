@@ -10,9 +10,7 @@ use bytes::Bytes;
 use super::BoxHandle;
 use super::conn::{Connection, RESPONSE_MS_MAX, unexpected};
 use crate::error::{Error, ErrorKind};
-use crate::protocol::{
-    Answer, DATA_BYTES_MAX, Entry, FileEntry, FileStat, FrameType, Operation, decode,
-};
+use crate::protocol::{Answer, DATA_BYTES_MAX, Entry, FileEntry, FileStat, FrameType, Operation, decode};
 
 /// Removing a large tree takes its time.
 const REMOVE_MS_MAX: u64 = 600_000;
@@ -108,21 +106,11 @@ impl BoxHandle {
     ///
     /// # Errors
     /// As the kernel tells the box's user; `InvalidInput` for what is not a regular file.
-    pub async fn file_read(
-        &self,
-        path: &str,
-        range: Option<(u64, u64)>,
-    ) -> Result<FileReader, Error> {
+    pub async fn file_read(&self, path: &str, range: Option<(u64, u64)>) -> Result<FileReader, Error> {
         let path = path.to_owned();
-        let (connection, answer) = self
-            .open_operation(Operation::FileRead { path, range })
-            .await?;
+        let (connection, answer) = self.open_operation(Operation::FileRead { path, range }).await?;
         match answer {
-            Answer::File { size } => Ok(FileReader {
-                size,
-                connection,
-                over: false,
-            }),
+            Answer::File { size } => Ok(FileReader { size, connection, over: false }),
             _ => Err(super::wrong_answer()),
         }
     }
@@ -163,11 +151,7 @@ impl BoxHandle {
     /// As the kernel tells the box's user.
     pub async fn file_stat(&self, path: &str, follow: bool) -> Result<FileStat, Error> {
         let path = path.to_owned();
-        match self
-            .open_operation(Operation::FileStat { path, follow })
-            .await?
-            .1
-        {
+        match self.open_operation(Operation::FileStat { path, follow }).await?.1 {
             Answer::Stat(stat) => Ok(stat),
             _ => Err(super::wrong_answer()),
         }
@@ -179,9 +163,7 @@ impl BoxHandle {
     /// As the kernel tells the box's user.
     pub async fn file_mkdir(&self, path: &str, parents: bool) -> Result<(), Error> {
         let path = path.to_owned();
-        self.open_operation(Operation::FileMkdir { path, parents })
-            .await
-            .map(drop)
+        self.open_operation(Operation::FileMkdir { path, parents }).await.map(drop)
     }
 
     /// Renames a file or directory; an existing file at `to` is replaced.
@@ -190,9 +172,7 @@ impl BoxHandle {
     /// As the kernel tells the box's user.
     pub async fn file_rename(&self, from: &str, to: &str) -> Result<(), Error> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        self.open_operation(Operation::FileRename { from, to })
-            .await
-            .map(drop)
+        self.open_operation(Operation::FileRename { from, to }).await.map(drop)
     }
 
     /// Removes a file, with `recursive` a directory and everything in it.

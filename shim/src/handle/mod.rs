@@ -23,6 +23,8 @@ pub use files::{FileReader, FileWriter};
 pub use process::boot_id;
 pub use run::{Run, RunEvent, RunEvents, RunInput};
 
+use icebox_runtime::cgroup::CgroupPath;
+
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Entry, FrameType, Operation, SignalMessage, decode};
 use conn::{Connection, RESPONSE_MS_MAX, unexpected};
@@ -40,7 +42,7 @@ pub struct BoxHandle {
 struct Inner {
     run_dir: PathBuf,
     /// Below the cgroup root; `None` for an init that runs without cgroups (tests of the protocol).
-    cgroup: Option<String>,
+    cgroup: Option<CgroupPath>,
     uid_base: u32,
 }
 
@@ -50,8 +52,8 @@ impl BoxHandle {
     /// # Errors
     /// `InvalidInput` if `cgroup` is not a plain relative path.
     pub fn open(run_dir: &Path, cgroup: &str, uid_base: u32) -> Result<Self, Error> {
-        cgroup::check_path(cgroup)?;
-        Ok(Self::build(run_dir, Some(cgroup.to_owned()), uid_base))
+        let path = cgroup::check_path(cgroup)?;
+        Ok(Self::build(run_dir, Some(path), uid_base))
     }
 
     /// A handle for an init that lives in no cgroup of ours: runs get no leaf, and everything that needs the box's
@@ -61,14 +63,8 @@ impl BoxHandle {
         Self::build(run_dir, None, 0)
     }
 
-    fn build(run_dir: &Path, cgroup: Option<String>, uid_base: u32) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                run_dir: run_dir.to_owned(),
-                cgroup,
-                uid_base,
-            }),
-        }
+    fn build(run_dir: &Path, cgroup: Option<CgroupPath>, uid_base: u32) -> Self {
+        Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, uid_base }) }
     }
 
     /// The init process exists, is that very one, and has not ended.
@@ -140,9 +136,7 @@ impl BoxHandle {
     /// `NotFound` if the init does not know the run (any more); `Gone`, `Timeout`.
     pub async fn attach(&self, run: u64) -> Result<Run, Error> {
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);
-        let (connection, answer) = self
-            .request(Operation::Attach { run }, &[], deadline)
-            .await?;
+        let (connection, answer) = self.request(Operation::Attach { run }, &[], deadline).await?;
         started(connection, answer)
     }
 
@@ -152,9 +146,7 @@ impl BoxHandle {
     /// `AlreadyExists` if the run still lives; `Gone`, `Timeout`.
     pub async fn ack(&self, run: u64) -> Result<(), Error> {
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);
-        self.request(Operation::Ack { run }, &[], deadline)
-            .await
-            .map(drop)
+        self.request(Operation::Ack { run }, &[], deadline).await.map(drop)
     }
 
     /// Sends a signal to a run's direct process, or to every process of its tree. The tree is the run's leaf cgroup,
@@ -168,9 +160,7 @@ impl BoxHandle {
         }
         let message = SignalMessage { signal, scope };
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);
-        self.request(Operation::Signal { run, message }, &[], deadline)
-            .await
-            .map(drop)
+        self.request(Operation::Signal { run, message }, &[], deadline).await.map(drop)
     }
 
     async fn request(

@@ -40,8 +40,7 @@ fn parse_stat(text: &str) -> Option<(char, u64)> {
 /// The process exists, is that very one, and has not ended.
 pub(super) fn alive(pid: i32, start_time_ticks: u64, boot: &str) -> bool {
     boot_id().is_ok_and(|now| now == boot)
-        && state_and_start(pid)
-            .is_some_and(|(state, start)| start == start_time_ticks && !matches!(state, 'Z' | 'X'))
+        && state_and_start(pid).is_some_and(|(state, start)| start == start_time_ticks && !matches!(state, 'Z' | 'X'))
 }
 
 /// Returns when the process has ended, and reaps it if it is a child of this process.

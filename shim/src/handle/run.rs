@@ -12,8 +12,7 @@ use tokio::sync::Semaphore;
 use super::conn::{Connection, Sender, unexpected};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{
-    DATA_BYTES_MAX, Exit, FrameType, Resize, STDIN_WINDOW_BYTES, Scope, SignalMessage, Started,
-    decode, encode,
+    DATA_BYTES_MAX, Exit, FrameType, Resize, STDIN_WINDOW_BYTES, Scope, SignalMessage, Started, decode, encode,
 };
 
 /// A started (or attached) run.
@@ -59,20 +58,8 @@ impl Run {
     pub(super) fn new(connection: Connection, started: Started) -> Self {
         let permits = usize::try_from(started.stdin_credit).unwrap_or(0);
         let credit = Arc::new(Semaphore::new(permits.min(STDIN_WINDOW_BYTES)));
-        let input = RunInput {
-            sender: connection.sender.clone(),
-            credit: Arc::clone(&credit),
-        };
-        Self {
-            pid: started.pid,
-            run: started.run,
-            events: RunEvents {
-                connection,
-                credit,
-                over: false,
-            },
-            input,
-        }
+        let input = RunInput { sender: connection.sender.clone(), credit: Arc::clone(&credit) };
+        Self { pid: started.pid, run: started.run, events: RunEvents { connection, credit, over: false }, input }
     }
 
     /// Output and input apart, for two tasks.
@@ -122,8 +109,7 @@ impl RunEvents {
     /// A hostile init cannot make the window grow: the semaphore would panic beyond its own maximum.
     fn add_credit(&self, bytes: u32) {
         let room = STDIN_WINDOW_BYTES.saturating_sub(self.credit.available_permits());
-        self.credit
-            .add_permits(usize::try_from(bytes).unwrap_or(0).min(room));
+        self.credit.add_permits(usize::try_from(bytes).unwrap_or(0).min(room));
     }
 
     fn finish(&mut self) {
@@ -148,14 +134,13 @@ impl RunInput {
         let mut rest = bytes;
         while !rest.is_empty() {
             // Take what there is rather than wait for a full frame's worth.
-            let wanted = rest
-                .len()
-                .min(DATA_BYTES_MAX)
-                .min(self.credit.available_permits().max(1));
+            let wanted = rest.len().min(DATA_BYTES_MAX).min(self.credit.available_permits().max(1));
             let permits = u32::try_from(wanted).unwrap_or(1);
-            let permit = self.credit.acquire_many(permits).await.map_err(|e| {
-                Error::new(ErrorKind::Gone, "write to run's input", "run is over").because(e)
-            })?;
+            let permit = self
+                .credit
+                .acquire_many(permits)
+                .await
+                .map_err(|e| Error::new(ErrorKind::Gone, "write to run's input", "run is over").because(e))?;
             permit.forget();
             let (now, later) = rest.split_at(wanted);
             self.sender.send(FrameType::Stdin, now).await?;
@@ -186,10 +171,7 @@ impl RunInput {
     /// # Errors
     /// `Gone` when the connection is over.
     pub async fn signal(&mut self, signal: i32) -> Result<(), Error> {
-        let payload = encode(&SignalMessage {
-            signal,
-            scope: Scope::Leader,
-        })?;
+        let payload = encode(&SignalMessage { signal, scope: Scope::Leader })?;
         self.sender.send(FrameType::Signal, &payload).await
     }
 }

@@ -39,16 +39,10 @@ async fn launch_unlimited(spec: &BoxSpec, tools: &Tools) -> Result<Launched, Err
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "copy init", "").because(e))??;
     let failed = |e: rustix::io::Errno| Error::io("make launcher's socket", &spec.id, e);
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(failed)?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(failed)?;
-    let stream = UnixStream::from_std(ours.into())
-        .map_err(|e| Error::io("register launcher's socket", &spec.id, e))?;
+    let stream = UnixStream::from_std(ours.into()).map_err(|e| Error::io("register launcher's socket", &spec.id, e))?;
     // No pre_exec, no uid: std uses posix_spawn, and no code of a multi-threaded process runs after a fork.
     let mut child = tokio::process::Command::new(&tools.launch)
         .env_clear()
@@ -89,11 +83,8 @@ fn sealed_copy(path: &Path) -> Result<OwnedFd, Error> {
         .or_else(|_| rustix::fs::memfd_create("icebox-init", flags))
         .map_err(|e| failed("make memfd for init")(e.into()))?;
     let mut target = File::from(sealed);
-    let copied = io::copy(
-        &mut io::Read::take(&mut source, INIT_BYTES_MAX),
-        &mut target,
-    )
-    .map_err(failed("copy init"))?;
+    let copied =
+        io::copy(&mut io::Read::take(&mut source, INIT_BYTES_MAX), &mut target).map_err(failed("copy init"))?;
     if copied == INIT_BYTES_MAX {
         return Err(Error::new(ErrorKind::TooLarge, "copy init", path.display()));
     }
@@ -114,8 +105,7 @@ async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(&fds));
             let parts = [io::IoSlice::new(&bytes)];
-            rustix::net::sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)
-                .map_err(io::Error::from)
+            rustix::net::sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL).map_err(io::Error::from)
         })
         .await
         .map_err(failed)?;
@@ -137,17 +127,11 @@ async fn read_report(stream: &UnixStream) -> Result<Result<Launched, Error>, Err
     let mut piece = vec![0; 16 * 1024];
     loop {
         let frame = decoder.next_frame();
-        let frame = frame.map_err(|e| {
-            Error::new(ErrorKind::Internal, "decode launcher's report", "").because(e)
-        })?;
+        let frame = frame.map_err(|e| Error::new(ErrorKind::Internal, "decode launcher's report", "").because(e))?;
         if let Some(frame) = frame {
             let report: Envelope<Result<Launched, WireError>> = decode(&frame.payload)?;
             if report.v != VERSION {
-                return Err(Error::new(
-                    ErrorKind::Internal,
-                    "check launcher's version",
-                    report.v,
-                ));
+                return Err(Error::new(ErrorKind::Internal, "check launcher's version", report.v));
             }
             return Ok(report.m.map_err(Error::from));
         }

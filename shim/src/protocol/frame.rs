@@ -134,12 +134,7 @@ impl Decoder {
     /// A decoder that refuses payloads beyond `limit` bytes.
     #[must_use]
     pub fn with_limit(limit: usize) -> Self {
-        Self {
-            buffer: Vec::new(),
-            start: 0,
-            limit: limit.min(PAYLOAD_BYTES_MAX),
-            failed: None,
-        }
+        Self { buffer: Vec::new(), start: 0, limit: limit.min(PAYLOAD_BYTES_MAX), failed: None }
     }
 
     /// Adds bytes as they came.
@@ -237,10 +232,7 @@ mod tests {
             decoder.push(&[*byte]);
         }
         let frame = decoder.next_frame().unwrap().unwrap();
-        assert_eq!(
-            (frame.kind, frame.payload.as_slice()),
-            (FrameType::Stdin, b"hello".as_slice())
-        );
+        assert_eq!((frame.kind, frame.payload.as_slice()), (FrameType::Stdin, b"hello".as_slice()));
         assert_eq!(decoder.pending(), 0);
     }
 

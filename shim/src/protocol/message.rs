@@ -21,10 +21,7 @@ pub struct Envelope<T> {
 impl<T> Envelope<T> {
     /// The message with this build's version.
     pub fn new(message: T) -> Self {
-        Self {
-            v: VERSION,
-            m: message,
-        }
+        Self { v: VERSION, m: message }
     }
 }
 
@@ -163,11 +160,7 @@ impl From<&Error> for WireError {
 impl From<WireError> for Error {
     fn from(wire: WireError) -> Self {
         let error = Error::new(wire.kind, wire.step, wire.subject);
-        if wire.cause.is_empty() {
-            error
-        } else {
-            error.because(Reported(wire.cause))
-        }
+        if wire.cause.is_empty() { error } else { error.because(Reported(wire.cause)) }
     }
 }
 
@@ -358,14 +351,10 @@ pub enum Entry {
 /// # Errors
 /// `TooLarge` if it does not fit into a frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
-    let bytes = serde_json::to_vec(message)
-        .map_err(|e| Error::new(ErrorKind::Internal, "encode message", "").because(e))?;
+    let bytes =
+        serde_json::to_vec(message).map_err(|e| Error::new(ErrorKind::Internal, "encode message", "").because(e))?;
     if bytes.len() > PAYLOAD_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            "encode message",
-            format_args!("{} bytes", bytes.len()),
-        ));
+        return Err(Error::new(ErrorKind::TooLarge, "encode message", format_args!("{} bytes", bytes.len())));
     }
     Ok(bytes)
 }
@@ -375,8 +364,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// `InvalidInput` if it is not one.
 pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(payload)
-        .map_err(|e| Error::new(ErrorKind::InvalidInput, "decode message", "").because(e))
+    serde_json::from_slice(payload).map_err(|e| Error::new(ErrorKind::InvalidInput, "decode message", "").because(e))
 }
 
 #[cfg(test)]

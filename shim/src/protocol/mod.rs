@@ -20,9 +20,8 @@ mod message;
 
 pub use frame::{Decoder, Frame, FrameError, FrameType, HEADER_BYTES, header};
 pub use message::{
-    Answer, Entry, EntryKind, Envelope, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello,
-    Operation, Resize, RunStatus, Scope, SignalMessage, Started, Winsize, WireError, decode,
-    encode,
+    Answer, Entry, EntryKind, Envelope, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, Operation, Resize,
+    RunStatus, Scope, SignalMessage, Started, Winsize, WireError, decode, encode,
 };
 
 /// The version in the first frame of each direction. A peer that speaks another one is refused.

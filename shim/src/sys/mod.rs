@@ -6,6 +6,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// The kernel's `CLONE_INTO_CGROUP`; libc's constant is an i32 that overflows.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The last signal.
+const SIGNAL_MAX: i32 = 64;
+
 /// Both sides of a fork.
 #[derive(Debug)]
 pub(crate) enum Fork {
@@ -32,7 +38,7 @@ pub(crate) fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     args.exit_signal = libc::SIGCHLD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     let size = std::mem::size_of::<libc::clone_args>();
@@ -87,15 +93,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means "as kill does"; no memory is passed.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            null,
-            0,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) };
     check(result)
 }
 
@@ -132,11 +130,16 @@ pub(crate) fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
 
 /// Every signal to its default action, nothing blocked: what a fresh program expects.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
+    // The kernel's struct, all zero: SIG_DFL, no flags, no mask. glibc's own functions leave out the two signals it
+    // keeps for itself, and those may have been ignored by whoever started us.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNAL_MAX {
         if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            // SAFETY: SIG_DFL is not a handler; glibc refuses its two internal signals with an error that means
-            // nothing here.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            let null = std::ptr::null::<u64>();
+            // SAFETY: the struct is at least as large as the kernel's on every 64-bit machine, and only read; there is
+            // no handler. Used where nothing of glibc's relies on those two signals: one thread, before exec or exit.
+            let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, 8) };
+            check(result)?;
         }
     }
     // SAFETY: sigset_t is plain integers, filled by sigemptyset before use.

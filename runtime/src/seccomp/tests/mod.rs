@@ -1,1 +1,5 @@
-//! Tests of the compiler and the profiles.
+//! Tests of the compiler and of the profiles, on a machine of our own (no privileges, no real filter).
+
+mod assembler;
+mod profiles;
+mod property;

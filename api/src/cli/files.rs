@@ -1,0 +1,84 @@
+//! The file operations of the server, one function each.
+
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, Method, Response};
+use serde_json::json;
+
+use super::client::{Client, Patience, read};
+use super::error::Error;
+use super::types::{ExecResult, FileEntry, FilePage, FileStat};
+
+/// Paths given to one chmod: far below the kernel's limit for arguments.
+const CHMOD_PATHS_MAX: usize = 100;
+
+/// The files of one box.
+pub(crate) struct Files<'a> {
+    client: &'a Client,
+    id: String,
+}
+
+impl<'a> Files<'a> {
+    /// The files of the box with this id or name.
+    pub(crate) async fn of(client: &'a Client, name: &str) -> Result<Self, Error> {
+        Ok(Self { client, id: client.find(name).await?.id })
+    }
+
+    fn request(&self, method: Method, verb: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, &["v2", "box", &self.id, "files", verb], Patience::Work)
+    }
+
+    /// What a path is, if it exists. With `follow`, what a symbolic link points to.
+    pub(crate) async fn stat(&self, path: &str, follow: bool) -> Result<Option<FileStat>, Error> {
+        let mut query = vec![("path", path)];
+        if follow {
+            query.push(("follow", "true"));
+        }
+        match self.client.json(self.request(Method::GET, "stat").query(&query)).await {
+            Ok(answer) => read(answer).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entries of a directory.
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<FileEntry>, Error> {
+        let answer = self.client.json(self.request(Method::GET, "list").query(&[("folder", path)])).await?;
+        Ok(read::<FilePage>(answer)?.files)
+    }
+
+    /// Makes a directory and its parents.
+    pub(crate) async fn make_directory(&self, path: &str) -> Result<(), Error> {
+        let body = json!({ "path": path, "parents": true });
+        self.client.send(self.request(Method::POST, "mkdir").json(&body)).await.map(drop)
+    }
+
+    /// Writes a file; its parents are made. `length` is what the body will hold, if that is known.
+    pub(crate) async fn upload(&self, path: &str, body: Body, length: Option<u64>) -> Result<(), Error> {
+        let part = match length {
+            Some(length) => Part::stream_with_length(body, length),
+            None => Part::stream(body),
+        };
+        // The server pairs by order and ignores the name of the part; a form without one would not be a file.
+        let form = Form::new().text("paths", path.to_owned()).part("files", part.file_name("file"));
+        self.client.send(self.request(Method::POST, "upload").multipart(form)).await.map(drop)
+    }
+
+    /// Begins to read a file.
+    pub(crate) async fn download(&self, path: &str) -> Result<Response, Error> {
+        self.client.send(self.request(Method::GET, "download").query(&[("folder", path)])).await
+    }
+
+    /// Makes files executable. File modes are no part of the file operations, so a command in the box does it.
+    pub(crate) async fn make_executable(&self, paths: &[String]) -> Result<(), Error> {
+        for chunk in paths.chunks(CHMOD_PATHS_MAX) {
+            let mut argv = vec!["chmod", "+x", "--"];
+            argv.extend(chunk.iter().map(String::as_str));
+            let request = self.client.request(Method::POST, &["v2", "box", &self.id, "exec"], Patience::Work);
+            let result: ExecResult = read(self.client.json(request.json(&json!({ "command": argv }))).await?)?;
+            if result.exit_code != Some(0) {
+                return Err(Error::protocol("make the copies executable", result.error.trim().to_owned()));
+            }
+        }
+        Ok(())
+    }
+}

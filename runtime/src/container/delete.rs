@@ -1,0 +1,47 @@
+//! `delete`: the cgroup, then the state directory. Mounts and namespaces went with the last process.
+
+use std::time::Duration;
+
+use super::{state::Status, store::Store};
+use crate::{Error, Kind, Result, Step};
+
+pub(super) const CGROUP_REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Removes a stopped container, or with `force` any.
+///
+/// # Errors
+/// If there is no such container (not an error with `force`), or it is not stopped and `force` was not given.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    let _lock = match store.lock(id) {
+        Err(error) if force && error.kind == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    match store.open(id) {
+        Ok(container) => {
+            let status = container.status();
+            if status != Status::Stopped && !force {
+                let cause = format!("the container is {status}; stop it first, or delete with --force");
+                return Err(Error::of(Kind::WrongState, Step::Delete, id, cause));
+            }
+        }
+        // A directory without facts is a create that did not end; it is all there is to remove.
+        Err(error) if error.kind == Kind::NotFound => {}
+        Err(error) if !force => return Err(error),
+        Err(_) => {}
+    }
+    tear_down(store, id)
+}
+
+/// Kills whatever is left, removes the cgroup in all hierarchies and the state directory.
+pub(super) fn tear_down(store: &Store, id: &str) -> Result<()> {
+    if let Ok(container) = store.open(id)
+        && let Some(cgroup) = container.cgroup()?
+    {
+        let failed = |error: crate::cgroup::Error| {
+            Error::of(Kind::Os, Step::Delete, &container.facts.cgroup, crate::error::chain(&error))
+        };
+        cgroup.kill().map_err(failed)?;
+        cgroup.remove(CGROUP_REMOVE_DEADLINE).map_err(failed)?;
+    }
+    store.forget(id)
+}

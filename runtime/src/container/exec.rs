@@ -1,0 +1,245 @@
+//! `exec`: another process in a running container.
+//!
+//! The caller is a sealed copy of this program (see [`crate::sealed`]), so nothing inside can reach the file on the
+//! host's disk through it (CVE-2019-5736). Two processes are made: the first joins the cgroup and the namespaces, the
+//! second, its child, is then in the pid namespace. `CLONE_PARENT` makes it the caller's child.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::wait::waitpid,
+};
+use rustix::{
+    fs::Mode,
+    process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior, setsid, umask},
+};
+
+use super::{
+    foreground::{self, RunResult},
+    signal::pidfd,
+    state::{Container, Status},
+    store::{Store, replace},
+};
+use crate::{
+    Error, Kind, Result, Step,
+    bundle::{ExecOverrides, for_exec},
+    error::OnStep as _,
+    launch::{
+        credentials, exec as program,
+        sync::{Sync, Up},
+        terminal,
+    },
+    plan::Process,
+    sys::process::{self as sys, Cloned},
+};
+
+const UMASK_DEFAULT: u32 = 0o022;
+
+/// Options of `exec`.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// Argument vector.
+    pub args: Vec<String>,
+    /// `KEY=value` entries that replace or join the container's.
+    pub env: Vec<String>,
+    /// Working directory instead of the container's.
+    pub cwd: Option<PathBuf>,
+    /// User and group id instead of the container's.
+    pub user: Option<(u32, u32)>,
+    /// Further groups.
+    pub groups: Vec<u32>,
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Capabilities to add, which the container's bounding set must hold in the kernel's eyes.
+    pub capabilities: Vec<String>,
+    /// Set `no_new_privs` even if the container does not.
+    pub no_new_privs: bool,
+    /// Return when the program runs.
+    pub detach: bool,
+    /// Where to write its pid.
+    pub pid_file: Option<PathBuf>,
+    /// A socket to which the terminal is sent.
+    pub console_socket: Option<PathBuf>,
+    /// Descriptors from 3 on to pass.
+    pub preserve_fds: u32,
+}
+
+/// Runs a program in a running container.
+///
+/// # Errors
+/// If the container is not running, or a step of joining it fails; the container itself is not changed.
+pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> {
+    let container = store.open(id)?;
+    let status = container.status();
+    if !matches!(status, Status::Running | Status::Created) {
+        let hint = if status == Status::Paused { "; resume it first" } else { "" };
+        let cause = format!("the container is {status}{hint}");
+        return Err(Error::of(Kind::WrongState, Step::Join, id, cause));
+    }
+    let relay = options.tty && options.console_socket.is_none();
+    if relay && options.detach {
+        return Err(Error::invalid(
+            Step::Terminal,
+            "--tty",
+            "a detached process with a terminal needs --console-socket",
+        ));
+    }
+    let bundle = container.bundle()?;
+    let mut process = for_exec(
+        &bundle,
+        ExecOverrides {
+            args: options.args,
+            env: options.env,
+            cwd: options.cwd,
+            user: options.user,
+            groups: options.groups,
+            terminal: options.tty,
+            capabilities: options.capabilities,
+            no_new_privs: options.no_new_privs,
+        },
+    )?;
+    if relay {
+        process.terminal = Some(foreground::terminal_size());
+    }
+    let fds = foreground::preserved(options.preserve_fds)?;
+    let in_user_namespace = bundle.plan(id)?.id_maps.is_some();
+    let (pid, pidfd, terminal, warnings) = join(&container, &process, fds, in_user_namespace)?;
+    if let (Some(master), Some(path)) = (&terminal, &options.console_socket) {
+        foreground::send_terminal(master, path)?;
+    }
+    if let Some(path) = &options.pid_file {
+        replace(path, pid.as_raw_pid().to_string().as_bytes()).on(Step::State, path.display())?;
+    }
+    if options.detach {
+        return Ok(RunResult { exit_code: 0, warnings });
+    }
+    let exit_code = foreground::stay(pid.as_raw_pid(), &pidfd, terminal.filter(|_| relay))?;
+    Ok(RunResult { exit_code, warnings })
+}
+
+type Joined = (Pid, OwnedFd, Option<OwnedFd>, Vec<String>);
+
+fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> Result<Joined> {
+    let failed = |error: crate::cgroup::Error| {
+        Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
+    };
+    let target = pidfd(container)?;
+    let flags = different_namespaces(container.facts.pid)?;
+    let cgroup = container.cgroup()?;
+    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().map_err(failed)).transpose()?.unwrap_or_default();
+    let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
+    let place = cgroup.as_ref().and_then(crate::cgroup::Cgroup::unified_fd);
+    match sys::clone3(0, place).on(Step::Clone, "clone3(2)")? {
+        Cloned::Child => {
+            drop(mine);
+            enter(process, &theirs, fds, &tasks, &target, flags, in_user_namespace)
+        }
+        Cloned::Parent(helper, _) => {
+            drop((theirs, fds));
+            let reply = mine.receive::<std::result::Result<i32, Error>>().on(Step::Join, "the joining process")?;
+            waitpid(nix::unistd::Pid::from_raw(helper.as_raw_pid()), None).on(Step::Join, "the joining process")?;
+            let pid = match reply {
+                Some((Ok(pid), _)) => pid,
+                Some((Err(error), _)) => return Err(error),
+                None => return Err(Error::invalid(Step::Join, "joining process", "it ended without a word")),
+            };
+            let pid = Pid::from_raw(pid).ok_or_else(|| Error::invalid(Step::Join, "joining process", "bad pid"))?;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).on(Step::Join, "pidfd_open(2)")?;
+            let (terminal, warnings) = hear_out(&mine)?;
+            Ok((pid, pidfd, terminal, warnings))
+        }
+    }
+}
+
+fn hear_out(sync: &Sync) -> Result<(Option<OwnedFd>, Vec<String>)> {
+    let (mut terminal, mut warnings) = (None, Vec::new());
+    while let Some((message, fd)) = sync.receive::<Up>().on(Step::Exec, "the new process")? {
+        match message {
+            Up::Failed(error) => return Err(error),
+            Up::Warning(text) => warnings.push(text),
+            Up::Terminal => terminal = fd,
+            Up::Waiting => {}
+        }
+    }
+    Ok((terminal, warnings))
+}
+
+/// The namespaces of the container's first process that are not the caller's own.
+fn different_namespaces(pid: i32) -> Result<CloneFlags> {
+    let mut flags = CloneFlags::empty();
+    for (name, flag) in [
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ] {
+        let theirs = format!("/proc/{pid}/ns/{name}");
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).on(Step::Join, name)?;
+        if fs::read_link(&theirs).on(Step::Join, theirs)? != own {
+            flags |= flag;
+        }
+    }
+    Ok(flags)
+}
+
+/// The first of the two processes: joins, and makes the second.
+fn enter(
+    process: &Process,
+    sync: &Sync,
+    fds: Vec<(OwnedFd, i32)>,
+    tasks: &[OwnedFd],
+    target: &OwnedFd,
+    flags: CloneFlags,
+    in_user_namespace: bool,
+) -> ! {
+    let join = || -> Result<Cloned> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Join, "PR_SET_DUMPABLE")?;
+        for fd in tasks {
+            rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
+        }
+        setns(target.as_fd(), flags).on(Step::Join, format!("{flags:?}"))?;
+        sys::clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
+    };
+    let reply: std::result::Result<i32, Error> = match join() {
+        Ok(Cloned::Child) => become_process(process, sync, fds, in_user_namespace),
+        // setns(2) of a pid namespace moves only children, so this process still numbers as its caller does.
+        Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
+        Err(error) => Err(error),
+    };
+    sys::exit_now(i32::from(sync.send(&reply, None).is_err()))
+}
+
+/// The second: the program, once it has the container's identity.
+fn become_process(process: &Process, sync: &Sync, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> ! {
+    let run = || -> Result<Error> {
+        if in_user_namespace {
+            credentials::become_root_inside()?;
+        }
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
+        setsid().on(Step::Identity, "setsid(2)")?;
+        if let Some(size) = process.terminal {
+            let master = terminal::open_here(size)?;
+            sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
+        }
+        let parked = program::park(fds)?;
+        program::enter_cwd(&process.cwd)?;
+        let path = program::find(process)?;
+        umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+        for capability in credentials::apply(process)? {
+            let text = format!("capability {capability} is not available on this host");
+            let _ = sync.send(&Up::Warning(text), None);
+        }
+        Ok(program::exec(process, path.as_deref(), &parked))
+    };
+    let error = run().unwrap_or_else(|error| error);
+    let _ = sync.send(&Up::Failed(error), None);
+    sys::exit_now(1)
+}

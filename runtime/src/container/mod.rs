@@ -1,0 +1,28 @@
+//! OCI containers: the verbs and the state directory.
+//!
+//! On disk are facts only: who the first process is (pid, start time, boot id), where the bundle and the cgroup are.
+//! The status is asked of the kernel each time. One directory per container below the state root:
+//!
+//! ```text
+//! <root>/<id>/state.json    facts, written by temp + rename
+//! <root>/<id>/config.json   the configuration as it was at create
+//! <root>/<id>/start.sock    exists from create until start has gone through
+//! ```
+
+mod create;
+mod delete;
+mod exec;
+mod foreground;
+mod signal;
+mod state;
+mod store;
+
+pub use self::{
+    create::{CreateOptions, create, run},
+    delete::delete,
+    exec::{ExecOptions, exec},
+    foreground::RunResult,
+    signal::{kill, pause, processes, resume, start},
+    state::{State, Status},
+    store::{Store, list, state},
+};

@@ -1,0 +1,188 @@
+//! Facts about a container, its status, and the state that the OCI specification asks for.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::store::Store;
+use crate::{
+    Result, Step,
+    bundle::Bundle,
+    cgroup::{Cgroup, CgroupPath, Controller, Hierarchy},
+    error::OnStep as _,
+    launch::start_time,
+};
+
+/// The version of the runtime specification that state is reported in.
+pub(crate) const OCI_VERSION: &str = "1.2.0";
+
+/// What is written down at create. Nothing here changes afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) pid: i32,
+    /// Clock ticks since boot; with `boot_id` it tells this process from a later one of the same number.
+    pub(crate) start_time: u64,
+    pub(crate) boot_id: String,
+    /// Seconds since 1970, when it was created.
+    pub(crate) created: u64,
+    pub(crate) cgroup: String,
+    /// The v1 controllers that were used.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// Where a container is in its life (OCI runtime, "State"), with `paused` as runc reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Set up, waiting for `start`.
+    Created,
+    /// The user's program runs.
+    Running,
+    /// All processes are frozen.
+    Paused,
+    /// The first process has ended.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// The state document of the OCI specification, with runc's additions `rootfs`, `created` and `owner`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// The container's name.
+    pub id: String,
+    /// The first process, 0 when it has ended.
+    pub pid: i32,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root directory.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339, UTC.
+    pub created: String,
+    /// Annotations of the configuration.
+    pub annotations: BTreeMap<String, String>,
+    /// Owner of the state directory; this runtime runs as root.
+    pub owner: String,
+}
+
+/// A container that was found in the store.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) store: Store,
+    pub(crate) facts: Facts,
+}
+
+impl Container {
+    /// True while the very process that was started is there and not a zombie.
+    pub(crate) fn alive(&self) -> bool {
+        let facts = &self.facts;
+        facts.pid > 0
+            && boot_id().is_ok_and(|id| id == facts.boot_id)
+            && start_time(facts.pid).is_ok_and(|t| t == facts.start_time)
+            && !is_zombie(facts.pid)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        if !self.alive() {
+            return Status::Stopped;
+        }
+        if self.store.start_socket(&self.facts.id).exists() {
+            return Status::Created;
+        }
+        match self.cgroup() {
+            Ok(Some(cgroup)) if cgroup.events().is_ok_and(|events| events.frozen) => Status::Paused,
+            _ => Status::Running,
+        }
+    }
+
+    pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>> {
+        let failed = |error: crate::cgroup::Error| {
+            crate::Error::of(crate::Kind::Os, Step::Cgroup, &self.facts.cgroup, crate::error::chain(&error))
+        };
+        let hierarchy = Hierarchy::probe().map_err(failed)?;
+        let path = CgroupPath::new(self.facts.cgroup.clone()).map_err(failed)?;
+        let controllers: Vec<Controller> =
+            self.facts.controllers.iter().filter_map(|name| Controller::from_name(name)).collect();
+        Cgroup::open(&hierarchy, &path, &controllers).map_err(failed)
+    }
+
+    /// The bundle with the configuration that the container was created with.
+    pub(crate) fn bundle(&self) -> Result<Bundle> {
+        let path = self.store.config(&self.facts.id);
+        let bytes = fs::read(&path).on(Step::State, path.display())?;
+        Bundle::parse(self.facts.bundle.clone(), bytes)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        let status = self.status();
+        State {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.facts.id.clone(),
+            pid: if status == Status::Stopped { 0 } else { self.facts.pid },
+            status,
+            bundle: self.facts.bundle.clone(),
+            rootfs: self.facts.rootfs.clone(),
+            created: rfc3339(self.facts.created),
+            annotations: self.facts.annotations.clone(),
+            owner: "root".to_owned(),
+        }
+    }
+}
+
+/// The kernel's name for this boot.
+pub(crate) fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(PATH).map(|text| text.trim().to_owned()).on(Step::State, PATH)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])))
+        .unwrap_or(true)
+}
+
+/// Seconds since 1970 as RFC 3339 in UTC (days by Howard Hinnant's civil_from_days).
+fn rfc3339(seconds: u64) -> String {
+    let (days, rest) = ((seconds / 86_400) as i64, seconds % 86_400);
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rfc3339;
+
+    #[test]
+    fn dates() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(rfc3339(1_795_513_914), "2026-11-24T09:51:54Z");
+    }
+}

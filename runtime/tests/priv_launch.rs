@@ -1,0 +1,253 @@
+//! The executor against the kernel: an overlay on a volume of its own, in a user namespace, started in a leaf cgroup.
+//! Needs root, loop devices, `mkfs.ext4`, `losetup` and a static busybox.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use icebox_runtime::{
+    Kind, Step,
+    cgroup::{CgroupPath, Limits, Unenforced},
+    launch::{Child, Inherit, launch},
+    plan::{
+        CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
+        Namespaces, Overlay, Plan, Process, Root, RootSource, default_dev_links, default_device_nodes,
+    },
+    seccomp::{compile, profile},
+};
+
+const UID_BASE: u32 = 3_000_000_000;
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A directory with a busybox root, a volume image on a loop device, and the mount point.
+struct Bench {
+    dir: tempfile::TempDir,
+    device: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let bin = dir.path().join("base/bin");
+        for name in ["base/proc", "base/sys", "base/dev", "base/etc", "mnt", "seed/upper", "seed/work"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).expect("the package busybox-static");
+        for applet in ["sh", "id", "cat", "ls", "touch", "stat", "hostname", "true"] {
+            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
+        }
+        let image = dir.path().join("volume.img");
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-d", &dir.path().join("seed").to_string_lossy(), &image.to_string_lossy()]);
+        let device = run("losetup", &["--find", "--show", &image.to_string_lossy()]);
+        Self { dir, device: device.trim().into() }
+    }
+
+    fn plan(&self, name: &str, script: &str) -> Plan {
+        let map = || vec![IdMap { inside: 0, outside: UID_BASE, count: 65_536 }];
+        let caps = CapabilitySets {
+            bounding: 0b1000_1001,
+            effective: 0b1000_1001,
+            permitted: 0b1000_1001,
+            ..Default::default()
+        };
+        Plan {
+            namespaces: Namespaces {
+                user: Namespace::New,
+                mount: Namespace::New,
+                pid: Namespace::New,
+                net: Namespace::New,
+                ipc: Namespace::New,
+                uts: Namespace::New,
+                cgroup: Namespace::New,
+            },
+            id_maps: Some(IdMaps { uids: map(), gids: map() }),
+            root: Root {
+                source: RootSource::Overlay(Overlay {
+                    lower: vec![self.dir.path().join("base")],
+                    volume: self.device.clone(),
+                    volume_fstype: "ext4".into(),
+                    volume_options: Vec::new(),
+                    mount_point: self.dir.path().join("mnt"),
+                }),
+                readonly: false,
+            },
+            mounts: vec![filesystem("/proc", "proc"), filesystem("/dev", "tmpfs"), cgroup_mount()],
+            dev: Dev { nodes: default_device_nodes(), links: default_dev_links() },
+            masked_paths: vec!["/proc/keys".into(), "/proc/none-such".into(), "/proc/irq".into()],
+            readonly_paths: vec!["/proc/sys".into()],
+            hostname: Some("bench".into()),
+            domainname: None,
+            sysctls: vec![("net.ipv4.ip_unprivileged_port_start".into(), "0".into())],
+            oom_score_adj: None,
+            cgroup: Some(CgroupPlan {
+                path: CgroupPath::new(format!("icerun-test.{}/{name}", std::process::id())).unwrap(),
+                limits: Limits { pids_max: Some(64), memory_max_bytes: Some(64 << 20), ..Limits::default() },
+                unenforced: Unenforced::Refuse,
+                leaf: Some("init".into()),
+                joins_from: Some((UID_BASE, UID_BASE)),
+            }),
+            process: Process {
+                executable: Executable::Search,
+                args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+                env: vec!["PATH=/bin".into()],
+                cwd: "/".into(),
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+                umask: None,
+                rlimits: Vec::new(),
+                capabilities: caps,
+                no_new_privs: true,
+                seccomp: Some(compile(&profile::agent()).unwrap()),
+                terminal: None,
+            },
+            wait_for_start: false,
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
+    }
+}
+
+fn filesystem(target: &str, fstype: &str) -> Mount {
+    let options = if fstype == "tmpfs" { vec![("mode".to_owned(), Some("0755".to_owned()))] } else { Vec::new() };
+    Mount {
+        target: target.into(),
+        source: MountSource::Filesystem { fstype: fstype.into(), source: None, options },
+        attributes: MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() },
+        propagation: None,
+    }
+}
+
+fn cgroup_mount() -> Mount {
+    Mount { source: MountSource::Cgroup2, ..filesystem("/sys/fs/cgroup", "") }
+}
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// `launch` demands a single-threaded, one-shot process, and the test harness has threads: so the test
+/// works in a fork of itself, which has one thread.
+fn in_own_process(work: impl FnOnce()) {
+    match nix_fork() {
+        None => {
+            // The harness would collect the output of a failed assertion in the parent's memory, where it is lost.
+            std::panic::set_hook(Box::new(|info| {
+                let _ = rustix::io::write(rustix::stdio::stderr(), format!("{info}\n").as_bytes());
+            }));
+            let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok();
+            std::process::exit(i32::from(!ok));
+        }
+        Some(pid) => {
+            let status = nix::sys::wait::waitpid(pid, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 0));
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn nix_fork() -> Option<nix::unistd::Pid> {
+    // SAFETY: the child uses only what a forked copy of this thread owns; the harness's other threads hold no lock
+    // that it needs (they wait for this test).
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => None,
+        nix::unistd::ForkResult::Parent { child } => Some(child),
+    }
+}
+
+fn launch_and_read(plan: &Plan) -> (Child, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let fds = vec![(OwnedFd::from(writer.try_clone().unwrap()), 1), (OwnedFd::from(writer), 2)];
+    let child = launch(plan, Inherit { fds, start_socket: None }).unwrap();
+    let mut text = String::new();
+    File::from(OwnedFd::from(reader)).read_to_string(&mut text).unwrap();
+    (child, text)
+}
+
+fn remove(child: &Child) {
+    let cgroup = child.cgroup.as_ref().unwrap();
+    cgroup.kill().unwrap();
+    cgroup.wait_empty(DEADLINE).unwrap();
+    cgroup.remove(DEADLINE).unwrap();
+    run("find", &["/sys/fs/cgroup", "-depth", "-name", &format!("icerun-test.{}", std::process::id()), "-delete"]);
+}
+
+#[test]
+fn priv_overlay_in_a_user_namespace_and_a_leaf_cgroup() {
+    in_own_process(|| {
+        let bench = Bench::new();
+        let plan = bench.plan(
+            "overlay",
+            "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
+             cat /proc/keys; (echo x > /proc/keys) 2>/dev/null || echo mask-holds; (echo 1 > /proc/sys/kernel/sysrq) \
+             2>/dev/null || echo sys-holds; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/self/status",
+        );
+        let (child, text) = launch_and_read(&plan);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "0");
+        assert!(lines[1].split_whitespace().eq(["0", &UID_BASE.to_string(), "65536"]), "{text}");
+        assert_eq!(lines[2], "bench");
+        assert!(text.contains("\n0::/init\n"), "the container's cgroup is the namespace's root: {text}");
+        assert!(text.contains("\ninit\n"), "the view holds the leaf: {text}");
+        assert!(text.contains("\n0\nmask-holds\nsys-holds\n0\n"), "{text}");
+        assert!(text.contains("CapEff:\t0000000000000089"), "{text}");
+        assert!(text.contains("CapBnd:\t0000000000000089"), "{text}");
+        assert!(text.contains("NoNewPrivs:\t1"), "{text}");
+        assert!(text.contains("Seccomp:\t2"), "{text}");
+        assert!(child.cgroup.as_ref().unwrap().cpu().unwrap().usage_usec > 0);
+        remove(&child);
+
+        // The ids on the volume are those seen inside, so another range shows the same owner.
+        let mount = bench.dir.path().join("look");
+        fs::create_dir(&mount).unwrap();
+        let script = format!(
+            "mount {} {} && stat -c %u {}/upper/made; umount {}",
+            bench.device.display(),
+            mount.display(),
+            mount.display(),
+            mount.display()
+        );
+        assert_eq!(run("unshare", &["-m", "sh", "-c", &script]).trim(), "0");
+    });
+}
+
+#[test]
+fn priv_a_failed_step_says_which_and_leaves_nothing() {
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("fail", "true");
+        plan.process.args = vec!["/bin/none-such".into()];
+        let error = launch(&plan, Inherit::default()).unwrap_err();
+        assert_eq!((error.step, error.errno), (Step::Exec, Some(libc::ENOENT)), "{error}");
+        assert!(error.subject.contains("/bin/none-such"), "{error}");
+
+        plan.root.source = match plan.root.source {
+            RootSource::Overlay(overlay) => RootSource::Overlay(Overlay { volume: "/dev/null".into(), ..overlay }),
+            other => other,
+        };
+        let error = launch(&plan, Inherit::default()).unwrap_err();
+        assert_eq!((error.step, error.kind), (Step::Root, Kind::Os), "{error}");
+        assert!(error.subject.contains("/dev/null"), "{error}");
+        assert!(!leftovers(&plan), "a cgroup is left");
+        run("find", &["/sys/fs/cgroup", "-depth", "-name", &format!("icerun-test.{}", std::process::id()), "-delete"]);
+    });
+}
+
+fn leftovers(plan: &Plan) -> bool {
+    let path = plan.cgroup.as_ref().unwrap().path.as_str();
+    fs::read_dir("/sys/fs/cgroup").unwrap().flatten().any(|hierarchy| Path::new(&hierarchy.path()).join(path).exists())
+}

@@ -1,0 +1,170 @@
+//! A connection of the init: frames in, frames out, never blocking.
+//!
+//! Invariants: descriptors are accepted only with the first bytes; what cannot be sent at once is kept, and whoever
+//! produces data asks [`Connection::congested`] first, so what is kept stays below [`QUEUE_BYTES_HIGH`] plus the
+//! frames of one step. Leaves out: what frames mean.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+
+use super::reactor::{Interest, Reactor, Token};
+use crate::protocol::{Decoder, FrameError, FrameType, HEADER_BYTES, REQUEST_FDS_MAX, header};
+
+/// Above this, no more output is read for the connection.
+pub(crate) const QUEUE_BYTES_HIGH: usize = 64 * 1024;
+/// One read of the socket.
+const READ_BYTES: usize = 32 * 1024;
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) fd: OwnedFd,
+    pub(crate) decoder: Decoder,
+    /// Descriptors that came with the first bytes.
+    pub(crate) fds: Vec<OwnedFd>,
+    fds_max: usize,
+    token: Token,
+    queue: Vec<u8>,
+    interest: Interest,
+    /// To be closed as soon as the queue is sent.
+    pub(crate) ending: bool,
+    /// The peer is gone or broke the protocol.
+    pub(crate) dead: bool,
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Bytes, now in the decoder.
+    Bytes,
+    /// Nothing for now.
+    Nothing,
+    /// The peer sends no more.
+    End,
+}
+
+impl Connection {
+    /// Takes over an accepted socket and watches it.
+    pub(crate) fn new(fd: OwnedFd, token: Token, limit: usize, fds_max: usize, reactor: &Reactor) -> io::Result<Self> {
+        reactor.add(&fd, token, Interest::READ)?;
+        Ok(Self {
+            fd,
+            decoder: Decoder::with_limit(limit),
+            fds: Vec::new(),
+            fds_max: fds_max.min(REQUEST_FDS_MAX),
+            token,
+            queue: Vec::new(),
+            interest: Interest::READ,
+            ending: false,
+            dead: false,
+        })
+    }
+
+    /// Reads once. Descriptors beyond the limit, or after the first bytes, kill the connection (and are closed).
+    pub(crate) fn receive(&mut self) -> io::Result<Received> {
+        let mut bytes = [0_u8; READ_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let message = match rustix::net::recvmsg(&self.fd, &mut parts, &mut control, flags) {
+            Ok(message) => message,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
+            Err(e) => return Err(e.into()),
+        };
+        let mut came = Vec::new();
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = part {
+                came.extend(fds);
+            }
+        }
+        let truncated = message.flags.contains(ReturnFlags::CTRUNC);
+        if truncated || self.fds.len() + came.len() > self.fds_max {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.fds.extend(came);
+        if message.bytes == 0 {
+            return Ok(Received::End);
+        }
+        // A read on a full stream may be the start of the next message: only the first read may carry descriptors.
+        self.fds_max = self.fds.len();
+        self.decoder.push(bytes.get(..message.bytes).unwrap_or_default());
+        Ok(Received::Bytes)
+    }
+
+    /// The next whole frame that was received.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<crate::protocol::Frame>, FrameError> {
+        self.decoder.next_frame()
+    }
+
+    /// So much is waiting to be sent that producers should stop.
+    pub(crate) fn congested(&self) -> bool {
+        self.queue.len() >= QUEUE_BYTES_HIGH
+    }
+
+    /// Sends a frame, or keeps what the socket does not take now.
+    pub(crate) fn send(&mut self, kind: FrameType, payload: &[u8]) {
+        if self.dead {
+            return;
+        }
+        let head = header(kind, payload.len());
+        let mut sent = 0;
+        if self.queue.is_empty() {
+            let parts = [IoSlice::new(&head), IoSlice::new(payload)];
+            match rustix::io::writev(&self.fd, &parts) {
+                Ok(count) => sent = count,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => {
+                    self.dead = true;
+                    return;
+                }
+            }
+        }
+        if sent < HEADER_BYTES + payload.len() {
+            let (head_sent, payload_sent) = (sent.min(HEADER_BYTES), sent.saturating_sub(HEADER_BYTES));
+            self.queue.extend_from_slice(head.get(head_sent..).unwrap_or_default());
+            self.queue.extend_from_slice(payload.get(payload_sent..).unwrap_or_default());
+        }
+    }
+
+    /// Sends what was kept, as far as the socket takes it.
+    pub(crate) fn flush(&mut self) {
+        let mut sent = 0;
+        while let Some(rest) = self.queue.get(sent..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::write(&self.fd, rest) {
+                Ok(count) => sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.dead = true;
+                    break;
+                }
+            }
+        }
+        if sent == self.queue.len() {
+            self.queue = Vec::new();
+        } else {
+            self.queue.drain(..sent);
+        }
+    }
+
+    /// Nothing is waiting to be sent.
+    pub(crate) fn idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Watches for what is needed now. `reading` is false while the peer's bytes are not wanted.
+    pub(crate) fn watch(&mut self, reactor: &Reactor, reading: bool) {
+        let wanted = Interest { read: reading && !self.ending, write: !self.queue.is_empty() };
+        if wanted != self.interest {
+            if reactor.modify(&self.fd, self.token, wanted).is_err() {
+                self.dead = true;
+            }
+            self.interest = wanted;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Small operations on names: describe, make a directory, rename.
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::path;
+use crate::error::{Error, ErrorKind};
+use crate::protocol::{EntryKind, FileStat};
+
+pub(super) fn stat(path: &str, follow: bool) -> Result<FileStat, Error> {
+    let failed = |e: Errno| Error::io("describe file", path, e);
+    let mut flags = OFlags::PATH;
+    flags.set(OFlags::NOFOLLOW, !follow);
+    let fd = path::open(path::absolute(path)?, flags).map_err(failed)?;
+    let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+    Ok(FileStat {
+        kind: match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => EntryKind::File,
+            FileType::Directory => EntryKind::Directory,
+            FileType::Symlink => EntryKind::Symlink,
+            _ => EntryKind::Other,
+        },
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: modified(&stat),
+        inode: stat.st_ino,
+        mode: stat.st_mode & 0o7777,
+    })
+}
+
+/// Time of the last change of content. Widths differ between machines, hence the conversions.
+pub(super) fn modified(stat: &Stat) -> (i64, u32) {
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    (stat.st_mtime, nanos)
+}
+
+pub(super) fn mkdir(path: &str, parents: bool) -> Result<(), Error> {
+    let step = "make directory";
+    let folder = path::absolute(path)?;
+    if parents {
+        return match path::make_directory(folder) {
+            Ok(_) => Ok(()),
+            Err(Errno::NOTDIR) if rustix::fs::lstat(folder).is_ok() => {
+                Err(Error::new(ErrorKind::AlreadyExists, step, path))
+            }
+            Err(e) => Err(Error::io(step, path, e)),
+        };
+    }
+    rustix::fs::mkdir(folder, Mode::from_raw_mode(0o755)).map_err(|e| Error::io(step, path, e))
+}
+
+pub(super) fn rename(from: &str, to: &str) -> Result<(), Error> {
+    let (source, target) = (path::absolute(from)?, path::absolute(to)?);
+    rustix::fs::rename(source, target).map_err(|e| Error::io("rename", format_args!("{from} to {to}"), e))
+}

@@ -1,0 +1,177 @@
+//! Output of runs: from their pipes or terminals to the attached clients and into the tails.
+//!
+//! Invariant: nothing is read that an attached client could not take; the pipe fills and the program waits. Without
+//! clients everything is read, and the tail keeps the newest. Leaves out: outputs of finished runs (`server::linger`).
+
+use rustix::io::Errno;
+
+use super::reactor::{Interest, Token};
+use super::run::Stream;
+use super::server::Server;
+use crate::protocol::{FrameType, TAIL_BYTES};
+
+/// Reads of one stream before others get their turn.
+const READS_PER_TURN: usize = 4;
+
+impl Stream {
+    fn frame(self) -> FrameType {
+        match self {
+            Self::Stdout => FrameType::Stdout,
+            Self::Stderr => FrameType::Stderr,
+        }
+    }
+
+    fn token(self, run: u64) -> Token {
+        match self {
+            Self::Stdout => Token::RunStdout(run),
+            Self::Stderr => Token::RunStderr(run),
+        }
+    }
+}
+
+/// How a turn of reading ended.
+enum Turn {
+    /// There may be more.
+    More,
+    /// Nothing for now.
+    Empty,
+    /// A client is behind.
+    Congested,
+    /// The stream has ended, or all that belongs to the run was read.
+    Over,
+}
+
+impl Server {
+    /// Reads a stream for a turn.
+    pub(crate) fn pump(&mut self, number: u64, stream: Stream) {
+        let turn = self.read_stream(number, stream);
+        let Some(run) = self.runs.get_mut(&number) else {
+            return;
+        };
+        let clients = run.clients.clone();
+        let draining = !run.live();
+        let output = run.output(stream);
+        match turn {
+            Turn::More if draining => self.rewatch(number, stream),
+            Turn::More | Turn::Empty => {}
+            // A hang-up is reported even for what is watched for nothing, so watching must end altogether.
+            Turn::Congested => {
+                if std::mem::take(&mut output.watched)
+                    && let Some(fd) = &output.fd
+                {
+                    self.reactor.remove(fd);
+                }
+            }
+            Turn::Over => {
+                output.watched = false;
+                let unread = output.left.is_some();
+                if let Some(fd) = output.fd.take() {
+                    self.reactor.remove(&fd);
+                    // Some background program may hold the other end, and would block or die if nobody read.
+                    if unread {
+                        self.linger(fd);
+                    }
+                }
+            }
+        }
+        for id in clients {
+            self.settle(id);
+        }
+        self.finish_if_drained(number);
+    }
+
+    fn read_stream(&mut self, number: u64, stream: Stream) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            let Some(run) = self.runs.get_mut(&number) else {
+                return Turn::Empty;
+            };
+            let behind =
+                run.clients.iter().any(|id| self.clients.get(id).is_some_and(|client| client.conn.congested()));
+            if behind {
+                return Turn::Congested;
+            }
+            let output = run.output(stream);
+            let Some(fd) = &output.fd else {
+                return Turn::Empty;
+            };
+            let most = output.left.map_or(self.scratch.len(), |left| {
+                usize::try_from(left).map_or(self.scratch.len(), |left| left.min(self.scratch.len()))
+            });
+            let Some(space) = self.scratch.get_mut(..most).filter(|s| !s.is_empty()) else {
+                return Turn::Over;
+            };
+            let bytes = match rustix::io::read(fd, &mut *space) {
+                Ok(0) | Err(Errno::IO) => {
+                    output.left = None;
+                    return Turn::Over;
+                }
+                Ok(count) => space.get(..count).unwrap_or_default(),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) if output.left.is_some() => return Turn::Over,
+                Err(Errno::AGAIN) => return Turn::Empty,
+                Err(_) => {
+                    output.left = None;
+                    return Turn::Over;
+                }
+            };
+            output.tail.push(bytes, TAIL_BYTES);
+            if let Some(left) = &mut output.left {
+                *left = left.saturating_sub(bytes.len() as u64);
+            }
+            for id in &run.clients {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.conn.send(stream.frame(), bytes);
+                }
+            }
+        }
+        Turn::More
+    }
+
+    /// Watches the outputs of a run (again), after its start or when a client has caught up.
+    pub(crate) fn resume_outputs(&mut self, number: u64) {
+        if self.runs.get(&number).is_none_or(|run| run.start.is_some()) {
+            return;
+        }
+        self.rewatch(number, Stream::Stdout);
+        self.rewatch(number, Stream::Stderr);
+    }
+
+    fn rewatch(&mut self, number: u64, stream: Stream) {
+        let Some(run) = self.runs.get_mut(&number) else {
+            return;
+        };
+        let output = run.output(stream);
+        if let Some(fd) = &output.fd
+            && !output.watched
+        {
+            let added = self.reactor.add(fd, stream.token(number), Interest::READ);
+            output.watched = added.is_ok();
+        }
+    }
+
+    /// Sends a new client what is kept, and the exit if there is one.
+    pub(crate) fn replay(&mut self, id: u64, number: u64) {
+        let (Some(run), Some(client)) = (self.runs.get_mut(&number), self.clients.get_mut(&id)) else {
+            return;
+        };
+        let dropped = run.stdout.tail.dropped() + run.stderr.tail.dropped();
+        if dropped > 0 {
+            client.conn.send(FrameType::Dropped, &dropped.to_le_bytes());
+        }
+        for (kind, tail) in [(FrameType::Stdout, &run.stdout.tail), (FrameType::Stderr, &run.stderr.tail)] {
+            let (head, rest) = tail.parts();
+            for part in [head, rest] {
+                if !part.is_empty() {
+                    client.conn.send(kind, part);
+                }
+            }
+        }
+        let exit = run.exit();
+        if exit.is_some() {
+            run.clients.retain(|client| *client != id);
+            self.send_exit(id, exit);
+        } else {
+            self.settle(id);
+        }
+    }
+}

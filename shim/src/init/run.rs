@@ -1,0 +1,158 @@
+//! A run's state: its process, its streams, who is attached, how it ended.
+//!
+//! Invariant: a run is starting, then live, then draining (its process has ended, what it wrote is being read), then
+//! finished; it never goes back. Leaves out: reading and writing (`output`, `input`), deciding (`server`).
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::spawn::{Leaf, StartPipe};
+use super::tail::Tail;
+use crate::protocol::{Exit, ExitStatus, RunStatus};
+
+/// So many bytes of a run's arguments are kept for its status.
+const ARGV_KEPT_BYTES: usize = 2048;
+
+/// Which output stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// One output stream of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// `None` when it is over, or was never there.
+    pub(crate) fd: Option<OwnedFd>,
+    /// The reactor watches it.
+    pub(crate) watched: bool,
+    pub(crate) tail: Tail,
+    /// The process has ended: so many bytes still belong to the run.
+    pub(crate) left: Option<u64>,
+}
+
+/// Standard input of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    /// `None` when it is closed, or was never there.
+    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) queue: VecDeque<u8>,
+    /// Bytes taken from the client for which it has not got credit back.
+    pub(crate) owed: usize,
+    /// Close it when the queue is written.
+    pub(crate) closing: bool,
+    /// The reactor watches it.
+    pub(crate) watched: bool,
+    /// It is a terminal.
+    pub(crate) terminal: bool,
+    /// The last byte given to a terminal, to know whether a line is begun.
+    pub(crate) last: Option<u8>,
+}
+
+/// A run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) label: String,
+    pub(crate) argv: Vec<String>,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// While it is starting.
+    pub(crate) start: Option<StartPipe>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    pub(crate) input: Input,
+    pub(crate) leaf: Option<Leaf>,
+    /// Connections that get its output.
+    pub(crate) clients: Vec<u64>,
+    /// The connection whose input counts: the one that attached last.
+    pub(crate) input_owner: Option<u64>,
+    pub(crate) kill_on_disconnect: bool,
+    /// When its time is up.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timed_out: bool,
+    pub(crate) started_unix_ms: u64,
+    pub(crate) ended_unix_ms: Option<u64>,
+    /// How its process ended.
+    pub(crate) status: Option<ExitStatus>,
+    /// The exit was told, or can be: nothing more comes.
+    pub(crate) finished: bool,
+}
+
+impl Run {
+    pub(crate) fn output(&mut self, stream: Stream) -> &mut Output {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// Its process has not ended.
+    pub(crate) fn live(&self) -> bool {
+        self.status.is_none()
+    }
+
+    /// How it ended, once that can be told.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        let timed_out = self.timed_out;
+        self.status.filter(|_| self.finished).map(|status| Exit { status, timed_out })
+    }
+
+    pub(crate) fn to_status(&self) -> RunStatus {
+        RunStatus {
+            run: self.number,
+            label: self.label.clone(),
+            argv: self.argv.clone(),
+            pid: self.pid,
+            started_unix_ms: self.started_unix_ms,
+            exit: self.exit(),
+            ended_unix_ms: self.ended_unix_ms,
+        }
+    }
+
+    /// Bytes of output it holds.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.stdout.tail.len() + self.stderr.tail.len()
+    }
+}
+
+/// The wall clock; only ever told, never reckoned with.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The arguments as far as a status shows them.
+pub(crate) fn clip_argv(argv: &[String]) -> Vec<String> {
+    let mut room = ARGV_KEPT_BYTES;
+    let mut kept = Vec::new();
+    for argument in argv {
+        if room == 0 {
+            break;
+        }
+        let mut end = argument.len().min(room);
+        while !argument.is_char_boundary(end) {
+            end -= 1;
+        }
+        kept.push(argument.get(..end).unwrap_or_default().to_owned());
+        // An empty argument costs something too: there may be many.
+        room = room.saturating_sub(end.max(1));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shown_arguments_are_bounded() {
+        let many = vec![String::new(); 100_000];
+        assert!(clip_argv(&many).len() <= ARGV_KEPT_BYTES);
+        let long = vec!["é".repeat(5000)];
+        assert!(clip_argv(&long)[0].len() <= ARGV_KEPT_BYTES);
+        let short = vec!["ls".to_owned(), "-l".to_owned()];
+        assert_eq!(clip_argv(&short), short);
+    }
+}

@@ -1,0 +1,140 @@
+//! Starting a program as a user of the box: the parent's side.
+//!
+//! Invariants: everything that can be decided or allocated is so before the fork. A failure of the child is told by
+//! step and errno through a pipe that a successful exec closes. Leaves out: waiting. The caller watches the pipe and
+//! reaps on SIGCHLD, it never blocks on a child: box users may stop or trace what has their own ids.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::Rlimit;
+
+use super::child::{self, ChildStep};
+use super::deny::Filter;
+use super::program::Program;
+use super::user::Identity;
+use crate::error::{Error, ErrorKind};
+use crate::sys::{self, Fork};
+
+/// The folder a program starts in.
+#[derive(Debug)]
+pub(crate) enum Folder {
+    /// An absolute path.
+    Path(CString),
+    /// An open directory.
+    Open(OwnedFd),
+}
+
+impl Folder {
+    /// A folder by path, which must be absolute.
+    pub(crate) fn at(path: &str) -> Result<Self, Error> {
+        let bad = || Error::new(ErrorKind::InvalidInput, "read folder", path);
+        if !path.starts_with('/') {
+            return Err(bad());
+        }
+        CString::new(path).map(Self::Path).map_err(|_| bad())
+    }
+}
+
+/// A run's cgroup, as handed over by the host.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    /// The cgroup v2 directory.
+    pub(crate) unified: OwnedFd,
+    /// `tasks` files of v1 hierarchies.
+    pub(crate) tasks: Vec<OwnedFd>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) identity: &'a Identity,
+    pub(crate) folder: &'a Folder,
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Standard input becomes the controlling terminal.
+    pub(crate) terminal: bool,
+    pub(crate) leaf: Option<&'a Leaf>,
+    pub(crate) filter: &'a Filter,
+    /// The limit of open files to go back to, since the init raised its own.
+    pub(crate) open_files: Rlimit,
+}
+
+/// A child between fork and exec, or after.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) start: StartPipe,
+}
+
+/// The reading end of a child's start pipe, with what its errors are about.
+#[derive(Debug)]
+pub(crate) struct StartPipe {
+    fd: OwnedFd,
+    program: String,
+    folder: String,
+    user: String,
+}
+
+/// Forks; the child goes on to execute the program.
+pub(crate) fn spawn(start: &Start<'_>) -> Result<Spawned, Error> {
+    let failed = |step: &'static str| move |e: io::Error| Error::io(step, "", e);
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        .map_err(|e| failed("make start pipe")(e.into()))?;
+    let cgroup = start.leaf.map(|leaf| leaf.unified.as_fd());
+    match sys::fork_into(cgroup).map_err(failed("fork"))? {
+        Fork::Child => child::run(start, writer.as_fd()),
+        Fork::Parent { pid, pidfd } => {
+            let text = |c: &CString| c.to_string_lossy().into_owned();
+            Ok(Spawned {
+                pid,
+                pidfd,
+                start: StartPipe {
+                    fd: reader,
+                    program: start.program.argv.first().map(text).unwrap_or_default(),
+                    folder: match start.folder {
+                        Folder::Path(path) => text(path),
+                        Folder::Open(_) => String::new(),
+                    },
+                    user: start.identity.name.clone(),
+                },
+            })
+        }
+    }
+}
+
+impl StartPipe {
+    /// Whether the program runs; `None` while the child is still on its way.
+    pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
+        let mut told = [0_u8; child::TOLD_BYTES];
+        match rustix::io::read(&self.fd, &mut told) {
+            Ok(0) => Some(Ok(())),
+            Ok(_) => Some(Err(self.error(told))),
+            Err(Errno::AGAIN | Errno::INTR) => None,
+            Err(e) => Some(Err(Error::io("read start pipe", "", e))),
+        }
+    }
+
+    fn error(&self, told: [u8; child::TOLD_BYTES]) -> Error {
+        let Some((step, errno)) = child::read_failure(told) else {
+            return Error::new(ErrorKind::Internal, "read start pipe", told[0]);
+        };
+        let subject = match step {
+            ChildStep::Execute => &self.program,
+            ChildStep::Folder => &self.folder,
+            ChildStep::Groups | ChildStep::Ids | ChildStep::Capabilities => &self.user,
+            _ => "",
+        };
+        Error::io(step.name(), subject, io::Error::from_raw_os_error(errno))
+    }
+}
+
+impl AsFd for StartPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

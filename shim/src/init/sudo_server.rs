@@ -1,0 +1,449 @@
+//! The init's side of sudo: whoever in the box is root or the box's user may start a command as any user of the box.
+//!
+//! Invariants: who asks is told by the kernel (SO_PEERCRED), never by the message; the socket is open to every process
+//! of the box, so connections that have not asked yet are few and short-lived, and requests are small. The command
+//! runs in the cgroup of the run that asked, so its CPU time and memory are the run's; it lives on the caller's own
+//! descriptors, the init sees none of its data.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode as FileMode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred};
+use rustix::process::{Pid, Signal, WaitStatus};
+
+use super::conn::{Connection, Received};
+use super::exec::exit_status;
+use super::program::{self, Program};
+use super::reactor::{Happened, Interest, Token};
+use super::server::{Child, Server};
+use super::spawn::{self, Folder, Leaf, Start, StartPipe};
+use super::user::{Accounts, Identity};
+use crate::error::{Error, ErrorKind};
+use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
+use crate::sudo::{Mode, REQUEST_BYTES_MAX, REQUEST_FDS, SudoRequest};
+
+/// Connections that have not asked yet; more wait in the backlog.
+const PENDING_MAX: usize = 16;
+/// Commands at one time.
+const COMMANDS_MAX: usize = 256;
+/// A connection must have asked by then.
+const REQUEST_SECONDS_MAX: u64 = 5;
+/// Between the hang-up of a command whose client is gone and its end.
+const KILL_GRACE_MS: u64 = 2000;
+const BACKLOG: i32 = 64;
+
+/// The listening socket and who is connected.
+#[derive(Debug)]
+pub(crate) struct SudoServer {
+    pub(crate) listener: OwnedFd,
+    watched: bool,
+    clients: BTreeMap<u64, SudoClient>,
+}
+
+#[derive(Debug)]
+struct SudoClient {
+    /// `None` when the client is gone and its command still lives.
+    conn: Option<Connection>,
+    peer: UCred,
+    deadline: Instant,
+    command: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: i32,
+    start: Option<StartPipe>,
+    background: bool,
+}
+
+impl SudoServer {
+    /// Listens on a path that every user of the box can reach.
+    pub(crate) fn listen(path: &Path) -> Result<Self, Error> {
+        let failed = |e: rustix::io::Errno| Error::io("make sudo socket", path.display(), e);
+        if let Some(directory) = path.parent() {
+            match rustix::fs::mkdir(directory, FileMode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        match rustix::fs::unlink(path) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        rustix::net::bind(&listener, &address).map_err(failed)?;
+        rustix::fs::chmod(path, FileMode::from_raw_mode(0o666)).map_err(failed)?;
+        rustix::net::listen(&listener, BACKLOG).map_err(failed)?;
+        Ok(Self { listener, watched: true, clients: BTreeMap::new() })
+    }
+
+    fn pending(&self) -> usize {
+        let waiting = |client: &&SudoClient| client.command.is_none();
+        self.clients.values().filter(waiting).count()
+    }
+}
+
+impl Server {
+    pub(crate) fn accept_sudo(&mut self) {
+        let id = self.next_id();
+        let Some(sudo) = &mut self.sudo else { return };
+        if sudo.pending() >= PENDING_MAX {
+            self.reactor.remove(&sudo.listener);
+            sudo.watched = false;
+            return;
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(fd) = rustix::net::accept_with(&sudo.listener, flags) else {
+            return;
+        };
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&fd) else {
+            return;
+        };
+        let token = Token::Sudo(id);
+        let limit = REQUEST_BYTES_MAX;
+        let Ok(conn) = Connection::new(fd, token, limit, REQUEST_FDS, &self.reactor) else {
+            return;
+        };
+        let deadline = Instant::now() + Duration::from_secs(REQUEST_SECONDS_MAX);
+        self.reactor.set_timer(deadline, token);
+        let client = SudoClient { conn: Some(conn), peer, deadline, command: None };
+        sudo.clients.insert(id, client);
+    }
+
+    pub(crate) fn handle_sudo(&mut self, id: u64, event: Happened) {
+        let Some(conn) = self.sudo_connection(id) else {
+            return;
+        };
+        if event.writable {
+            conn.flush();
+        }
+        if event.readable && !conn.ending {
+            match conn.receive() {
+                Ok(Received::Bytes) => self.take_sudo_frames(id),
+                Ok(Received::Nothing) => {}
+                Ok(Received::End) | Err(_) => return self.drop_sudo(id),
+            }
+        } else if event.hung_up {
+            return self.drop_sudo(id);
+        }
+        self.settle_sudo(id);
+    }
+
+    fn sudo_client(&mut self, id: u64) -> Option<&mut SudoClient> {
+        self.sudo.as_mut()?.clients.get_mut(&id)
+    }
+
+    fn sudo_connection(&mut self, id: u64) -> Option<&mut Connection> {
+        self.sudo_client(id)?.conn.as_mut()
+    }
+
+    fn take_sudo_frames(&mut self, id: u64) {
+        while let Some(conn) = self.sudo_connection(id) {
+            if conn.ending {
+                return;
+            }
+            match conn.next_frame() {
+                Ok(Some(frame)) => self.take_sudo_frame(id, &frame),
+                Ok(None) => return,
+                Err(e) => {
+                    let error = Error::new(ErrorKind::InvalidInput, "decode frame", "").because(e);
+                    self.refuse_sudo(id, &error);
+                }
+            }
+        }
+    }
+
+    fn take_sudo_frame(&mut self, id: u64, frame: &Frame) {
+        let Some(client) = self.sudo_client(id) else {
+            return;
+        };
+        match (&client.command, frame.kind) {
+            (None, FrameType::Request) => {
+                let deadline = client.deadline;
+                self.reactor.cancel_timer(deadline, Token::Sudo(id));
+                if let Err(error) = self.start_sudo(id, &frame.payload) {
+                    self.refuse_sudo(id, &error);
+                }
+                self.listen_to_sudo_again();
+            }
+            (Some(running), FrameType::Signal) => {
+                if let Ok(SignalMessage { signal, .. }) = decode(&frame.payload) {
+                    signal_group(running.pid, signal);
+                }
+            }
+            _ => self.drop_sudo(id),
+        }
+    }
+
+    fn start_sudo(&mut self, id: u64, payload: &[u8]) -> Result<(), Error> {
+        let envelope: Envelope<SudoRequest> = decode(payload)?;
+        if envelope.v != VERSION {
+            let step = "check protocol version";
+            return Err(Error::new(ErrorKind::InvalidInput, step, envelope.v));
+        }
+        let request = envelope.m;
+        let accounts = Accounts::read();
+        let Some(client) = self.sudo_client(id) else {
+            return Ok(());
+        };
+        let peer = client.peer;
+        let uid = peer.uid.as_raw();
+        if uid != 0 && uid != accounts.resolve(None)?.uid {
+            let step = "run command as another user";
+            return Err(Error::new(ErrorKind::PermissionDenied, step, uid));
+        }
+        let fds = match &mut client.conn {
+            Some(conn) => std::mem::take(&mut conn.fds),
+            None => Vec::new(),
+        };
+        let [stdin, stdout, stderr, folder] = <[OwnedFd; REQUEST_FDS]>::try_from(fds)
+            .map_err(|_| Error::new(ErrorKind::InvalidInput, "receive descriptors", ""))?;
+        let commands = self.sudo.as_ref().map_or(0, |sudo| sudo.clients.len());
+        if commands > COMMANDS_MAX + PENDING_MAX {
+            return Err(Error::new(ErrorKind::Limit, "start command", commands));
+        }
+        let identity = accounts.resolve(request.user.as_deref().or(Some("0")))?;
+        let caller = accounts.resolve(Some(&uid.to_string()))?;
+        let program = prepare(&request, &identity, &caller, peer)?;
+        let folder = match request.mode {
+            Mode::Login => Folder::at(&identity.home)?,
+            _ => Folder::Open(folder),
+        };
+        let spawned = spawn::spawn(&Start {
+            program: &program,
+            identity: &identity,
+            folder: &folder,
+            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            terminal: false,
+            leaf: self.leaf_of(peer.pid),
+            filter: &self.launchpad.filter,
+            open_files: self.launchpad.open_files,
+        })?;
+        self.children.insert(spawned.pid, Child::Sudo(id));
+        let token = Token::SudoStart(id);
+        // If this fails, the confirmation comes with the command's end.
+        let _ = self.reactor.add(&spawned.start, token, Interest::READ);
+        if let Some(client) = self.sudo_client(id) {
+            client.command =
+                Some(Running { pid: spawned.pid, start: Some(spawned.start), background: request.background });
+        }
+        self.check_sudo_start(id);
+        Ok(())
+    }
+
+    /// The cgroup of the live run that a process of the box belongs to.
+    fn leaf_of(&self, pid: Pid) -> Option<&Leaf> {
+        let mut text = String::new();
+        let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
+        File::open(path).ok()?.take(16 * 1024).read_to_string(&mut text).ok()?;
+        self.runs.get(&run_in_cgroup_file(&text)?)?.leaf.as_ref()
+    }
+
+    pub(crate) fn check_sudo_start(&mut self, id: u64) {
+        let Some(client) = self.sudo_client(id) else {
+            return;
+        };
+        let Some(running) = &mut client.command else {
+            return;
+        };
+        let Some(outcome) = running.start.as_ref().and_then(StartPipe::outcome) else {
+            return;
+        };
+        running.start = None;
+        match outcome {
+            Ok(()) => {
+                let last = running.background;
+                self.answer_sudo(id, Ok(Answer::Done), last);
+            }
+            Err(error) => self.refuse_sudo(id, &error),
+        }
+    }
+
+    fn answer_sudo(&mut self, id: u64, answer: Result<Answer, &Error>, last: bool) {
+        let message = Envelope { v: VERSION, m: answer.map_err(WireError::from) };
+        if let Some(conn) = self.sudo_connection(id) {
+            match encode(&message) {
+                Ok(payload) => conn.send(FrameType::Response, &payload),
+                Err(_) => conn.dead = true,
+            }
+            conn.ending |= last;
+        }
+        self.settle_sudo(id);
+    }
+
+    fn refuse_sudo(&mut self, id: u64, error: &Error) {
+        self.answer_sudo(id, Err(error), true);
+    }
+
+    pub(crate) fn sudo_ended(&mut self, id: u64, status: WaitStatus) {
+        self.check_sudo_start(id);
+        let exit = Exit { status: exit_status(status), timed_out: false };
+        if let Some(client) = self.sudo_client(id) {
+            client.command = None;
+            // Not one that waits to ask: its time is what is left for it to read the exit.
+            if let (Some(conn), Ok(payload)) = (&mut client.conn, encode(&exit)) {
+                if !conn.ending {
+                    conn.send(FrameType::Exit, &payload);
+                }
+                conn.ending = true;
+            }
+        }
+        self.settle_sudo(id);
+    }
+
+    /// After sending: watch for what is needed now, or close.
+    fn settle_sudo(&mut self, id: u64) {
+        let Some(sudo) = &mut self.sudo else { return };
+        let Some(client) = sudo.clients.get_mut(&id) else {
+            return;
+        };
+        let over = match &mut client.conn {
+            Some(conn) => {
+                conn.watch(&self.reactor, true);
+                conn.dead || (conn.ending && conn.idle())
+            }
+            None => client.command.is_none(),
+        };
+        if over {
+            self.drop_sudo(id);
+        }
+    }
+
+    /// The client is gone. A command in the foreground is hung up, and killed if that does not help.
+    fn drop_sudo(&mut self, id: u64) {
+        let Some(sudo) = &mut self.sudo else { return };
+        let Some(client) = sudo.clients.get_mut(&id) else {
+            return;
+        };
+        client.conn = None;
+        match &client.command {
+            None => {
+                let deadline = client.deadline;
+                self.reactor.cancel_timer(deadline, Token::Sudo(id));
+                sudo.clients.remove(&id);
+            }
+            Some(running) if !running.background => {
+                signal_group(running.pid, libc::SIGHUP);
+                signal_group(running.pid, libc::SIGCONT);
+                let at = Instant::now() + Duration::from_millis(KILL_GRACE_MS);
+                self.reactor.set_timer(at, Token::SudoKill(id));
+            }
+            Some(_) => {}
+        }
+        self.listen_to_sudo_again();
+    }
+
+    pub(crate) fn kill_sudo(&mut self, id: u64) {
+        if let Some(SudoClient { command: Some(running), .. }) = self.sudo_client(id) {
+            signal_group(running.pid, libc::SIGKILL);
+        }
+    }
+
+    /// The time to ask is over.
+    pub(crate) fn expire_sudo(&mut self, id: u64) {
+        if self.sudo_client(id).is_some_and(|c| c.command.is_none()) {
+            self.drop_sudo(id);
+        }
+    }
+
+    fn listen_to_sudo_again(&mut self) {
+        if let Some(sudo) = &mut self.sudo
+            && !sudo.watched
+            && sudo.pending() < PENDING_MAX
+        {
+            let token = Token::SudoListener;
+            sudo.watched = self.reactor.add(&sudo.listener, token, Interest::READ).is_ok();
+        }
+    }
+}
+
+/// The command leads a session and a process group of its own, and is not reaped yet: the number is its own.
+fn signal_group(pid: i32, signal: i32) {
+    if let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) {
+        // A group that has just ended is as good.
+        let _: Result<(), io::Error> = rustix::process::kill_process_group(pid, signal).map_err(io::Error::from);
+    }
+}
+
+/// The run whose leaf a `/proc/<pid>/cgroup` names in its cgroup v2 line.
+fn run_in_cgroup_file(text: &str) -> Option<u64> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let leaf = path.rsplit('/').next()?;
+    leaf.strip_prefix("run-")?.parse().ok()
+}
+
+fn prepare(request: &SudoRequest, identity: &Identity, caller: &Identity, peer: UCred) -> Result<Program, Error> {
+    let mut env = program::login_env(identity, false);
+    for (name, value) in &request.env {
+        program::set(&mut env, name, value);
+    }
+    for (name, value) in [
+        ("SUDO_USER", caller.name.as_str()),
+        ("SUDO_UID", &peer.uid.as_raw().to_string()),
+        ("SUDO_GID", &peer.gid.as_raw().to_string()),
+        ("SUDO_COMMAND", &request.argv.join(" ")),
+    ] {
+        program::set(&mut env, name, value);
+    }
+    let shell = match (request.mode, &request.shell) {
+        (Mode::Command, _) => return Program::new(&request.argv, &env),
+        (Mode::Shell, Some(shell)) => shell,
+        _ => &identity.shell,
+    };
+    let mut argv = vec![shell.clone()];
+    if !request.argv.is_empty() {
+        let words: Vec<String> = request.argv.iter().map(|word| escape(word)).collect();
+        argv.extend(["-c".to_owned(), words.join(" ")]);
+    }
+    let mut program = Program::new(&argv, &env)?;
+    if request.mode == Mode::Login {
+        // A leading dash makes a shell a login shell.
+        let name = shell.rsplit('/').next().unwrap_or_default();
+        program.rename(&format!("-{name}"))?;
+    }
+    Ok(program)
+}
+
+/// As sudo does: the shell must see each word as it was given.
+fn escape(word: &str) -> String {
+    if word.is_empty() {
+        return "''".to_owned();
+    }
+    let mut text = String::with_capacity(word.len());
+    for c in word.chars() {
+        if !(c.is_alphanumeric() || matches!(c, '_' | '-' | '$')) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_by_its_leaf() {
+        let text = "4:memory:/box/run-7\n0::/../run-12\n";
+        assert_eq!(run_in_cgroup_file(text), Some(12));
+        assert_eq!(run_in_cgroup_file("0::/init\n"), None);
+        assert_eq!(run_in_cgroup_file("0::/run-x\n"), None);
+        assert_eq!(run_in_cgroup_file("4:memory:/run-7\n"), None);
+    }
+
+    #[test]
+    fn words_stay_words() {
+        assert_eq!(escape("a b"), "a\\ b");
+        assert_eq!(escape("$HOME;x"), "$HOME\\;x");
+        assert_eq!(escape(""), "''");
+    }
+}

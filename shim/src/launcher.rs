@@ -1,0 +1,177 @@
+//! The launcher: a fresh, single-threaded process that starts one box and exits.
+//!
+//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. Whatever fails
+//! is taken back by the runtime before the report; what has a name (socket, files of the run directory) is made anew by
+//! the next launch.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Instant;
+
+use icebox_runtime::launch::{Child, Inherit, launch};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use crate::error::{Error, ErrorKind};
+use crate::launch::{BoxSpec, Launched};
+use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
+use crate::translate;
+
+const READ_BYTES: usize = 16 * 1024;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const FILE_MODE: u32 = 0o644;
+
+/// The whole program: returns the exit code.
+#[must_use]
+pub fn main() -> i32 {
+    let socket = rustix::stdio::stdin();
+    let report = receive(socket).and_then(|(spec, init)| start(&spec, init));
+    let wire = report.as_ref().map_err(WireError::from);
+    match send(socket, &Envelope::new(&wire)) {
+        Ok(()) => i32::from(report.is_err()),
+        Err(error) => {
+            // Whoever asked is gone: standard error is all there is.
+            eprintln!("icebox-launch: {}", error.report());
+            2
+        }
+    }
+}
+
+/// The spec and the descriptor beside it.
+fn receive(socket: impl AsFd) -> Result<(BoxSpec, OwnedFd), Error> {
+    let failed = |e: io::Error| Error::io("read spec", "standard input", e);
+    let mut decoder = Decoder::default();
+    let mut init = None;
+    let mut piece = vec![0; READ_BYTES];
+    loop {
+        let frame = decoder.next_frame();
+        let frame = frame.map_err(|e| Error::new(ErrorKind::InvalidInput, "decode spec", "").because(e))?;
+        if let Some(frame) = frame {
+            let spec: Envelope<BoxSpec> = decode(&frame.payload)?;
+            if spec.v != VERSION {
+                return Err(Error::new(ErrorKind::InvalidInput, "check version of iceboxd", spec.v));
+            }
+            let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "take sealed init", "no descriptor"))?;
+            return Ok((spec.m, init));
+        }
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [io::IoSliceMut::new(&mut piece)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = rustix::net::recvmsg(&socket, &mut parts, &mut control, flags).map_err(|e| failed(e.into()))?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                init = fds.last().or(init);
+            }
+        }
+        if got.bytes == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        decoder.push(piece.get(..got.bytes).unwrap_or_default());
+    }
+}
+
+fn send<T: serde::Serialize>(socket: impl AsFd, message: &T) -> Result<(), Error> {
+    let payload = encode(message)?;
+    let mut bytes = header(FrameType::Response, payload.len()).to_vec();
+    bytes.extend_from_slice(&payload);
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        let sent = rustix::io::write(&socket, rest).map_err(|e| Error::io("send report", "", e))?;
+        rest = rest.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
+    let began = Instant::now();
+    let control = listen(&spec.run_dir.join(CONTROL_SOCKET))?;
+    write_files(spec)?;
+    let log = log_file(&spec.run_dir.join("init.log"))?;
+    let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
+    let plan = translate::plan(spec, init)?;
+    let prepared = began.elapsed();
+    let inherit = Inherit {
+        fds: vec![
+            (null.try_clone().map_err(|e| Error::io("open null device", "/dev/null", e))?.into(), 0),
+            (null.into(), 1),
+            (log.into(), 2),
+            (control.into(), translate::CONTROL_FD),
+        ],
+        start_socket: None,
+    };
+    let child = launch(&plan, inherit).map_err(|error| from_runtime(&error))?;
+    report(spec, &child, &[("prepare", prepared), ("launch", began.elapsed() - prepared)])
+}
+
+fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
+    let boot_id = fs::read_to_string(BOOT_ID).map_err(|e| Error::io("read boot id", BOOT_ID, e))?;
+    let inode = match &child.cgroup {
+        Some(cgroup) => cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?,
+        None => 0,
+    };
+    Ok(Launched {
+        pid: child.pid,
+        start_time_ticks: child.start_time,
+        boot_id: boot_id.trim().to_owned(),
+        cgroup_inode: inode,
+        warnings: child.warnings.clone(),
+        steps: steps.iter().map(|(name, took)| ((*name).to_owned(), took.as_micros() as u64)).collect(),
+    })
+}
+
+/// The control socket, which only the host can reach: a path in a directory of root's own, inherited by the init.
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove old socket", path.display(), e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(|e| Error::io("bind control socket", path.display(), e))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(|e| Error::io("protect control socket", path.display(), e))?;
+    listener.set_nonblocking(true).map_err(|e| Error::io("set up control socket", path.display(), e))?;
+    Ok(listener)
+}
+
+fn write_files(spec: &BoxSpec) -> Result<(), Error> {
+    let mount_point = translate::mount_point(spec);
+    match fs::DirBuilder::new().mode(0o755).create(&mount_point) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("make mount point", mount_point.display(), e));
+        }
+        _ => {}
+    }
+    let name = &spec.hostname;
+    write_file(&translate::hosts_file(spec), &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
+    write_file(&translate::hostname_file(spec), &format!("{name}\n"))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+    let write = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|e| Error::io("write file of the box", path.display(), e))
+}
+
+/// The init's standard error: written once, when it dies of something.
+fn log_file(path: &Path) -> Result<fs::File, Error> {
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io("open log of the init", path.display(), e))
+}
+
+fn from_runtime(error: &icebox_runtime::Error) -> Error {
+    let kind = match error.kind {
+        icebox_runtime::Kind::Unenforced => ErrorKind::Unenforced,
+        icebox_runtime::Kind::Invalid => ErrorKind::InvalidInput,
+        _ => error.errno.map_or(ErrorKind::Internal, ErrorKind::from_errno),
+    };
+    Error::new(kind, error.step.name(), &error.subject).because(crate::error::Reported(error.cause.clone()))
+}

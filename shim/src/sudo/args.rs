@@ -1,0 +1,281 @@
+//! sudo's command line, as far as it makes sense in a box.
+
+use serde::{Deserialize, Serialize};
+
+/// How a command is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    /// As it is.
+    Command,
+    /// By a shell (`-s`).
+    Shell,
+    /// By a login shell in the user's home (`-i`).
+    Login,
+}
+
+/// Which of the caller's variables go along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Preserve {
+    /// The harmless ones (terminal, locale).
+    Usual,
+    /// All (`-E`).
+    All,
+    /// The usual and these (`--preserve-env=list`).
+    Also(Vec<String>),
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// `-h`.
+    Help,
+    /// `-V`.
+    Version,
+    /// `-k`, `-K` or `-v` without a command: nothing to do, since there are no time stamps.
+    Nothing,
+    /// Run something.
+    Run(Command),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Command {
+    pub(super) argv: Vec<String>,
+    pub(super) mode: Mode,
+    pub(super) user: Option<String>,
+    pub(super) preserve: Preserve,
+    /// `-H`: HOME is the target's even with `-E`.
+    pub(super) set_home: bool,
+    pub(super) background: bool,
+    /// `VAR=value` before the command.
+    pub(super) assignments: Vec<(String, String)>,
+}
+
+/// Reads the arguments after the program's name.
+pub(super) fn parse(arguments: &[String]) -> Result<Asked, String> {
+    let mut parser = Parser {
+        rest: arguments.iter(),
+        command: Command {
+            argv: Vec::new(),
+            mode: Mode::Command,
+            user: None,
+            preserve: Preserve::Usual,
+            set_home: false,
+            background: false,
+            assignments: Vec::new(),
+        },
+        stamps_only: false,
+    };
+    parser.run()
+}
+
+struct Parser<'a> {
+    rest: std::slice::Iter<'a, String>,
+    command: Command,
+    stamps_only: bool,
+}
+
+impl Parser<'_> {
+    fn run(&mut self) -> Result<Asked, String> {
+        let parser = self;
+        while let Some(argument) = parser.rest.as_slice().first() {
+            if argument == "--" {
+                parser.rest.next();
+                break;
+            }
+            if let Some(long) = argument.strip_prefix("--") {
+                parser.rest.next();
+                if let Some(asked) = parser.long(long)? {
+                    return Ok(asked);
+                }
+            } else if let Some(short) = argument.strip_prefix('-').filter(|s| !s.is_empty()) {
+                parser.rest.next();
+                if let Some(asked) = parser.short(short)? {
+                    return Ok(asked);
+                }
+            } else {
+                break;
+            }
+        }
+        parser.finish()
+    }
+
+    fn finish(&mut self) -> Result<Asked, String> {
+        let mut rest = self.rest.as_slice();
+        while let Some((first, after)) = rest.split_first() {
+            let Some((name, value)) = assignment(first) else {
+                break;
+            };
+            self.command.assignments.push((name, value));
+            rest = after;
+        }
+        self.command.argv = rest.to_vec();
+        if self.command.argv.is_empty() && self.command.mode == Mode::Command {
+            if self.stamps_only {
+                return Ok(Asked::Nothing);
+            }
+            return Err("no command given".to_owned());
+        }
+        Ok(Asked::Run(self.command.clone()))
+    }
+
+    fn long(&mut self, long: &str) -> Result<Option<Asked>, String> {
+        let (name, value) = match long.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (long, None),
+        };
+        if value.is_some() && !matches!(name, "user" | "preserve-env" | "prompt") {
+            return Err(format!("option --{name} takes no value"));
+        }
+        match (name, value) {
+            ("user", Some(value)) => self.command.user = Some(user(value)?),
+            ("user", None) => self.command.user = Some(user(&self.value("--user")?)?),
+            ("prompt", Some(_)) => {}
+            ("prompt", None) => drop(self.value("--prompt")?),
+            ("preserve-env", None) => self.command.preserve = Preserve::All,
+            ("preserve-env", Some(list)) => self.preserve_also(list),
+            ("set-home", None) => self.command.set_home = true,
+            ("login", None) => self.mode(Mode::Login)?,
+            ("shell", None) => self.mode(Mode::Shell)?,
+            ("non-interactive" | "stdin", None) => {}
+            ("background", None) => self.command.background = true,
+            ("reset-timestamp" | "remove-timestamp" | "validate", None) => self.stamps_only = true,
+            ("help", None) => return Ok(Some(Asked::Help)),
+            ("version", None) => return Ok(Some(Asked::Version)),
+            _ => return Err(format!("option --{name} is not supported in a box")),
+        }
+        Ok(None)
+    }
+
+    /// One argument may hold several letters; a value is the rest of it or the next argument.
+    fn short(&mut self, letters: &str) -> Result<Option<Asked>, String> {
+        for (at, letter) in letters.char_indices() {
+            let after = letters.get(at + letter.len_utf8()..).unwrap_or_default();
+            match letter {
+                'u' | 'p' => {
+                    let value = if after.is_empty() {
+                        self.value(if letter == 'u' { "-u" } else { "-p" })?
+                    } else {
+                        after.to_owned()
+                    };
+                    if letter == 'u' {
+                        self.command.user = Some(user(&value)?);
+                    }
+                    return Ok(None);
+                }
+                'E' => self.command.preserve = Preserve::All,
+                'H' => self.command.set_home = true,
+                'n' | 'S' => {}
+                'i' => self.mode(Mode::Login)?,
+                's' => self.mode(Mode::Shell)?,
+                'b' => self.command.background = true,
+                'k' | 'K' | 'v' => self.stamps_only = true,
+                'V' => return Ok(Some(Asked::Version)),
+                'h' => return Ok(Some(Asked::Help)),
+                _ => return Err(format!("option -{letter} is not supported in a box")),
+            }
+        }
+        Ok(None)
+    }
+
+    fn value(&mut self, option: &str) -> Result<String, String> {
+        self.rest.next().cloned().ok_or_else(|| format!("option {option} needs a value"))
+    }
+
+    fn mode(&mut self, mode: Mode) -> Result<(), String> {
+        if self.command.mode != Mode::Command && self.command.mode != mode {
+            return Err("-i and -s exclude each other".to_owned());
+        }
+        self.command.mode = mode;
+        Ok(())
+    }
+
+    fn preserve_also(&mut self, list: &str) {
+        let names = list.split(',').filter(|name| !name.is_empty());
+        let names = names.map(str::to_owned);
+        match &mut self.command.preserve {
+            Preserve::All => {}
+            Preserve::Also(known) => known.extend(names),
+            Preserve::Usual => self.command.preserve = Preserve::Also(names.collect()),
+        }
+    }
+}
+
+/// sudo writes a numeric user as `#uid`.
+fn user(text: &str) -> Result<String, String> {
+    let text = text.strip_prefix('#').unwrap_or(text);
+    if text.is_empty() {
+        return Err("empty user".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn assignment(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    let mut letters = name.chars();
+    let first = letters.next()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let good = (first.is_ascii_alphabetic() || first == '_') && letters.all(plain);
+    good.then(|| (name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn asked(line: &str) -> Result<Asked, String> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words)
+    }
+
+    fn command(line: &str) -> Command {
+        match asked(line) {
+            Ok(Asked::Run(command)) => command,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn everyday_lines() {
+        assert_eq!(command("apt-get install -y x").argv.len(), 4);
+        let c = command("-nE -u www-data A=1 B_2= ls -u");
+        assert_eq!(c.user.as_deref(), Some("www-data"));
+        assert_eq!(c.preserve, Preserve::All);
+        assert_eq!(c.assignments.len(), 2);
+        assert_eq!(c.argv, ["ls", "-u"]);
+        assert_eq!(command("-uroot id").user.as_deref(), Some("root"));
+        assert_eq!(command("-u #1000 id").user.as_deref(), Some("1000"));
+        assert_eq!(command("--user=bob id").user.as_deref(), Some("bob"));
+        assert_eq!(command("-- -x").argv, ["-x"]);
+        assert_eq!(command("-i").mode, Mode::Login);
+        assert_eq!(command("-s echo hi").argv, ["echo", "hi"]);
+        assert_eq!(command("--preserve-env=A,B id").preserve, Preserve::Also(vec!["A".into(), "B".into()]));
+        assert!(command("-b sleep 1").background);
+        assert!(command("-k id").argv == ["id"]);
+    }
+
+    #[test]
+    fn without_a_command() {
+        assert_eq!(asked("-v"), Ok(Asked::Nothing));
+        assert_eq!(asked("-K"), Ok(Asked::Nothing));
+        assert_eq!(asked("-V"), Ok(Asked::Version));
+        assert_eq!(asked("--help"), Ok(Asked::Help));
+        assert!(asked("").is_err());
+        assert!(asked("A=1").is_err());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_said() {
+        for line in ["-l", "-g staff id", "--group=x id", "-i -s", "-u", "--login=x", "-A id"] {
+            assert!(asked(line).is_err(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(words in prop::collection::vec("-{0,2}[a-zA-Z#=é]{0,4}", 0..5)) {
+            let _ = parse(&words);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A box in the runtime's words: the default profile, and the only file of this crate where both vocabularies meet.
+//!
+//! The profile is stricter than Docker's and still runs node, python, git, apt and pip: eight capabilities,
+//! no_new_privs, an allow-list of system calls, a user namespace with a range of its own. Everything here is data; the
+//! runtime carries it out.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, Limits, Unenforced};
+use icebox_runtime::plan::{
+    CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
+    Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
+};
+use icebox_runtime::seccomp::{compile, profile};
+
+use crate::error::{Error, ErrorKind};
+use crate::launch::BoxSpec;
+
+/// Number of the control socket in the init.
+pub(crate) const CONTROL_FD: i32 = 3;
+/// Ids of a box.
+const ID_COUNT: u32 = 65_536;
+const CPU_PERIOD_US: u64 = 100_000;
+/// Bounds of `/dev/shm`, which is half the memory between them.
+const SHM_BYTES_MAX: u64 = 2 << 30;
+const RUN_TMPFS_SHARE: u64 = 10;
+/// Boxes go before the services of the host when memory runs out (proc(5), `oom_score_adj`).
+const OOM_SCORE_ADJ: i32 = 200;
+/// The leaf cgroup of the init.
+const INIT_LEAF: &str = "init";
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETFCAP. Without MKNOD, NET_RAW, SETPCAP, SYS_CHROOT,
+/// AUDIT_WRITE, which Docker keeps; low ports need no capability, the sysctl below opens them.
+const CAPABILITIES: [u8; 8] = [0, 1, 3, 4, 5, 6, 7, 31];
+
+/// Kernel views that tell about the host or about other boxes.
+const MASKED: [&str; 43] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/config.gz",
+    "/proc/dynamic_debug",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/pagetypeinfo",
+    "/proc/sched_debug",
+    "/proc/schedstat",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/softirqs",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/vmallocinfo",
+    "/sys/block",
+    "/sys/bus",
+    "/sys/dev",
+    "/sys/devices/virtual/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/fs/ext4",
+    "/sys/fs/fuse",
+    "/sys/fs/pstore",
+    "/sys/hypervisor",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/module",
+    "/sys/power",
+];
+
+const READ_ONLY: [&str; 7] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/driver", "/proc/tty", "/proc/pressure"];
+
+/// Kernel parameters of the box's own namespaces.
+const SYSCTLS: [(&str, &str); 4] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 65535"),
+    ("user.max_user_namespaces", "0"),
+    ("user.max_net_namespaces", "0"),
+];
+
+/// The plan of a box. `init` is the sealed init.
+///
+/// # Errors
+/// `InvalidInput` for a spec that makes no sense.
+pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd) -> Result<Plan, Error> {
+    let ids = || vec![IdMap { inside: 0, outside: spec.uid_base, count: ID_COUNT }];
+    Ok(Plan {
+        namespaces: Namespaces {
+            user: Namespace::New,
+            mount: Namespace::New,
+            pid: Namespace::New,
+            net: Namespace::New,
+            ipc: Namespace::New,
+            uts: Namespace::New,
+            cgroup: Namespace::New,
+        },
+        id_maps: Some(IdMaps { uids: ids(), gids: ids() }),
+        root: Root { source: RootSource::Overlay(overlay(spec)), readonly: false },
+        mounts: mounts(spec),
+        dev: Dev { nodes: default_device_nodes(), links: default_dev_links() },
+        masked_paths: MASKED.iter().map(PathBuf::from).collect(),
+        readonly_paths: READ_ONLY.iter().map(PathBuf::from).collect(),
+        hostname: Some(spec.hostname.clone()),
+        domainname: None,
+        sysctls: SYSCTLS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        cgroup: Some(cgroup(spec)?),
+        process: process(init)?,
+        wait_for_start: false,
+    })
+}
+
+/// Where the box's root is attached until it is entered.
+pub(crate) fn mount_point(spec: &BoxSpec) -> PathBuf {
+    spec.run_dir.join("root")
+}
+
+/// Host file that is seen as `/etc/hosts`.
+pub(crate) fn hosts_file(spec: &BoxSpec) -> PathBuf {
+    spec.run_dir.join("hosts")
+}
+
+/// Host file that is seen as `/etc/hostname`.
+pub(crate) fn hostname_file(spec: &BoxSpec) -> PathBuf {
+    spec.run_dir.join("hostname")
+}
+
+fn overlay(spec: &BoxSpec) -> Overlay {
+    Overlay {
+        lower: spec.lower.clone(),
+        volume: spec.volume_device.clone(),
+        volume_fstype: "ext4".to_owned(),
+        // `discard` gives freed blocks back to the host's file system, so that storage is billed for what is there.
+        volume_options: vec![("errors".to_owned(), Some("remount-ro".to_owned())), ("discard".to_owned(), None)],
+        mount_point: mount_point(spec),
+    }
+}
+
+fn mounts(spec: &BoxSpec) -> Vec<Mount> {
+    let strict = MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
+    let readonly = MountAttributes { readonly: true, ..strict };
+    let shm_bytes = (spec.memory_bytes / 2).min(SHM_BYTES_MAX);
+    let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
+    vec![
+        filesystem("/proc", "proc", "", strict),
+        // Not `nodev`: the nodes are here. Nobody inside can make others.
+        filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
+        filesystem(
+            "/dev/pts",
+            "devpts",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=256",
+            MountAttributes { nodev: false, ..strict },
+        ),
+        filesystem("/dev/shm", "tmpfs", &format!("mode=1777,size={shm_bytes}"), strict),
+        filesystem("/dev/mqueue", "mqueue", "", strict),
+        filesystem("/sys", "sysfs", "", readonly),
+        Mount {
+            target: "/sys/fs/cgroup".into(),
+            source: MountSource::Cgroup2,
+            attributes: readonly,
+            propagation: None,
+        },
+        filesystem("/run", "tmpfs", &format!("mode=0755,size={run_bytes}"), MountAttributes { noexec: false, ..strict }),
+        bind("/etc/hosts", &hosts_file(spec), readonly),
+        bind("/etc/hostname", &hostname_file(spec), readonly),
+    ]
+}
+
+fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttributes) -> Mount {
+    let options = options
+        .split(',')
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (word.to_owned(), None),
+        })
+        .collect();
+    let source = MountSource::Filesystem { fstype: fstype.to_owned(), source: Some(fstype.to_owned()), options };
+    Mount { target: target.into(), source, attributes, propagation: None }
+}
+
+fn bind(target: &str, source: &Path, attributes: MountAttributes) -> Mount {
+    let source = MountSource::Bind { path: source.to_owned(), recursive: false };
+    Mount { target: target.into(), source, attributes, propagation: None }
+}
+
+fn cgroup(spec: &BoxSpec) -> Result<CgroupPlan, Error> {
+    let bad = |what: &'static str| Error::new(ErrorKind::InvalidInput, "check limits", what);
+    let path = CgroupPath::new(spec.cgroup.clone())
+        .map_err(|error| Error::new(ErrorKind::InvalidInput, "check cgroup path", &spec.cgroup).because(error))?;
+    if !(spec.cores.is_finite() && spec.cores > 0.0) {
+        return Err(bad("cores"));
+    }
+    let quota = (spec.cores * CPU_PERIOD_US as f64).round() as i64;
+    Ok(CgroupPlan {
+        path,
+        limits: Limits {
+            cpu_quota_us: Some(quota),
+            cpu_period_us: Some(CPU_PERIOD_US),
+            memory_max_bytes: Some(i64::try_from(spec.memory_bytes).map_err(|_| bad("memory_bytes"))?),
+            memory_swap_max_bytes: Some(0),
+            pids_max: Some(i64::try_from(spec.pids_max).map_err(|_| bad("pids_max"))?),
+            devices: device_rules(),
+            ..Limits::default()
+        },
+        unenforced: if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse },
+        leaf: Some(INIT_LEAF.to_owned()),
+        joins_from: Some((spec.uid_base, spec.uid_base)),
+    })
+}
+
+/// Nothing but the six default nodes, ptmx, and terminals of devpts.
+fn device_rules() -> Vec<DeviceRule> {
+    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: Access::ALL };
+    let mut rules = vec![rule(false, DeviceKind::All, None, None)];
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(rule(true, DeviceKind::Char, Some(major), Some(minor)));
+    }
+    rules.push(rule(true, DeviceKind::Char, Some(136), None));
+    rules
+}
+
+fn process(init: OwnedFd) -> Result<Process, Error> {
+    let capabilities = CAPABILITIES.iter().fold(0_u64, |mask, n| mask | 1 << n);
+    let filter = compile(&profile::agent_init())
+        .map_err(|error| Error::new(ErrorKind::Internal, "compile system call filter", "agent").because(error))?;
+    Ok(Process {
+        executable: Executable::File(init),
+        args: vec!["icebox-init".to_owned(), "--ctl-fd".to_owned(), CONTROL_FD.to_string()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        umask: None,
+        rlimits: rlimits(),
+        capabilities: CapabilitySets {
+            bounding: capabilities,
+            effective: capabilities,
+            permitted: capabilities,
+            ..CapabilitySets::default()
+        },
+        no_new_privs: true,
+        seccomp: Some(filter),
+        terminal: None,
+    })
+}
+
+fn rlimits() -> Vec<Rlimit> {
+    let limit = |resource: libc::__rlimit_resource_t, soft, hard| Rlimit { resource: resource, soft, hard };
+    vec![
+        // A core dump of a box must not reach the host's handler with its contents.
+        limit(libc::RLIMIT_CORE, 0, 0),
+        // systemd's pair: select(2) users keep working, everybody else may raise.
+        limit(libc::RLIMIT_NOFILE, 1024, 524_288),
+        limit(libc::RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
+        limit(libc::RLIMIT_MSGQUEUE, 819_200, 819_200),
+        limit(libc::RLIMIT_NICE, 0, 0),
+        limit(libc::RLIMIT_RTPRIO, 0, 0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> BoxSpec {
+        BoxSpec {
+            id: "right-flamingo-14486".to_owned(),
+            hostname: "right-flamingo-14486".to_owned(),
+            run_dir: "/run/x".into(),
+            cgroup: "icebox.0/right-flamingo-14486".to_owned(),
+            lower: vec!["/base".into()],
+            volume_device: "/dev/loop7".into(),
+            uid_base: 524_288,
+            cores: 1.5,
+            memory_bytes: 4 << 30,
+            pids_max: 1024,
+            allow_unenforced_limits: false,
+        }
+    }
+
+    fn any_fd() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn everything_that_isolates_is_on() {
+        let plan = plan(&spec(), any_fd()).unwrap();
+        let n = &plan.namespaces;
+        assert!([&n.user, &n.mount, &n.pid, &n.net, &n.ipc, &n.uts, &n.cgroup].iter().all(|n| n.is_new()));
+        assert!(plan.process.no_new_privs && plan.process.seccomp.is_some());
+        assert_eq!(plan.process.capabilities.bounding.count_ones(), 8);
+        assert_eq!((plan.process.capabilities.inheritable, plan.process.capabilities.ambient), (0, 0));
+        let limits = &plan.cgroup.as_ref().unwrap().limits;
+        assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1024)));
+        assert!(!limits.devices[0].allow, "the first rule denies everything");
+    }
+
+    #[test]
+    fn nothing_of_the_host_is_writable() {
+        for mount in plan(&spec(), any_fd()).unwrap().mounts {
+            if matches!(mount.source, MountSource::Bind { .. } | MountSource::Cgroup2) {
+                assert!(mount.attributes.readonly && mount.attributes.nosuid, "{}", mount.target.display());
+            }
+        }
+    }
+
+    #[test]
+    fn senseless_limits_are_refused() {
+        for cores in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd()).is_err(), "{cores}");
+        }
+        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd()).is_err());
+    }
+}

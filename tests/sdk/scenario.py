@@ -1,0 +1,272 @@
+"""What a user of the PyPI client does with a box. Run by tests/sdk_pypi.rs with the interpreter of the environment that
+the client is installed in; every step is an assertion, and the last line of the output is SCENARIO PASSED."""
+
+import base64
+import os
+import sys
+import time
+from importlib.metadata import version
+
+from upstash_box import Box, BoxError
+
+assert version("upstash-box") == "0.4.0", "the scenario was written for this client"
+
+
+def step(function):
+    start = time.perf_counter()
+    try:
+        function()
+    except BaseException as error:
+        print(f"step {function.__name__} failed: {error!r}", flush=True)
+        raise
+    print(f"{function.__name__}: {(time.perf_counter() - start) * 1000:.1f} ms", flush=True)
+
+
+def refused(statuses, function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except BoxError as error:
+        assert error.status_code in statuses, f"status {error.status_code}: {error}"
+        assert str(error) and not str(error).startswith("Request failed with status"), f"no error text: {error}"
+        return
+    raise AssertionError("should have been refused")
+
+
+NAME = f"pypi-scenario-{os.getpid()}"
+AWAKE = ("idle", "running")
+box = None
+
+
+def create():
+    global box
+    box = Box.create(name=NAME, size="small", labels=["team:icebox"], env={"GREETING": "hello from env"})
+    assert box.size == "small" and box.keep_alive is False and box.cwd == "/workspace/home"
+    assert box.get_status()["status"] in AWAKE
+
+
+def exec_command():
+    run = box.exec.command("echo out; echo err >&2; id -un; pwd; echo $GREETING")
+    assert run.status == "completed" and run.exit_code == 0
+    assert run.stdout.split("\n")[:4] == ["out", "boxuser", "/workspace/home", "hello from env"], run.stdout
+    assert run.stderr.strip() == "err"
+    failed = box.exec.command("echo nope >&2; exit 3")
+    assert (failed.exit_code, failed.status, failed.result.strip()) == (3, "failed", "nope")
+    killed = box.exec.command("kill -9 $$")
+    assert killed.exit_code == 137, killed.exit_code
+
+
+def exec_code():
+    js = box.exec.code(lang="js", code="console.log(6 * 7)")
+    assert js.exit_code == 0 and js.result.strip() == "42", js.stderr
+    python = box.exec.code(lang="python", code="print('py', sum(range(10)))")
+    assert python.result.strip() == "py 45"
+    slow = box.exec.code(lang="js", code="for (;;) {}", timeout=700)
+    assert slow.exit_code != 0 and slow.stderr
+
+
+def exec_stream():
+    run = box.exec.stream("for i in 1 2 3; do echo line $i; done; exit 4")
+    output, exit_chunk = "", None
+    for chunk in run:
+        if chunk.type == "output":
+            output += chunk.data
+        elif chunk.type == "exit":
+            exit_chunk = chunk
+    assert "line 1\nline 2\nline 3\n" in output, output
+    assert exit_chunk.exit_code == 4 and exit_chunk.cpu_ns > 0
+    assert run.status == "failed"
+    code = box.exec.stream_code(lang="python", code="print('streamed')")
+    assert "".join(c.data for c in code if c.type == "output").strip() == "streamed"
+    assert code.exit_code == 0
+
+
+def cd():
+    box.exec.command("mkdir -p project/src")
+    box.cd("project/src")
+    assert box.exec.command("pwd").result.strip() == "/workspace/home/project/src"
+    try:
+        box.cd("/no/such/place")
+        raise AssertionError("cd to nowhere succeeded")
+    except BoxError as error:
+        assert "No such file or directory" in str(error)
+    box.cd("/workspace/home")
+
+
+def files():
+    box.files.write(path="notes/hello.txt", content="Grüße\nzwei\n")
+    assert box.files.read("notes/hello.txt") == "Grüße\nzwei\n"
+    raw = bytes(range(256)) * 40
+    box.files.write(path="/tmp/raw.bin", content=base64.b64encode(raw).decode(), encoding="base64")
+    assert base64.b64decode(box.files.read("/tmp/raw.bin", encoding="base64")) == raw
+    assert base64.b64decode(box.files.read("/tmp/raw.bin", encoding="base64", offset=250, length=12)) == raw[250:262]
+    assert box.files.read("notes/hello.txt", offset=0, length=0) == ""
+    refused((404,), box.files.read, "missing.txt")
+    names = {e.name: e for e in box.files.list("notes")}
+    assert set(names) == {"hello.txt"} and names["hello.txt"].is_dir is False
+    assert names["hello.txt"].size == len("Grüße\nzwei\n".encode())
+    assert any(e.name == "notes" and e.is_dir for e in box.files.list())
+
+
+def files_stat_mkdir_rename_remove():
+    stat = box.files.stat("notes/hello.txt")
+    assert stat.type == "file" and stat.size == len("Grüße\nzwei\n".encode()) and stat.inode > 0
+    box.files.write(path="notes/hello.txt", content="changed")
+    assert box.files.stat("notes/hello.txt").version != stat.version
+    box.exec.command("ln -s hello.txt notes/link")
+    assert box.files.stat("notes/link").type == "symlink"
+    assert box.files.stat("notes/link", follow=True).type == "file"
+    box.files.mkdir("made/below/here", parents=True)
+    box.files.mkdir("made/below/here", parents=True)
+    refused((400, 409), box.files.mkdir, "made")
+    refused((404,), box.files.mkdir, "absent/child")
+    assert box.files.stat("made/below").type == "directory"
+    box.files.rename("notes/hello.txt", "made/moved.txt")
+    assert box.files.read("made/moved.txt") == "changed"
+    refused((404,), box.files.rename, "notes/hello.txt", "made/other.txt")
+    refused((400, 409), box.files.remove, "made")
+    box.files.remove("made", recursive=True)
+    refused((404,), box.files.stat, "made")
+
+
+def files_upload_download():
+    os.makedirs("up", exist_ok=True)
+    for name, content in (("one.txt", b"one"), ("two.bin", b"\x00\xff" * 100_000)):
+        with open(f"up/{name}", "wb") as file:
+            file.write(content)
+    box.files.upload(
+        [
+            {"path": "up/one.txt", "destination": "uploads/one.txt"},
+            {"path": "up/two.bin", "destination": "uploads/two.bin"},
+        ]
+    )
+    assert box.exec.command("cat uploads/one.txt; stat -c %s uploads/two.bin").stdout == "one200000\n"
+    box.files.download(folder="uploads")
+    with open("uploads/two.bin", "rb") as file:
+        assert file.read() == b"\x00\xff" * 100_000
+
+
+def pause_and_wake():
+    box.exec.command("nohup sleep 1000 >/dev/null 2>&1 & echo $! > sleeper.pid")
+    box.pause()
+    assert box.get_status()["status"] == "paused"
+    assert box.exec.command("kill -0 $(cat sleeper.pid) && echo alive").result.strip() == "alive"
+    assert box.get_status()["status"] in AWAKE
+    box.pause()
+    box.resume()
+    assert box.get_status()["status"] in AWAKE
+
+
+def list_get_get_by_name():
+    mine = [b for b in Box.list() if b.id == box.id]
+    assert len(mine) == 1 and mine[0].name == NAME
+    assert [b.id for b in Box.list(label="team:icebox")] == [box.id]
+    assert Box.list(label="team:other") == []
+    with Box.get(box.id) as again:
+        assert again.exec.command("echo again").result == "again\n"
+    with Box.get_by_name(NAME) as named:
+        assert named.id == box.id
+
+
+def logs_and_runs():
+    run = box.exec.command("echo marker-of-the-run")
+    assert box.logs() and run.logs()
+    assert len(box.logs(offset=0, limit=3)) <= 3
+    runs = box.list_runs()
+    assert runs[0].prompt == "sh -c echo marker-of-the-run" and runs[0].type == "shell"
+    assert runs[0].status == "completed" and runs[0].cpu_ns > 0 and runs[0].box_id == box.id
+
+
+def cancel():
+    run = box.exec.stream("echo started; sleep 1000")
+    for chunk in run:
+        if chunk.type == "output" and "started" in chunk.data:
+            break
+    run.cancel()
+    assert run.status == "cancelled"
+
+
+def exec_session():
+    out, err = [], []
+    with box.exec.session(
+        argv=["sh", "-c", "echo ready; echo warn >&2; read line; echo got $line $EXTRA; exit 6"],
+        env=["EXTRA=more"],
+        on_stdout=out.append,
+        on_stderr=err.append,
+    ) as session:
+        assert session.pid > 1
+        session.write("hello\n")
+        assert session.wait(timeout=20) == 6
+    assert b"".join(out) == b"ready\ngot hello more\n", out
+    assert b"".join(err) == b"warn\n", err
+    out = []
+    with box.exec.session(cmd="cat", on_stdout=out.append) as session:
+        session.write("to cat")
+        session.end_stdin()
+        assert session.wait(timeout=20) == 0
+    assert b"".join(out) == b"to cat"
+    out = []
+    command = "stty size; trap 'stty size; exit 3' WINCH; while :; do sleep 0.05; done"
+    with box.exec.session(cmd=command, tty=True, rows=33, cols=101, on_stdout=out.append) as session:
+        deadline = time.monotonic() + 20
+        while b"33 101" not in b"".join(out) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        session.resize(44, 120)
+        assert session.wait(timeout=20) == 3
+    assert b"33 101" in b"".join(out) and b"44 120" in b"".join(out), out
+    with box.exec.session(cmd="sleep 1000 & sleep 1000; wait") as session:
+        session.kill("TERM")
+        assert session.wait(timeout=20) == 143
+    with box.exec.session(cmd="trap '' TERM; while :; do sleep 1; done") as session:
+        session.terminate(grace_ms=300)
+        assert session.wait(timeout=20) == 137
+    session = box.exec.session(argv=["sleep", "4321"])
+    session.close()
+    deadline = time.monotonic() + 20
+    while box.exec.command("ps -eo args | grep '[s]leep 4321'").exit_code == 0:
+        assert time.monotonic() < deadline, "the process outlives its session"
+    try:
+        box.exec.session(argv=["/no/such/program"])
+        raise AssertionError("a missing program was started")
+    except BoxError as error:
+        assert "exec-session error" in str(error), error
+
+
+def errors():
+    refused((401,), Box.get, box.id, api_key="box_wrong")
+    refused((401,), Box.create, api_key="box_wrong")
+    refused((401,), Box.list, api_key="box_wrong")
+    refused((404,), Box.get, "no-such-box-1")
+    refused((400,), Box.create, size="gigantic")
+    refused((400,), box._request, "POST", f"/v2/box/{box.id}/exec", body={"command": "not an argv"})
+    refused((400,), box._request, "POST", f"/v2/box/{box.id}/code", body={"code": "1", "language": "cobol"})
+
+
+def delete():
+    second = Box.create()
+    Box.delete_boxes(box_ids=[second.id])
+    refused((404,), Box.get, second.id)
+    box.delete()
+    refused((404,), Box.get, box.id)
+    assert box.id not in [b.id for b in Box.list()]
+
+
+for function in (
+    create,
+    exec_command,
+    exec_code,
+    exec_stream,
+    cd,
+    files,
+    files_stat_mkdir_rename_remove,
+    files_upload_download,
+    pause_and_wake,
+    list_get_get_by_name,
+    logs_and_runs,
+    cancel,
+    exec_session,
+    errors,
+    delete,
+):
+    step(function)
+print("SCENARIO PASSED", flush=True)
+sys.exit(0)

@@ -1,0 +1,335 @@
+//! Requests that are wrong: every one gets an error with a text, none changes anything, none makes iceboxd fall.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use icebox_tests::api::encode;
+use icebox_tests::{Api, Daemon, machine};
+use serde_json::{Value, json};
+
+fn with_id(path: &str, id: &str) -> String {
+    path.replace("{b}", &format!("/v2/box/{id}"))
+}
+
+fn call(api: &Api, method: &str, path: &str, body: &Value) -> icebox_tests::Reply {
+    api.call(method, path, (!body.is_null()).then_some(body))
+}
+
+#[test]
+fn hostile_ids_find_nothing_and_make_nothing() {
+    let daemon = Daemon::start();
+    let api = daemon.api();
+    let made = api.create_default();
+    let before = machine::tree(&daemon.data_dir()).len();
+    let long = "a".repeat(4000);
+    let ids = [
+        "..",
+        "../..",
+        "../../etc/passwd",
+        "%2e%2e",
+        "a\0b",
+        "a b",
+        "ü",
+        "𝄞",
+        ".",
+        "-",
+        "a/b",
+        "a%2fb",
+        "'; drop table boxes; --",
+        "*",
+        "NULL",
+        "-1",
+        "{}",
+        "$(id)",
+        "`id`",
+        "\u{202e}",
+        "con",
+        &long,
+    ];
+    for id in ids {
+        for tail in ["", "/status", "/runs", "/files/list", "/logs"] {
+            let reply = api.get(&format!("/v2/box/{}{tail}", encode(id)));
+            assert!([400, 404, 414].contains(&reply.status), "{id:?}{tail}: {} {}", reply.status, reply.text());
+            reply.error_text();
+        }
+        let reply = api.delete(&format!("/v2/box/{}", encode(id)));
+        assert!([400, 404, 414].contains(&reply.status), "{id:?}: {}", reply.status);
+        let reply = api.post(&format!("/v2/box/{}/exec", encode(id)), &json!({ "command": ["true"] }));
+        assert!([400, 404, 414].contains(&reply.status), "{id:?}: {}", reply.status);
+        let reply = api.call("DELETE", "/v2/box", Some(&json!({ "ids": [id] })));
+        assert!(reply.status < 500, "{id:?}: {}", reply.text());
+        let reply = api.get(&format!("/v1/boxes/{}/usage", encode(id)));
+        assert!([400, 404, 414].contains(&reply.status), "{id:?}: {}", reply.status);
+    }
+    assert_eq!(api.list().len(), 1);
+    assert_eq!(machine::tree(&daemon.data_dir()).len(), before);
+    assert_eq!(made.out("echo untouched"), "untouched");
+}
+
+#[test]
+fn names_are_checked_and_unique() {
+    let daemon = Daemon::start();
+    let api = daemon.api();
+    let made = api.create(&json!({ "name": "my-box" }));
+    let error = api.post("/v2/box", &json!({ "name": "my-box" }));
+    assert!([400, 409].contains(&error.status), "{} {}", error.status, error.text());
+    for name in ["settings", "snapshots", "from-snapshot", "a/b", "a b", "..", "?x", "#", "a%41", &"n".repeat(300)] {
+        let reply = api.post("/v2/box", &json!({ "name": name }));
+        assert_eq!(reply.status, 400, "{name}: {}", reply.text());
+    }
+    // A name must not be able to stand for the id of another box.
+    let reply = api.post("/v2/box", &json!({ "name": made.id }));
+    assert!(reply.status >= 400, "a name that is another box's id was taken: {}", reply.text());
+    assert_eq!(api.list().len(), 1);
+    made.delete();
+    api.create(&json!({ "name": "my-box" }));
+}
+
+#[test]
+fn bad_bodies_are_400_with_a_text() {
+    let daemon = Daemon::start();
+    let api = daemon.api();
+    let made = api.create_default();
+    let deep = "[".repeat(100_000);
+    let raw = [
+        "",
+        "{",
+        "null",
+        "[]",
+        "\"x\"",
+        "{\"command\":}",
+        "{\"command\":[1]}",
+        "{\"command\":\"ls\"}",
+        "{\"command\":[]}",
+        "{\"command\":[\"\"]}",
+        "{\"command\":[\"a\\u0000b\"]}",
+        "{\"command\":[\"true\"],\"folder\":7}",
+        "\u{feff}{}",
+        deep.as_str(),
+        "{\"a\":1e999}",
+    ];
+    for body in raw {
+        for tail in ["/exec", "/exec-stream"] {
+            let request =
+                api.build("POST", &made.path(tail)).header("content-type", "application/json").body(body.to_owned());
+            let reply = api.send(&format!("{tail} {:.40}", body), request);
+            assert!([400, 413, 422].contains(&reply.status), "{:.60}: {} {}", body, reply.status, reply.text());
+            reply.error_text();
+        }
+    }
+    let bad = [
+        ("POST", "/v2/box", json!({ "size": "huge" })),
+        ("POST", "/v2/box", json!({ "labels": ["way too long for a label, and with blanks"] })),
+        ("POST", "/v2/box", json!({ "labels": ["a", "b", "c", "d", "e", "f"] })),
+        ("POST", "/v2/box", json!({ "env_vars": { "LD_PRELOAD": "/tmp/x.so" } })),
+        ("POST", "/v2/box", json!({ "env_vars": { "A=B": "x" } })),
+        ("POST", "/v2/box", json!({ "runtime": "cobol" })),
+        ("POST", "/v2/box", json!({ "idle_seconds": -1 })),
+        ("POST", "/v2/box", json!({ "network_policy": { "mode": "sometimes" } })),
+        ("DELETE", "/v2/box", json!({})),
+        ("DELETE", "/v2/box", json!({ "ids": [] })),
+        ("DELETE", "/v2/box", json!({ "ids": "all" })),
+        ("POST", "{b}/code", json!({ "code": "1", "language": "cobol" })),
+        ("POST", "{b}/code", json!({ "language": "js" })),
+        ("POST", "{b}/files/write", json!({ "path": "/workspace/home/x" })),
+        ("POST", "{b}/files/write", json!({ "path": "/workspace/home/x", "content": "!!!", "encoding": "base64" })),
+        ("POST", "{b}/files/write", json!({ "path": "", "content": "x" })),
+        ("POST", "{b}/files/write", json!({ "path": "/workspace/home/a\u{0}b", "content": "x" })),
+        ("GET", "{b}/files/read", Value::Null),
+        ("GET", "{b}/files/read?path=/etc/hosts&length=99999999999&offset=0", Value::Null),
+        ("GET", "{b}/files/read?path=/etc/hosts&length=-1&offset=0", Value::Null),
+        ("POST", "{b}/config/labels", json!({ "label": "no blanks" })),
+    ];
+    for (method, path, body) in bad {
+        let reply = call(&api, method, &with_id(path, &made.id), &body);
+        assert_eq!(reply.status, 400, "{method} {path} {body}: {}", reply.text());
+        reply.error_text();
+    }
+    assert_eq!(api.list().len(), 1);
+}
+
+#[test]
+fn what_is_not_there_yet_says_so() {
+    let daemon = Daemon::start();
+    let api = daemon.api();
+    for body in [
+        json!({ "network_policy": { "mode": "allow-all" } }),
+        json!({ "browser": true }),
+        json!({ "agent": "claude-code" }),
+    ] {
+        let reply = api.post("/v2/box", &body);
+        assert!([400, 501].contains(&reply.status), "{body}: {} {}", reply.status, reply.text());
+        assert!(reply.error_text().contains("not"), "{body}: {}", reply.text());
+    }
+    assert!(api.list().is_empty());
+}
+
+#[test]
+fn null_means_absent() {
+    let daemon = Daemon::start();
+    let made = daemon
+        .api()
+        .create(&json!({ "name": null, "labels": null, "size": null, "env_vars": null, "network_policy": null }));
+    assert_eq!(made.post("/exec", &json!({ "command": ["true"], "folder": null })).ok()["exit_code"], 0);
+}
+
+#[test]
+fn wrong_methods_and_paths_are_errors_in_the_one_shape() {
+    let daemon = Daemon::start();
+    let api = daemon.api();
+    let made = api.create_default();
+    for (method, path) in [
+        ("PUT", "/v2/box"),
+        ("PATCH", "{b}"),
+        ("GET", "{b}/exec"),
+        ("DELETE", "{b}/status"),
+        ("POST", "{b}/files/read"),
+    ] {
+        let reply = api.call(method, &with_id(path, &made.id), None);
+        assert!([404, 405].contains(&reply.status), "{method} {path}: {}", reply.status);
+        reply.error_text();
+    }
+    for path in ["/", "/v2", "/v3/box", "/v2/boxes", "/v2/box//", "//", "/.env", "/v1", "/v1/boxes"] {
+        let reply = api.get(path);
+        assert!([200, 400, 404].contains(&reply.status), "{path}: {}", reply.status);
+    }
+    // A doubled slash after a base URL with a trailing slash means the same path.
+    assert_eq!(api.get(&format!("//v2/box/{}", made.id)).ok()["id"], made.id.as_str());
+}
+
+#[test]
+fn a_failed_command_is_not_an_error() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    assert_eq!(made.exec(&["false"]).code, 1);
+    assert_eq!(made.exec(&["sh", "-c", "exit 255"]).code, 255);
+    assert_eq!(made.exec(&["sh", "-c", "kill -SEGV $$"]).code, 139);
+    let missing = made.post("/exec", &json!({ "command": ["/no/such/program"] }));
+    if missing.status == 200 {
+        assert_eq!(missing.json()["exit_code"], 127);
+    } else {
+        missing.error(400);
+    }
+    let nowhere = made.post("/exec", &json!({ "command": ["true"], "folder": "/no/such/folder" }));
+    assert!(nowhere.status == 400 || nowhere.status == 404 || nowhere.json()["exit_code"] != 0, "{}", nowhere.text());
+    let text = made.exec(&["ls", "/x y", "$HOME", "*"]);
+    assert!(text.stderr.contains("/x y") && text.stderr.contains("$HOME"), "argv went through a shell: {text:?}");
+    assert_eq!(made.exec(&["printf", "%s|", "a b", "", "c'd", "\n"]).stdout, "a b||c'd|\n|");
+}
+
+#[test]
+fn files_of_every_kind_are_read_or_refused_but_never_hang() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    made.out("mkfifo fifo; ln -s /etc/shadow shadow; ln -s loop loop; mkdir dir; ln -s /proc/1/root escape; truncate -s 200G sparse 2>/dev/null || truncate -s 4G sparse");
+    made.out("printf 'with\\nnewline' > \"$(printf 'na\\nme')\"; printf x > 'ümlaut 𝄞'");
+    for (path, statuses) in [
+        ("fifo", &[400, 403][..]),
+        ("shadow", &[403]),
+        ("loop", &[400, 403, 404]),
+        ("dir", &[400]),
+        ("missing", &[404]),
+        ("fifo/x", &[400, 404]),
+        ("escape/etc/shadow", &[400, 403, 404]),
+        ("sparse", &[400, 413]),
+        ("/proc/1/environ", &[400, 403]),
+        ("/proc/kcore", &[400, 403, 404, 413]),
+    ] {
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/workspace/home/{path}") };
+        let start = std::time::Instant::now();
+        let reply = made.get(&format!("/files/read?path={}", encode(&path)));
+        assert!(statuses.contains(&reply.status), "{path}: {} {:.200}", reply.status, reply.text());
+        assert!(start.elapsed() < Duration::from_secs(10), "{path} took {:?}", start.elapsed());
+    }
+    assert_eq!(made.read("/workspace/home/na\nme"), "with\nnewline");
+    assert_eq!(made.read("/workspace/home/ümlaut 𝄞"), "x");
+    let listed = made.get("/files/list").ok();
+    let names: Vec<&str> =
+        listed["files"].as_array().expect("files").iter().map(|f| f["name"].as_str().expect("name")).collect();
+    assert!(names.contains(&"na\nme") && names.contains(&"ümlaut 𝄞"), "{names:?}");
+    let one = made.get("/files/list?folder=/workspace/home/%C3%BCmlaut%20%F0%9D%84%9E").ok();
+    assert_eq!(one["files"].as_array().map(Vec::len), Some(1), "a file lists itself: {one}");
+    let write = |path: &str| made.post("/files/write", &json!({ "path": path, "content": "x" }));
+    assert!(write("/workspace/home/dir").status >= 400);
+    assert!(write("/etc/passwd").status >= 400);
+    assert!(write("/proc/sys/kernel/core_pattern").status >= 400);
+    assert_eq!(made.out("cat /etc/passwd | grep -c boxuser"), "1");
+    // A write replaces the link's target or the link, but nothing outside of what boxuser may write.
+    assert!(write("/workspace/home/shadow").status != 500);
+    assert!(made.out("sudo -n cat /etc/shadow").contains("root:"), "the target of a link was overwritten");
+}
+
+#[test]
+fn requests_that_are_no_http_end_without_harm() {
+    let daemon = Daemon::start();
+    let address = daemon.url().trim_start_matches("http://").to_owned();
+    let before = machine::fd_count(daemon.pid());
+    let huge = format!("GET /v2/box HTTP/1.1\r\nhost: x\r\nx-filler: {}\r\n\r\n", "y".repeat(1 << 20));
+    let raw: [&[u8]; 6] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"POST /v2/box HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /v2/box HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        huge.as_bytes(),
+    ];
+    for bytes in raw {
+        let mut stream = TcpStream::connect(&address).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let head = String::from_utf8_lossy(&answer[..answer.len().min(20)]).into_owned();
+        assert!(!head.contains(" 200 ") && !head.contains(" 5"), "{:.40}: {head}", String::from_utf8_lossy(bytes));
+    }
+    assert_eq!(daemon.api().get("/healthz").status, 200);
+    icebox_tests::wait_until(Duration::from_secs(40), "the connections to be closed", || {
+        machine::fd_count(daemon.pid()) <= before + 8
+    });
+}
+
+#[test]
+fn the_key_and_the_environment_are_not_in_logs_answers_or_files() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create(&json!({ "env_vars": { "TOKEN": "planted-env-secret" }, "name": "secretive" }));
+    assert_eq!(made.out("echo $TOKEN"), "planted-env-secret");
+    let answers = [
+        made.data().to_string(),
+        made.get("/logs").text(),
+        daemon.api().get("/v2/box").text(),
+        daemon.api().get("/metrics").text(),
+    ];
+    for answer in &answers {
+        assert!(!answer.contains("planted-env-secret") && !answer.contains(daemon.key()), "{answer}");
+    }
+    assert!(!daemon.log().contains("planted-env-secret") && !daemon.log().contains(daemon.key()), "{}", daemon.log());
+    for file in ["icebox.db", "icebox.db-wal"] {
+        let bytes = std::fs::read(daemon.data_dir().join(file)).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&bytes).contains(daemon.key()), "the key is stored in the clear in {file}");
+    }
+    for pid in daemon.cgroups().procs(&daemon.cgroup(&made)) {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&command).contains("planted-env-secret"));
+    }
+}
+
+#[test]
+fn documents_of_the_server_are_there() {
+    let daemon = Daemon::start();
+    let api = daemon.api().with_key(None);
+    let made = daemon.api().create_default();
+    made.out("true");
+    let openapi = api.get("/openapi.json");
+    let document = if openapi.status == 401 { daemon.api().get("/openapi.json").ok() } else { openapi.ok() };
+    let paths = document["paths"].as_object().unwrap_or_else(|| panic!("no paths: {document}"));
+    for path in ["/v2/box", "/v2/box/{id}", "/v2/box/{id}/exec", "/v2/box/{id}/files/read"] {
+        let found = paths.keys().any(|p| p.replace("{box_id}", "{id}").replace("{id_or_name}", "{id}") == path);
+        assert!(found, "{path} is not in the OpenAPI document: {:?}", paths.keys());
+    }
+    let metrics = api.get("/metrics");
+    let metrics = if metrics.status == 401 { daemon.api().get("/metrics") } else { metrics };
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.text().lines().any(|l| l.starts_with("# TYPE ")), "{}", metrics.text());
+}

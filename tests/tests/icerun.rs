@@ -1,0 +1,326 @@
+//! `icerun`, driven by hand on a bundle that `runc spec` made.
+
+use std::fs;
+use std::time::Duration;
+
+use icebox_tests::machine::{self, Cgroups};
+use icebox_tests::oci::{Bundle, Ran};
+use icebox_tests::wait_until;
+use serde_json::{Value, json};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn state(bundle: &Bundle, id: &str) -> Value {
+    let text = bundle.icerun(&["state", id]).ok();
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("state is not JSON ({e}): {text}"))
+}
+
+fn wait_status(bundle: &Bundle, id: &str, status: &str) {
+    wait_until(DEADLINE, &format!("the container to be {status}"), || state(bundle, id)["status"] == status);
+}
+
+/// A container that sleeps, created and started.
+fn sleeping(id: &str) -> Bundle {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.icerun_detached(&["create", id]).ok();
+    bundle.icerun(&["start", id]).ok();
+    bundle
+}
+
+#[test]
+fn run_returns_output_and_exit_code_and_leaves_nothing() {
+    let bundle = Bundle::new(&["sh", "-c", "echo to-stdout; echo to-stderr >&2; id -u; pwd; exit 7"]);
+    let ran = bundle.icerun(&["run", "one"]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert_eq!(ran.stdout, "to-stdout\n0\n/\n");
+    assert_eq!(ran.stderr.trim(), "to-stderr");
+    assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "");
+    assert!(Cgroups::probe().below(bundle.cgroup()).is_empty(), "the cgroup stays behind");
+}
+
+#[test]
+fn run_of_a_process_killed_by_a_signal_is_128_plus_n() {
+    let bundle = Bundle::new(&["sh", "-c", "kill -TERM $$; sleep 5; exit 1"]);
+    // PID 1 of a pid namespace ignores signals that it sends itself without a handler: a child shows the shell's rule.
+    bundle.edit(|spec| spec["process"]["args"] = json!(["sh", "-c", "sh -c 'kill -TERM $$'; exit $?"]));
+    assert_eq!(bundle.icerun(&["run", "signalled"]).code, 128 + 15);
+}
+
+#[test]
+fn create_start_state_exec_pause_resume_kill_delete() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.icerun_detached(&["create", "c1"]).ok();
+    let created = state(&bundle, "c1");
+    assert_eq!(created["status"], "created");
+    assert_eq!(created["id"], "c1");
+    assert_eq!(created["ociVersion"].as_str().map(|v| v.starts_with("1.")), Some(true), "{created}");
+    assert_eq!(created["bundle"], bundle.dir().canonicalize().expect("bundle").to_str().expect("utf-8"));
+    let pid = i32::try_from(created["pid"].as_i64().expect("a pid")).expect("a pid");
+    assert!(machine::start_time(pid).is_some(), "no process {pid}");
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("cmdline");
+    assert!(!command.contains("sleep"), "the user's process runs before start: {command}");
+
+    bundle.icerun(&["start", "c1"]).ok();
+    wait_status(&bundle, "c1", "running");
+    assert_eq!(state(&bundle, "c1")["pid"].as_i64(), Some(i64::from(pid)));
+    wait_until(DEADLINE, "the user's process", || {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with("sleep\0"))
+    });
+
+    let echoed = bundle.icerun(&["exec", "c1", "sh", "-c", "echo $0 $PPID; exit 9"]);
+    assert_eq!((echoed.code, echoed.stdout.as_str()), (9, "sh 0\n"), "{echoed:?}");
+    let listed = bundle.icerun(&["exec", "c1", "ps", "-o", "pid,args"]).ok();
+    assert!(listed.contains("sleep 1000"), "{listed}");
+
+    bundle.icerun(&["pause", "c1"]).ok();
+    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    let before = machine::cpu_ms(pid);
+    bundle.icerun(&["resume", "c1"]).ok();
+    assert_eq!(state(&bundle, "c1")["status"], "running");
+    assert_eq!(machine::cpu_ms(pid), before);
+
+    bundle.icerun(&["kill", "c1", "KILL"]).ok();
+    wait_status(&bundle, "c1", "stopped");
+    bundle.icerun(&["delete", "c1"]).ok();
+    bundle.icerun(&["state", "c1"]).failed();
+    assert!(Cgroups::probe().below(bundle.cgroup()).is_empty(), "the cgroup stays behind");
+}
+
+#[test]
+fn list_and_ps_show_the_container() {
+    let bundle = sleeping("listed");
+    let table = bundle.icerun(&["list"]).ok();
+    assert!(table.contains("listed") && table.contains("running"), "{table}");
+    let entries: Value = serde_json::from_str(&bundle.icerun(&["list", "--format", "json"]).ok()).expect("JSON");
+    assert_eq!(entries[0]["id"], "listed");
+    assert_eq!(entries[0]["status"], "running");
+    assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "listed");
+    let pids: Vec<i64> =
+        serde_json::from_str(&bundle.icerun(&["ps", "--format", "json", "listed"]).ok()).expect("JSON");
+    assert!(pids.contains(&state(&bundle, "listed")["pid"].as_i64().expect("pid")), "{pids:?}");
+    let table = bundle.icerun(&["ps", "listed"]).ok();
+    assert!(table.contains("sleep"), "{table}");
+}
+
+#[test]
+fn kill_reaches_the_process_with_the_signal_that_was_named() {
+    let bundle =
+        Bundle::new(&["sh", "-c", "trap 'exit 42' USR1; echo ready > /tmp/ready; while :; do sleep 0.05; done"]);
+    bundle.edit(|spec| spec["root"]["readonly"] = json!(false));
+    bundle.icerun_detached(&["create", "sig"]).ok();
+    bundle.icerun(&["start", "sig"]).ok();
+    wait_until(DEADLINE, "the trap", || bundle.icerun(&["exec", "sig", "test", "-e", "/tmp/ready"]).code == 0);
+    for bad in ["NOPE", "999", "-1", ""] {
+        bundle.icerun(&["kill", "sig", bad]).failed();
+    }
+    assert_eq!(state(&bundle, "sig")["status"], "running");
+    bundle.icerun(&["kill", "sig", "SIGUSR1"]).ok();
+    wait_status(&bundle, "sig", "stopped");
+}
+
+#[test]
+fn state_has_the_fields_and_values_of_runc() {
+    let ours = sleeping("oracle");
+    let theirs = Bundle::new(&["sleep", "1000"]);
+    theirs.edit(|spec| spec["annotations"] = json!({ "org.example.key": "value" }));
+    ours.edit(|spec| spec["annotations"] = json!({ "org.example.key": "value" }));
+    let id = icebox_tests::daemon::unique("oracle");
+    let root = theirs.state_dir();
+    let runc = |args: &[&str]| -> Ran {
+        let mut command = std::process::Command::new("runc");
+        command.arg("--root").arg(&root).args(args).current_dir(theirs.dir());
+        if args[0] == "create" {
+            command
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null());
+            return std::process::Output { status: command.status().expect("runc"), stdout: vec![], stderr: vec![] }
+                .into();
+        }
+        command.output().expect("runc").into()
+    };
+    runc(&["create", &id]).ok();
+    let oracle: Value = serde_json::from_str(&runc(&["state", &id]).ok()).expect("JSON");
+    runc(&["delete", "--force", &id]).ok();
+    let mine = state(&ours, "oracle");
+    for key in ["ociVersion", "id", "pid", "status", "bundle"] {
+        let kind = |v: &Value| v.is_string() || v.is_number();
+        assert!(kind(&oracle[key]) && kind(&mine[key]), "{key}: runc {} icerun {}", oracle[key], mine[key]);
+        assert_eq!(oracle[key].is_string(), mine[key].is_string(), "type of {key}");
+    }
+}
+
+#[test]
+fn two_containers_with_one_id_are_refused_and_the_first_is_untouched() {
+    let bundle = sleeping("twin");
+    let before = state(&bundle, "twin");
+    let error = bundle.icerun_detached(&["create", "twin"]).failed();
+    assert!(error.contains("twin"), "the error names the id: {error}");
+    assert_eq!(state(&bundle, "twin")["pid"], before["pid"]);
+    bundle.icerun(&["exec", "twin", "true"]).ok();
+}
+
+#[test]
+fn verbs_in_the_wrong_state_are_refused() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.icerun_detached(&["create", "c"]).ok();
+    bundle.icerun(&["delete", "c"]).failed();
+    bundle.icerun(&["start", "c"]).ok();
+    bundle.icerun(&["start", "c"]).failed();
+    bundle.icerun(&["delete", "c"]).failed();
+    assert_eq!(state(&bundle, "c")["status"], "running", "delete without --force leaves it alone");
+    bundle.icerun(&["kill", "c", "9"]).ok();
+    wait_status(&bundle, "c", "stopped");
+    let error = bundle.icerun(&["exec", "c", "true"]).failed();
+    assert!(error.contains("stopped") || error.contains("not running"), "{error}");
+    bundle.icerun(&["pause", "c"]).failed();
+    bundle.icerun(&["kill", "c", "TERM"]).failed();
+    bundle.icerun(&["delete", "c"]).ok();
+    for verb in ["state", "start", "delete", "pause", "resume"] {
+        bundle.icerun(&[verb, "c"]).failed();
+    }
+}
+
+#[test]
+fn delete_force_ends_a_running_container_and_a_frozen_one() {
+    let bundle = sleeping("forced");
+    let pid = i32::try_from(state(&bundle, "forced")["pid"].as_i64().expect("pid")).expect("pid");
+    bundle.icerun(&["pause", "forced"]).ok();
+    bundle.icerun(&["delete", "--force", "forced"]).ok();
+    wait_until(DEADLINE, "the process to end", || machine::start_time(pid).is_none());
+    assert!(Cgroups::probe().below(bundle.cgroup()).is_empty());
+}
+
+#[test]
+fn hostile_ids_are_refused_and_touch_nothing() {
+    let bundle = Bundle::new(&["true"]);
+    let parent = bundle.state_dir().parent().expect("parent").to_owned();
+    let before = machine::tree(&parent);
+    let long = "x".repeat(1025);
+    for id in ["../escape", "a/b", ".", "..", "", "with space", "new\nline", "-dash", "ü", &long] {
+        bundle.icerun_detached(&["create", "--", id]).failed();
+        bundle.icerun(&["delete", "--force", "--", id]).failed();
+    }
+    let after: Vec<_> = machine::tree(&parent).into_iter().filter(|p| !before.contains(p)).collect();
+    let strangers: Vec<_> = after.iter().filter(|p| !p.starts_with("state") && !is_output(p)).collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+    assert!(machine::tree(&bundle.state_dir()).is_empty(), "{:?}", machine::tree(&bundle.state_dir()));
+}
+
+fn is_output(path: &std::path::Path) -> bool {
+    let name = path.to_string_lossy();
+    name.starts_with("out-") || name.starts_with("err-")
+}
+
+#[test]
+fn bad_bundles_are_refused_by_name() {
+    let bundle = Bundle::new(&["true"]);
+    let config = bundle.dir().join("config.json");
+    let good = fs::read(&config).expect("config.json");
+    fs::write(&config, "{ not json").expect("write");
+    assert!(bundle.icerun(&["run", "bad"]).failed().contains("config.json"));
+    fs::write(&config, "{}").expect("write");
+    bundle.icerun(&["run", "bad"]).failed();
+    fs::remove_file(&config).expect("remove");
+    assert!(bundle.icerun(&["run", "bad"]).failed().contains("config.json"));
+    fs::write(&config, good).expect("write");
+    bundle.edit(|spec| spec["process"]["args"] = json!(["no-such-program"]));
+    let error = bundle.icerun(&["run", "bad"]).failed();
+    assert!(error.contains("no-such-program"), "the error names the program: {error}");
+    bundle.edit(|spec| spec["root"]["path"] = json!("no-such-root"));
+    assert!(bundle.icerun(&["run", "bad"]).failed().contains("no-such-root"));
+    bundle.icerun(&["run", "--bundle", "/no/such/bundle", "bad"]).failed();
+    assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "", "a failed start leaves nothing");
+    assert!(Cgroups::probe().below(bundle.cgroup()).is_empty());
+}
+
+#[test]
+fn process_properties_arrive() {
+    let script = "hostname; echo $HELLO; pwd; id -u; id -g; cat /proc/self/status; readlink /proc/self/ns/uts";
+    let bundle = Bundle::new(&["sh", "-c", script]);
+    fs::create_dir_all(bundle.dir().join("rootfs/deep/dir")).expect("mkdir");
+    bundle.edit(|spec| {
+        spec["hostname"] = json!("named-by-test");
+        spec["process"]["cwd"] = json!("/deep/dir");
+        spec["process"]["user"] = json!({ "uid": 1234, "gid": 5678, "additionalGids": [7, 8] });
+        spec["process"]["env"] = json!(["PATH=/bin", "HELLO=world=1"]);
+        spec["process"]["noNewPrivileges"] = json!(true);
+        spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "hard": 512, "soft": 256 }]);
+    });
+    let out = bundle.icerun(&["run", "props"]).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(&lines[..5], &["named-by-test", "world=1", "/deep/dir", "1234", "5678"]);
+    assert!(out.contains("NoNewPrivs:\t1"), "{out}");
+    assert!(out.contains("Groups:\t7 8"), "{out}");
+    let uts = machine::namespace("self", "uts").expect("uts");
+    assert!(!out.contains(&uts), "the container shares the host's uts namespace");
+    bundle.edit(|spec| spec["process"]["args"] = json!(["sh", "-c", "ulimit -n; ulimit -Hn"]));
+    assert_eq!(bundle.icerun(&["run", "props"]).ok(), "256\n512");
+}
+
+#[test]
+fn a_seccomp_filter_of_the_bundle_is_loaded() {
+    let bundle = Bundle::new(&["sh", "-c", "mkdir /tmp/x; echo $?; grep Seccomp: /proc/self/status"]);
+    bundle.edit(|spec| {
+        spec["root"]["readonly"] = json!(false);
+        spec["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }]
+        });
+    });
+    let out = bundle.icerun(&["run", "filtered"]);
+    assert!(out.stdout.starts_with("1\n"), "{out:?}");
+    assert!(out.stdout.contains("Seccomp:\t2"), "{out:?}");
+    assert!(out.stderr.contains("not permitted"), "{out:?}");
+}
+
+#[test]
+fn cpu_is_held_to_the_quota_of_the_bundle() {
+    let bundle = Bundle::new(&["sh", "-c", "while :; do :; done"]);
+    bundle.edit(|spec| spec["linux"]["resources"]["cpu"] = json!({ "quota": 20_000, "period": 100_000 }));
+    bundle.icerun_detached(&["create", "quota"]).ok();
+    bundle.icerun(&["start", "quota"]).ok();
+    let cgroups = Cgroups::probe();
+    wait_until(DEADLINE, "the loop to run", || cgroups.cpu_stat(bundle.cgroup(), "usage_usec") > 20_000);
+    let (start, used) = (std::time::Instant::now(), cgroups.cpu_stat(bundle.cgroup(), "usage_usec"));
+    icebox_tests::wait::let_pass(Duration::from_millis(1500));
+    let used = cgroups.cpu_stat(bundle.cgroup(), "usage_usec") - used;
+    let share = f64::from(u32::try_from(used).expect("microseconds")) / start.elapsed().as_secs_f64() / 1e6;
+    assert!((0.05..0.30).contains(&share), "20 % of a core was allowed, {:.0} % was used", share * 100.0);
+}
+
+#[test]
+fn a_memory_limit_of_the_bundle_kills_inside() {
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "head -c 200000000 /dev/zero | tail -c 190000000 | wc -c; echo survived ${PIPESTATUS}",
+    ]);
+    bundle.edit(|spec| {
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 32 << 20 });
+        spec["process"]["args"] =
+            json!(["sh", "-c", "dd if=/dev/zero of=/dev/null bs=120M count=1; echo dd ended with $?"]);
+    });
+    let out = bundle.icerun(&["run", "hog"]);
+    assert!(out.stdout.contains("dd ended with 137"), "{out:?}");
+}
+
+#[test]
+fn a_pids_limit_of_the_bundle_holds() {
+    let bundle = Bundle::new(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 60 & done; echo started"]);
+    bundle.edit(|spec| spec["linux"]["resources"]["pids"] = json!({ "limit": 5 }));
+    let out = bundle.icerun(&["run", "bomb"]);
+    assert!(out.stderr.contains("fork") || out.code != 0, "twelve children under a limit of five: {out:?}");
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let bundle = Bundle::new(&["true"]);
+    let help = bundle.icerun(&["--help"]).ok();
+    for verb in ["create", "start", "state", "kill", "delete", "run", "exec", "list", "pause", "resume", "ps"] {
+        assert!(help.contains(verb), "--help does not name {verb}: {help}");
+    }
+    assert!(bundle.icerun(&["--version"]).ok().contains("icerun"));
+    bundle.icerun(&["no-such-verb"]).failed();
+}

@@ -1,0 +1,142 @@
+//! An `iceboxd` for the benchmarks: its own directories, a free port, gone with everything at the end.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::http::Client;
+use super::{Context, failed, make_dir, shown};
+use crate::error::{Result, While};
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A running `iceboxd`. Boxes that are left are deleted on drop.
+pub(super) struct Server {
+    child: Child,
+    url: String,
+    key: String,
+    run_dir: PathBuf,
+    cgroup: String,
+}
+
+impl Server {
+    pub(super) fn start(context: &Context, name: &str) -> Result<Self> {
+        let home = context.scratch.join(name);
+        let run_dir = PathBuf::from(format!("/run/icebox-bench-{}-{name}", std::process::id()));
+        let data_dir = home.join("data");
+        make_dir(&data_dir)?;
+        let log = home.join("iceboxd.log");
+        let file = std::fs::File::create(&log).or_fail("create", shown(&log))?;
+        let program = context.binary("iceboxd")?;
+        let key = format!("box_bench_{}", std::process::id());
+        let mut command = Command::new(&program);
+        command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir);
+        command.arg("--image-dir").arg(&context.image_dir).args(["--listen", "127.0.0.1:0"]);
+        command.env("ICEBOX_API_KEY", &key).env("ICEBOX_LIBEXEC", &context.bin_dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let child = command.spawn().or_fail("start", shown(&program))?;
+        let mut server = Self { child, url: String::new(), key, run_dir, cgroup: cgroup_of(&data_dir)? };
+        server.url = server.wait_ready(&log)?;
+        Ok(server)
+    }
+
+    fn wait_ready(&mut self, log: &Path) -> Result<String> {
+        let end = Instant::now() + START_DEADLINE;
+        while Instant::now() < end {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let text = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(failed("start", "iceboxd", format!("{status}: {}", text.trim())));
+            }
+            if let Some(url) = self.facts() {
+                let mut client = Client::new(&url, &self.key);
+                if client.call("GET", "/v2/box", "").is_ok() {
+                    return Ok(url);
+                }
+            }
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
+        Err(failed("start", "iceboxd", "it does not answer"))
+    }
+
+    fn facts(&self) -> Option<String> {
+        let facts: Value = serde_json::from_slice(&std::fs::read(self.run_dir.join("iceboxd.json")).ok()?).ok()?;
+        facts["url"].as_str().map(str::to_owned)
+    }
+
+    /// A client with a connection of its own.
+    pub(super) fn client(&self) -> Client {
+        Client::new(&self.url, &self.key)
+    }
+
+    /// The name of the cgroup that holds all its boxes.
+    pub(super) fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn delete_all(&self) -> Result<()> {
+        let mut client = self.client();
+        let boxes = client.call("GET", "/v2/box", "")?;
+        let ids: Vec<&str> = boxes.as_array().into_iter().flatten().filter_map(|b| b["id"].as_str()).collect();
+        if !ids.is_empty() {
+            client.call("DELETE", "/v2/box", &json!({ "ids": ids }).to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// As `iceboxd` names it: by the data directory, so that several can run side by side.
+fn cgroup_of(data_dir: &Path) -> Result<String> {
+    let path = data_dir.canonicalize().or_fail("find", shown(data_dir))?;
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("icebox.{hex}"))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.delete_all() {
+            eprintln!("boxes may be left: {error}");
+        }
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let end = Instant::now() + STOP_DEADLINE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.run_dir);
+    }
+}
+
+/// Creates a box and returns its id.
+pub(super) fn create(client: &mut Client) -> Result<String> {
+    let data = client.call("POST", "/v2/box", "{}")?;
+    let id = data["id"].as_str().ok_or_else(|| failed("create", "a box", "the answer has no id"))?;
+    Ok(id.to_owned())
+}
+
+/// Runs `true` in a box.
+pub(super) fn exec_true(client: &mut Client, id: &str) -> Result<()> {
+    let answer = client.call("POST", &format!("/v2/box/{id}/exec"), r#"{"command":["true"]}"#)?;
+    if answer["exit_code"] == 0 { Ok(()) } else { Err(failed("exec", id, answer)) }
+}
+
+/// Freezes a box.
+pub(super) fn pause(client: &mut Client, id: &str) -> Result<()> {
+    client.call("POST", &format!("/v2/box/{id}/pause"), "").map(|_| ())
+}
+
+/// Deletes a box.
+pub(super) fn delete(client: &mut Client, id: &str) -> Result<()> {
+    client.call("DELETE", &format!("/v2/box/{id}"), "").map(|_| ())
+}

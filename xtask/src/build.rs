@@ -1,0 +1,92 @@
+//! Builds the binaries that people run and puts them into one directory.
+//!
+//! The resident init and the launcher have a profile of their own (small, panic aborts) and are built without the
+//! asynchronous half of their crate. Unchanged binaries are left alone, so that a running `iceboxd` is not restarted for
+//! nothing.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::error::{Cause, Error, Result, While};
+use crate::places::Places;
+use crate::{deps, run, say};
+
+/// What must come out of a build.
+const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "icebox-launch"];
+
+/// Builds everything; the output of cargo is shown. Returns the directory of the binaries.
+pub(crate) fn build(places: &Places) -> Result<PathBuf> {
+    deps::ensure(&[deps::BUILD])?;
+    say::heading("Building (the first time takes some minutes)");
+    let daemon = ["--release", "-p", "icebox-api", "-p", "icebox-runtime", "--bins"];
+    let inside = ["--profile", "init", "--no-default-features", "-p", "icebox-shim", "--bins"];
+    let mut built = cargo_build(places, &daemon)?;
+    built.extend(cargo_build(places, &inside)?);
+    let bin = places.bin();
+    fs::create_dir_all(&bin).or_fail("make", bin.display().to_string())?;
+    for name in BINARIES {
+        let path = built.iter().find(|path| path.file_name().is_some_and(|file| file == name)).ok_or_else(|| {
+            Error::new("build", name, Cause::Unexpected("cargo did not name such an executable".to_owned()))
+        })?;
+        install(path, &bin)?;
+    }
+    say::fact(&format!("binaries are in {}", bin.display()));
+    Ok(bin)
+}
+
+/// Runs `cargo build` and returns the executables it names.
+fn cargo_build(places: &Places, arguments: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut command = places.cargo();
+    command.arg("build").args(arguments).arg("--message-format=json-render-diagnostics");
+    let name = run::describe(&command);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().or_fail("run", &name)?;
+    let mut executables = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.or_fail("read the output of", &name)?;
+            executables.extend(executable_of(&line));
+        }
+    }
+    let status = child.wait().or_fail("wait for", &name)?;
+    if status.success() {
+        Ok(executables)
+    } else {
+        Err(Error::new("run", name, Cause::Program { status, output: String::new() }))
+    }
+}
+
+/// The executable that one of cargo's messages names.
+fn executable_of(line: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(PathBuf::from(message["executable"].as_str()?))
+}
+
+/// Copies a binary under its final name at once, so that whoever runs the old one keeps it.
+fn install(from: &Path, bin: &Path) -> Result<()> {
+    let name = from.file_name().unwrap_or_default();
+    let to = bin.join(name);
+    let content = fs::read(from).or_fail("read", from.display().to_string())?;
+    if fs::read(&to).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let temp = bin.join(format!(".{}.new", name.to_string_lossy()));
+    fs::write(&temp, &content).or_fail("write", temp.display().to_string())?;
+    fs::set_permissions(&temp, fs::Permissions::from_mode(0o755)).or_fail("write", temp.display().to_string())?;
+    fs::rename(&temp, &to).or_fail("write", to.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_read_from_messages() {
+        let line = r#"{"reason":"compiler-artifact","executable":"/t/release/icebox"}"#;
+        assert_eq!(executable_of(line), Some("/t/release/icebox".into()));
+        assert_eq!(executable_of(r#"{"reason":"compiler-artifact","executable":null}"#), None);
+        assert_eq!(executable_of("warning: text"), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! What each task needs from Debian, and the public clients that the tests drive.
+//!
+//! Nothing is asked of the network while everything is there.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::{Cause, Error, Result, While};
+use crate::places::Places;
+use crate::{run, say};
+
+/// A program or file that must be there, and the package that brings it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Need {
+    what: What,
+    package: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Program(&'static str),
+    File(&'static str),
+    /// A Python module of the system's interpreter.
+    Module(&'static str),
+}
+
+const fn program(name: &'static str, package: &'static str) -> Need {
+    Need { what: What::Program(name), package }
+}
+
+/// For building: the linker, and the C compiler for SQLite.
+pub(crate) const BUILD: &[Need] =
+    &[program("cc", "gcc"), Need { what: What::File("/usr/include/stdio.h"), package: "libc6-dev" }];
+
+/// For making the base image.
+pub(crate) const IMAGE: &[Need] = &[
+    program("debootstrap", "debootstrap"),
+    program("gpgv", "gpgv"),
+    program("wget", "wget"),
+    Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
+];
+
+/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon.
+pub(crate) const RUN: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
+
+/// For the tests: peers, other file systems, and what the public clients run on.
+pub(crate) const TEST: &[Need] = &[
+    program("busybox", "busybox-static"),
+    program("cmp", "diffutils"),
+    program("e2fsck", "e2fsprogs"),
+    program("mkfs.xfs", "xfsprogs"),
+    program("mount", "mount"),
+    program("node", "nodejs"),
+    program("npm", "npm"),
+    program("python3", "python3"),
+    Need { what: What::Module("ensurepip"), package: "python3-venv" },
+    program("runc", "runc"),
+];
+
+/// For the benchmarks: the peers they are compared with.
+pub(crate) const BENCH: &[Need] = &[
+    program("busybox", "busybox-static"),
+    program("bwrap", "bubblewrap"),
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("unshare", "util-linux"),
+];
+
+/// The system's own Python: another one in `PATH` has other modules.
+const PYTHON: &str = "/usr/bin/python3";
+/// The public clients, with the versions that the tests are written for.
+const NPM_CLIENT: (&str, &str) = ("@upstash/box", "0.5.5");
+const PYPI_CLIENT: (&str, &str) = ("upstash-box", "0.4.0");
+
+impl Need {
+    fn is_there(&self) -> bool {
+        match self.what {
+            What::Program(name) => run::find_program(name).is_some(),
+            What::File(path) => Path::new(path).exists(),
+            What::Module(name) => {
+                let import = format!("import {name}");
+                Path::new(PYTHON).exists() && run::quiet(Command::new(PYTHON).args(["-c", &import])).is_ok()
+            }
+        }
+    }
+}
+
+/// Installs the packages of the needs that are not met.
+pub(crate) fn ensure(groups: &[&[Need]]) -> Result<()> {
+    let missing = missing(groups);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if run::find_program("apt-get").is_none() {
+        let advice = format!("this machine has no apt-get; install what these Debian packages bring: {list}");
+        return Err(Error::refused("install", list, advice));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        let advice = format!("run as root, or first: sudo apt-get install --no-install-recommends {list}");
+        return Err(Error::refused("install", list, advice));
+    }
+    let mut wait = say::wait("apt-get update");
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+        command
+    };
+    run::quiet(apt().arg("update"))?;
+    wait.update(&format!("apt-get install {list}"));
+    run::quiet(apt().args(["install", "-y", "--no-install-recommends"]).args(&missing))?;
+    wait.done(&format!("installed {list}"));
+    // The package may not bring what we need on this release: better said here than later.
+    if let Some(still) = groups.iter().copied().flatten().find(|need| !need.is_there()) {
+        let why = format!("the package {} is installed, but {:?} is still missing", still.package, still.what);
+        return Err(Error::new("install", list, Cause::Unexpected(why)));
+    }
+    Ok(())
+}
+
+/// Packages of the needs that are not met, each once, sorted.
+fn missing(groups: &[&[Need]]) -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        groups.iter().copied().flatten().filter(|need| !need.is_there()).map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// Installs the public clients into the target directory, unless these versions are there.
+pub(crate) fn sdk_clients(places: &Places) -> Result<()> {
+    let dir = places.sdk();
+    fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
+    npm_client(&dir)?;
+    pypi_client(&dir)
+}
+
+fn npm_client(dir: &Path) -> Result<()> {
+    let (name, version) = NPM_CLIENT;
+    let manifest = dir.join("node_modules").join(name).join("package.json");
+    let installed = run::read_if_there(&manifest)?
+        .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
+        .is_some_and(|package| package["version"] == version);
+    if installed {
+        return Ok(());
+    }
+    let wait = say::wait(format!("npm install {name}@{version}"));
+    // A manifest of its own keeps npm from looking for one further up.
+    let own = dir.join("package.json");
+    fs::write(&own, "{\"private\": true}\n").or_fail("write", own.display().to_string())?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--prefix"]).arg(dir);
+    run::quiet(npm.arg(format!("{name}@{version}")).current_dir(dir))?;
+    wait.done(&format!("{name} {version} is installed"));
+    Ok(())
+}
+
+fn pypi_client(dir: &Path) -> Result<()> {
+    let (name, version) = PYPI_CLIENT;
+    let venv = dir.join("venv");
+    let python = venv.join("bin/python3");
+    let test = format!("import importlib.metadata as m, sys; sys.exit(m.version('{name}') != '{version}')");
+    if python.exists() && run::quiet(Command::new(&python).args(["-c", &test])).is_ok() {
+        return Ok(());
+    }
+    let wait = say::wait(format!("pip install {name}=={version}"));
+    run::quiet(Command::new(PYTHON).args(["-m", "venv", "--clear"]).arg(&venv))?;
+    let mut pip = Command::new(&python);
+    run::quiet(
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).arg(format!("{name}=={version}")),
+    )?;
+    wait.done(&format!("{name} {version} is installed"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_named_and_once() {
+        let here = program("sh", "dash");
+        let gone = program("no-such-program-anywhere", "b-package");
+        let file = Need { what: What::File("/no/such/file"), package: "a-package" };
+        let module = Need { what: What::Module("no_such_module"), package: "b-package" };
+        assert_eq!(missing(&[&[here, gone], &[file, module]]), ["a-package", "b-package"]);
+        assert!(missing(&[&[here]]).is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask up`: from a fresh machine to a box that sleeps and wakes.
+
+use clap::Args;
+
+use crate::daemon::Settings;
+use crate::error::Result;
+use crate::icebox::Icebox;
+use crate::places::Places;
+use crate::{build, demo, deps, image, run, say};
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Start iceboxd, but show nothing
+    #[arg(long)]
+    no_demo: bool,
+}
+
+/// Installs, builds, prepares, starts, shows.
+pub(crate) fn up(args: &UpArgs) -> Result<()> {
+    run::require_root("up")?;
+    let places = Places::find()?;
+    say::heading("Debian packages");
+    deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN])?;
+    say::fact("everything needed is installed");
+    let bin = build::build(&places)?;
+    image::prepare(&bin)?;
+    say::heading("iceboxd");
+    args.settings.start(&bin)?;
+    if !args.no_demo {
+        demo::show(&Icebox::new(&bin, &args.settings), &places.target.join("icebox/demo"))?;
+    }
+    say_how_to_go_on(&places, &args.settings);
+    Ok(())
+}
+
+fn say_how_to_go_on(places: &Places, settings: &Settings) {
+    let is_default = settings.run_dir == std::path::Path::new("/run/icebox");
+    let run_dir = if is_default { String::new() } else { format!(" --run-dir {}", settings.run_dir.display()) };
+    say::heading("How to go on");
+    say::fact(&format!("export PATH=\"$PATH:{}\"", places.bin().display()));
+    say::fact(&format!("icebox{run_dir} exec hello                     a shell in the box"));
+    say::fact(&format!("icebox{run_dir} --help                         everything else"));
+    say::fact(&format!("eval \"$(icebox{run_dir} env)\"                  point clients at this server, then:"));
+    say::fact("  npm install @upstash/box                import { Box } from \"@upstash/box\"; await Box.create()");
+    say::fact("  pip install upstash-box                 from upstash_box import Box; Box.create()");
+    say::fact("  curl -H \"X-Box-Api-Key: $UPSTASH_BOX_API_KEY\" $UPSTASH_BOX_BASE_URL/v2/box");
+    say::fact(&format!("log: {}", settings.log_path().display()));
+    say::fact(&format!("stop: cargo xtask down{run_dir}     (boxes keep their disks; --purge deletes them)"));
+}
