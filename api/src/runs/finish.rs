@@ -170,6 +170,7 @@ impl Ticket {
 
 /// A finished run in one line.
 fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
+    let prompt: String = prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut text = format!("{prompt} → exit {}", finished.exit_code);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let cpu_ms = usage.cpu_ns as f64 / 1e6;
