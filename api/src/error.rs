@@ -10,7 +10,8 @@ use std::fmt;
 pub struct Error {
     operation: &'static str,
     subject: String,
-    cause: Cause,
+    /// Boxed: errors are rare, and results travel through every layer.
+    cause: Box<Cause>,
 }
 
 /// Why an operation failed.
@@ -42,7 +43,7 @@ pub enum Cause {
 impl Error {
     /// An error of `operation` on `subject`.
     pub fn new(operation: &'static str, subject: impl Into<String>, cause: impl Into<Cause>) -> Self {
-        Self { operation, subject: subject.into(), cause: cause.into() }
+        Self { operation, subject: subject.into(), cause: Box::new(cause.into()) }
     }
 
     /// Why it failed.
@@ -71,7 +72,7 @@ impl fmt::Display for Error {
         if !self.subject.is_empty() {
             write!(f, " {}", self.subject)?;
         }
-        match &self.cause {
+        match self.cause.as_ref() {
             Cause::Invalid(expected) => write!(f, ": {expected}"),
             Cause::WorkerEnded => write!(f, ": the worker has ended"),
             Cause::Exhausted(what) => write!(f, ": no {what} left"),
@@ -82,7 +83,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
+        match self.cause.as_ref() {
             Cause::Io(cause) => Some(cause),
             Cause::Sql(cause) => Some(cause),
             Cause::Commit(cause) => Some(cause.as_ref()),

@@ -16,4 +16,5 @@ pub mod ledger;
 pub mod metrics;
 pub mod refusal;
 pub mod runs;
+pub mod text;
 pub mod wire;

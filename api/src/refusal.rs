@@ -97,7 +97,10 @@ impl From<Error> for Refusal {
 /// What a box answered to an operation of its owner (a file, a command): the text may be shown.
 impl From<icebox_shim::Error> for Refusal {
     fn from(error: icebox_shim::Error) -> Self {
-        let text = error.report();
+        let mut text = error.report();
+        if let (true, Some(reason)) = (error.causes().is_empty(), reason_of(error.kind())) {
+            text = format!("{text}: {reason}");
+        }
         match error.kind() {
             ErrorKind::NotFound => Self::NotFound(text),
             ErrorKind::AlreadyExists => Self::Conflict(text),
@@ -112,5 +115,20 @@ impl From<icebox_shim::Error> for Refusal {
             ErrorKind::Gone => Self::Unavailable("the box stopped during the request; try again".into()),
             _ => Self::Failed(Error::new("use the box", "", error)),
         }
+    }
+}
+
+/// Why, for refusals that the box gives without a cause from the kernel.
+fn reason_of(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::NotFound => Some("it does not exist"),
+        ErrorKind::AlreadyExists => Some("it exists already"),
+        ErrorKind::NotADirectory => Some("it is not a folder"),
+        ErrorKind::IsADirectory => Some("it is a folder"),
+        ErrorKind::NotEmpty => Some("the folder is not empty"),
+        ErrorKind::InvalidInput => Some("it is not a regular file, or the request makes no sense"),
+        ErrorKind::TooLarge => Some("it is too large"),
+        ErrorKind::Limit => Some("a limit of the box is reached"),
+        _ => None,
     }
 }

@@ -154,6 +154,7 @@ impl Boxes {
             if boxes.erase(&entry.id, reservation.uid_base).await {
                 boxes.give_back(reservation);
             }
+            boxes.reap_orphans().await;
         });
     }
 

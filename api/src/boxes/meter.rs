@@ -35,7 +35,7 @@ pub struct Counter {
 
 /// Reads the CPU counter of a box. A box without a cgroup has none.
 #[must_use]
-pub fn counter(box_id: &str, handle: &BoxHandle) -> Counter {
+pub(super) fn counter(box_id: &str, handle: &BoxHandle) -> Counter {
     match handle.usage() {
         Ok(usage) => Counter { cgroup_inode: usage.cgroup_inode, cpu_usec: usage.cpu_usec },
         Err(error) => {

@@ -16,6 +16,7 @@ mod idle;
 mod launch;
 mod meter;
 mod monitor;
+mod orphans;
 mod reconcile;
 mod reserve;
 mod sleep;
@@ -29,6 +30,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use icebox_rootfs::Store;
+use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::Tools;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -163,6 +165,7 @@ impl Boxes {
         self.inner.db.append_samples(last.await.unwrap_or_default());
         self.inner.db.close().await;
         self.inner.ranges.release_unused_blocks();
+        self.remove_empty_root().await;
     }
 
     /// The box with this id or name, if the account has one. Anything else is unknown, whoever else may own it.
@@ -194,6 +197,18 @@ impl Boxes {
     pub fn all(&self) -> Vec<Arc<Entry>> {
         let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
         table.values().map(Arc::clone).collect()
+    }
+
+    /// A daemon without boxes leaves no cgroup behind.
+    async fn remove_empty_root(&self) {
+        if !self.all().is_empty() {
+            return;
+        }
+        let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, &self.inner.cgroup_root, 0) else { return };
+        let removed = tokio::task::spawn_blocking(move || root.remove_cgroup(KILL_DEADLINE)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(error = error.report(), "the cgroup of this daemon stays");
+        }
     }
 
     fn forget(&self, id: &str) {

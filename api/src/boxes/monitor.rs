@@ -3,12 +3,14 @@
 //! Invariants: a box that sleeps costs nothing here, it has no timer and is not looked at; when no box is awake, the
 //! clock stands still until one is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::meter::counter;
+use super::orphans;
 use super::{Boxes, Entry, Phase, Verdict, Write};
 use crate::clock;
 use crate::db::StoredSample;
@@ -130,10 +132,20 @@ impl Boxes {
         }
     }
 
+    /// Reaps what launchers that were killed have left. Two looks, a minute apart.
+    pub(super) async fn reap_orphans(&self) {
+        let dead = orphans::reap(&BTreeSet::new());
+        if !dead.is_empty() {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            orphans::reap(&dead);
+        }
+    }
+
     /// Drops old log entries, runs and readings from time to time. Never returns.
     pub async fn prune(self) {
         loop {
             tokio::time::sleep(PRUNE_EVERY).await;
+            self.reap_orphans().await;
             let db = &self.inner.db;
             let pruned = tokio::join!(db.prune_logs(), db.prune_runs(), db.thin_samples(clock::unix_ms()));
             for error in [pruned.0, pruned.1, pruned.2].into_iter().filter_map(Result::err) {

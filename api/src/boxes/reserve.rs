@@ -21,7 +21,7 @@ const READY_LOW: usize = 8;
 
 /// The reservations that are ready.
 #[derive(Debug, Clone)]
-pub struct Reservations {
+pub(super) struct Reservations {
     db: Db,
     ranges: Arc<UidRanges>,
     ready: Arc<Mutex<VecDeque<Reservation>>>,
@@ -30,12 +30,12 @@ pub struct Reservations {
 impl Reservations {
     /// None ready yet.
     #[must_use]
-    pub fn new(db: Db, ranges: Arc<UidRanges>) -> Self {
+    pub(super) fn new(db: Db, ranges: Arc<UidRanges>) -> Self {
         Self { db, ranges, ready: Arc::default() }
     }
 
     /// One for a new box; waits for the disk only if none is ready.
-    pub async fn take(&self) -> Result<Reservation, Error> {
+    pub(super) async fn take(&self) -> Result<Reservation, Error> {
         let mut ready = self.ready.lock().await;
         if ready.is_empty() {
             self.refill(&mut ready).await?;
@@ -49,12 +49,12 @@ impl Reservations {
     }
 
     /// Takes one back that was not used after all.
-    pub async fn put_back(&self, unused: Reservation) {
+    pub(super) async fn put_back(&self, unused: Reservation) {
         self.ready.lock().await.push_front(unused);
     }
 
     /// Fills up. Failing now is no harm: the next box asks again and reports it.
-    pub async fn prepare(&self) {
+    pub(super) async fn prepare(&self) {
         let mut ready = self.ready.lock().await;
         if let Err(error) = self.refill(&mut ready).await {
             tracing::warn!(error = error.chain(), "cannot reserve box ids");

@@ -21,7 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::{Cause, Error};
 
 /// Ids of one box.
-pub const RANGE_IDS: u32 = 1 << 16;
+pub(super) const RANGE_IDS: u32 = 1 << 16;
 /// The first id of the first block: above what distributions give to people and services.
 const FIRST_ID: u32 = 1 << 19;
 const BLOCK_IDS: u32 = 1 << 24;

@@ -5,10 +5,11 @@ use rusqlite::{Connection, params};
 use super::{Db, to_sql};
 use crate::clock;
 use crate::error::Error;
+use crate::text::cut;
 use crate::wire::{LogEntry, LogLevel, LogSource};
 
 /// Entries kept per box; the oldest go first.
-pub const LOGS_PER_BOX_MAX: u64 = 5_000;
+pub(super) const LOGS_PER_BOX_MAX: u64 = 5_000;
 /// Longest message.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -25,11 +26,7 @@ pub struct LogRow {
 impl LogRow {
     /// An entry of now.
     pub fn new(box_id: &str, level: LogLevel, source: LogSource, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > MESSAGE_BYTES_MAX {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-            message.push('…');
-        }
+        let message = cut(message.into(), MESSAGE_BYTES_MAX);
         Self { box_id: box_id.to_owned(), written_ms: clock::unix_ms(), level, source, message }
     }
 

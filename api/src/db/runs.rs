@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::wire::RunState;
 
 /// Runs kept per box; the oldest go first.
-pub const RUNS_PER_BOX_MAX: u64 = 10_000;
+pub(super) const RUNS_PER_BOX_MAX: u64 = 10_000;
 
 /// A run as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::wire::{Empty, EnvValue, EnvVars, ErrorBody};
 const MASK: &str = "********";
 
 /// Checks a whole environment.
-pub fn check_env(env: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(super) fn check_env(env: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {
     if env.len() > ENV_VARS_MAX {
         return Err(Refusal::Invalid(format!("at most {ENV_VARS_MAX} environment variables can be set")));
     }
@@ -22,7 +22,7 @@ pub fn check_env(env: &std::collections::BTreeMap<String, String>) -> Result<(),
 
 /// Names of the account's variables; values are masked.
 #[utoipa::path(get, path = "/v2/box/settings/env", tag = "account", responses((status = 200, body = EnvVars), (status = 401, body = ErrorBody)))]
-pub async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
+pub(super) async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
     let env = app.boxes.db().account_env(&account.id).await?;
     let env_vars = env.into_keys().map(|name| (name, MASK.to_owned())).collect();
     Ok(axum::Json(EnvVars { env_vars }))
@@ -30,7 +30,11 @@ pub async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<
 
 /// Replaces all variables of the account. They reach boxes created afterwards.
 #[utoipa::path(put, path = "/v2/box/settings/env", tag = "account", request_body = EnvVars, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub async fn replace_env(State(app): State<App>, Caller(account): Caller, Json(body): Json<EnvVars>) -> Answer<Empty> {
+pub(super) async fn replace_env(
+    State(app): State<App>,
+    Caller(account): Caller,
+    Json(body): Json<EnvVars>,
+) -> Answer<Empty> {
     check_env(&body.env_vars)?;
     app.boxes.db().replace_account_env(&account.id, body.env_vars).await?;
     done()
@@ -38,7 +42,7 @@ pub async fn replace_env(State(app): State<App>, Caller(account): Caller, Json(b
 
 /// Sets one variable of the account.
 #[utoipa::path(put, path = "/v2/box/settings/env/{key}", tag = "account", params(("key" = String, Path)), request_body = EnvValue, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub async fn set_env(
+pub(super) async fn set_env(
     State(app): State<App>,
     Caller(account): Caller,
     Path(key): Path<String>,
@@ -53,7 +57,11 @@ pub async fn set_env(
 
 /// Removes one variable of the account.
 #[utoipa::path(delete, path = "/v2/box/settings/env/{key}", tag = "account", params(("key" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub async fn remove_env(State(app): State<App>, Caller(account): Caller, Path(key): Path<String>) -> Answer<Empty> {
+pub(super) async fn remove_env(
+    State(app): State<App>,
+    Caller(account): Caller,
+    Path(key): Path<String>,
+) -> Answer<Empty> {
     if app.boxes.db().remove_account_env(&account.id, &key).await? {
         return done();
     }

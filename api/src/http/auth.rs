@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::refusal::Refusal;
 
 /// The header that carries the key.
-pub const KEY_HEADER: &str = "x-box-api-key";
+pub(super) const KEY_HEADER: &str = "x-box-api-key";
 /// A key that is taken away works no longer than this.
 const KEEP: Duration = Duration::from_secs(10);
 /// Unknown keys make us look into the database no more often than this.
@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The accounts, as far as they are known.
 #[derive(Debug)]
-pub struct Accounts {
+pub(super) struct Accounts {
     db: Db,
     known: RwLock<Known>,
     loading: Mutex<()>,
@@ -40,12 +40,12 @@ struct Known {
 
 impl Accounts {
     /// Nothing read yet.
-    pub fn new(db: Db) -> Self {
+    pub(super) fn new(db: Db) -> Self {
         Self { db, known: RwLock::default(), loading: Mutex::new(()) }
     }
 
     /// The account of a key.
-    pub async fn of_key(&self, key: &[u8]) -> Result<Account, Refusal> {
+    pub(super) async fn of_key(&self, key: &[u8]) -> Result<Account, Refusal> {
         let digest = hash_key(key);
         for oldest in [KEEP, LOOK_AGAIN] {
             let accounts = self.not_older_than(oldest).await?;
@@ -64,7 +64,7 @@ impl Accounts {
     }
 
     /// Forgets what is known, after a change of our own.
-    pub fn changed(&self) {
+    pub(super) fn changed(&self) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).read = None;
     }
 
@@ -91,7 +91,7 @@ impl Accounts {
 
 /// The account that asks. Every handler of the API takes one, or a box, which implies one.
 #[derive(Debug, Clone)]
-pub struct Caller(pub Account);
+pub(super) struct Caller(pub Account);
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Refusal;

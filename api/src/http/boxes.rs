@@ -24,7 +24,7 @@ const BULK_IDS_MAX: usize = 1000;
 const BULK_AT_ONCE: usize = 16;
 
 /// A box as the clients see it. Asks the kernel, waits for nothing.
-pub fn describe(entry: &Entry) -> BoxData {
+pub(super) fn describe(entry: &Entry) -> BoxData {
     let (settings, usage) = (entry.settings(), entry.meter.usage());
     #[expect(clippy::cast_precision_loss, reason = "for people; the bill has the exact integers")]
     let cost = cpu_micro_dollars(usage.cpu_usec) as f64 / 1e6;
@@ -54,14 +54,14 @@ pub fn describe(entry: &Entry) -> BoxData {
 /// Query of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ListQuery {
+pub(super) struct ListQuery {
     /// Only boxes with this label.
     label: Option<String>,
 }
 
 /// Lists the boxes of the account, oldest first.
 #[utoipa::path(get, path = "/v2/box", tag = "boxes", params(ListQuery), responses((status = 200, body = Vec<BoxData>), (status = 401, body = ErrorBody)))]
-pub async fn list(
+pub(super) async fn list(
     State(app): State<App>,
     Caller(account): Caller,
     Query(query): Query<ListQuery>,
@@ -78,13 +78,13 @@ pub async fn list(
 
 /// Describes a box. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}", tag = "boxes", params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = BoxData), (status = 404, body = ErrorBody)))]
-pub async fn get(found: TheBox) -> Answer<BoxData> {
+pub(super) async fn get(found: TheBox) -> Answer<BoxData> {
     Ok(axum::Json(describe(&found.entry)))
 }
 
 /// Deletes a box for good.
 #[utoipa::path(delete, path = "/v2/box/{id}", tag = "boxes", params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = Empty), (status = 202, body = Empty, description = "Its deletion goes on in the background"), (status = 404, body = ErrorBody)))]
-pub async fn delete(State(app): State<App>, found: TheBox) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
+pub(super) async fn delete(State(app): State<App>, found: TheBox) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
     let status = match app.boxes.delete(&found.entry).await? {
         Deleted::Whole => StatusCode::OK,
         Deleted::GoingOn => StatusCode::ACCEPTED,
@@ -94,14 +94,14 @@ pub async fn delete(State(app): State<App>, found: TheBox) -> Result<(StatusCode
 
 /// Answer of a bulk deletion.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct BulkDeleted {
+pub(super) struct BulkDeleted {
     /// How many boxes were deleted.
     deleted: usize,
 }
 
 /// Deletes several boxes. Ids that are unknown are passed over, unless all are.
 #[utoipa::path(delete, path = "/v2/box", tag = "boxes", request_body = DeleteBoxes, responses((status = 200, body = BulkDeleted), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub async fn delete_many(
+pub(super) async fn delete_many(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<DeleteBoxes>,

@@ -26,7 +26,11 @@ const GIT_IDENTITY_BYTES_MAX: usize = 256;
 
 /// Creates a box. The answer comes when it accepts work.
 #[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)))]
-pub async fn create(State(app): State<App>, Caller(account): Caller, Json(body): Json<CreateBox>) -> Answer<BoxData> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Caller(account): Caller,
+    Json(body): Json<CreateBox>,
+) -> Answer<BoxData> {
     let account_env = app.boxes.db().account_env(&account.id).await?;
     let wanted = checked(body, &account, account_env)?;
     let entry = app.boxes.create(wanted).await?;
@@ -109,7 +113,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Only one policy can be kept in this version.
-pub fn check_policy(policy: &NetworkPolicy) -> Result<(), Refusal> {
+pub(super) fn check_policy(policy: &NetworkPolicy) -> Result<(), Refusal> {
     match policy.mode.as_str() {
         "deny-all" => Ok(()),
         "allow-all" | "custom" => Err(Refusal::Invalid(format!(
@@ -122,7 +126,7 @@ pub fn check_policy(policy: &NetworkPolicy) -> Result<(), Refusal> {
 }
 
 /// An init command; the empty one is none.
-pub fn check_init_command(command: Option<String>) -> Result<Option<String>, Refusal> {
+pub(super) fn check_init_command(command: Option<String>) -> Result<Option<String>, Refusal> {
     match command {
         Some(command) if command.len() > INIT_COMMAND_BYTES_MAX => {
             Err(Refusal::Invalid(format!("init_command must have at most {INIT_COMMAND_BYTES_MAX} bytes")))
@@ -134,7 +138,7 @@ pub fn check_init_command(command: Option<String>) -> Result<Option<String>, Ref
 }
 
 /// A name or address for git; the empty one is none.
-pub fn check_git_identity(value: Option<String>) -> Result<Option<String>, Refusal> {
+pub(super) fn check_git_identity(value: Option<String>) -> Result<Option<String>, Refusal> {
     match value {
         Some(value) if value.len() > GIT_IDENTITY_BYTES_MAX || value.chars().any(char::is_control) => {
             Err(Refusal::Invalid(format!(

@@ -28,21 +28,29 @@ const BLANK_EVERY: Duration = Duration::from_secs(20);
 
 /// Runs a command and answers when it has ended. A command that fails is no error of the request.
 #[utoipa::path(post, path = "/v2/box/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub async fn exec(State(app): State<App>, found: TheBox, Json(body): Json<ExecBody>) -> Result<Response, Refusal> {
+pub(super) async fn exec(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<ExecBody>,
+) -> Result<Response, Refusal> {
     let command = Command::exec(body.command, body.folder.as_deref())?;
     run_to_end(&app, &found, &command).await
 }
 
 /// Runs code and answers when it has ended.
 #[utoipa::path(post, path = "/v2/box/{id}/code", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub async fn code(State(app): State<App>, found: TheBox, Json(body): Json<CodeBody>) -> Result<Response, Refusal> {
+pub(super) async fn code(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<CodeBody>,
+) -> Result<Response, Refusal> {
     run_to_end(&app, &found, &runs::code_command(body)?).await
 }
 
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
 /// When the client goes away, the command goes on.
 #[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub async fn exec_stream(
+pub(super) async fn exec_stream(
     State(app): State<App>,
     gate: Option<Extension<Gate>>,
     found: TheBox,
@@ -54,7 +62,7 @@ pub async fn exec_stream(
 
 /// Runs code; its output comes as it is written.
 #[utoipa::path(post, path = "/v2/box/{id}/code-stream", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub async fn code_stream(
+pub(super) async fn code_stream(
     State(app): State<App>,
     gate: Option<Extension<Gate>>,
     found: TheBox,

@@ -29,12 +29,12 @@ const READ_BYTES_MAX: u64 = 100 * 1024 * 1024;
 /// Longest body of a write: 100 MiB of content, base64 and JSON around it.
 const WRITE_BODY_BYTES_MAX: usize = 140 * 1024 * 1024;
 /// Largest file that is written by one request.
-pub const FILE_BYTES_MAX: usize = 100 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: usize = 100 * 1024 * 1024;
 
 /// Query of a read.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ReadQuery {
+pub(super) struct ReadQuery {
     /// Absolute path.
     path: String,
     /// `base64`, or absent for text.
@@ -47,7 +47,7 @@ pub struct ReadQuery {
 
 /// Reads a file, or a range of it.
 #[utoipa::path(get, path = "/v2/box/{id}/files/read", tag = "files", params(("id" = String, Path), ReadQuery), responses((status = 200, body = FileContent), (status = 404, body = ErrorBody)))]
-pub async fn read(State(app): State<App>, found: TheBox, Query(query): Query<ReadQuery>) -> Answer<FileContent> {
+pub(super) async fn read(State(app): State<App>, found: TheBox, Query(query): Query<ReadQuery>) -> Answer<FileContent> {
     let path = resolve_path(&query.path)?;
     let range = range_of(&query)?;
     let awake = found.awake(&app).await?;
@@ -89,7 +89,7 @@ async fn read_whole(reader: &mut FileReader) -> Result<Vec<u8>, Refusal> {
 
 /// Writes a file; folders above it are created. Nobody sees a half-written file.
 #[utoipa::path(post, path = "/v2/box/{id}/files/write", tag = "files", params(("id" = String, Path)), request_body = WriteFile, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub async fn write(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
+pub(super) async fn write(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -122,14 +122,14 @@ pub async fn write(State(app): State<App>, found: TheBox, request: Request) -> A
 /// Query with a folder, or what is called one.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct FolderQuery {
+pub(super) struct FolderQuery {
     /// Absolute, or relative to `/workspace/home`.
     folder: Option<String>,
 }
 
 /// Lists one level of a folder, or the one entry of a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/list", tag = "files", params(("id" = String, Path), FolderQuery), responses((status = 200, body = FileList), (status = 404, body = ErrorBody)))]
-pub async fn list(State(app): State<App>, found: TheBox, Query(query): Query<FolderQuery>) -> Answer<FileList> {
+pub(super) async fn list(State(app): State<App>, found: TheBox, Query(query): Query<FolderQuery>) -> Answer<FileList> {
     let path = resolve_folder(query.folder.as_deref())?;
     let awake = found.awake(&app).await?;
     let entries = awake.entry.handle().file_list(&path).await?;
@@ -151,7 +151,7 @@ fn to_wire(entry: icebox_shim::handle::FileEntry) -> FileEntry {
 
 /// Sends a file as it is. The parameter is called `folder`, and names a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/download", tag = "files", params(("id" = String, Path), FolderQuery), responses((status = 200, content_type = "application/octet-stream"), (status = 404, body = ErrorBody)))]
-pub async fn download(
+pub(super) async fn download(
     State(app): State<App>,
     found: TheBox,
     Query(query): Query<FolderQuery>,
@@ -188,7 +188,7 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
 /// Query of a description.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct StatQuery {
+pub(super) struct StatQuery {
     /// Absolute path.
     path: String,
     /// Look through a final symbolic link.
@@ -197,7 +197,7 @@ pub struct StatQuery {
 
 /// Describes a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/stat", tag = "files", params(("id" = String, Path), StatQuery), responses((status = 200, body = FileStat), (status = 404, body = ErrorBody)))]
-pub async fn stat(State(app): State<App>, found: TheBox, Query(query): Query<StatQuery>) -> Answer<FileStat> {
+pub(super) async fn stat(State(app): State<App>, found: TheBox, Query(query): Query<StatQuery>) -> Answer<FileStat> {
     let path = resolve_path(&query.path)?;
     let awake = found.awake(&app).await?;
     let stat = awake.entry.handle().file_stat(&path, query.follow.unwrap_or(false)).await?;
@@ -218,7 +218,7 @@ pub async fn stat(State(app): State<App>, found: TheBox, Query(query): Query<Sta
 
 /// Makes a folder.
 #[utoipa::path(post, path = "/v2/box/{id}/files/mkdir", tag = "files", params(("id" = String, Path)), request_body = MakeDir, responses((status = 200, body = Empty), (status = 409, body = ErrorBody)))]
-pub async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Json<MakeDir>) -> Answer<Empty> {
+pub(super) async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Json<MakeDir>) -> Answer<Empty> {
     let path = resolve_path(&body.path)?;
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_mkdir(&path, body.parents.unwrap_or(false)).await?;
@@ -227,7 +227,7 @@ pub async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Json<MakeD
 
 /// Renames a file or folder.
 #[utoipa::path(post, path = "/v2/box/{id}/files/rename", tag = "files", params(("id" = String, Path)), request_body = RenameFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub async fn rename(State(app): State<App>, found: TheBox, Json(body): Json<RenameFile>) -> Answer<Empty> {
+pub(super) async fn rename(State(app): State<App>, found: TheBox, Json(body): Json<RenameFile>) -> Answer<Empty> {
     let (from, to) = (resolve_path(&body.from)?, resolve_path(&body.to)?);
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_rename(&from, &to).await?;
@@ -236,7 +236,7 @@ pub async fn rename(State(app): State<App>, found: TheBox, Json(body): Json<Rena
 
 /// Removes a file, or a folder with all that is in it.
 #[utoipa::path(post, path = "/v2/box/{id}/files/remove", tag = "files", params(("id" = String, Path)), request_body = RemoveFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub async fn remove(State(app): State<App>, found: TheBox, Json(body): Json<RemoveFile>) -> Answer<Empty> {
+pub(super) async fn remove(State(app): State<App>, found: TheBox, Json(body): Json<RemoveFile>) -> Answer<Empty> {
     let path = resolve_path(&body.path)?;
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_remove(&path, body.recursive.unwrap_or(false)).await?;

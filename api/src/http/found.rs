@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 
 /// The box that the path names by id or name. It need not be awake.
 #[derive(Debug, Clone)]
-pub struct TheBox {
+pub(super) struct TheBox {
     /// Its owner, who asks.
     pub account: Account,
     /// The box.
@@ -22,7 +22,7 @@ pub struct TheBox {
 
 impl TheBox {
     /// Refuses what an ephemeral box does not have.
-    pub fn not_ephemeral(&self, what: &str) -> Result<(), Refusal> {
+    pub(super) fn not_ephemeral(&self, what: &str) -> Result<(), Refusal> {
         if self.entry.expires_ms.is_some() {
             return Err(Refusal::Invalid(format!("{what} not available on an ephemeral box")));
         }
@@ -30,7 +30,7 @@ impl TheBox {
     }
 
     /// Makes sure that it is awake while the request lasts.
-    pub async fn awake(&self, app: &App) -> Result<Awake, Refusal> {
+    pub(super) async fn awake(&self, app: &App) -> Result<Awake, Refusal> {
         app.boxes.ensure_awake(&self.entry, WorkKind::Request).await
     }
 }

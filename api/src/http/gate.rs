@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Shared by a connection and the bodies that go through it. One body at a time waits: HTTP/1 has no other.
 #[derive(Debug, Clone, Default)]
-pub struct Gate {
+pub(super) struct Gate {
     state: Arc<Mutex<State>>,
 }
 
@@ -26,12 +26,12 @@ struct State {
 
 impl Gate {
     /// How many flushes there were.
-    pub fn flushes(&self) -> u64 {
+    pub(super) fn flushes(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).flushes
     }
 
     /// Ready when there was a flush after the one with the number `seen`.
-    pub fn poll_flushed(&self, seen: u64, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_flushed(&self, seen: u64, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.flushes > seen {
             return Poll::Ready(());
@@ -51,14 +51,14 @@ impl Gate {
 
 /// A connection that tells its [`Gate`] about flushes.
 #[derive(Debug)]
-pub struct Gated<T> {
+pub(super) struct Gated<T> {
     inner: T,
     gate: Gate,
 }
 
 impl<T> Gated<T> {
     /// Wraps a connection.
-    pub fn new(inner: T, gate: Gate) -> Self {
+    pub(super) fn new(inner: T, gate: Gate) -> Self {
         Self { inner, gate }
     }
 }

@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 
 /// An endpoint that is to come.
 #[derive(Debug, Clone)]
-pub struct Later {
+pub(super) struct Later {
     /// Its method.
     pub method: Method,
     /// Its path.
@@ -32,7 +32,7 @@ const URLS: &str = "public URLs are";
 const BROWSER: &str = "the browser is";
 
 /// The table.
-pub const LATER: [Later; 49] = [
+pub(super) const LATER: [Later; 49] = [
     later(Method::POST, "/v2/box/from-snapshot", SNAPSHOTS),
     later(Method::DELETE, "/v2/box/snapshots", SNAPSHOTS),
     later(Method::PUT, "/v2/box/{id}/config/model", AGENTS),
@@ -87,7 +87,7 @@ pub const LATER: [Later; 49] = [
 
 impl Later {
     /// The route: key and box are checked as everywhere, then it says that it is to come.
-    pub fn route(&self) -> MethodRouter<App> {
+    pub(super) fn route(&self) -> MethodRouter<App> {
         let what = self.what;
         // The table holds nothing but the usual methods.
         let filter = MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET);

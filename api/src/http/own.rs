@@ -13,25 +13,29 @@ use crate::wire::{AccountUsage, BoxBill, ErrorBody, IdleAnswer, IdleChange, Top,
 
 /// The bill of the account, deleted boxes included.
 #[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
-pub async fn account_usage(State(app): State<App>, Caller(account): Caller) -> Answer<AccountUsage> {
+pub(super) async fn account_usage(State(app): State<App>, Caller(account): Caller) -> Answer<AccountUsage> {
     Ok(axum::Json(app.boxes.account_usage(&account).await?))
 }
 
 /// The bill of a box. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/usage", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxBill), (status = 404, body = ErrorBody)))]
-pub async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
+pub(super) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
     Ok(axum::Json(app.boxes.bill_of(&found.entry).await?))
 }
 
 /// What keeps the box awake, or what it waits for. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/why", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Why), (status = 404, body = ErrorBody)))]
-pub async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
+pub(super) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
     Ok(axum::Json(app.boxes.why(&found.entry)))
 }
 
 /// Sets the idle time of a box; `null` returns to the account's.
 #[utoipa::path(put, path = "/v1/boxes/{id}/idle", tag = "own", params(("id" = String, Path)), request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
-pub async fn box_idle(State(app): State<App>, found: TheBox, Json(body): Json<IdleChange>) -> Answer<IdleAnswer> {
+pub(super) async fn box_idle(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<IdleChange>,
+) -> Answer<IdleAnswer> {
     check(&body)?;
     let change = |settings: &mut crate::db::BoxSettings| settings.idle_seconds = body.idle_seconds;
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
@@ -40,7 +44,7 @@ pub async fn box_idle(State(app): State<App>, found: TheBox, Json(body): Json<Id
 
 /// Sets the idle time of the account's boxes; `null` returns to the server's. Boxes with one of their own keep it.
 #[utoipa::path(put, path = "/v1/account/idle", tag = "own", request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
-pub async fn account_idle(
+pub(super) async fn account_idle(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<IdleChange>,
@@ -59,7 +63,7 @@ fn check(body: &IdleChange) -> Result<(), Refusal> {
 
 /// What the box uses now. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/top", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Top), (status = 404, body = ErrorBody)))]
-pub async fn top(found: TheBox) -> Answer<Top> {
+pub(super) async fn top(found: TheBox) -> Answer<Top> {
     let handle = found.entry.handle();
     let frozen = found.entry.frozen();
     // A box without processes uses nothing.

@@ -11,20 +11,20 @@ use crate::refusal::Refusal;
 use crate::wire::{Empty, ErrorBody};
 
 /// Longest JSON body of a request, unless its route says otherwise.
-pub const JSON_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// When a client that was turned away may come again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// What a handler returns.
-pub type Answer<T> = Result<axum::Json<T>, Refusal>;
+pub(super) type Answer<T> = Result<axum::Json<T>, Refusal>;
 
 /// The answer of endpoints whose body nobody reads.
-pub fn done() -> Answer<Empty> {
+pub(super) fn done() -> Answer<Empty> {
     Ok(axum::Json(Empty {}))
 }
 
 /// An error in the clients' shape.
-pub fn error(status: StatusCode, text: impl Into<String>) -> Response {
+pub(super) fn error(status: StatusCode, text: impl Into<String>) -> Response {
     (status, axum::Json(ErrorBody { error: text.into() })).into_response()
 }
 
@@ -63,7 +63,7 @@ impl IntoResponse for Refusal {
 /// A JSON body of at most [`JSON_BYTES_MAX`] bytes. An empty body counts as an empty object; the content type is not
 /// looked at, as clients differ in it.
 #[derive(Debug)]
-pub struct Json<T>(pub T);
+pub(super) struct Json<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
@@ -75,7 +75,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 }
 
 /// Reads a whole body, up to a limit.
-pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
     axum::body::to_bytes(body, limit).await.map_err(|cause| {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&cause);
         while let Some(inner) = source {
@@ -89,7 +89,7 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
 }
 
 /// Reads JSON; the text of a refusal says what is wrong with it.
-pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => return parse_json(b"{}"),
         Some(b'{') => {}
@@ -101,7 +101,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 
 /// The query of a request.
 #[derive(Debug)]
-pub struct Query<T>(pub T);
+pub(super) struct Query<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Refusal;

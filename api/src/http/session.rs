@@ -42,7 +42,7 @@ type Source = SplitStream<WebSocket>;
 /// Opens an interactive session (WebSocket, JSON frames): a process with standard input, output and error apart or with
 /// a terminal.
 #[utoipa::path(get, path = "/v2/box/{id}/exec-session", tag = "exec", params(("id" = String, Path)), responses((status = 101, description = "WebSocket"), (status = 404, body = crate::wire::ErrorBody)))]
-pub async fn exec_session(
+pub(super) async fn exec_session(
     State(app): State<App>,
     found: TheBox,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,

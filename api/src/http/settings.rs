@@ -13,14 +13,14 @@ use crate::wire::{AddLabel, BoxStatus, Empty, ErrorBody, GitConfig, GitConfigCha
 
 /// Sets the network policy. Only `deny-all` exists in this version.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub async fn network_policy(_found: TheBox, Json(body): Json<NetworkPolicy>) -> Answer<Empty> {
+pub(super) async fn network_policy(_found: TheBox, Json(body): Json<NetworkPolicy>) -> Answer<Empty> {
     check_policy(&body)?;
     done()
 }
 
 /// Adds a label.
 #[utoipa::path(post, path = "/v2/box/{id}/config/labels", tag = "settings", params(("id" = String, Path)), request_body = AddLabel, responses((status = 200, body = Labels), (status = 400, body = ErrorBody)))]
-pub async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<AddLabel>) -> Answer<Labels> {
+pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<AddLabel>) -> Answer<Labels> {
     ids::check_label(&body.label).map_err(Refusal::Invalid)?;
     let full = found.entry.settings().labels;
     if !full.contains(&body.label) && full.len() >= ids::LABELS_MAX {
@@ -37,7 +37,11 @@ pub async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<A
 
 /// Removes a label. One that is not there is fine.
 #[utoipa::path(delete, path = "/v2/box/{id}/config/labels/{label}", tag = "settings", params(("id" = String, Path), ("label" = String, Path)), responses((status = 200, body = Labels)))]
-pub async fn remove_label(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Labels> {
+pub(super) async fn remove_label(
+    State(app): State<App>,
+    found: TheBox,
+    Path(path): Path<(String, String)>,
+) -> Answer<Labels> {
     let change = |settings: &mut crate::db::BoxSettings| settings.labels.retain(|known| *known != path.1);
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
@@ -45,13 +49,21 @@ pub async fn remove_label(State(app): State<App>, found: TheBox, Path(path): Pat
 
 /// Sets git's identity in the box. What is unset keeps its value.
 #[utoipa::path(put, path = "/v2/box/{id}/git-config", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
-pub async fn git_config(State(app): State<App>, found: TheBox, Json(body): Json<GitConfigChange>) -> Answer<GitConfig> {
+pub(super) async fn git_config(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<GitConfigChange>,
+) -> Answer<GitConfig> {
     change_git_config(&app, &found, body).await
 }
 
 /// The same under the path that newer clients use.
 #[utoipa::path(put, path = "/v2/box/{id}/config/git", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
-pub async fn config_git(State(app): State<App>, found: TheBox, Json(body): Json<GitConfigChange>) -> Answer<GitConfig> {
+pub(super) async fn config_git(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<GitConfigChange>,
+) -> Answer<GitConfig> {
     change_git_config(&app, &found, body).await
 }
 

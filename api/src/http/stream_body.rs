@@ -15,7 +15,7 @@ use crate::wire::{ErrorBody, ExitTrailer};
 
 /// The body. Dropping it (the client has gone) leaves the run alone.
 #[derive(Debug)]
-pub struct StreamBody {
+pub(super) struct StreamBody {
     items: mpsc::Receiver<StreamItem>,
     /// Absent in tests without a connection.
     gate: Option<Gate>,
@@ -37,12 +37,12 @@ enum State {
 
 impl StreamBody {
     /// A body that ends with the run.
-    pub fn new(items: mpsc::Receiver<StreamItem>, gate: Option<Gate>) -> Self {
+    pub(super) fn new(items: mpsc::Receiver<StreamItem>, gate: Option<Gate>) -> Self {
         Self { items, gate, state: State::Output, open_line: false }
     }
 
     /// As the body of an answer.
-    pub fn into_body(self) -> axum::body::Body {
+    pub(super) fn into_body(self) -> axum::body::Body {
         axum::body::Body::new(self.map_err(|never| match never {}))
     }
 

@@ -15,11 +15,11 @@ use crate::wire::BoxStatus;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub(super) struct Peer(pub SocketAddr);
 
 /// Answer of the health check.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Health {
+pub(super) struct Health {
     /// Always `ok`: a daemon that cannot serve does not answer.
     status: &'static str,
     /// Version of Icebox.
@@ -28,13 +28,13 @@ pub struct Health {
 
 /// Whether the daemon serves. Needs no key.
 #[utoipa::path(get, path = "/healthz", tag = "system", responses((status = 200, body = Health)), security(()))]
-pub async fn healthz() -> axum::Json<Health> {
+pub(super) async fn healthz() -> axum::Json<Health> {
     axum::Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
 /// Counters for Prometheus. Needs no key from this machine's loopback interface, and any key from elsewhere.
 #[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, content_type = "application/openmetrics-text")))]
-pub async fn metrics(
+pub(super) async fn metrics(
     State(app): State<App>,
     peer: Option<Extension<Peer>>,
     request: Request,

@@ -19,14 +19,14 @@ use crate::wire::{Empty, ErrorBody};
 /// Files of one upload.
 const FILES_MAX: usize = 1000;
 /// Longest upload: 100 MiB of files, and what multipart puts around them.
-pub const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
+pub(super) const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
 /// Longest path.
 const PATH_BYTES_MAX: usize = 4096;
 
 /// Uploads files: fields `paths` (absolute destination) and parts `files`, paired by order; one client sends all paths
 /// first, another path and file in turn. The file name of a part means nothing.
 #[utoipa::path(post, path = "/v2/box/{id}/files/upload", tag = "files", params(("id" = String, Path)), request_body(content_type = "multipart/form-data", description = "Pairs of `paths` and `files`"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
-pub async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
+pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let is_form = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -63,7 +63,7 @@ pub async fn upload(State(app): State<App>, found: TheBox, request: Request) -> 
 }
 
 /// The limit that replaces the framework's own for this route.
-pub fn limit() -> DefaultBodyLimit {
+pub(super) fn limit() -> DefaultBodyLimit {
     DefaultBodyLimit::max(UPLOAD_BYTES_MAX)
 }
 

@@ -13,7 +13,7 @@ use crate::boxes::{Awake, Boxes};
 use crate::refusal::Refusal;
 
 /// So much of each output stream is kept for the answer; the rest is read and dropped.
-pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A finished run with its output.
 #[derive(Debug, Clone, PartialEq, Eq)]

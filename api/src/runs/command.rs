@@ -6,6 +6,7 @@ use icebox_shim::handle::Winsize;
 use crate::boxes::Entry;
 use crate::ids;
 use crate::refusal::Refusal;
+use crate::text::cut;
 
 /// Home and work folder of a box's user.
 pub const HOME: &str = "/workspace/home";
@@ -69,13 +70,8 @@ impl Command {
 
 /// An argument vector as it is recorded.
 #[must_use]
-pub fn prompt_of(argv: &[String]) -> String {
-    let mut prompt = argv.join(" ");
-    if prompt.len() > PROMPT_BYTES_MAX {
-        prompt.truncate(prompt.floor_char_boundary(PROMPT_BYTES_MAX));
-        prompt.push('…');
-    }
-    prompt
+pub(super) fn prompt_of(argv: &[String]) -> String {
+    cut(argv.join(" "), PROMPT_BYTES_MAX)
 }
 
 /// The working directory of a request: the home if absent, below it if relative.
@@ -99,7 +95,7 @@ pub fn resolve_path(path: &str) -> Result<String, Refusal> {
 pub fn clock_timeout(timeout: Option<f64>) -> Result<Option<u64>, Refusal> {
     match timeout {
         None => Ok(None),
-        Some(ms) if ms.is_finite() && ms >= 1.0 && ms <= TIMEOUT_MS_MAX =>
+        Some(ms) if (1.0..=TIMEOUT_MS_MAX).contains(&ms) =>
         {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
             Ok(Some(ms as u64))

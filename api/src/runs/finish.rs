@@ -10,10 +10,11 @@ use super::start::Ticket;
 use crate::boxes::{Entry, WorkKind, Write};
 use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::text::one_line;
 use crate::wire::{LogLevel, LogSource, RunState};
 
 /// So much of the end of a run's output goes into its record.
-pub const RECORDED_OUTPUT_BYTES: usize = 4096;
+pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
 /// Exit code of a run whose box stopped: as if killed.
 const EXIT_KILLED: i32 = 137;
 
@@ -170,7 +171,7 @@ impl Ticket {
 
 /// A finished run in one line.
 fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
-    let mut text = format!("{prompt} → exit {}", finished.exit_code);
+    let mut text = format!("{} → exit {}", one_line(prompt), finished.exit_code);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let cpu_ms = usage.cpu_ns as f64 / 1e6;
     text.push_str(&format!(", {cpu_ms:.1} ms CPU"));

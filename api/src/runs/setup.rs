@@ -9,9 +9,10 @@ use crate::db::LogRow;
 use crate::refusal::Refusal;
 use crate::wire::{GitConfig, LogLevel, LogSource};
 
-/// Identity of commits unless the owner wants another.
-const GIT_NAME_DEFAULT: &str = "Icebox";
-const GIT_EMAIL_DEFAULT: &str = "box@icebox.invalid";
+/// Identity of commits unless the owner wants another: what the base image has in its system-wide configuration, and
+/// what users of the public clients expect.
+const GIT_NAME_DEFAULT: &str = "Upstash Box";
+const GIT_EMAIL_DEFAULT: &str = "box@upstash.com";
 
 /// The identity in force.
 #[must_use]
@@ -31,8 +32,13 @@ pub async fn prepare_new_box(boxes: &Boxes, entry: &Arc<Entry>) {
     run_init_command(boxes, entry).await;
 }
 
-/// A new box has no configuration of git yet: writing the file costs less than running git.
+/// A new box has no configuration of git of its own yet, so the file may simply be written. Without a wish of the owner
+/// the image's identity is in force and nothing need be written.
 async fn write_git_config(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    let settings = entry.settings();
+    if settings.git_user_name.is_none() && settings.git_user_email.is_none() {
+        return Ok(());
+    }
     let _awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
     let config = git_config_of(entry);
     let text =

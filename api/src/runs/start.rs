@@ -14,7 +14,7 @@ use crate::clock;
 use crate::refusal::Refusal;
 
 /// A run that lives longer than this gets a record before its end. Shorter ones need only the one at their end.
-pub const RECORD_AFTER: Duration = Duration::from_millis(300);
+pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
 
 /// The init's name for the step that executes the program.
 const STEP_EXECUTE: &str = "execute";
