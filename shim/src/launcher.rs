@@ -110,7 +110,9 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
     let boot_id = fs::read_to_string(BOOT_ID).map_err(|e| Error::io("read boot id", BOOT_ID, e))?;
     let inode = match &child.cgroup {
-        Some(cgroup) => cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?,
+        Some(cgroup) => {
+            cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?
+        }
         None => 0,
     };
     Ok(Launched {

@@ -174,7 +174,12 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
             attributes: readonly,
             propagation: None,
         },
-        filesystem("/run", "tmpfs", &format!("mode=0755,size={run_bytes}"), MountAttributes { noexec: false, ..strict }),
+        filesystem(
+            "/run",
+            "tmpfs",
+            &format!("mode=0755,size={run_bytes}"),
+            MountAttributes { noexec: false, ..strict },
+        ),
         bind("/etc/hosts", &hosts_file(spec), readonly),
         bind("/etc/hostname", &hostname_file(spec), readonly),
     ]

@@ -1,0 +1,231 @@
+//! The init where it belongs: as PID 1 of a launched box. Needs root, busybox-static, e2fsprogs.
+
+#[path = "common/boxed.rs"]
+mod boxed;
+mod common;
+
+use std::time::Duration;
+
+use boxed::TestBox;
+use common::{PATIENCE, collect, eventually};
+use icebox_shim::ErrorKind;
+use icebox_shim::handle::{BoxHandle, ExitStatus, RunEvent, Scope, Winsize};
+
+#[tokio::test]
+async fn priv_a_box_runs_programs_and_files() {
+    let b = TestBox::start().await;
+    let hello = b.handle.hello(PATIENCE).await.unwrap();
+    assert_eq!(hello.pid, 1);
+    assert!(b.alive());
+    let output = b.sh("id -un; hostname; pwd; echo $HOME; echo err >&2; exit 3").await;
+    assert_eq!(output.text(), "boxuser\ntest-box-1\n/workspace/home\n/workspace/home\n");
+    assert_eq!((output.errors().as_str(), output.code()), ("err\n", 3));
+    let mut writer = b.handle.file_write("/workspace/home/a/file").await.unwrap();
+    writer.write(b"content").await.unwrap();
+    writer.finish().await.unwrap();
+    assert_eq!(b.sh("cat a/file; stat -c %u:%g a/file").await.text(), "content1000:1000\n");
+    let denied = b.handle.file_write("/etc/file").await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
+    println!("steps {:?}, init {} KiB", b.launched.steps, b.init_resident_kib());
+}
+
+#[tokio::test]
+async fn priv_runs_have_a_leaf_with_exact_usage() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/bin/sh", "-c", "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null"]);
+    let number = request.run;
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert!(output.text().lines().any(|l| l == format!("0::/run-{number}")), "{}", output.text());
+    let usage = b.handle.finish(number).unwrap();
+    assert!(usage.cpu_ns > 10_000_000, "{usage:?}");
+    assert!(usage.memory_peak_bytes > 15_000_000, "{usage:?}");
+    assert_eq!(b.handle.finish(number).unwrap_err().kind(), ErrorKind::NotFound, "the leaf is gone");
+    let whole = b.handle.usage().unwrap();
+    assert!(whole.cpu_usec * 1000 >= usage.cpu_ns && whole.cgroup_inode == b.launched.cgroup_inode);
+    assert!(whole.memory_current > 0 && whole.pids == 1, "{whole:?}");
+}
+
+#[tokio::test]
+async fn priv_a_start_that_fails_leaves_no_leaf() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/no/such/program"]);
+    let number = request.run;
+    assert_eq!(b.handle.exec(request).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(b.handle.finish(number).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn priv_a_background_child_keeps_its_leaf_until_the_sweep() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/bin/sh", "-c", "setsid sleep 1000 & exit 0"]);
+    let number = request.run;
+    collect(b.handle.exec(request).await.unwrap()).await;
+    b.handle.finish(number).unwrap();
+    assert_eq!(b.handle.sweep_leaves().unwrap(), 0);
+    b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
+    eventually("the leaf can be swept", || b.handle.sweep_leaves().unwrap() == 1).await;
+    let gone = b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn priv_the_tree_dies_with_double_forks_and_sessions() {
+    let b = TestBox::start().await;
+    let script = "(setsid sh -c 'sleep 1000 & sleep 1000' &) ; echo up; sleep 1000";
+    let mut request = b.request(&["/bin/sh", "-c", script]);
+    request.kill_on_disconnect = true;
+    let (mut events, _input) = b.handle.exec(request).await.unwrap().split();
+    assert_eq!(events.next().await.unwrap(), Some(RunEvent::Stdout("up\n".into())));
+    eventually("all of them run", || b.handle.usage().unwrap().pids > 3).await;
+    drop(events);
+    eventually("only the init is left", || b.handle.usage().unwrap().pids == 1).await;
+}
+
+#[tokio::test]
+async fn priv_freeze_thaw_and_kill() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/bin/sh", "-c", "while :; do echo x; sleep 0.02; done"]);
+    let (mut events, _input) = b.handle.exec(request).await.unwrap().split();
+    events.next().await.unwrap();
+    b.handle.freeze(PATIENCE).await.unwrap();
+    assert!(b.handle.frozen().unwrap());
+    let frozen = b.handle.hello(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(frozen.kind(), ErrorKind::Timeout);
+    let before = b.handle.usage().unwrap().cpu_usec;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(b.handle.usage().unwrap().cpu_usec, before, "a frozen box costs nothing");
+    b.handle.thaw(PATIENCE).await.unwrap();
+    while !matches!(events.next().await.unwrap(), Some(RunEvent::Stdout(_))) {}
+    b.handle.freeze(PATIENCE).await.unwrap();
+    b.handle.kill(PATIENCE).await.unwrap();
+    let l = &b.launched;
+    b.handle.wait_dead(l.pid, l.start_time_ticks, &l.boot_id).await;
+    assert!(!b.alive());
+    assert_eq!(events_end(&mut events).await, ErrorKind::Gone);
+    assert_eq!(b.handle.hello(PATIENCE).await.unwrap_err().kind(), ErrorKind::Gone);
+    b.handle.remove_cgroup(PATIENCE).unwrap();
+    assert_eq!(b.handle.usage().unwrap_err().kind(), ErrorKind::NotFound);
+    b.handle.remove_cgroup(PATIENCE).unwrap();
+}
+
+async fn events_end(events: &mut icebox_shim::handle::RunEvents) -> ErrorKind {
+    loop {
+        match events.next().await {
+            Ok(Some(RunEvent::Stdout(_))) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => return e.kind(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/bin/sh", "-c", "sudo id -u; sudo cat /proc/self/cgroup | grep 0::; sudo touch /etc/made; stat -c %u /etc/made; sudo grep -E 'Cap(Prm|Eff|Bnd|Inh|Amb)|NoNew|Seccomp:' /proc/self/status"]);
+    let number = request.run;
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    let text = output.text();
+    let caps: u64 = [0, 1, 3, 4, 5, 6, 7, 31].iter().map(|n| 1 << n).sum();
+    let expected = format!(
+        "0\n0::/run-{number}\n0\nNoNewPrivs:\t1\nSeccomp:\t2\nCapInh:\t{:016x}\nCapPrm:\t{caps:016x}\nCapEff:\t{caps:016x}\nCapBnd:\t{caps:016x}\nCapAmb:\t{:016x}\n",
+        0, 0
+    );
+    let mut lines: Vec<&str> = text.lines().collect();
+    let mut wanted: Vec<&str> = expected.lines().collect();
+    lines.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(lines, wanted, "{}", output.errors());
+    b.handle.finish(number).unwrap();
+}
+
+#[tokio::test]
+async fn priv_a_terminal_in_a_box() {
+    let b = TestBox::start().await;
+    let mut request = b.request(&["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); echo ok > /dev/tty"]);
+    request.tty = Some(Winsize { rows: 12, cols: 34 });
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert_eq!(output.text(), "/dev/pts/0\r\n12 34\r\n1000\r\nok\r\n");
+}
+
+#[tokio::test]
+async fn priv_out_of_processes_is_a_limit_and_passes() {
+    let b = TestBox::start_with(|spec| spec.pids_max = 20).await;
+    let mut numbers = Vec::new();
+    let refused = loop {
+        let request = b.request(&["/bin/sleep", "1000"]);
+        let number = request.run;
+        match b.handle.exec(request).await {
+            Ok(_) => numbers.push(number),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(numbers.len(), 19);
+    assert_eq!(refused.kind(), ErrorKind::Limit, "{}", refused.report());
+    let file = b.handle.file_list("/").await.unwrap_err();
+    assert_eq!(file.kind(), ErrorKind::Limit, "{}", file.report());
+    for number in numbers {
+        b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
+    }
+    eventually("there is room again", || b.handle.usage().unwrap().pids == 1).await;
+    assert_eq!(b.sh("echo ok").await.text(), "ok\n");
+}
+
+#[tokio::test]
+async fn priv_out_of_memory_is_told_by_the_leaf() {
+    let b = TestBox::start_with(|spec| spec.memory_bytes = 64 << 20).await;
+    let request = b.request(&["/bin/sh", "-c", "tail -c 200000000 /dev/zero"]);
+    let number = request.run;
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert_ne!(output.status(), ExitStatus::Code(0));
+    assert!(b.handle.finish(number).unwrap().oom_kills >= 1);
+    assert!(b.alive());
+    assert_eq!(b.sh("echo ok").await.text(), "ok\n");
+}
+
+#[tokio::test]
+async fn priv_the_host_is_out_of_reach() {
+    let b = TestBox::start().await;
+    for number in 0..40 {
+        let mut request = b.request(&["/bin/pwd"]);
+        request.cwd = format!("/proc/self/fd/{number}");
+        let run = request.run;
+        assert!(b.handle.exec(request).await.is_err());
+        let _ = b.handle.finish(run);
+    }
+    let script = "sudo readlink /proc/1/fd/2 /proc/1/root /proc/1/cwd /proc/1/exe; sudo cat /proc/1/environ /proc/1/maps; sudo sh -c 'echo x > /proc/1/fd/2'; kill -TERM 1; sudo kill -TERM 1; sudo kill -KILL 1; echo end";
+    let output = b.sh(script).await;
+    assert_eq!(output.text(), "end\n", "{}", output.errors());
+    assert!(b.alive());
+    assert!(b.sh("mkdir /sys/fs/cgroup/x; sudo mkdir /sys/fs/cgroup/x; ls -d /sys/fs/cgroup/x").await.code() != 0);
+}
+
+#[tokio::test]
+async fn priv_what_is_left_survives_a_new_handle() {
+    let b = TestBox::start().await;
+    let request = b.request(&["/bin/sh", "-c", "sleep 0.3; echo late; exit 9"]);
+    let number = request.run;
+    drop(b.handle.exec(request).await.unwrap());
+    let again = BoxHandle::open(&b.spec.run_dir, &b.spec.cgroup, b.spec.uid_base).unwrap();
+    let output = collect(again.attach(number).await.unwrap()).await;
+    assert_eq!((output.text().as_str(), output.code()), ("late\n", 9));
+    assert!(again.finish(number).unwrap().cpu_ns > 0);
+    again.ack(number).await.unwrap();
+}
+
+#[tokio::test]
+async fn priv_a_launch_that_fails_says_what_failed_and_leaves_nothing() {
+    let b = TestBox::start().await;
+    let mut spec = b.spec.clone();
+    spec.volume_device = "/dev/no-such-device".into();
+    spec.cgroup = format!("{}-2", spec.cgroup);
+    spec.run_dir = b.dir.path().join("run2");
+    std::fs::create_dir(&spec.run_dir).unwrap();
+    let tools = boxed::tools();
+    let error = icebox_shim::launch::launch(&spec, &tools, PATIENCE).await.unwrap_err();
+    assert!(error.report().contains("no-such-device"), "{}", error.report());
+    let handle = BoxHandle::open(&spec.run_dir, &spec.cgroup, spec.uid_base).unwrap();
+    assert_eq!(handle.usage().unwrap_err().kind(), ErrorKind::NotFound, "no cgroup is left");
+    let missing = icebox_shim::launch::Tools { launch: "/no/launcher".into(), ..tools };
+    let error = icebox_shim::launch::launch(&spec, &missing, PATIENCE).await.unwrap_err();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::NotFound, "spawn launcher"));
+}
