@@ -1,3 +1,20 @@
-//! The Icebox HTTP API.
+//! The Icebox HTTP API: box records, verbs, idle and wake, billing, HTTP, and the command line.
+//!
+//! This crate decides; it never clones a process, writes a cgroup file or opens a path inside a box with its own hands:
+//! that is `icebox-shim`'s and `icebox-rootfs`'s part.
 
+pub mod boxes;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod db;
+pub mod error;
+pub mod http;
+pub mod ids;
+pub mod ledger;
+pub mod metrics;
+pub mod refusal;
+pub mod runs;
+pub mod text;
+pub mod wire;

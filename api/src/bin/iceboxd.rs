@@ -1,2 +1,5 @@
-//! Skeleton.
-fn main() {}
+//! The Icebox daemon; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    icebox_api::daemon::main()
+}

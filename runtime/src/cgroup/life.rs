@@ -1,7 +1,8 @@
 //! Freezing, signalling, killing, waiting for the end, and removal.
 //!
-//! All waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its
-//! pidfd), never by guessing a time.
+//! Waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its pidfd).
+//! v1 announces neither that a task has left nor that a dying one is gone, so there we also look again every
+//! `V1_RETRY`. Every wait has a deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::stats::{Events, parse_events};
 const SIGNAL_PASSES_MAX: usize = 16;
 /// The deepest tree of cgroups that we walk.
 pub(super) const DEPTH_MAX: usize = 64;
-/// v1 tells nobody when a cgroup's last dying task has left it: the longest pause before rmdir is tried again.
+/// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
 const V1_RETRY: Duration = Duration::from_millis(2);
 
 impl Cgroup {
@@ -37,7 +38,11 @@ impl Cgroup {
             Ok(()) => Ok(()),
             Err(error) => {
                 dir.write("cgroup.freeze", "0")?;
-                Err(if error.kind == ErrorKind::Timeout { error.with_kind(ErrorKind::FreezeTimeout) } else { error })
+                Err(if error.kind == ErrorKind::Timeout {
+                    error.with_kind(ErrorKind::FreezeTimeout)
+                } else {
+                    error
+                })
             }
         }
     }
@@ -84,7 +89,9 @@ impl Cgroup {
                 match pidfd_send_signal(fd, named) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(e) => {
-                        return Err(Error::errno("signal", dir.path(), e).detail(format!("pid {pid}")));
+                        return Err(
+                            Error::errno("signal", dir.path(), e).detail(format!("pid {pid}"))
+                        );
                     }
                 }
             }
@@ -99,7 +106,11 @@ impl Cgroup {
     /// # Errors
     /// Those of the system calls.
     pub fn kill(&self) -> Result<()> {
-        let killed = match self.unified.as_ref().map(|dir| dir.write("cgroup.kill", "1")) {
+        let killed = match self
+            .unified
+            .as_ref()
+            .map(|dir| dir.write("cgroup.kill", "1"))
+        {
             // Linux before 5.14 has no such file.
             Some(Err(e)) if e.is(Errno::NOENT) => self.signal_all(Signal::KILL.as_raw()),
             None => self.signal_all(Signal::KILL.as_raw()),
@@ -131,7 +142,9 @@ impl Cgroup {
         if let Some(dir) = &self.unified {
             match wait(dir, "remove", until, |e| !e.populated) {
                 Err(e) if e.kind == ErrorKind::Timeout => {
-                    return Err(e.with_kind(ErrorKind::Busy).detail("it still has processes"));
+                    return Err(e
+                        .with_kind(ErrorKind::Busy)
+                        .detail("it still has processes"));
                 }
                 done => ignore_removed(done)?,
             }
@@ -156,7 +169,8 @@ impl Cgroup {
 
     fn v2(&self, operation: &'static str) -> Result<&Dir> {
         self.unified.as_ref().ok_or_else(|| {
-            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted")
+            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported)
+                .detail("cgroup v2 is not mounted")
         })
     }
 }
@@ -172,11 +186,17 @@ fn ignore_removed(result: Result<()>) -> Result<()> {
 fn until(deadline: Duration) -> Instant {
     let now = Instant::now();
     // Decades are as good as for ever.
-    now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+    now.checked_add(deadline)
+        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
 /// Waits for a state of `cgroup.events`.
-fn wait(dir: &Dir, operation: &'static str, until: Instant, done: impl Fn(&Events) -> bool) -> Result<()> {
+fn wait(
+    dir: &Dir,
+    operation: &'static str,
+    until: Instant,
+    done: impl Fn(&Events) -> bool,
+) -> Result<()> {
     let fail = |e| Error::errno(operation, dir.path(), e);
     let file = dir.open("cgroup.events", OFlags::RDONLY).map_err(fail)?;
     loop {
@@ -245,26 +265,36 @@ fn hold(pids: &[i32]) -> Vec<(i32, OwnedFd)> {
     pids.iter().filter_map(open).collect()
 }
 
-/// Waits for the exit of all processes below, where there is no `cgroup.events`.
+/// Waits until there are no processes below, where there is no `cgroup.events`: for the exit of one after the other,
+/// but never for long, since a process can also leave (or only a thread of it was here).
 fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
+    let fail = |e| Error::errno("wait until empty", dir.path(), e);
     loop {
         let pids = procs_below(dir)?;
-        if pids.is_empty() {
+        let Some(first) = pids.first() else {
             return Ok(());
-        }
-        for (pid, fd) in hold(&pids) {
-            if !poll_one(&fd, PollFlags::IN, until).map_err(|e| Error::errno("wait until empty", dir.path(), e))? {
-                return Err(Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(format!("pid {pid}")));
-            }
-        }
+        };
         if Instant::now() >= until {
-            return Err(Error::new("wait until empty", dir.path(), ErrorKind::Timeout));
+            let left = format!("pid {first} of {}", pids.len());
+            return Err(
+                Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(left),
+            );
+        }
+        let soon = until.min(Instant::now() + V1_RETRY);
+        if let Some((_, pidfd)) = hold(&pids[..1]).pop() {
+            poll_one(&pidfd, PollFlags::IN, soon).map_err(fail)?;
         }
     }
 }
 
 /// Removes `<root>/<parents>/<name>`, but never a cgroup that took the place of the one that we hold.
-fn remove_from(root: &Dir, parents: &str, name: &str, held: Option<&Dir>, until: Instant) -> Result<()> {
+fn remove_from(
+    root: &Dir,
+    parents: &str,
+    name: &str,
+    held: Option<&Dir>,
+    until: Instant,
+) -> Result<()> {
     let parent = match root.below(parents) {
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(()),
@@ -282,7 +312,9 @@ fn remove_from(root: &Dir, parents: &str, name: &str, held: Option<&Dir>, until:
     }
     loop {
         match remove_tree(&parent, name, DEPTH_MAX) {
-            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => wait_while_busy(&dir, until)?,
+            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => {
+                wait_while_busy(&dir, until)?
+            }
             done => return done,
         }
     }
@@ -317,12 +349,17 @@ fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
 
 /// Waits for a reason to try rmdir again.
 fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
-    let emptied =
-        if dir.has("cgroup.events") { wait(dir, "remove", until, |e| !e.populated) } else { wait_exits(dir, until) };
+    let emptied = if dir.has("cgroup.events") {
+        wait(dir, "remove", until, |e| !e.populated)
+    } else {
+        wait_exits(dir, until)
+    };
     // Empty and yet busy: something came and went, or the last task is on its way out. v1 does not announce that.
     let result = emptied.and_then(|()| poll_v1_retry(dir, until));
     match result {
-        Err(e) if e.kind == ErrorKind::Timeout => Err(e.with_kind(ErrorKind::Busy).detail("it still has processes")),
+        Err(e) if e.kind == ErrorKind::Timeout => Err(e
+            .with_kind(ErrorKind::Busy)
+            .detail("it still has processes")),
         other => ignore_removed(other),
     }
 }
@@ -330,7 +367,11 @@ fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
 /// Waits for an event that may or may not come, for `V1_RETRY` at most.
 fn poll_v1_retry(dir: &Dir, until: Instant) -> Result<()> {
     let soon = until.min(Instant::now() + V1_RETRY);
-    let file = if dir.has("cgroup.events") { "cgroup.events" } else { "cgroup.procs" };
+    let file = if dir.has("cgroup.events") {
+        "cgroup.events"
+    } else {
+        "cgroup.procs"
+    };
     let fail = |e| Error::errno("remove", dir.path(), e);
     let fd = dir.open(file, OFlags::RDONLY).map_err(fail)?;
     read_all(fd.as_fd()).map_err(fail)?;

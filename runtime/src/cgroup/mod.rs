@@ -9,7 +9,7 @@
 //! - A limit that cannot be enforced is an error that names the controller, or, when the caller insists, a warning;
 //!   it is never skipped in silence. What was written is read back.
 //! - No process is ever moved, except the caller itself by [`Cgroup::join_self`].
-//! - Nobody sleeps: waits are polls of `cgroup.events` or of pidfds, and all have a deadline.
+//! - Waits are polls of `cgroup.events` or of pidfds, and all have a deadline.
 //!
 //! Left out: v1's freezer; systemd (the caller gives a path that it may use); who owns which cgroup.
 

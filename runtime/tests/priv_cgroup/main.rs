@@ -19,7 +19,8 @@ use icebox_runtime::cgroup::{
 };
 use rustix::fs::{Mode, OFlags};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Never reached when all is well; long, since the machine may be an emulated one.
+const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: i64 = 1 << 20;
 const SLEEPER: &str = "exec sleep 1000";
 const SPINNER: &str = "while :; do :; done";
@@ -96,7 +97,12 @@ impl Top {
     }
 
     fn wait(&mut self, child: usize) -> std::process::ExitStatus {
-        self.children[child].wait().expect("wait")
+        let mut status = None;
+        eventually("the child exits", || {
+            status = self.children[child].try_wait().expect("wait");
+            status.is_some()
+        });
+        status.expect("exited")
     }
 }
 

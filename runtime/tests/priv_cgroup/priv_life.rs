@@ -141,6 +141,7 @@ fn priv_removal_is_recursive_and_repeatable() {
     let b = a.leaf("b", &v1).unwrap();
     b.leaf("c", &[Controller::Memory]).unwrap();
     a.leaf("d", &[]).unwrap();
+    let bare = Cgroup::open(&top.h, &path, &[]).unwrap().unwrap();
     assert_eq!(a.leaves().unwrap(), ["b", "d"]);
     assert!(a.open_leaf("b").unwrap().is_some());
     a.remove(DEADLINE).unwrap();
@@ -159,7 +160,9 @@ fn priv_removal_is_recursive_and_repeatable() {
     // A new one of the same name does not belong to the old handle.
     let new = Cgroup::create(&top.h, &path, &v1).unwrap();
     a.remove(DEADLINE).unwrap();
+    bare.remove(DEADLINE).unwrap();
     assert_eq!(new.leaves().unwrap(), [""; 0]);
+    new.memory().unwrap();
     assert!(Cgroup::open(&top.h, &path, &v1).unwrap().is_some());
 }
 
@@ -174,4 +177,33 @@ fn priv_removal_waits_for_the_dying() {
         leaf.remove(DEADLINE).unwrap(); // without wait_empty
     }
     assert_eq!(top.cgroup.leaves().unwrap(), [""; 0]);
+}
+
+#[test]
+fn priv_removal_waits_for_a_thread_of_a_process_that_goes_on() {
+    let v1 = [Controller::Pids];
+    let top = Top::new(&v1);
+    if top.h.layout() == Layout::Unified {
+        return not_here("a thread alone can be in a v1 cgroup only");
+    }
+    let leaf = top.cgroup.leaf("run-1", &v1).unwrap();
+    let (joined, is_in) = std::sync::mpsc::channel();
+    let (leave, may_leave) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|s| {
+        let leaf = &leaf;
+        s.spawn(move || {
+            joined.send(leaf.join_self().is_ok()).unwrap();
+            may_leave.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(50)); // so that the removal has begun
+        });
+        assert!(is_in.recv().unwrap());
+        let error = leaf.remove(Duration::from_millis(20)).unwrap_err();
+        leave.send(()).unwrap();
+        assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+        let before = Instant::now();
+        leaf.remove(DEADLINE).unwrap();
+        // The process lives on, so waiting for its exit would take the whole deadline.
+        assert!(before.elapsed() < DEADLINE / 2);
+    });
+    assert!(top.cgroup.open_leaf("run-1").unwrap().is_none());
 }

@@ -94,6 +94,36 @@ fn priv_limits_are_kept_and_can_change() {
 }
 
 #[test]
+fn priv_cpu_quota_moves_within_the_parents() {
+    let v1 = [Controller::Cpu];
+    let top = Top::new(&v1);
+    top.cgroup.enable_leaf_controllers().unwrap();
+    let quota = |quota, period| Limits {
+        cpu_quota_us: Some(quota),
+        cpu_period_us: Some(period),
+        ..Limits::default()
+    };
+    limits_of(&top, &quota(50_000, 100_000));
+    let leaf = top.cgroup.leaf("run-1", &v1).unwrap();
+    // Each step keeps within half a CPU, but on v1 not every mixture of the old and the new pair does.
+    for (q, period) in [
+        (40_000, 100_000),
+        (4000, 10_000),
+        (450_000, 1_000_000),
+        (5000, 10_000),
+    ] {
+        leaf.apply(&quota(q, period), Unenforced::Refuse).unwrap();
+    }
+    if top.h.layout() == Layout::Hybrid {
+        // v1 refuses a child more than its parent has; v2 lets the parent's limit win.
+        let error = leaf
+            .apply(&quota(60_000, 100_000), Unenforced::Refuse)
+            .unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid);
+    }
+}
+
+#[test]
 fn priv_memory_limit_is_rounded_to_pages_and_still_accepted() {
     let top = Top::new(&[Controller::Memory]);
     limits_of(

@@ -1,0 +1,212 @@
+//! What keeps a box awake: work that is counted while it lasts, and the CPU history.
+//!
+//! Invariant: who begins work holds a [`Work`] from before the box is checked or thawed until the work is over; who
+//! freezes looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
+//! just found it awake.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::idle::{CpuWindow, Observed};
+use crate::clock;
+
+/// Kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkKind {
+    /// A request that needs the box, in progress.
+    Request,
+    /// A command or code.
+    Run,
+    /// An interactive session.
+    Session,
+}
+
+/// The work of one box.
+#[derive(Debug)]
+pub struct Activity {
+    state: Mutex<State>,
+    began: Instant,
+    /// Told whenever the last request has ended.
+    no_requests: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    requests: u32,
+    runs: u32,
+    sessions: u32,
+    quiet_since: Instant,
+    last_work_ms: i64,
+    cpu: CpuWindow,
+}
+
+/// How much work is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests in progress.
+    pub requests: u32,
+    /// Runs in flight.
+    pub runs: u32,
+    /// Sessions open.
+    pub sessions: u32,
+}
+
+impl Counts {
+    /// Any at all.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.requests + self.runs + self.sessions > 0
+    }
+}
+
+/// A piece of work; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Work {
+    activity: Arc<Activity>,
+    kind: WorkKind,
+}
+
+impl Activity {
+    /// No work yet; the last was at `last_work_ms`.
+    #[must_use]
+    pub fn new(last_work_ms: i64) -> Arc<Self> {
+        let now = Instant::now();
+        let state =
+            State { requests: 0, runs: 0, sessions: 0, quiet_since: now, last_work_ms, cpu: CpuWindow::default() };
+        Arc::new(Self { state: Mutex::new(state), began: now, no_requests: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a piece of work.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, kind: WorkKind) -> Work {
+        *self.lock().counter(kind) += 1;
+        Work { activity: Arc::clone(self), kind }
+    }
+
+    /// What is going on.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let state = self.lock();
+        Counts { requests: state.requests, runs: state.runs, sessions: state.sessions }
+    }
+
+    /// Unix milliseconds of the last work; now if some is going on.
+    #[must_use]
+    pub fn last_work_ms(&self) -> i64 {
+        let state = self.lock();
+        if state.requests + state.runs + state.sessions > 0 { clock::unix_ms() } else { state.last_work_ms }
+    }
+
+    /// The idle time begins anew: the box was just started or woken.
+    pub fn restart(&self, cpu_usec: u64) {
+        let at = self.began.elapsed();
+        let mut state = self.lock();
+        state.quiet_since = Instant::now();
+        state.cpu.restart(at, cpu_usec);
+    }
+
+    /// Adds a reading of the CPU counter.
+    pub fn record_cpu(&self, cpu_usec: u64, window: Duration) {
+        let at = self.began.elapsed();
+        self.lock().cpu.record(at, cpu_usec, window);
+    }
+
+    /// Everything the idle rule wants to know.
+    #[must_use]
+    pub fn observe(&self, cpu_usec: u64, window: Duration, keep_alive: bool, cpu_percent_max: f64) -> Observed {
+        let at = self.began.elapsed();
+        let state = self.lock();
+        Observed {
+            keep_alive,
+            busy: state.requests + state.runs + state.sessions > 0,
+            quiet: state.quiet_since.elapsed(),
+            cpu_percent: state.cpu.percent(at, cpu_usec, window),
+            window,
+            cpu_percent_max,
+        }
+    }
+
+    /// Waits until no request is in progress, at most for `limit`.
+    pub async fn requests_over(&self, limit: Duration) {
+        let wait = async {
+            loop {
+                let over = self.no_requests.notified();
+                if self.lock().requests == 0 {
+                    return;
+                }
+                over.await;
+            }
+        };
+        // After the limit the request is overtaken: it goes on when the box is woken.
+        let _ = tokio::time::timeout(limit, wait).await;
+    }
+}
+
+impl State {
+    fn counter(&mut self, kind: WorkKind) -> &mut u32 {
+        match kind {
+            WorkKind::Request => &mut self.requests,
+            WorkKind::Run => &mut self.runs,
+            WorkKind::Session => &mut self.sessions,
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut state = self.activity.lock();
+        let counter = state.counter(self.kind);
+        *counter = counter.saturating_sub(1);
+        state.quiet_since = Instant::now();
+        state.last_work_ms = clock::unix_ms();
+        if state.requests == 0 {
+            self.activity.no_requests.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_counted_and_quiet_time_begins_at_its_end() {
+        let activity = Activity::new(0);
+        let window = Duration::from_secs(10);
+        let run = activity.begin(WorkKind::Run);
+        let request = activity.begin(WorkKind::Request);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!(activity.observe(0, window, false, 1.0).busy);
+        drop(request);
+        assert_eq!(activity.counts(), Counts { requests: 0, runs: 1, sessions: 0 });
+        drop(run);
+        let observed = activity.observe(0, window, false, 1.0);
+        assert!(!observed.busy && observed.quiet.is_zero(), "{observed:?}");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(activity.observe(0, window, false, 1.0).quiet, Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_requests_ends_with_the_last_one_or_the_limit() {
+        let activity = Activity::new(0);
+        let request = activity.begin(WorkKind::Request);
+        let begun = Instant::now();
+        activity.requests_over(Duration::from_secs(2)).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+        let waiting = {
+            let activity = Arc::clone(&activity);
+            tokio::spawn(async move { activity.requests_over(Duration::from_secs(60)).await })
+        };
+        tokio::task::yield_now().await;
+        drop(request);
+        waiting.await.expect("it ends");
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    }
+}

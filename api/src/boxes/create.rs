@@ -1,0 +1,223 @@
+//! Creating a box.
+
+use std::sync::{Arc, PoisonError};
+
+use icebox_rootfs::CloneMethod;
+
+use super::launch::{Start, Started, remove_run_dir};
+use super::{Boxes, Entry, KILL_DEADLINE, Meter, Phase, View, Write, blocking, to_the_end};
+use crate::clock;
+use crate::db::{BoxRecord, BoxSettings, BoxState, LogRow, Reservation};
+use crate::error::Error;
+use crate::refusal::Refusal;
+use crate::runs;
+use crate::wire::{LogLevel, LogSource};
+
+/// What a client wants; checked already.
+#[derive(Debug, Clone)]
+pub struct NewBox {
+    /// Account it will belong to.
+    pub account_id: String,
+    /// Name.
+    pub name: Option<String>,
+    /// Settings.
+    pub settings: BoxSettings,
+    /// Life in seconds, for an ephemeral box.
+    pub ttl_seconds: Option<u64>,
+    /// Idle time of the account.
+    pub account_idle: Option<u64>,
+}
+
+impl Boxes {
+    /// Makes a box and starts it. When this returns, the box is on disk and accepts work.
+    pub async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+        let this = self.clone();
+        to_the_end(async move { this.create_whole(wanted).await }).await
+    }
+
+    async fn create_whole(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+        let began = std::time::Instant::now();
+        // Without them nothing need be made at all.
+        self.layers().await?;
+        let reservation = self.inner.reservations.take().await?;
+        let entry = match self.enter(&wanted, &reservation) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                self.inner.reservations.put_back(reservation).await;
+                return Err(refusal);
+            }
+        };
+        let life = entry.life.lock().await;
+        match self.make(&entry, &reservation).await {
+            Ok(started) => self.welcome(&entry, started),
+            Err(refusal) => {
+                tracing::error!(box_id = entry.id, reason = full(&refusal), "a box could not be created");
+                entry.change_view(|view| view.phase = Phase::Deleting);
+                self.forget(&entry.id);
+                drop(life);
+                self.unmake(&entry, reservation);
+                return Err(refusal);
+            }
+        }
+        drop(life);
+        runs::prepare_new_box(self, &entry).await;
+        self.inner.metrics.created(began.elapsed());
+        Ok(entry)
+    }
+
+    /// Puts the box into the table, if its name and the account's limit allow it.
+    fn enter(&self, wanted: &NewBox, reservation: &Reservation) -> Result<Arc<Entry>, Refusal> {
+        let now = clock::unix_ms();
+        let lifetime = wanted.ttl_seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX / 2000) * 1000);
+        let record = BoxRecord {
+            id: reservation.box_id.clone(),
+            account_id: wanted.account_id.clone(),
+            name: wanted.name.clone(),
+            state: BoxState::Ready,
+            settings: wanted.settings.clone(),
+            uid_base: reservation.uid_base,
+            incarnation: None,
+            created_ms: now,
+            updated_ms: now,
+            expires_ms: lifetime.map(|ms| now + ms),
+        };
+        let view = View {
+            phase: Phase::Creating,
+            handle: self.open_handle(&record.id, record.uid_base)?,
+            uid_base: record.uid_base,
+            incarnation: None,
+            error: None,
+            damaged: false,
+            adopted: true,
+        };
+        let idle = self.idle_in_force(&record.settings, wanted.account_idle);
+        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
+        let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mine = || table.values().filter(|other| other.account_id == wanted.account_id);
+        if let Some(name) = &wanted.name
+            && mine().any(|other| other.name.as_ref() == Some(name) && other.view().phase != Phase::Deleting)
+        {
+            return Err(Refusal::Conflict(format!("a box named '{name}' exists already")));
+        }
+        if mine().count() >= self.inner.config.boxes_per_account_max as usize {
+            let most = self.inner.config.boxes_per_account_max;
+            return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
+        }
+        table.insert(record.id, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// Disk, processes, record. The lifecycle lock is held.
+    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation) -> Result<Started, Refusal> {
+        let size = entry.settings().size;
+        let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
+        let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
+        if method != CloneMethod::Reflink {
+            tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
+        }
+        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base };
+        // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
+        let synced = volume.clone();
+        let (started, flushed) =
+            tokio::join!(self.start(&start, volume), blocking("flush the disk", move || synced.sync()));
+        let started = started?;
+        flushed?;
+        entry.change_view(|view| {
+            view.handle = started.handle.clone();
+            view.incarnation = Some(started.incarnation.clone());
+        });
+        let storage = self.storage_bytes(&entry.id).await;
+        let sample =
+            entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
+                Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
+            })?;
+        self.inner.db.insert_box(&entry.record(), sample, start_logs(&entry.id, "created", &started.warnings)).await?;
+        Ok(started)
+    }
+
+    /// The box is made: open to requests, watched, and told to whom it may concern.
+    fn welcome(&self, entry: &Arc<Entry>, started: Started) {
+        entry.change_view(|view| view.phase = Phase::Ready);
+        entry.activity.restart(0);
+        self.watch_death(entry);
+        self.inner.awake.notify_one();
+        if entry.expires_ms.is_some() {
+            self.inner.expiring.notify_one();
+        }
+        tracing::info!(box_id = entry.id, pid = started.incarnation.pid, "created");
+    }
+
+    /// Removes what a failed creation has left, in the background.
+    fn unmake(&self, entry: &Arc<Entry>, reservation: Reservation) {
+        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            if boxes.erase(&entry.id, reservation.uid_base).await {
+                boxes.give_back(reservation);
+            }
+            boxes.reap_orphans().await;
+        });
+    }
+
+    /// Removes everything that carries this id but records: processes, cgroup, disk, run directory. Says whether all
+    /// of it is gone.
+    pub(super) async fn erase(&self, id: &str, uid_base: u32) -> bool {
+        let gone = self.erase_parts(id, uid_base).await;
+        if let Err(refusal) = &gone {
+            tracing::error!(
+                box_id = id,
+                reason = full(refusal),
+                "something of a box is left; the next start tries again"
+            );
+        }
+        gone.is_ok()
+    }
+
+    async fn erase_parts(&self, id: &str, uid_base: u32) -> Result<(), Refusal> {
+        let handle = self.open_handle(id, uid_base)?;
+        let failed = |cause| Refusal::Failed(Error::new("end the processes of", id, cause));
+        match handle.kill(KILL_DEADLINE).await {
+            Err(error) if error.kind() != icebox_shim::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
+        let run_dir = self.run_dir(id);
+        let removed = tokio::task::spawn_blocking(move || {
+            handle
+                .remove_cgroup(KILL_DEADLINE)
+                .map_err(|cause| Error::new("remove the cgroup of", &volume_id, cause))?;
+            store.remove_volume(&volume_id).map_err(|cause| Error::new("remove the disk of", &volume_id, cause))?;
+            remove_run_dir(&run_dir)
+        });
+        match removed.await {
+            Ok(done) => done.map_err(Refusal::from),
+            Err(_) => Err(Refusal::Failed(Error::new("remove the parts of", id, crate::error::Cause::WorkerEnded))),
+        }
+    }
+
+    /// Gives an unused reservation back.
+    pub(super) fn give_back(&self, reservation: Reservation) {
+        let boxes = self.clone();
+        tokio::spawn(async move {
+            boxes.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
+            if let Err(error) = boxes.inner.db.release(&reservation).await {
+                // The next start of the daemon finds and releases it.
+                tracing::warn!(error = error.chain(), "cannot release a reservation");
+            }
+        });
+    }
+}
+
+/// What the log of a box says about a start.
+pub(super) fn start_logs(id: &str, what: &str, warnings: &[String]) -> Vec<LogRow> {
+    let mut logs = vec![LogRow::system(id, what)];
+    logs.extend(warnings.iter().map(|text| LogRow::new(id, LogLevel::Warn, LogSource::System, text.as_str())));
+    logs
+}
+
+/// A refusal with everything behind it, for the log of the daemon.
+pub(super) fn full(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Failed(error) => error.chain(),
+        other => other.to_string(),
+    }
+}

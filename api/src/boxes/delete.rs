@@ -1,0 +1,125 @@
+//! Deleting boxes: because their owner says so, or because their time is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Boxes, Entry, KILL_DEADLINE, Phase, Write, to_the_end};
+use crate::clock;
+use crate::error::Error;
+use crate::refusal::Refusal;
+
+/// First pause before a deletion that got stuck is tried again; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// The end of ephemeral boxes is looked at this often at least, should somebody set the clock.
+const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
+
+/// How far a deletion has come when its client is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// Nothing is left.
+    Whole,
+    /// It will be finished in the background, whatever happens.
+    GoingOn,
+}
+
+impl Boxes {
+    /// Deletes a box for good. From the moment this has an answer, the box never comes back.
+    pub async fn delete(&self, entry: &Arc<Entry>) -> Result<Deleted, Refusal> {
+        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+        to_the_end(async move { boxes.delete_whole(&entry).await }).await
+    }
+
+    async fn delete_whole(&self, entry: &Arc<Entry>) -> Result<Deleted, Refusal> {
+        let life = entry.life.lock().await;
+        if entry.view().phase == Phase::Deleting {
+            return Err(Refusal::unknown_box(&entry.id));
+        }
+        entry.change_view(|view| view.phase = Phase::Deleting);
+        let handle = entry.handle();
+        // Works on a frozen box too. A process that the kernel cannot end does not keep the box from being deleted.
+        if let Err(error) = handle.kill(KILL_DEADLINE).await
+            && error.kind() != icebox_shim::ErrorKind::NotFound
+        {
+            tracing::error!(box_id = entry.id, error = error.report(), "a box resists its deletion");
+        }
+        let storage = self.storage_bytes(&entry.id).await;
+        let last = entry.meter.read(&entry.id, &handle, storage, Write::Always, "delete");
+        let samples = last.into_iter().chain([entry.meter.close(&entry.id)]).collect();
+        if let Err(error) = self.inner.db.begin_delete(&entry.id, samples).await {
+            // Not on disk: the box is dead but exists; the next request starts it again.
+            entry.change_view(|view| view.phase = Phase::Ready);
+            return Err(error.into());
+        }
+        drop(life);
+        tracing::info!(box_id = entry.id, "deleted");
+        self.inner.metrics.deleted();
+        if self.finish_delete(entry).await {
+            return Ok(Deleted::Whole);
+        }
+        self.retry_delete(entry);
+        Ok(Deleted::GoingOn)
+    }
+
+    /// Removes what is left of a box. Says whether nothing is.
+    async fn finish_delete(&self, entry: &Arc<Entry>) -> bool {
+        let uid_base = entry.view().uid_base;
+        if !self.erase(&entry.id, uid_base).await {
+            return false;
+        }
+        self.forget(&entry.id);
+        // Nobody waits for this record: without it, the next start finds the box marked and nothing left to remove.
+        let (boxes, id) = (self.clone(), entry.id.clone());
+        tokio::spawn(async move {
+            match boxes.inner.db.finish_delete(&id, uid_base).await {
+                Ok(()) => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
+                Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
+            }
+        });
+        true
+    }
+
+    /// Finishes a deletion in the background, however long it takes.
+    pub(super) fn retry_delete(&self, entry: &Arc<Entry>) {
+        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            let mut pause = RETRY_MIN;
+            while !boxes.finish_delete(&entry).await {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        });
+    }
+
+    /// Deletes ephemeral boxes when their time is over. Never returns.
+    pub async fn expire(self) {
+        loop {
+            let changed = self.inner.expiring.notified();
+            let now = clock::unix_ms();
+            let mut next = EXPIRY_LOOK;
+            for entry in self.all() {
+                let (Some(expires_ms), Phase::Ready) = (entry.expires_ms, entry.view().phase) else { continue };
+                if expires_ms > now {
+                    next = next.min(Duration::from_millis(u64::try_from(expires_ms - now).unwrap_or(0)));
+                    continue;
+                }
+                let boxes = self.clone();
+                tokio::spawn(async move {
+                    if let Err(Refusal::Failed(error)) = boxes.delete(&entry).await {
+                        report_expiry(&entry, &error);
+                    }
+                });
+                // Should the deletion fail, it is tried again soon.
+                next = next.min(Duration::from_secs(10));
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(next) => {}
+            }
+        }
+    }
+}
+
+fn report_expiry(entry: &Entry, error: &Error) {
+    tracing::error!(box_id = entry.id, error = error.chain(), "an ephemeral box cannot be deleted");
+}

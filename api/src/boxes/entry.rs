@@ -1,0 +1,194 @@
+//! One box in memory.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use icebox_shim::handle::BoxHandle;
+use tokio::sync::Mutex;
+
+use super::activity::Activity;
+use super::meter::Meter;
+use crate::db::{BoxRecord, BoxSettings, Incarnation};
+use crate::runs::RunTable;
+use crate::wire::BoxStatus;
+
+/// Where a box stands, beyond what the kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Being made; not on disk yet.
+    Creating,
+    /// Made.
+    Ready,
+    /// Being deleted, or deleted.
+    Deleting,
+}
+
+/// What changes when a box is started, dies or is deleted. Written under the lifecycle lock only.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Where it stands.
+    pub phase: Phase,
+    /// How to reach it.
+    pub handle: BoxHandle,
+    /// First of its host uids.
+    pub uid_base: u32,
+    /// Its PID 1; `None` while it has none.
+    pub incarnation: Option<Incarnation>,
+    /// Why it cannot be used.
+    pub error: Option<String>,
+    /// Its record cannot be read: nothing may be done with it but deleting it.
+    pub damaged: bool,
+    /// Runs of an earlier life of the daemon have been taken over.
+    pub adopted: bool,
+}
+
+/// A box.
+#[derive(Debug)]
+pub struct Entry {
+    /// Id.
+    pub id: String,
+    /// Account.
+    pub account_id: String,
+    /// Name; fixed at creation.
+    pub name: Option<String>,
+    /// Unix milliseconds.
+    pub created_ms: i64,
+    /// Unix milliseconds at which it is deleted.
+    pub expires_ms: Option<i64>,
+    /// Held while settings are changed.
+    pub(super) changing: Mutex<()>,
+    /// The lifecycle lock.
+    pub(super) life: Mutex<()>,
+    view: RwLock<View>,
+    config: RwLock<Configured>,
+    /// What keeps it awake.
+    pub activity: Arc<Activity>,
+    /// Its ledger.
+    pub meter: Meter,
+    /// Its runs.
+    pub runs: RunTable,
+}
+
+/// What its owner may change.
+#[derive(Debug, Clone)]
+pub(super) struct Configured {
+    pub(super) settings: BoxSettings,
+    pub(super) updated_ms: i64,
+    /// The idle time in force, from box, account or configuration.
+    pub(super) idle: Duration,
+}
+
+impl Entry {
+    /// An entry for a record.
+    pub(super) fn new(record: &BoxRecord, view: View, idle: Duration, meter: Meter, last_run: u64) -> Self {
+        Self {
+            id: record.id.clone(),
+            account_id: record.account_id.clone(),
+            name: record.name.clone(),
+            created_ms: record.created_ms,
+            expires_ms: record.expires_ms,
+            changing: Mutex::new(()),
+            life: Mutex::new(()),
+            view: RwLock::new(view),
+            config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
+            activity: Activity::new(record.updated_ms),
+            meter,
+            runs: RunTable::new(last_run),
+        }
+    }
+
+    /// A copy of what the lifecycle has left.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How to reach it.
+    #[must_use]
+    pub fn handle(&self) -> BoxHandle {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
+    }
+
+    pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn configured(&self) -> RwLockReadGuard<'_, Configured> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change_config(&self, change: impl FnOnce(&mut Configured)) {
+        change(&mut self.config.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What its owner asked for.
+    #[must_use]
+    pub fn settings(&self) -> BoxSettings {
+        self.configured().settings.clone()
+    }
+
+    /// Unix milliseconds of the last change of its settings.
+    #[must_use]
+    pub fn updated_ms(&self) -> i64 {
+        self.configured().updated_ms
+    }
+
+    /// The idle time in force.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.configured().idle
+    }
+
+    /// The record as it is to be on disk.
+    #[must_use]
+    pub fn record(&self) -> BoxRecord {
+        let (view, config) = (self.view(), self.configured().clone());
+        BoxRecord {
+            id: self.id.clone(),
+            account_id: self.account_id.clone(),
+            name: self.name.clone(),
+            state: crate::db::BoxState::Ready,
+            settings: config.settings,
+            uid_base: view.uid_base,
+            incarnation: view.incarnation,
+            created_ms: self.created_ms,
+            updated_ms: config.updated_ms,
+            expires_ms: self.expires_ms,
+        }
+    }
+
+    /// Whether its PID 1 lives. Asked of the kernel.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        let view = self.view();
+        view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id))
+    }
+
+    /// Whether it is frozen. Asked of the kernel; a box without a cgroup is not.
+    #[must_use]
+    pub fn frozen(&self) -> bool {
+        self.handle().frozen().unwrap_or(false)
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> BoxStatus {
+        let view = self.view();
+        match view.phase {
+            Phase::Creating => return BoxStatus::Creating,
+            Phase::Deleting => return BoxStatus::Deleted,
+            Phase::Ready => {}
+        }
+        if view.error.is_some() {
+            return BoxStatus::Error;
+        }
+        let alive =
+            view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
+        // A box without processes waits for the next request like a frozen one: to its owner it is asleep.
+        if !alive || view.handle.frozen().unwrap_or(false) {
+            return BoxStatus::Paused;
+        }
+        let counts = self.activity.counts();
+        if counts.runs + counts.sessions > 0 { BoxStatus::Running } else { BoxStatus::Idle }
+    }
+}

@@ -1,0 +1,211 @@
+//! Starting a box on its disk, for the first time or again.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use icebox_rootfs::Volume;
+use icebox_shim::handle::BoxHandle;
+use icebox_shim::launch::{BoxSpec, Launched};
+
+use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, blocking};
+use crate::db::{Incarnation, LogRow};
+use crate::error::{Cause, Error};
+use crate::refusal::Refusal;
+use crate::wire::{BoxSize, LogLevel, LogSource};
+
+/// What a start needs to know.
+#[derive(Debug, Clone)]
+pub(super) struct Start {
+    pub(super) id: String,
+    pub(super) size: BoxSize,
+    pub(super) uid_base: u32,
+}
+
+/// A box that has started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) incarnation: Incarnation,
+    pub(super) handle: BoxHandle,
+    /// What its owner should know.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What this machine has.
+#[derive(Debug, Clone, Copy)]
+struct Host {
+    cores: u32,
+    memory_bytes: u64,
+}
+
+static HOST: LazyLock<Host> = LazyLock::new(|| Host {
+    cores: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+    memory_bytes: std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total_memory).unwrap_or(u64::MAX),
+});
+
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+impl Boxes {
+    /// Attaches the disk and starts the box. What a failure leaves behind carries the box's id.
+    pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
+        let began = std::time::Instant::now();
+        let lower = self.layers().await?;
+        let run_dir = self.run_dir(&start.id);
+        let fresh = run_dir.clone();
+        // Held until the launcher has mounted the device; the box's mount keeps it from then on.
+        let attached = blocking("attach the disk", move || volume.attach()).await?;
+        make_run_dir(&fresh)?;
+        let (spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
+        let launched = icebox_shim::launch::launch(&spec, &self.inner.tools, LAUNCH_DEADLINE)
+            .await
+            .map_err(|cause| Refusal::Failed(Error::new("start the box", &start.id, cause)))?;
+        drop(attached);
+        let handle = self.open_handle(&start.id, start.uid_base)?;
+        self.inner.metrics.launched(began.elapsed());
+        tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
+        warnings.extend(launched.warnings.iter().cloned());
+        Ok(Started { incarnation: incarnation(launched), handle, warnings })
+    }
+
+    fn spec(&self, start: &Start, run_dir: PathBuf, lower: Vec<PathBuf>, device: PathBuf) -> (BoxSpec, Vec<String>) {
+        let mut warnings = Vec::new();
+        let (cores, memory_bytes) = (start.size.cores(), start.size.memory_bytes());
+        if cores > HOST.cores {
+            warnings.push(format!("this host has {} cores: the box gets these, not {cores}", HOST.cores));
+        }
+        if memory_bytes > HOST.memory_bytes {
+            let gib = HOST.memory_bytes / (1 << 30);
+            warnings.push(format!(
+                "this host has {gib} GiB of memory: the box gets these, not {}",
+                memory_bytes / (1 << 30)
+            ));
+        }
+        let spec = BoxSpec {
+            id: start.id.clone(),
+            hostname: start.id.clone(),
+            run_dir,
+            cgroup: self.cgroup(&start.id),
+            lower,
+            volume_device: device,
+            uid_base: start.uid_base,
+            cores: f64::from(cores.min(HOST.cores)),
+            memory_bytes: memory_bytes.min(HOST.memory_bytes),
+            pids_max: PIDS_MAX,
+            allow_unenforced_limits: self.inner.config.allow_unenforced_limits,
+        };
+        (spec, warnings)
+    }
+
+    pub(super) fn open_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
+        BoxHandle::open(&self.run_dir(id), &self.cgroup(id), uid_base)
+            .map_err(|cause| Error::new("open the box", id, cause))
+    }
+
+    /// The disk of a box that must have one.
+    pub(super) async fn volume(&self, id: &str) -> Result<Volume, Refusal> {
+        let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
+        blocking("find the disk", move || store.volume(&volume_id))
+            .await?
+            .ok_or_else(|| Refusal::Failed(Error::new("find the disk of", id, Cause::Invalid("it is missing"))))
+    }
+
+    /// Bytes that the disk of a box occupies; `None` if they cannot be told now.
+    pub(super) async fn storage_bytes(&self, id: &str) -> Option<u64> {
+        let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
+        blocking("measure the disk", move || match store.volume(&volume_id)? {
+            Some(volume) => volume.allocated_bytes().map(Some),
+            None => Ok(None),
+        })
+        .await
+        .inspect_err(|error| tracing::warn!(box_id = id, error = error.chain(), "cannot measure a disk"))
+        .ok()
+        .flatten()
+    }
+
+    /// Waits for the end of the box's PID 1 in the background and settles what follows from it.
+    pub(super) fn watch_death(&self, entry: &Arc<Entry>) {
+        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            let view = entry.view();
+            let Some(init) = view.incarnation else { return };
+            view.handle.wait_dead(init.pid, init.start_time_ticks, &init.boot_id).await;
+            boxes.died(&entry, &init).await;
+        });
+    }
+
+    /// The PID 1 of a box has ended without a deletion: its last reading, its cgroup, a word in its log.
+    async fn died(&self, entry: &Arc<Entry>, init: &Incarnation) {
+        let _life = entry.life.lock().await;
+        let view = entry.view();
+        if view.phase != super::Phase::Ready || view.incarnation.as_ref() != Some(init) {
+            return;
+        }
+        tracing::warn!(box_id = entry.id, "the init of a box has ended");
+        let text = "the box has stopped; the next request starts it again on its disk";
+        self.inner.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
+        self.bury(entry).await;
+    }
+
+    /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
+    pub(super) async fn bury(&self, entry: &Arc<Entry>) {
+        let handle = entry.handle();
+        if let Err(error) = handle.kill(super::KILL_DEADLINE).await
+            && error.kind() != icebox_shim::ErrorKind::NotFound
+        {
+            tracing::error!(box_id = entry.id, error = error.report(), "cannot end the processes of a box");
+        }
+        let storage = self.storage_bytes(&entry.id).await;
+        let sample = entry.meter.read(&entry.id, &handle, storage, super::Write::Always, "exit");
+        // The reading must be on disk before the counter goes away.
+        if let Some(sample) = sample
+            && let Err(error) = self.inner.db.write("append to the ledger", move |c| sample.insert(c)).await
+        {
+            tracing::error!(box_id = entry.id, error = error.chain(), "the last reading of a box is lost");
+        }
+        let removed = tokio::task::spawn_blocking(move || handle.remove_cgroup(super::KILL_DEADLINE)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::error!(box_id = entry.id, error = error.report(), "cannot remove the cgroup of a box");
+        }
+        entry.change_view(|view| view.incarnation = None);
+    }
+}
+
+/// A run directory with nothing in it. Nothing of a box can reach it, so removing it by path is safe.
+fn make_run_dir(path: &Path) -> Result<(), Error> {
+    let failed = |cause: std::io::Error| Error::new("make the run directory", path.display().to_string(), cause);
+    remove_run_dir(path)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+/// Removes a run directory; none there is fine.
+pub(super) fn remove_run_dir(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new("remove the run directory", path.display().to_string(), cause))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn incarnation(launched: Launched) -> Incarnation {
+    Incarnation {
+        pid: launched.pid,
+        start_time_ticks: launched.start_time_ticks,
+        boot_id: launched.boot_id,
+        cgroup_inode: launched.cgroup_inode,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       2 kB\n"), None.or(Some(2048)));
+        assert_eq!(total_memory("nothing"), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! The boxes: one entry each, and the verbs on them.
+//!
+//! Owns: the table of boxes, their lifecycle (create, sleep, wake, start again, delete), the idle rule, the ledger
+//! readings, and what happens when the daemon starts. Invariants:
+//! - status is derived from the kernel; an entry holds facts and counts only;
+//! - every change of a box's life happens under its lifecycle lock, in a task that no client can cancel;
+//! - no lock of one box is held while another box is touched, and none of the table while anything waits.
+//!
+//! Leaves out: HTTP, and what runs in a box (`runs`).
+
+mod activity;
+mod create;
+mod delete;
+mod entry;
+mod idle;
+mod launch;
+mod meter;
+mod monitor;
+mod orphans;
+mod reconcile;
+mod reserve;
+mod sleep;
+mod uids;
+mod usage;
+mod why;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use icebox_rootfs::Store;
+use icebox_shim::handle::BoxHandle;
+use icebox_shim::launch::Tools;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::error::Error;
+use crate::ids;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+
+pub use activity::{Counts, Work, WorkKind};
+pub use create::NewBox;
+pub use delete::Deleted;
+pub use entry::{Entry, Phase, View};
+pub use idle::{CpuWindow, Observed, Verdict, decide};
+pub use meter::{Meter, Write};
+pub use sleep::Awake;
+pub use uids::{REGISTRY_DIR, UidRanges};
+pub use usage::bill;
+
+use reserve::Reservations;
+
+/// How long freezing may take before it is given up.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long thawing may take.
+const THAW_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the start of a box may take.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long killing all processes of a box, or removing its cgroup, may take.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// Processes and threads of one box.
+const PIDS_MAX: u64 = 1024;
+
+/// All boxes of this daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Boxes {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<Config>,
+    db: Db,
+    store: Arc<Store>,
+    tools: Tools,
+    ranges: Arc<UidRanges>,
+    reservations: Reservations,
+    metrics: Arc<Metrics>,
+    cgroup_root: String,
+    layers: tokio::sync::OnceCell<Vec<PathBuf>>,
+    table: RwLock<HashMap<String, Arc<Entry>>>,
+    /// Told when a box has come awake, or its idle time has changed.
+    awake: Notify,
+    /// Told when a box with an end has come.
+    expiring: Notify,
+}
+
+/// What the table is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The database.
+    pub db: Db,
+    /// The disks.
+    pub store: Arc<Store>,
+    /// The programs that start a box.
+    pub tools: Tools,
+    /// The host uids.
+    pub ranges: Arc<UidRanges>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Boxes {
+    /// An empty table; [`Boxes::reconcile`] fills it.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
+        let cgroup_root = cgroup_root(&parts.config);
+        let inner = Inner {
+            config: parts.config,
+            db: parts.db,
+            store: parts.store,
+            tools: parts.tools,
+            ranges: parts.ranges,
+            reservations,
+            metrics: parts.metrics,
+            cgroup_root,
+            layers: tokio::sync::OnceCell::new(),
+            table: RwLock::default(),
+            awake: Notify::new(),
+            expiring: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// The counters, to keep.
+    #[must_use]
+    pub fn shared_metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.inner.metrics)
+    }
+
+    /// Takes the last readings and writes everything down. Boxes go on; nothing is served after this.
+    pub async fn close(&self) {
+        let boxes = self.clone();
+        let last = tokio::task::spawn_blocking(move || {
+            let awake = boxes.all().into_iter().filter(|entry| entry.view().incarnation.is_some());
+            awake
+                .filter_map(|entry| entry.meter.read(&entry.id, &entry.handle(), None, Write::IfChanged, "stop"))
+                .collect::<Vec<_>>()
+        });
+        self.inner.db.append_samples(last.await.unwrap_or_default());
+        self.inner.db.close().await;
+        self.inner.ranges.release_unused_blocks();
+        self.remove_empty_root().await;
+    }
+
+    /// The box with this id or name, if the account has one. Anything else is unknown, whoever else may own it.
+    pub fn find(&self, account_id: &str, id_or_name: &str) -> Result<Arc<Entry>, Refusal> {
+        let unknown = || Refusal::unknown_box(id_or_name);
+        if !ids::is_id_or_name(id_or_name) {
+            return Err(unknown());
+        }
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        let mine = |entry: &&Arc<Entry>| entry.account_id == account_id && entry.view().phase != Phase::Deleting;
+        if let Some(entry) = table.get(id_or_name).filter(mine) {
+            return Ok(Arc::clone(entry));
+        }
+        let named = |entry: &&Arc<Entry>| entry.name.as_deref() == Some(id_or_name);
+        table.values().filter(named).find(mine).map(Arc::clone).ok_or_else(unknown)
+    }
+
+    /// The boxes of an account, oldest first.
+    #[must_use]
+    pub fn of_account(&self, account_id: &str) -> Vec<Arc<Entry>> {
+        let mut all = self.all();
+        all.retain(|entry| entry.account_id == account_id && entry.view().phase != Phase::Deleting);
+        all.sort_by_key(|entry| (entry.created_ms, entry.id.clone()));
+        all
+    }
+
+    /// Every box.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().map(Arc::clone).collect()
+    }
+
+    /// A daemon without boxes leaves no cgroup behind.
+    async fn remove_empty_root(&self) {
+        if !self.all().is_empty() {
+            return;
+        }
+        let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, &self.inner.cgroup_root, 0) else { return };
+        let removed = tokio::task::spawn_blocking(move || root.remove_cgroup(KILL_DEADLINE)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(error = error.report(), "the cgroup of this daemon stays");
+        }
+    }
+
+    fn forget(&self, id: &str) {
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn run_dir(&self, id: &str) -> PathBuf {
+        self.inner.config.run_dir.join("boxes").join(id)
+    }
+
+    fn cgroup(&self, id: &str) -> String {
+        format!("{}/{id}", self.inner.cgroup_root)
+    }
+
+    /// The read-only layers below every box, the topmost first; looked up once.
+    async fn layers(&self) -> Result<Vec<PathBuf>, Refusal> {
+        let find = || async {
+            let (image_dir, init) = (self.inner.config.image_dir(), self.inner.tools.init.clone());
+            blocking("find the base image", move || {
+                let Some(base) = icebox_rootfs::image::find(&image_dir)? else { return Ok(None) };
+                let tools = icebox_rootfs::image::tools_layer(&image_dir, &init)?;
+                Ok(Some(vec![tools, base.rootfs]))
+            })
+            .await?
+            .ok_or_else(|| Refusal::Unavailable("there is no base image yet; run `iceboxd image` once".into()))
+        };
+        self.inner.layers.get_or_try_init(find).await.cloned()
+    }
+
+    /// Makes ready what the first box would have to wait for. Failing is no harm: that box will say so.
+    pub async fn warm_up(&self) {
+        self.inner.reservations.prepare().await;
+        if let Err(refusal) = self.layers().await {
+            tracing::warn!(%refusal, "no box can be created yet");
+        }
+        let store = Arc::clone(&self.inner.store);
+        let size = crate::wire::BoxSize::default().disk_gib();
+        if let Err(error) = blocking("prepare a disk template", move || store.prepare_template(size)).await {
+            tracing::warn!(error = error.chain(), "cannot prepare the disk template");
+        }
+    }
+}
+
+/// The cgroup below which the boxes of this data directory live.
+fn cgroup_root(config: &Config) -> String {
+    let path = std::fs::canonicalize(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("icebox.{hex}")
+}
+
+/// Runs blocking work of the store in a thread of its own.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> icebox_rootfs::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|cause| Error::new(operation, "", cause)),
+        Err(_) => Err(Error::new(operation, "", crate::error::Cause::WorkerEnded)),
+    }
+}
+
+/// Runs `work` in a task of its own, so that it is finished even if the client that asked for it goes away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(_) => Err(Refusal::Failed(Error::new("finish the operation", "", crate::error::Cause::WorkerEnded))),
+    }
+}

@@ -1,0 +1,170 @@
+//! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
+//!
+//! Invariants: a box that sleeps costs nothing here, it has no timer and is not looked at; when no box is awake, the
+//! clock stands still until one is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::meter::counter;
+use super::orphans;
+use super::{Boxes, Entry, Phase, Verdict, Write};
+use crate::clock;
+use crate::db::StoredSample;
+
+/// Longest time between two readings of a box that is awake.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the disk of a box that is awake is measured.
+const STORAGE_EVERY: Duration = Duration::from_secs(60);
+/// What a box has written reaches its disk image within the kernel's write-back time, after it fell asleep too: so long
+/// after the last sign of life disks are measured once more.
+const STORAGE_AFTER: Duration = Duration::from_secs(65);
+/// How often old log entries, runs and readings are dropped.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// How often leaves of runs whose background processes have ended are looked for, in boxes that are awake.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What one look at a box has found.
+#[derive(Debug)]
+struct Look {
+    entry: Arc<Entry>,
+    sample: Option<StoredSample>,
+    verdict: Verdict,
+}
+
+impl Boxes {
+    /// Runs the clock. Never returns.
+    pub async fn watch(self) {
+        let mut storage_due = Instant::now() + STORAGE_EVERY;
+        let mut sweep_due = Instant::now() + SWEEP_EVERY;
+        loop {
+            let changed = self.inner.awake.notified();
+            let awake = self.awake_boxes().await;
+            if awake.is_empty() {
+                // One last look at the disks, then wait for somebody to wake up.
+                tokio::select! {
+                    () = changed => continue,
+                    () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
+                }
+                self.inner.awake.notified().await;
+                continue;
+            }
+            let looks = self.look_at(awake).await;
+            let next = self.act_on(&looks);
+            if Instant::now() >= storage_due {
+                self.measure_disks(&self.all()).await;
+                storage_due = Instant::now() + STORAGE_EVERY;
+            }
+            if Instant::now() >= sweep_due {
+                sweep(looks.into_iter().map(|look| look.entry).collect()).await;
+                sweep_due = Instant::now() + SWEEP_EVERY;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(next) => {}
+            }
+        }
+    }
+
+    /// The boxes that are neither frozen nor dead. Asked of the kernel, in a thread that may wait for it.
+    async fn awake_boxes(&self) -> Vec<Arc<Entry>> {
+        let all = self.all();
+        let look = tokio::task::spawn_blocking(move || {
+            all.into_iter()
+                .filter(|entry| {
+                    entry.view().phase == Phase::Ready && entry.view().incarnation.is_some() && !entry.frozen()
+                })
+                .collect()
+        });
+        look.await.unwrap_or_default()
+    }
+
+    /// Reads the counters of all these boxes and asks the idle rule.
+    async fn look_at(&self, awake: Vec<Arc<Entry>>) -> Vec<Look> {
+        let boxes = self.clone();
+        let look = tokio::task::spawn_blocking(move || awake.into_iter().map(|entry| boxes.look(entry)).collect());
+        look.await.unwrap_or_default()
+    }
+
+    fn look(&self, entry: Arc<Entry>) -> Look {
+        let counter = counter(&entry.id, &entry.handle());
+        let sample = entry.meter.note(&entry.id, counter, Write::IfChanged, "tick");
+        let verdict = self.verdict(&entry, counter.cpu_usec);
+        entry.activity.record_cpu(counter.cpu_usec, entry.idle());
+        Look { entry, sample, verdict }
+    }
+
+    /// Writes the readings, sends to sleep what may sleep, and says when to look again.
+    fn act_on(&self, looks: &[Look]) -> Duration {
+        let samples: Vec<StoredSample> = looks.iter().filter_map(|look| look.sample.clone()).collect();
+        if !samples.is_empty() {
+            self.inner.db.append_samples(samples);
+        }
+        let mut next = TICK;
+        for look in looks {
+            match look.verdict {
+                Verdict::Sleep => {
+                    let (boxes, entry) = (self.clone(), Arc::clone(&look.entry));
+                    tokio::spawn(async move { boxes.sleep_if_idle(entry).await });
+                }
+                Verdict::Wait(wait) => next = next.min(wait),
+                Verdict::KeepAlive | Verdict::Busy | Verdict::CpuInUse => {}
+            }
+        }
+        next.max(Duration::from_millis(1))
+    }
+
+    /// Measures the disks of these boxes; what has changed goes into the ledger.
+    async fn measure_disks(&self, entries: &[Arc<Entry>]) {
+        let mut samples = Vec::new();
+        for entry in entries {
+            if entry.view().phase != Phase::Ready {
+                continue;
+            }
+            let storage = self.storage_bytes(&entry.id).await;
+            samples.extend(entry.meter.read(&entry.id, &entry.handle(), storage, Write::IfChanged, "storage"));
+        }
+        if !samples.is_empty() {
+            self.inner.db.append_samples(samples);
+        }
+    }
+
+    /// Reaps what launchers that were killed have left. Two looks, a minute apart.
+    pub(super) async fn reap_orphans(&self) {
+        let dead = orphans::reap(&BTreeSet::new());
+        if !dead.is_empty() {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            orphans::reap(&dead);
+        }
+    }
+
+    /// Drops old log entries, runs and readings from time to time. Never returns.
+    pub async fn prune(self) {
+        loop {
+            tokio::time::sleep(PRUNE_EVERY).await;
+            self.reap_orphans().await;
+            let db = &self.inner.db;
+            let pruned = tokio::join!(db.prune_logs(), db.prune_runs(), db.thin_samples(clock::unix_ms()));
+            for error in [pruned.0, pruned.1, pruned.2].into_iter().filter_map(Result::err) {
+                tracing::warn!(error = error.chain(), "cannot prune");
+            }
+        }
+    }
+}
+
+/// Removes the leaves of runs that have ended but left something in the background, which has ended too by now.
+async fn sweep(entries: Vec<Arc<Entry>>) {
+    let work = tokio::task::spawn_blocking(move || {
+        for entry in entries {
+            if let Err(error) = entry.handle().sweep_leaves() {
+                tracing::debug!(box_id = entry.id, error = error.report(), "cannot sweep the leaves of a box");
+            }
+        }
+    });
+    if work.await.is_err() {
+        tracing::error!("sweeping the leaves of runs panicked");
+    }
+}

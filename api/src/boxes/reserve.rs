@@ -1,0 +1,84 @@
+//! Ids and uid ranges kept ready for boxes to come.
+//!
+//! Before anything is made for a box, its id must be on disk, or a crash would leave things that nobody knows. Putting
+//! it there costs a flush of the disk; so a few are put there ahead, and a box in the making takes one without waiting.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::uids::UidRanges;
+use crate::clock;
+use crate::db::{Db, Reservation};
+use crate::error::{Cause, Error};
+use crate::ids;
+
+/// How many are kept ready.
+const READY_MAX: usize = 16;
+/// Below this, more are put ready in the background.
+const READY_LOW: usize = 8;
+
+/// The reservations that are ready.
+#[derive(Debug, Clone)]
+pub(super) struct Reservations {
+    db: Db,
+    ranges: Arc<UidRanges>,
+    ready: Arc<Mutex<VecDeque<Reservation>>>,
+}
+
+impl Reservations {
+    /// None ready yet.
+    #[must_use]
+    pub(super) fn new(db: Db, ranges: Arc<UidRanges>) -> Self {
+        Self { db, ranges, ready: Arc::default() }
+    }
+
+    /// One for a new box; waits for the disk only if none is ready.
+    pub(super) async fn take(&self) -> Result<Reservation, Error> {
+        let mut ready = self.ready.lock().await;
+        if ready.is_empty() {
+            self.refill(&mut ready).await?;
+        }
+        let taken = ready.pop_front();
+        if ready.len() < READY_LOW {
+            let this = self.clone();
+            tokio::spawn(async move { this.prepare().await });
+        }
+        taken.ok_or_else(|| Error::new("reserve a box id", "", Cause::Exhausted("box id")))
+    }
+
+    /// Takes one back that was not used after all.
+    pub(super) async fn put_back(&self, unused: Reservation) {
+        self.ready.lock().await.push_front(unused);
+    }
+
+    /// Fills up. Failing now is no harm: the next box asks again and reports it.
+    pub(super) async fn prepare(&self) {
+        let mut ready = self.ready.lock().await;
+        if let Err(error) = self.refill(&mut ready).await {
+            tracing::warn!(error = error.chain(), "cannot reserve box ids");
+        }
+    }
+
+    async fn refill(&self, ready: &mut VecDeque<Reservation>) -> Result<(), Error> {
+        let now = clock::unix_ms();
+        let mut wanted = Vec::new();
+        for _ in ready.len()..READY_MAX {
+            match self.ranges.take(now) {
+                Ok(uid_base) => wanted.push(Reservation { box_id: ids::new_box_id(), uid_base }),
+                // The last ranges of the host: use what there is.
+                Err(error) if wanted.is_empty() && ready.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        let asked: Vec<u32> = wanted.iter().map(|one| one.uid_base).collect();
+        let made = self.db.reserve(wanted).await;
+        let kept: Vec<u32> = made.iter().flatten().map(|one| one.uid_base).collect();
+        for uid_base in asked.into_iter().filter(|base| !kept.contains(base)) {
+            self.ranges.give_back(uid_base, 0);
+        }
+        ready.extend(made?);
+        Ok(())
+    }
+}

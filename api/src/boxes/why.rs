@@ -1,0 +1,106 @@
+//! What keeps a box awake, or what it waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Boxes, Entry, Verdict, decide};
+use crate::db::BoxSettings;
+use crate::error::Error;
+use crate::wire::{BoxStatus, Why};
+
+impl Boxes {
+    /// The idle time in force for these settings.
+    #[must_use]
+    pub fn idle_in_force(&self, settings: &BoxSettings, account: Option<u64>) -> Duration {
+        Duration::from_secs(settings.idle_seconds.or(account).unwrap_or(self.inner.config.idle_seconds))
+    }
+
+    /// Applies another idle time of an account to the boxes without one of their own.
+    pub fn account_idle_changed(&self, account_id: &str, account: Option<u64>) {
+        for entry in self.of_account(account_id) {
+            let idle = self.idle_in_force(&entry.settings(), account);
+            entry.change_config(|config| config.idle = idle);
+        }
+        self.inner.awake.notify_one();
+    }
+
+    /// Changes the settings of a box: on disk first, then in force.
+    pub async fn change_settings(
+        &self,
+        entry: &Arc<Entry>,
+        account_idle: Option<u64>,
+        change: impl FnOnce(&mut BoxSettings),
+    ) -> Result<(), Error> {
+        // Two changes at once must not undo one another.
+        let _changing = entry.changing.lock().await;
+        let mut record = entry.record();
+        change(&mut record.settings);
+        record.updated_ms = crate::clock::unix_ms();
+        self.inner.db.update_settings(&record).await?;
+        let idle = self.idle_in_force(&record.settings, account_idle);
+        entry.change_config(|config| {
+            config.settings = record.settings;
+            config.updated_ms = record.updated_ms;
+            config.idle = idle;
+        });
+        self.inner.awake.notify_one();
+        Ok(())
+    }
+
+    /// Explains the state of a box. Wakes nothing.
+    #[must_use]
+    pub fn why(&self, entry: &Arc<Entry>) -> Why {
+        let status = entry.status();
+        let mut why = Why {
+            status,
+            awake_because: Vec::new(),
+            freezes_in_seconds: None,
+            waiting_for: Vec::new(),
+            idle_seconds: entry.idle().as_secs(),
+            cpu_percent: None,
+        };
+        match status {
+            BoxStatus::Idle | BoxStatus::Running => self.explain_awake(entry, &mut why),
+            BoxStatus::Paused if entry.alive() => why.waiting_for.push("the next request that needs it".into()),
+            BoxStatus::Paused => {
+                why.waiting_for.push("the next request, which starts it again on its disk".into());
+            }
+            BoxStatus::Creating => why.waiting_for.push("the end of its creation".into()),
+            BoxStatus::Deleted => why.waiting_for.push("the end of its deletion".into()),
+            BoxStatus::Error => why.waiting_for.extend(entry.view().error),
+        }
+        why
+    }
+
+    fn explain_awake(&self, entry: &Arc<Entry>, why: &mut Why) {
+        let counts = entry.activity.counts();
+        let mut count = |number: u32, one: &str, many: &str| match number {
+            0 => {}
+            1 => why.awake_because.push(format!("1 {one}")),
+            n => why.awake_because.push(format!("{n} {many}")),
+        };
+        count(counts.runs, "command is running", "commands are running");
+        count(counts.sessions, "session is open", "sessions are open");
+        count(counts.requests, "request is in progress", "requests are in progress");
+        let cpu_usec = entry.handle().usage().map_or(0, |usage| usage.cpu_usec);
+        let config = &self.inner.config;
+        let observed =
+            entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
+        why.cpu_percent = Some((observed.cpu_percent * 100.0).round() / 100.0);
+        match decide(&observed) {
+            Verdict::KeepAlive => why.awake_because.push("it is a keep-alive box".into()),
+            Verdict::Busy => {}
+            Verdict::CpuInUse => why.awake_because.push(format!(
+                "its programs used {:.1} % of a core in the last {} s (limit {} %)",
+                observed.cpu_percent,
+                entry.idle().as_secs(),
+                config.idle_cpu_percent
+            )),
+            Verdict::Wait(left) => {
+                why.awake_because.push(format!("its last work was {:.0} s ago", observed.quiet.as_secs_f64()));
+                why.freezes_in_seconds = Some((left.as_secs_f64() * 10.0).round() / 10.0);
+            }
+            Verdict::Sleep => why.freezes_in_seconds = Some(0.0),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Command line of `iceboxd`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Overrides};
+use crate::error::Error;
+
+/// The Icebox daemon: boxes over HTTP.
+///
+/// Settings come from defaults, then a TOML file, then these flags. The environment variable ICEBOX_API_KEY becomes the
+/// key of the first account at the first start; without it a key is made and written to <run-dir>/key.
+#[derive(Debug, Parser)]
+#[command(name = "iceboxd", version)]
+pub(super) struct Args {
+    /// Configuration file [default: /etc/icebox/iceboxd.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Database, disks and templates [default: /var/lib/icebox]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Sockets and facts of running boxes [default: /run/icebox]
+    #[arg(long, global = true, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Base images [default: /var/lib/icebox/images]
+    #[arg(long, global = true, value_name = "DIR")]
+    image_dir: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7070]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Serve (the default)
+    Serve,
+    /// Build the base image, with its progress on standard error
+    Image,
+    /// Say what this host has and lacks
+    Check,
+    /// Manage accounts; works while the daemon runs
+    #[command(subcommand)]
+    Account(AccountVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AccountVerb {
+    /// Add an account and print its key, this once
+    Add {
+        /// Its name
+        name: String,
+    },
+    /// List the accounts
+    List,
+}
+
+impl Args {
+    pub(super) fn config(&self) -> Result<Config, Error> {
+        Config::load(&Overrides {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            image_dir: self.image_dir.clone(),
+            listen: self.listen,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_verb() {
+        for line in [["iceboxd", "--data-dir", "/x", "image"], ["iceboxd", "image", "--data-dir", "/x"]] {
+            let args = Args::try_parse_from(line).expect("a good line");
+            assert_eq!(args.data_dir, Some(PathBuf::from("/x")));
+        }
+    }
+}

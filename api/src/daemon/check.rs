@@ -1,0 +1,90 @@
+//! `iceboxd check`: what this host has and lacks, in words.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use icebox_shim::launch::Tools;
+
+use crate::config::Config;
+use crate::error::Error;
+
+/// One finding.
+struct Finding {
+    good: bool,
+    /// Without it no box can be started.
+    needed: bool,
+    text: String,
+}
+
+pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
+    let findings = [root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    for finding in &findings {
+        let mark = match (finding.good, finding.needed) {
+            (true, _) => "ok     ",
+            (false, true) => "MISSING",
+            (false, false) => "warning",
+        };
+        println!("{mark}  {}", finding.text);
+    }
+    let usable = findings.iter().all(|finding| finding.good || !finding.needed);
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn finding(good: bool, needed: bool, text: impl Into<String>) -> Finding {
+    Finding { good, needed, text: text.into() }
+}
+
+fn root() -> Finding {
+    let good = rustix::process::geteuid().is_root();
+    finding(good, true, if good { "running as root" } else { "not running as root: boxes need it" })
+}
+
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).filter_map(|part| part.parse().ok()).collect();
+    // cgroup.kill (5.14), mount_setattr with idmapped ext4 (5.12) and overlay (5.19).
+    let good = matches!(numbers.as_slice(), [major, minor] if (*major, *minor) >= (5, 19));
+    finding(good, true, format!("kernel {release}{}", if good { "" } else { ": 5.19 or newer is needed" }))
+}
+
+/// Which cgroup hierarchies are mounted.
+fn cgroups() -> Finding {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let kinds: Vec<&str> = mounts.lines().filter_map(|line| line.split(" - ").nth(1)?.split(' ').next()).collect();
+    let (v2, v1) = (kinds.contains(&"cgroup2"), kinds.contains(&"cgroup"));
+    match (v2, v1) {
+        (true, false) => finding(true, true, "cgroup v2"),
+        (true, true) => finding(true, true, "cgroup v2 beside v1 controllers (hybrid)"),
+        (false, _) => finding(false, true, "no cgroup v2 hierarchy is mounted: boxes need it for freezing and billing"),
+    }
+}
+
+fn loop_devices() -> Finding {
+    let good = Path::new("/dev/loop-control").exists();
+    finding(good, true, if good { "loop devices" } else { "no /dev/loop-control: load the loop module" })
+}
+
+fn tools() -> Result<Finding, Error> {
+    let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
+    let missing: Vec<String> = [&tools.init, &tools.launch]
+        .iter()
+        .filter(|path| !path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(if missing.is_empty() {
+        finding(true, true, "init and launcher are beside iceboxd")
+    } else {
+        finding(false, true, format!("not found: {} (ICEBOX_LIBEXEC names another directory)", missing.join(", ")))
+    })
+}
+
+fn base_image(config: &Config) -> Result<Finding, Error> {
+    let dir = config.image_dir();
+    let subject = dir.display().to_string();
+    let found =
+        icebox_rootfs::image::find(&dir).map_err(|cause| Error::new("find the base image in", &subject, cause))?;
+    Ok(match found {
+        Some(base) => finding(true, false, format!("base image {}", base.dir.display())),
+        None => finding(false, false, format!("no base image in {subject}: run `iceboxd image` once")),
+    })
+}

@@ -1,0 +1,42 @@
+//! The daemon: arguments, start-up, signals, going down.
+//!
+//! Invariants: one daemon per data directory (the store's lock); boxes outlive it, whatever ends it; it serves only after
+//! every box on disk was brought together with the kernel's truth.
+
+mod account;
+mod args;
+mod check;
+mod facts;
+mod image;
+mod log;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::Error;
+use args::{Args, Verb};
+
+/// Runs `iceboxd` with the arguments of the process.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            // The one place where an error that ends the program is printed.
+            eprintln!("iceboxd: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Error> {
+    let config = args.config()?;
+    match &args.verb {
+        None | Some(Verb::Serve) => serve::run(config),
+        Some(Verb::Image) => image::run(&config),
+        Some(Verb::Check) => check::run(&config),
+        Some(Verb::Account(account)) => account::run(&config, account),
+    }
+}

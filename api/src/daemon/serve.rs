@@ -1,0 +1,157 @@
+//! Serving: from start-up to the end.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use icebox_rootfs::Store;
+use icebox_shim::launch::Tools;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{facts, log};
+use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
+use crate::config::Config;
+use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
+use crate::error::{Cause, Error};
+use crate::http::{self, App, Listening};
+use crate::metrics::Metrics;
+
+/// The key of the first account, at the first start.
+const KEY_ENV: &str = "ICEBOX_API_KEY";
+/// Descriptors that the daemon would like to have.
+const OPEN_FILES_WANTED: u64 = 1_048_576;
+
+/// Why the daemon stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Asked,
+    /// The disk under the database has failed: going on would mean to promise what is not kept.
+    DatabaseFailed,
+}
+
+pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
+    log::start(config.log_json);
+    raise_open_files();
+    // Box inits whose launcher has ended become our children: we hear of their end and reap them.
+    nix::sys::prctl::set_child_subreaper(true).map_err(|cause| Error::new("become the reaper of boxes", "", cause))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::new("start the event loop", "", cause))?;
+    let stop = runtime.block_on(serve(config))?;
+    // Tasks that still read from boxes end here; the boxes do not.
+    runtime.shutdown_background();
+    Ok(if stop == Stop::Asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn serve(config: Config) -> Result<Stop, Error> {
+    let began = Instant::now();
+    let boxes = open(config).await?;
+    boxes.reconcile().await?;
+    let config = boxes.config().clone();
+    tokio::spawn(boxes.clone().watch());
+    tokio::spawn(boxes.clone().expire());
+    tokio::spawn(boxes.clone().prune());
+    let warming = boxes.clone();
+    tokio::spawn(async move { warming.warm_up().await });
+
+    let listening = Listening::bind(config.listen).await?;
+    let address = listening.address;
+    facts::write_facts(&config, address)?;
+    let count = boxes.all().len();
+    tracing::info!(%address, boxes = count, ready_ms = began.elapsed().as_millis(), "serving");
+    tell_service_manager(sd_notify::NotifyState::Ready);
+
+    let stopping = CancellationToken::new();
+    let api = http::api(App::new(boxes.clone()));
+    let metrics = boxes.shared_metrics();
+    let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
+    let stop = until_stopped(boxes.db().commit_failure()).await?;
+    tell_service_manager(sd_notify::NotifyState::Stopping);
+    tracing::info!(?stop, "stopping; boxes go on");
+    stopping.cancel();
+    if serving.await.is_err() {
+        tracing::error!("the server panicked");
+    }
+    facts::remove_facts(&config);
+    boxes.close().await;
+    Ok(stop)
+}
+
+/// Everything that must be there before boxes are looked at.
+async fn open(config: Config) -> Result<Boxes, Error> {
+    facts::make_run_dir(&config)?;
+    let data_dir = config.data_dir.clone();
+    // Takes the lock of the data directory: a second daemon ends here.
+    let store = tokio::task::spawn_blocking(move || Store::open(&data_dir))
+        .await
+        .map_err(|_| Error::new("open the data directory", "", Cause::WorkerEnded))?
+        .map_err(|cause| Error::new("open the data directory", "", cause))?;
+    let data_dir = std::fs::canonicalize(&config.data_dir)
+        .map_err(|cause| Error::new("find", config.data_dir.display().to_string(), cause))?;
+    let config = Config { data_dir, ..config };
+    let db = Db::open(&config.data_dir)?;
+    first_account(&config, &db).await?;
+    let rest = db.uid_bases_at_rest().await?;
+    let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
+    let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
+    Ok(Boxes::new(Parts {
+        config: Arc::new(config),
+        db,
+        store: Arc::new(store),
+        tools,
+        ranges: Arc::new(ranges),
+        metrics: Arc::new(Metrics::default()),
+    }))
+}
+
+/// Sees to it that there is an account, and that root of this machine has a key.
+async fn first_account(config: &Config, db: &Db) -> Result<(), Error> {
+    let wanted = std::env::var(KEY_ENV).ok().filter(|key| !key.is_empty());
+    let connection = Db::connect(&config.data_dir)?;
+    if let Some(key) = ensure_first_account(&connection, wanted.clone())? {
+        tracing::info!("made the first account");
+        return facts::write_key(config, &key.0, wanted.is_none());
+    }
+    if let Some(key) = wanted {
+        let digest = hash_key(key.as_bytes());
+        if db.accounts().await?.iter().any(|account| account.key_sha256 == digest) {
+            return facts::write_key(config, &key, false);
+        }
+        tracing::warn!("{KEY_ENV} is not the key of any account; it counts at the very first start only");
+    }
+    facts::restore_key(config)
+}
+
+/// Waits for a signal, or for the database to fail.
+async fn until_stopped(mut failure: CommitFailure) -> Result<Stop, Error> {
+    let listen = |kind| signal(kind).map_err(|cause| Error::new("listen for signals", "", cause));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok(Stop::Asked),
+        _ = interrupt.recv() => Ok(Stop::Asked),
+        _ = failure.wait_for(|failed| *failed) => Ok(Stop::DatabaseFailed),
+    }
+}
+
+fn tell_service_manager(state: sd_notify::NotifyState<'_>) {
+    // Without a service manager there is nobody to tell.
+    if let Err(cause) = sd_notify::notify(&[state]) {
+        tracing::debug!(%cause, "cannot tell the service manager");
+    }
+}
+
+/// Streams, sockets and pidfds need descriptors: take as many as the hard limit gives.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Some(now.maximum.map_or(OPEN_FILES_WANTED, |most| most.min(OPEN_FILES_WANTED)));
+    if now.current.is_some_and(|current| Some(current) < wanted) {
+        let raised = Rlimit { current: wanted, maximum: now.maximum };
+        if let Err(cause) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%cause, "cannot raise the limit of open files");
+        }
+    }
+}

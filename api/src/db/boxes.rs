@@ -1,0 +1,347 @@
+//! Box records: what was asked for, and the identity of the process that is PID 1 of each box.
+//!
+//! Facts only. Whether a box runs, sleeps or is dead is asked of the kernel.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Db, LogRow, StoredSample, from_sql, to_sql};
+use crate::clock;
+use crate::error::{Cause, Error};
+use crate::wire::BoxSize;
+
+/// What the owner asked for. New keys get a default, so that old records stay readable.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BoxSettings {
+    /// Size class.
+    pub size: BoxSize,
+    /// Never put to sleep.
+    pub keep_alive: bool,
+    /// Deleted by itself.
+    pub ephemeral: bool,
+    /// Runtime that was asked for.
+    pub runtime: Option<String>,
+    /// Command run at each start.
+    pub init_command: Option<String>,
+    /// Environment of every command: the account's at creation, overlaid by the box's own.
+    pub env: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Author name for git.
+    pub git_user_name: Option<String>,
+    /// Author address for git.
+    pub git_user_email: Option<String>,
+    /// Idle time of its own.
+    pub idle_seconds: Option<u64>,
+}
+
+/// State of a record. Boxes in the making have no record yet, only a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxState {
+    /// Usable.
+    Ready,
+    /// Its deletion has begun and will be finished, whatever happens.
+    Deleting,
+}
+
+/// The process that is PID 1 of a box, and the cgroup it lives in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Process id on the host.
+    pub pid: i32,
+    /// Its start time: with the pid and the boot id, unique for ever.
+    pub start_time_ticks: u64,
+    /// Boot of the kernel.
+    pub boot_id: String,
+    /// Inode of the cgroup: the generation of the CPU counter.
+    pub cgroup_inode: u64,
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoxRecord {
+    /// Id.
+    pub id: String,
+    /// Account it belongs to.
+    pub account_id: String,
+    /// Name, unique in the account.
+    pub name: Option<String>,
+    /// State of the record.
+    pub state: BoxState,
+    /// What was asked for.
+    pub settings: BoxSettings,
+    /// First of its 65536 host uids.
+    pub uid_base: u32,
+    /// The last process that was its PID 1.
+    pub incarnation: Option<Incarnation>,
+    /// Unix milliseconds.
+    pub created_ms: i64,
+    /// Unix milliseconds.
+    pub updated_ms: i64,
+    /// Unix milliseconds at which an ephemeral box is deleted.
+    pub expires_ms: Option<i64>,
+}
+
+/// An id and a uid range that a box in the making may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The id.
+    pub box_id: String,
+    /// First host uid.
+    pub uid_base: u32,
+}
+
+/// What the bill still needs of a deleted box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedBox {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
+                       created_ms, updated_ms, expires_ms";
+
+/// A row whose settings may be unreadable: one damaged record must not keep the others from being served.
+fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json::Error>)> {
+    let (settings, damage) = match serde_json::from_str(&row.get::<_, String>(4)?) {
+        Ok(settings) => (settings, None),
+        Err(cause) => (BoxSettings::default(), Some(cause)),
+    };
+    let state: String = row.get(3)?;
+    let incarnation = match (row.get(6)?, row.get::<_, Option<i64>>(7)?, row.get(8)?, row.get::<_, Option<i64>>(9)?) {
+        (Some(pid), Some(start), Some(boot_id), Some(inode)) => {
+            Some(Incarnation { pid, start_time_ticks: from_sql(start), boot_id, cgroup_inode: from_sql(inode) })
+        }
+        _ => None,
+    };
+    let record = BoxRecord {
+        id: row.get(0)?,
+        account_id: row.get(1)?,
+        name: row.get(2)?,
+        state: if state == "deleting" { BoxState::Deleting } else { BoxState::Ready },
+        settings,
+        uid_base: row.get(5)?,
+        incarnation,
+        created_ms: row.get(10)?,
+        updated_ms: row.get(11)?,
+        expires_ms: row.get(12)?,
+    };
+    Ok((record, damage))
+}
+
+fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) -> rusqlite::Result<()> {
+    let incarnation = record.incarnation.as_ref();
+    connection
+        .prepare_cached(
+            "INSERT INTO boxes (id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, \
+             cgroup_inode, created_ms, updated_ms, expires_ms) \
+             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            record.id,
+            record.account_id,
+            record.name,
+            settings,
+            record.uid_base,
+            incarnation.map(|i| i.pid),
+            incarnation.map(|i| to_sql(i.start_time_ticks)),
+            incarnation.map(|i| i.boot_id.as_str()),
+            incarnation.map(|i| to_sql(i.cgroup_inode)),
+            record.created_ms,
+            record.updated_ms,
+            record.expires_ms,
+        ])
+        .map(|_| ())
+}
+
+impl Db {
+    /// Every box that is not deleted, with what is wrong with its record if anything is.
+    pub async fn boxes(&self) -> Result<Vec<(BoxRecord, Option<serde_json::Error>)>, Error> {
+        self.read("read the box records", |connection| {
+            let mut query =
+                connection.prepare_cached(&format!("SELECT {COLUMNS} FROM boxes WHERE state <> 'deleted'"))?;
+            let rows = query.query_map([], read_record)?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Turns a reservation into a box, with its first sample and log entries, in one commit.
+    pub async fn insert_box(&self, record: &BoxRecord, sample: StoredSample, logs: Vec<LogRow>) -> Result<(), Error> {
+        let record = record.clone();
+        let settings = settings_text(&record)?;
+        self.write("record a new box", move |connection| {
+            insert_record(connection, &record, &settings)?;
+            connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&record.id])?;
+            sample.insert(connection)?;
+            logs.iter().try_for_each(|log| log.insert(connection))
+        })
+        .await
+    }
+
+    /// Writes name and settings of a box.
+    pub async fn update_settings(&self, record: &BoxRecord) -> Result<(), Error> {
+        let record = record.clone();
+        let settings = settings_text(&record)?;
+        self.write("change a box record", move |connection| {
+            connection
+                .execute(
+                    "UPDATE boxes SET settings = ?2, updated_ms = ?3 WHERE id = ?1",
+                    params![record.id, settings, record.updated_ms],
+                )
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// Records that a box was started again, with the first sample of its new counter.
+    pub async fn update_incarnation(
+        &self,
+        box_id: &str,
+        uid_base: u32,
+        incarnation: &Incarnation,
+        sample: StoredSample,
+        logs: Vec<LogRow>,
+    ) -> Result<(), Error> {
+        let (box_id, incarnation) = (box_id.to_owned(), incarnation.clone());
+        self.write("record the start of a box", move |connection| {
+            connection.execute(
+                "UPDATE boxes SET uid_base = ?2, pid = ?3, start_time_ticks = ?4, boot_id = ?5, cgroup_inode = ?6 \
+                 WHERE id = ?1",
+                params![
+                    box_id,
+                    uid_base,
+                    incarnation.pid,
+                    to_sql(incarnation.start_time_ticks),
+                    incarnation.boot_id,
+                    to_sql(incarnation.cgroup_inode)
+                ],
+            )?;
+            sample.insert(connection)?;
+            logs.iter().try_for_each(|log| log.insert(connection))
+        })
+        .await
+    }
+
+    /// Marks a box as going away, with its last sample. From here on its deletion is only ever finished.
+    pub async fn begin_delete(&self, box_id: &str, samples: Vec<StoredSample>) -> Result<(), Error> {
+        let box_id = box_id.to_owned();
+        self.write("begin the deletion of a box", move |connection| {
+            connection.execute("UPDATE boxes SET state = 'deleting' WHERE id = ?1 AND state = 'ready'", [&box_id])?;
+            samples.iter().try_for_each(|sample| sample.insert(connection))
+        })
+        .await
+    }
+
+    /// Everything of the box is gone but its bill.
+    pub async fn finish_delete(&self, box_id: &str, uid_base: u32) -> Result<(), Error> {
+        let box_id = box_id.to_owned();
+        self.write("finish the deletion of a box", move |connection| {
+            let now = clock::unix_ms();
+            connection.execute(
+                "UPDATE boxes SET state = 'deleted', deleted_ms = ?2, settings = '{}' WHERE id = ?1",
+                params![box_id, now],
+            )?;
+            connection.execute("DELETE FROM runs WHERE box_id = ?1", [&box_id])?;
+            connection.execute("DELETE FROM logs WHERE box_id = ?1", [&box_id])?;
+            rest_uid_range(connection, uid_base, now)
+        })
+        .await
+    }
+
+    /// Deleted boxes of an account, for the bill.
+    pub async fn deleted_boxes(&self, account: &str) -> Result<Vec<DeletedBox>, Error> {
+        let account = account.to_owned();
+        self.read("read the deleted boxes", move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT id, name FROM boxes WHERE account_id = ?1 AND state = 'deleted' ORDER BY created_ms",
+            )?;
+            let rows = query.query_map([account], |row| Ok(DeletedBox { id: row.get(0)?, name: row.get(1)? }))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Reservations that an earlier life of the daemon has left.
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, Error> {
+        self.read("read the reservations", |connection| {
+            let mut query = connection.prepare_cached("SELECT box_id, uid_base FROM reservations")?;
+            let rows = query.query_map([], |row| Ok(Reservation { box_id: row.get(0)?, uid_base: row.get(1)? }))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Puts reservations on disk, before anything is made in their names. An id that some box has or had is skipped.
+    pub async fn reserve(&self, wanted: Vec<Reservation>) -> Result<Vec<Reservation>, Error> {
+        self.write("reserve box ids", move |connection| {
+            let now = clock::unix_ms();
+            let mut made = Vec::new();
+            for one in wanted {
+                let known = "SELECT 1 FROM boxes WHERE id = ?1 UNION SELECT 1 FROM reservations WHERE box_id = ?1";
+                let taken = connection.prepare_cached(known)?.query_row([&one.box_id], |_| Ok(())).optional()?;
+                if taken.is_none() {
+                    connection.execute(
+                        "INSERT INTO reservations VALUES (?1, ?2, ?3)",
+                        params![one.box_id, one.uid_base, now],
+                    )?;
+                    connection.execute("DELETE FROM uid_rest WHERE uid_base = ?1", [one.uid_base])?;
+                    made.push(one);
+                }
+            }
+            Ok(made)
+        })
+        .await
+    }
+
+    /// Forgets a reservation once nothing is left of what was made for it.
+    pub async fn release(&self, reservation: &Reservation) -> Result<(), Error> {
+        let reservation = reservation.clone();
+        self.write("release a box id", move |connection| {
+            connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&reservation.box_id])?;
+            rest_uid_range(connection, reservation.uid_base, clock::unix_ms())
+        })
+        .await
+    }
+
+    /// Uid ranges in use, by boxes and reservations.
+    pub async fn uid_bases_in_use(&self) -> Result<Vec<u32>, Error> {
+        self.read("read the uid ranges in use", |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT uid_base FROM boxes WHERE state <> 'deleted' UNION SELECT uid_base FROM reservations",
+            )?;
+            let rows = query.query_map([], |row| row.get(0))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Uid ranges at rest, with the time since when, the longest first.
+    pub async fn uid_bases_at_rest(&self) -> Result<Vec<(u32, i64)>, Error> {
+        self.read("read the uid ranges at rest", |connection| {
+            let mut query = connection.prepare_cached("SELECT uid_base, freed_ms FROM uid_rest ORDER BY freed_ms")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })
+        .await
+    }
+}
+
+fn rest_uid_range(connection: &Connection, uid_base: u32, now_ms: i64) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT INTO uid_rest VALUES (?1, ?2) ON CONFLICT DO UPDATE SET freed_ms = excluded.freed_ms",
+            params![uid_base, now_ms],
+        )
+        .map(|_| ())
+}
+
+fn settings_text(record: &BoxRecord) -> Result<String, Error> {
+    serde_json::to_string(&record.settings)
+        .map_err(|cause| Error::new("write the settings of", &record.id, Cause::from(cause)))
+}

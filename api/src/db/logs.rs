@@ -1,0 +1,125 @@
+//! The log of each box, as its owner sees it.
+
+use rusqlite::{Connection, params};
+
+use super::{Db, to_sql};
+use crate::clock;
+use crate::error::Error;
+use crate::text::cut;
+use crate::wire::{LogEntry, LogLevel, LogSource};
+
+/// Entries kept per box; the oldest go first.
+pub(super) const LOGS_PER_BOX_MAX: u64 = 5_000;
+/// Longest message.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// An entry to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    box_id: String,
+    written_ms: i64,
+    level: LogLevel,
+    source: LogSource,
+    message: String,
+}
+
+impl LogRow {
+    /// An entry of now.
+    pub fn new(box_id: &str, level: LogLevel, source: LogSource, message: impl Into<String>) -> Self {
+        let message = cut(message.into(), MESSAGE_BYTES_MAX);
+        Self { box_id: box_id.to_owned(), written_ms: clock::unix_ms(), level, source, message }
+    }
+
+    /// An entry of Icebox itself.
+    pub fn system(box_id: &str, message: impl Into<String>) -> Self {
+        Self::new(box_id, LogLevel::Info, LogSource::System, message)
+    }
+
+    /// Writes it, inside somebody's transaction.
+    pub fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "INSERT INTO logs (box_id, written_ms, level, source, message) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                self.box_id,
+                self.written_ms,
+                level_word(self.level),
+                source_word(self.source),
+                self.message
+            ])
+            .map(|_| ())
+    }
+}
+
+impl Db {
+    /// Writes an entry without waiting.
+    pub fn log(&self, row: LogRow) {
+        self.write_later("write a log entry", move |connection| row.insert(connection), |_| ());
+    }
+
+    /// Entries of a box, oldest first. Without a limit, all that are kept.
+    pub async fn logs(&self, box_id: &str, offset: u64, limit: Option<u64>) -> Result<Vec<LogEntry>, Error> {
+        let box_id = box_id.to_owned();
+        let limit = limit.unwrap_or(LOGS_PER_BOX_MAX).min(LOGS_PER_BOX_MAX);
+        self.read("read the log", move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT written_ms, level, source, message FROM logs WHERE box_id = ?1 ORDER BY id LIMIT ?2 OFFSET ?3",
+            )?;
+            let rows = query.query_map(params![box_id, to_sql(limit), to_sql(offset)], |row| {
+                Ok(LogEntry {
+                    timestamp: row.get::<_, i64>(0)?.div_euclid(1000),
+                    level: parse_level(&row.get::<_, String>(1)?),
+                    source: parse_source(&row.get::<_, String>(2)?),
+                    message: row.get(3)?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Drops the oldest entries of every box that has too many.
+    pub async fn prune_logs(&self) -> Result<usize, Error> {
+        self.write("prune the logs", |connection| {
+            connection.execute(
+                "DELETE FROM logs WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY box_id \
+                 ORDER BY id DESC) AS age FROM logs) WHERE age > ?1)",
+                [to_sql(LOGS_PER_BOX_MAX)],
+            )
+        })
+        .await
+    }
+}
+
+fn level_word(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+        LogLevel::Error => "error",
+    }
+}
+
+fn source_word(source: LogSource) -> &'static str {
+    match source {
+        LogSource::System => "system",
+        LogSource::Agent => "agent",
+        LogSource::User => "user",
+    }
+}
+
+fn parse_level(word: &str) -> LogLevel {
+    match word {
+        "warn" => LogLevel::Warn,
+        "error" => LogLevel::Error,
+        _ => LogLevel::Info,
+    }
+}
+
+fn parse_source(word: &str) -> LogSource {
+    match word {
+        "agent" => LogSource::Agent,
+        "user" => LogSource::User,
+        _ => LogSource::System,
+    }
+}

@@ -1,0 +1,151 @@
+//! The database: records, runs, logs and the ledger in one SQLite file.
+//!
+//! Owns the file `icebox.db`, its schema and every query. Invariants: one thread writes; writes that arrive together
+//! share one commit (WAL, `synchronous=FULL`: a commit is on disk when its caller hears of it); reads go through a small
+//! pool and never wait for the writer. Other modules see functions, not SQL.
+
+mod accounts;
+mod boxes;
+mod logs;
+mod runs;
+mod samples;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Cause, Error};
+
+pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
+pub use boxes::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
+pub use logs::LogRow;
+pub use runs::{FinishedRun, RunRow};
+pub use samples::StoredSample;
+pub use writer::CommitFailure;
+
+use writer::Writer;
+
+/// How long another process (`iceboxd account add`) may hold the write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that read at once.
+const READERS_MAX: usize = 4;
+
+/// The open database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Db {
+    writer: Writer,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    path: Arc<Path>,
+}
+
+impl Db {
+    /// Opens (or makes) the database in `data_dir`, brings its schema up to date and starts the writer.
+    pub fn open(data_dir: &Path) -> Result<Self, Error> {
+        let path = data_dir.join("icebox.db");
+        let subject = path.display().to_string();
+        let failed = |cause: rusqlite::Error| Error::new("open the database", &subject, cause);
+        let mut connection =
+            connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
+        schema::migrate(&mut connection)?;
+        let writer = Writer::start(connection)?;
+        Ok(Self { writer, readers: Arc::default(), path: path.into() })
+    }
+
+    /// A connection of one's own, for a process that only makes one change.
+    pub fn connect(data_dir: &Path) -> Result<Connection, Error> {
+        let path = data_dir.join("icebox.db");
+        let subject = path.display().to_string();
+        let mut connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+            .map_err(|cause| Error::new("open the database", subject, cause))?;
+        schema::migrate(&mut connection)?;
+        Ok(connection)
+    }
+
+    /// Runs `change` in the next commit. When this returns, it is on disk.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.writer.run(operation, change).await
+    }
+
+    /// Hands `change` to the writer and does not wait. `after` is called in the writer's thread once it is on disk.
+    pub fn write_later(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        after: impl FnOnce(bool) + Send + 'static,
+    ) {
+        self.writer.send(operation, change, after);
+    }
+
+    /// Waits until everything handed over so far is on disk, so that a reader sees it. Nothing to wait for is the rule.
+    pub async fn settle(&self) -> Result<(), Error> {
+        if self.writer.is_busy() { self.write("settle", |_| Ok(())).await } else { Ok(()) }
+    }
+
+    /// Writes the last jobs and ends the writer's thread.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+
+    /// Told when a commit has failed: the disk cannot be trusted any more, so the daemon must stop.
+    #[must_use]
+    pub fn commit_failure(&self) -> CommitFailure {
+        self.writer.commit_failure()
+    }
+
+    /// Runs a query on a reading connection.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (readers, path) = (Arc::clone(&self.readers), Arc::clone(&self.path));
+        let failed = move |cause: rusqlite::Error| Error::new(operation, "", cause);
+        let work = tokio::task::spawn_blocking(move || {
+            let idle = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+            };
+            let answer = query(&connection);
+            let mut idle = readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < READERS_MAX {
+                idle.push(connection);
+            }
+            answer
+        });
+        work.await.map_err(|_| Error::new(operation, "", Cause::WorkerEnded))?.map_err(failed)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+    }
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// SQLite integers are signed: larger values do not occur in what we count, and would be capped rather than wrapped.
+fn to_sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Back from [`to_sql`].
+fn from_sql(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

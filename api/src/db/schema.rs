@@ -1,0 +1,136 @@
+//! The schema and its migrations, numbered by `PRAGMA user_version`.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::error::{Cause, Error};
+
+/// One step per version; a step that has been released is never changed.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+const VERSION_1: &str = "
+CREATE TABLE accounts (
+  id           TEXT PRIMARY KEY,
+  name         TEXT NOT NULL UNIQUE,
+  key_sha256   BLOB NOT NULL UNIQUE,
+  idle_seconds INTEGER,
+  created_ms   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE account_env (
+  account_id TEXT NOT NULL REFERENCES accounts(id),
+  name       TEXT NOT NULL,
+  value      TEXT NOT NULL,
+  PRIMARY KEY (account_id, name)
+) STRICT, WITHOUT ROWID;
+
+-- Ids and uid ranges that boxes in the making may use. What a crash leaves of them is removed at the next start.
+CREATE TABLE reservations (
+  box_id     TEXT PRIMARY KEY,
+  uid_base   INTEGER NOT NULL UNIQUE,
+  created_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE boxes (
+  id               TEXT PRIMARY KEY,
+  account_id       TEXT NOT NULL REFERENCES accounts(id),
+  name             TEXT,
+  state            TEXT NOT NULL CHECK (state IN ('ready', 'deleting', 'deleted')),
+  settings         TEXT NOT NULL,
+  uid_base         INTEGER NOT NULL,
+  pid              INTEGER,
+  start_time_ticks INTEGER,
+  boot_id          TEXT,
+  cgroup_inode     INTEGER,
+  created_ms       INTEGER NOT NULL,
+  updated_ms       INTEGER NOT NULL,
+  expires_ms       INTEGER,
+  deleted_ms       INTEGER
+) STRICT;
+CREATE UNIQUE INDEX boxes_name ON boxes (account_id, name) WHERE name IS NOT NULL AND state = 'ready';
+CREATE INDEX boxes_state ON boxes (state);
+
+CREATE TABLE runs (
+  box_id            TEXT NOT NULL REFERENCES boxes(id),
+  number            INTEGER NOT NULL,
+  id                TEXT NOT NULL,
+  status            TEXT NOT NULL,
+  prompt            TEXT NOT NULL,
+  started_ms        INTEGER NOT NULL,
+  ended_ms          INTEGER,
+  exit_code         INTEGER,
+  cpu_ns            INTEGER NOT NULL DEFAULT 0,
+  memory_peak_bytes INTEGER,
+  oom_kills         INTEGER NOT NULL DEFAULT 0,
+  output            TEXT,
+  error_message     TEXT,
+  PRIMARY KEY (box_id, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE logs (
+  id         INTEGER PRIMARY KEY,
+  box_id     TEXT NOT NULL REFERENCES boxes(id),
+  written_ms INTEGER NOT NULL,
+  level      TEXT NOT NULL,
+  source     TEXT NOT NULL,
+  message    TEXT NOT NULL
+) STRICT;
+CREATE INDEX logs_box ON logs (box_id, id);
+
+-- The ledger. Rows are inserted, never changed; only readings that no bill depends on are thinned out later.
+CREATE TABLE samples (
+  box_id        TEXT NOT NULL REFERENCES boxes(id),
+  boot_id       TEXT NOT NULL,
+  cgroup_inode  INTEGER NOT NULL,
+  sequence      INTEGER NOT NULL,
+  wall_ms       INTEGER NOT NULL,
+  boottime_ms   INTEGER NOT NULL,
+  cpu_usec      INTEGER NOT NULL,
+  storage_bytes INTEGER,
+  reason        TEXT NOT NULL,
+  PRIMARY KEY (box_id, boot_id, cgroup_inode, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- When a uid range was given back; ranges rest before they are used again.
+CREATE TABLE uid_rest (
+  uid_base INTEGER PRIMARY KEY,
+  freed_ms INTEGER NOT NULL
+) STRICT;
+";
+
+/// Brings the schema up to date. A database of a newer version is refused, not guessed at.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), Error> {
+    let failed = |cause: rusqlite::Error| Error::new("bring the schema up to date", "", cause);
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    // The version is read again under the write lock: another process may be migrating too.
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let version: u32 = change.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if version > known {
+        return Err(Error::new(
+            "open the database",
+            format!("of version {version}"),
+            Cause::Invalid("it was written by a newer Icebox"),
+        ));
+    }
+    for step in MIGRATIONS.iter().skip(version as usize) {
+        change.execute_batch(step).map_err(failed)?;
+    }
+    if version < known {
+        change.pragma_update(None, "user_version", known).map_err(failed)?;
+    }
+    change.commit().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_twice_is_harmless_and_a_newer_schema_is_refused() {
+        let mut connection = Connection::open_in_memory().expect("a database in memory");
+        migrate(&mut connection).expect("first");
+        migrate(&mut connection).expect("second");
+        connection.pragma_update(None, "user_version", 99).expect("pretend");
+        let refused = migrate(&mut connection).expect_err("a newer schema");
+        assert!(refused.chain().contains("newer Icebox"), "{}", refused.chain());
+    }
+}

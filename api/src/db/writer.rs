@@ -1,0 +1,294 @@
+//! The one thread that writes, and its group commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Cause, Error};
+
+/// Jobs that may wait; beyond this, callers wait.
+const QUEUE_JOBS_MAX: usize = 4096;
+/// Jobs of one commit.
+const GROUP_JOBS_MAX: usize = 512;
+
+/// Becomes `true` once a commit has failed.
+pub type CommitFailure = watch::Receiver<bool>;
+
+/// Runs inside the transaction, or hears why there is none. Returns whether its changes shall stay, and what is to be
+/// called with the fate of the commit.
+type Job = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (bool, Completion) + Send>;
+type Completion = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
+
+enum Message {
+    Job(Job),
+    Close(oneshot::Sender<()>),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Message>,
+    failed: watch::Receiver<bool>,
+    /// Jobs handed over and not yet on disk.
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// Counts a job from its birth to its end, however it ends.
+struct Outstanding(Arc<AtomicUsize>);
+
+impl Outstanding {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection) -> Result<Self, Error> {
+        let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
+        let (fail, failed) = watch::channel(false);
+        std::thread::Builder::new()
+            .name("db-writer".into())
+            .spawn(move || write_loop(&connection, jobs, &fail))
+            .map_err(|cause| Error::new("start the database writer", "", cause))?;
+        Ok(Self { queue, failed, outstanding: Arc::default() })
+    }
+
+    /// Whether something was handed over that is not on disk yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.outstanding.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn commit_failure(&self) -> CommitFailure {
+        self.failed.clone()
+    }
+
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let outstanding = Outstanding::new(&self.outstanding);
+        let job: Job = Box::new(move |connection| {
+            let done = match connection {
+                Ok(connection) => change(connection).map_err(|cause| Error::new(operation, "", cause)),
+                Err(cause) => Err(Error::new(operation, "", Cause::Commit(cause))),
+            };
+            let stays = done.is_ok();
+            let complete: Completion = Box::new(move |committed| {
+                let outcome = match (done, committed) {
+                    (Ok(_), Err(cause)) => Err(Error::new(operation, "", Cause::Commit(cause))),
+                    (done, _) => done,
+                };
+                drop(outstanding);
+                // The caller may have gone away; the change stands.
+                let _ = answer.send(outcome);
+            });
+            (stays, complete)
+        });
+        let ended = || Error::new(operation, "", Cause::WorkerEnded);
+        self.queue.send(Message::Job(job)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    pub(super) fn send(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        after: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let outstanding = Outstanding::new(&self.outstanding);
+        let job: Job = Box::new(move |connection| {
+            let stays = match connection.map(change) {
+                Ok(Ok(())) => true,
+                Ok(Err(cause)) => {
+                    tracing::error!(operation, %cause, "a write was refused by the database");
+                    false
+                }
+                Err(_) => false,
+            };
+            let complete: Completion = Box::new(move |committed| {
+                drop(outstanding);
+                after(stays && committed.is_ok());
+            });
+            (stays, complete)
+        });
+        match self.queue.try_send(Message::Job(job)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                // Rare: the disk is far behind. Wait in a task of its own rather than lose a record.
+                let queue = self.queue.clone();
+                tokio::spawn(async move { queue.send(message).await.is_ok() });
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                tracing::warn!(operation, "a write came after the database was closed");
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.queue.send(Message::Close(done)).await.is_ok() {
+            // An error means that the thread has ended already, which is what is wanted.
+            let _ = ended.await;
+        }
+    }
+}
+
+fn write_loop(connection: &Connection, mut jobs: mpsc::Receiver<Message>, fail: &watch::Sender<bool>) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Some(first) = jobs.blocking_recv() else { break };
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Job(job) => group.push(job),
+                Message::Close(done) => {
+                    closing = Some(done);
+                    jobs.close();
+                }
+            }
+            next = if group.len() < GROUP_JOBS_MAX { jobs.try_recv().ok() } else { None };
+        }
+        if !group.is_empty() {
+            commit_group(connection, group, fail);
+        }
+    }
+    // After `close` the queue still holds what was sent before it.
+    while let Some(message) = jobs.blocking_recv() {
+        if let Message::Job(job) = message {
+            commit_group(connection, vec![job], fail);
+        }
+    }
+    if let Some(done) = closing {
+        // Nobody may be waiting any more.
+        let _ = done.send(());
+    }
+}
+
+/// Runs a group of jobs in one transaction. Each job has its own savepoint, so that one that fails undoes only itself.
+fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<bool>) {
+    if let Err(cause) = connection.execute_batch("BEGIN IMMEDIATE") {
+        return refuse_group(group, cause, fail);
+    }
+    let mut completions = Vec::with_capacity(group.len());
+    for job in group {
+        completions.push(run_in_savepoint(connection, job));
+    }
+    let committed = connection.execute_batch("COMMIT").map_err(Arc::new);
+    if let Err(cause) = &committed {
+        tracing::error!(%cause, "a commit failed: the database cannot be trusted any more");
+        // Leaves no transaction open; a failure changes nothing now.
+        let _ = connection.execute_batch("ROLLBACK");
+        fail.send_replace(true);
+    }
+    for complete in completions {
+        complete(committed.clone());
+    }
+}
+
+/// The transaction could not even begin (disk error, or another process holds the lock far too long): every job fails.
+fn refuse_group(group: Vec<Job>, cause: rusqlite::Error, fail: &watch::Sender<bool>) {
+    let busy = matches!(cause.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    tracing::error!(%cause, jobs = group.len(), "cannot begin a transaction");
+    let cause = Arc::new(cause);
+    for job in group {
+        let (_, complete) = job(Err(Arc::clone(&cause)));
+        complete(Err(Arc::clone(&cause)));
+    }
+    if !busy {
+        fail.send_replace(true);
+    }
+}
+
+/// Runs one job; if it returns an error or panics, what it did is undone.
+fn run_in_savepoint(connection: &Connection, job: Job) -> Completion {
+    let refused: Completion = Box::new(|_| ());
+    if connection.execute_batch("SAVEPOINT job").is_err() {
+        // Dropping the job tells its caller that the worker failed.
+        return refused;
+    }
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(Ok(connection))));
+    let stays = matches!(outcome, Ok((true, _)));
+    let end = if stays { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    if let Err(cause) = connection.execute_batch(end) {
+        tracing::error!(%cause, "cannot end a savepoint");
+    }
+    match outcome {
+        Ok((_, complete)) => complete,
+        Err(_) => {
+            tracing::error!("a database job panicked");
+            refused
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> Writer {
+        let connection = Connection::open_in_memory().expect("a database in memory");
+        connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE) STRICT").expect("a table");
+        Writer::start(connection).expect("a thread")
+    }
+
+    async fn count(writer: &Writer) -> i64 {
+        writer.run("count", |c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).await.expect("a count")
+    }
+
+    #[tokio::test]
+    async fn a_failed_job_undoes_only_itself() {
+        let writer = writer();
+        let good = writer.run("insert", |c| c.execute("INSERT INTO t VALUES (1)", []));
+        let bad = writer.run("insert two", |c| {
+            c.execute("INSERT INTO t VALUES (2)", [])?;
+            c.execute("INSERT INTO t VALUES (1)", [])
+        });
+        let (good, bad) = tokio::join!(good, bad);
+        assert_eq!(good.expect("the first"), 1);
+        assert!(bad.expect_err("a duplicate").chain().contains("UNIQUE"));
+        assert_eq!(count(&writer).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_job_neither_ends_the_writer_nor_leaves_anything() {
+        let writer = writer();
+        let outcome = writer
+            .run("panic", |c| -> rusqlite::Result<()> {
+                c.execute("INSERT INTO t VALUES (1)", [])?;
+                panic!("on purpose");
+            })
+            .await;
+        assert!(outcome.is_err());
+        assert_eq!(count(&writer).await, 0);
+    }
+
+    #[tokio::test]
+    async fn jobs_sent_before_the_close_are_done() {
+        let writer = writer();
+        let done = Arc::new(AtomicUsize::new(0));
+        for n in 0..100 {
+            let done = Arc::clone(&done);
+            writer.send(
+                "insert",
+                move |c| c.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()),
+                move |ok| {
+                    done.fetch_add(usize::from(ok), Ordering::SeqCst);
+                },
+            );
+        }
+        writer.close().await;
+        assert_eq!(done.load(Ordering::SeqCst), 100);
+        assert!(writer.run("late", |_| Ok(())).await.is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! Endpoints 30 to 33: commands and code, answered at their end or as a stream.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use tokio::sync::oneshot;
+
+use super::App;
+use super::found::TheBox;
+use super::gate::Gate;
+use super::reply::Json;
+use super::stream_body::StreamBody;
+use crate::refusal::Refusal;
+use crate::runs::{self, Command, Outcome};
+use crate::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
+
+/// A command that takes longer gets its status line and headers now, and blanks until it ends: one of the public clients
+/// gives up after 300 s without a byte, and blanks before JSON mean nothing.
+const HEAD_AFTER: Duration = Duration::from_secs(10);
+/// Time between two blanks.
+const BLANK_EVERY: Duration = Duration::from_secs(20);
+
+/// Runs a command and answers when it has ended. A command that fails is no error of the request.
+#[utoipa::path(post, path = "/v2/box/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn exec(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<ExecBody>,
+) -> Result<Response, Refusal> {
+    let command = Command::exec(body.command, body.folder.as_deref())?;
+    run_to_end(&app, &found, &command).await
+}
+
+/// Runs code and answers when it has ended.
+#[utoipa::path(post, path = "/v2/box/{id}/code", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn code(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<CodeBody>,
+) -> Result<Response, Refusal> {
+    run_to_end(&app, &found, &runs::code_command(body)?).await
+}
+
+/// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
+/// When the client goes away, the command goes on.
+#[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn exec_stream(
+    State(app): State<App>,
+    gate: Option<Extension<Gate>>,
+    found: TheBox,
+    Json(body): Json<ExecBody>,
+) -> Result<Response, Refusal> {
+    let command = Command::exec(body.command, body.folder.as_deref())?;
+    run_as_stream(&app, &found, &command, gate).await
+}
+
+/// Runs code; its output comes as it is written.
+#[utoipa::path(post, path = "/v2/box/{id}/code-stream", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn code_stream(
+    State(app): State<App>,
+    gate: Option<Extension<Gate>>,
+    found: TheBox,
+    Json(body): Json<CodeBody>,
+) -> Result<Response, Refusal> {
+    run_as_stream(&app, &found, &runs::code_command(body)?, gate).await
+}
+
+async fn run_as_stream(
+    app: &App,
+    found: &TheBox,
+    command: &Command,
+    gate: Option<Extension<Gate>>,
+) -> Result<Response, Refusal> {
+    let awake = found.awake(app).await?;
+    let items = runs::stream(&app.boxes, &awake, command).await?;
+    let body = StreamBody::new(items, gate.map(|Extension(gate)| gate)).into_body();
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        // For proxies in front of us: what is buffered comes late, or cut in the wrong place.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, body).into_response())
+}
+
+async fn run_to_end(app: &App, found: &TheBox, command: &Command) -> Result<Response, Refusal> {
+    let awake = found.awake(app).await?;
+    let timeout_ms = command.timeout_ms;
+    let mut ended = runs::collect(&app.boxes, &awake, command).await?;
+    match tokio::time::timeout(HEAD_AFTER, &mut ended).await {
+        Ok(Ok(outcome)) => Ok(axum::Json(result(outcome, timeout_ms)).into_response()),
+        Ok(Err(_)) => Err(Refusal::Unavailable("the output of the command could not be read to its end".into())),
+        Err(_) => Ok(dribble(ended, timeout_ms)),
+    }
+}
+
+/// What both streams of a finished command come to.
+fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
+    let mut error = text_of(outcome.stderr);
+    if outcome.finished.timed_out {
+        if !error.is_empty() && !error.ends_with('\n') {
+            error.push('\n');
+        }
+        let limit = timeout_ms.map_or_else(String::new, |ms| format!(" of {ms} ms"));
+        error.push_str(&format!("the time limit{limit} is over"));
+    }
+    ExecResult {
+        exit_code: outcome.finished.exit_code,
+        output: text_of(outcome.stdout),
+        error,
+        truncated: outcome.truncated,
+        cpu_ns: outcome.finished.cpu_ns,
+    }
+}
+
+fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned())
+}
+
+/// An answer that begins now and ends with the command.
+fn dribble(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Response {
+    let pieces = stream::unfold((Some(ended), Duration::ZERO), move |(ended, wait)| async move {
+        let mut ended = ended?;
+        let piece = match tokio::time::timeout(wait, &mut ended).await {
+            Err(_) => {
+                return Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), (Some(ended), BLANK_EVERY)));
+            }
+            Ok(Ok(outcome)) => serde_json::to_vec(&result(outcome, timeout_ms)),
+            // The status is sent already: the client learns of it by the exit code and the text.
+            Ok(Err(_)) => serde_json::to_vec(&ExecResult {
+                exit_code: 1,
+                output: String::new(),
+                error: "the output of the command could not be read to its end".into(),
+                truncated: false,
+                cpu_ns: 0,
+            }),
+        };
+        Some((Ok(Bytes::from(piece.unwrap_or_default())), (None, BLANK_EVERY)))
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::Finished;
+    use crate::wire::RunState;
+
+    fn outcome(timed_out: bool, stderr: &str) -> Outcome {
+        let finished = Finished {
+            exit_code: if timed_out { 137 } else { 0 },
+            state: RunState::Completed,
+            cpu_ns: 5,
+            error_message: None,
+            timed_out,
+            lost: false,
+        };
+        Outcome { finished, stdout: b"out\xff".to_vec(), stderr: stderr.as_bytes().to_vec(), truncated: false }
+    }
+
+    #[test]
+    fn error_is_stderr_and_absent_when_that_is_empty() {
+        let json = serde_json::to_value(result(outcome(false, ""), None)).expect("json");
+        assert_eq!(json, serde_json::json!({"exit_code": 0, "output": "out\u{fffd}", "cpu_ns": 5}));
+        assert_eq!(result(outcome(false, "warning\n"), None).error, "warning\n");
+    }
+
+    #[test]
+    fn a_timeout_is_said_in_error_beside_a_non_zero_code() {
+        let said = result(outcome(true, "x"), Some(50));
+        assert_eq!((said.exit_code, said.error.as_str()), (137, "x\nthe time limit of 50 ms is over"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_command_is_answered_with_blanks_and_then_json() {
+        let (send, receive) = oneshot::channel();
+        let body = dribble(receive, None).into_body();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            send.send(outcome(false, "")).expect("somebody waits");
+        });
+        let bytes = axum::body::to_bytes(body, 1000).await.expect("a body");
+        let text = std::str::from_utf8(&bytes).expect("text");
+        assert_eq!(text.len() - text.trim_start().len(), 3, "{text:?}");
+        assert!(serde_json::from_str::<ExecResult>(text).is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! The HTTP API.
+//!
+//! Owns: routes, extractors, bodies and errors of the wire contract, and the server that carries them. Invariants: every
+//! error has the one shape `{"error": "…"}`; the key is checked before anything else is looked at; a box is looked up
+//! among the caller's own and is unknown otherwise; nothing is ever redirected. Leaves out: every decision about boxes
+//! (`boxes`) and runs (`runs`).
+
+mod account;
+mod auth;
+mod boxes;
+mod create;
+mod exec;
+mod files;
+mod found;
+mod gate;
+mod later;
+mod lifecycle;
+mod own;
+mod reply;
+mod routes;
+mod server;
+mod session;
+mod settings;
+mod stream_body;
+mod system;
+mod upload;
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::boxes::Boxes;
+use auth::Accounts;
+
+pub use routes::{Api, api, openapi};
+pub use server::{Listening, serve};
+
+/// Memory that large bodies may take together, counted in KiB.
+const BODIES_KIB_MAX: usize = 512 * 1024;
+
+/// What handlers share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The boxes.
+    pub boxes: Boxes,
+    accounts: Arc<Accounts>,
+    requests: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+}
+
+impl App {
+    /// The shared state of a server of these boxes.
+    #[must_use]
+    pub fn new(boxes: Boxes) -> Self {
+        let accounts = Arc::new(Accounts::new(boxes.db().clone()));
+        let requests = Arc::new(Semaphore::new(boxes.config().requests_max as usize));
+        Self { boxes, accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
+    }
+
+    /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.
+    async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        // Once as it came, once as it goes on.
+        let kib = (bytes / 1024 * 2).clamp(1, BODIES_KIB_MAX);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        Arc::clone(&self.bodies).acquire_many_owned(kib).await.ok()
+    }
+}

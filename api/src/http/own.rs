@@ -1,0 +1,88 @@
+//! Our own name space `/v1`: bills, what keeps a box awake, a look inside.
+
+use axum::extract::State;
+
+use super::App;
+use super::auth::Caller;
+use super::found::TheBox;
+use super::reply::{Answer, Json};
+use crate::config::check_idle_seconds;
+use crate::error::{Cause, Error};
+use crate::refusal::Refusal;
+use crate::wire::{AccountUsage, BoxBill, ErrorBody, IdleAnswer, IdleChange, Top, Why};
+
+/// The bill of the account, deleted boxes included.
+#[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
+pub(super) async fn account_usage(State(app): State<App>, Caller(account): Caller) -> Answer<AccountUsage> {
+    Ok(axum::Json(app.boxes.account_usage(&account).await?))
+}
+
+/// The bill of a box. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/usage", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxBill), (status = 404, body = ErrorBody)))]
+pub(super) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
+    Ok(axum::Json(app.boxes.bill_of(&found.entry).await?))
+}
+
+/// What keeps the box awake, or what it waits for. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/why", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Why), (status = 404, body = ErrorBody)))]
+pub(super) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
+    Ok(axum::Json(app.boxes.why(&found.entry)))
+}
+
+/// Sets the idle time of a box; `null` returns to the account's.
+#[utoipa::path(put, path = "/v1/boxes/{id}/idle", tag = "own", params(("id" = String, Path)), request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
+pub(super) async fn box_idle(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<IdleChange>,
+) -> Answer<IdleAnswer> {
+    check(&body)?;
+    let change = |settings: &mut crate::db::BoxSettings| settings.idle_seconds = body.idle_seconds;
+    app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
+    Ok(axum::Json(IdleAnswer { idle_seconds: found.entry.idle().as_secs() }))
+}
+
+/// Sets the idle time of the account's boxes; `null` returns to the server's. Boxes with one of their own keep it.
+#[utoipa::path(put, path = "/v1/account/idle", tag = "own", request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
+pub(super) async fn account_idle(
+    State(app): State<App>,
+    Caller(account): Caller,
+    Json(body): Json<IdleChange>,
+) -> Answer<IdleAnswer> {
+    check(&body)?;
+    app.boxes.db().set_account_idle(&account.id, body.idle_seconds).await?;
+    app.accounts.changed();
+    app.boxes.account_idle_changed(&account.id, body.idle_seconds);
+    let idle_seconds = body.idle_seconds.unwrap_or(app.boxes.config().idle_seconds);
+    Ok(axum::Json(IdleAnswer { idle_seconds }))
+}
+
+fn check(body: &IdleChange) -> Result<(), Refusal> {
+    body.idle_seconds.map_or(Ok(()), |seconds| check_idle_seconds(seconds).map_err(Refusal::Invalid))
+}
+
+/// What the box uses now. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/top", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Top), (status = 404, body = ErrorBody)))]
+pub(super) async fn top(found: TheBox) -> Answer<Top> {
+    let handle = found.entry.handle();
+    let frozen = found.entry.frozen();
+    // A box without processes uses nothing.
+    let usage = match handle.usage() {
+        Ok(usage) => usage,
+        Err(error) if error.kind() == icebox_shim::ErrorKind::NotFound => Default::default(),
+        Err(error) => {
+            return Err(Refusal::Failed(Error::new("look into the box", &found.entry.id, Cause::Shim(error))));
+        }
+    };
+    Ok(axum::Json(Top {
+        cpu_usec: usage.cpu_usec,
+        user_usec: usage.user_usec,
+        system_usec: usage.system_usec,
+        memory_current: usage.memory_current,
+        memory_peak: usage.memory_peak,
+        oom_kills: usage.oom_kills,
+        pids: usage.pids,
+        frozen,
+        processes: None,
+    }))
+}

@@ -1,0 +1,179 @@
+//! All routes, their description, and what surrounds every handler.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::later::LATER;
+use super::{App, account, auth, boxes, create, exec, files, lifecycle, own, reply, session, settings, system, upload};
+
+/// The whole API as a service.
+#[derive(Debug, Clone)]
+pub struct Api {
+    router: Router,
+}
+
+#[derive(Debug, OpenApi)]
+#[openapi(info(
+    title = "Icebox",
+    description = "Isolated Linux boxes that live, sleep and wake, billed for the CPU they use. `/v2` follows the wire \
+                   contract of the public box clients, `/v1` is our own. Endpoints of the contract that are not described \
+                   here answer 501."
+))]
+struct Description;
+
+fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(create::create, boxes::list, boxes::delete_many))
+        .routes(routes!(boxes::get, boxes::delete))
+        .routes(routes!(account::get_env, account::replace_env))
+        .routes(routes!(account::set_env, account::remove_env))
+        .routes(routes!(lifecycle::status))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(lifecycle::get_startup, lifecycle::set_startup, lifecycle::remove_startup))
+        .routes(routes!(lifecycle::logs))
+        .routes(routes!(lifecycle::list_runs))
+        .routes(routes!(lifecycle::cancel))
+        .routes(routes!(settings::network_policy))
+        .routes(routes!(settings::add_label))
+        .routes(routes!(settings::remove_label))
+        .routes(routes!(settings::git_config))
+        .routes(routes!(settings::config_git))
+        .routes(routes!(exec::exec))
+        .routes(routes!(exec::code))
+        .routes(routes!(exec::exec_stream))
+        .routes(routes!(exec::code_stream))
+        .routes(routes!(session::exec_session))
+        .routes(routes!(files::read))
+        .routes(routes!(files::write))
+        .routes(routes!(files::list))
+        .routes(routes!(files::download))
+        .routes(routes!(files::stat))
+        .routes(routes!(files::mkdir))
+        .routes(routes!(files::rename))
+        .routes(routes!(files::remove))
+        .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
+        .routes(routes!(own::account_usage))
+        .routes(routes!(own::box_usage))
+        .routes(routes!(own::why))
+        .routes(routes!(own::box_idle))
+        .routes(routes!(own::account_idle))
+        .routes(routes!(own::top))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::metrics))
+        .split_for_parts()
+}
+
+/// The description of the API, from its code.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, mut description) = documented();
+    let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Box-Api-Key")));
+    description.components.get_or_insert_default().security_schemes.insert("key".to_owned(), key.into());
+    description.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("key", [])]);
+    description
+}
+
+/// All routes of a server.
+#[must_use]
+pub fn api(app: App) -> Api {
+    let (mut router, _) = documented();
+    for later in &LATER {
+        router = router.route(later.path, later.route());
+    }
+    // Computed once: it does not change while the daemon runs.
+    let description = openapi();
+    router = router.route("/openapi.json", axum::routing::get(move || async move { axum::Json(description) }));
+    let router = router
+        .fallback(|| async { reply::error(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not have this method")
+        })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app.clone(), admit))
+        .layer(cors(&app.boxes.config().cors_origins))
+        .with_state(app);
+    Api { router }
+}
+
+impl Api {
+    /// Answers one request.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        use tower::ServiceExt;
+        if let Some(uri) = collapsed(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// The address without doubled slashes and without one at the end: clients join base address and path carelessly.
+fn collapsed(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    if !path.contains("//") && (path == "/" || !path.ends_with('/')) {
+        return None;
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    format!("/{}{query}", parts.join("/")).parse().ok()
+}
+
+/// Turns requests away when too many are in progress, and counts those that are answered.
+async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    // Who looks after the daemon gets in when it is busy.
+    let _admitted = if matches!(route.as_str(), "/healthz" | "/metrics") {
+        None
+    } else {
+        match app.requests.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                let busy = crate::refusal::Refusal::Unavailable("too many requests are in progress; try again".into());
+                return axum::response::IntoResponse::into_response(busy);
+            }
+        }
+    };
+    let response = next.run(request).await;
+    app.boxes.metrics().request(&route, response.status().as_u16(), began.elapsed());
+    response
+}
+
+fn panicked(_cause: Box<dyn Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the log of iceboxd has the details")
+}
+
+/// Lets web pages of these origins use the API. The key is a header, there are no cookies: nothing is sent unasked.
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let telemetry = ["upstash-telemetry-sdk", "upstash-telemetry-runtime", "upstash-telemetry-platform"];
+    let headers = [HeaderName::from_static(auth::KEY_HEADER), header::CONTENT_TYPE]
+        .into_iter()
+        .chain(telemetry.map(HeaderName::from_static));
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_headers(headers.collect::<Vec<_>>())
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+}
+
+#[cfg(test)]
+mod tests;

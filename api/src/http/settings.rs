@@ -1,0 +1,84 @@
+//! Endpoints 23 and 26 to 29: network policy, labels, git's identity.
+
+use axum::extract::{Path, State};
+
+use super::App;
+use super::create::{check_git_identity, check_policy};
+use super::found::TheBox;
+use super::reply::{Answer, Json, done};
+use crate::ids;
+use crate::refusal::Refusal;
+use crate::runs;
+use crate::wire::{AddLabel, BoxStatus, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
+
+/// Sets the network policy. Only `deny-all` exists in this version.
+#[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
+pub(super) async fn network_policy(_found: TheBox, Json(body): Json<NetworkPolicy>) -> Answer<Empty> {
+    check_policy(&body)?;
+    done()
+}
+
+/// Adds a label.
+#[utoipa::path(post, path = "/v2/box/{id}/config/labels", tag = "settings", params(("id" = String, Path)), request_body = AddLabel, responses((status = 200, body = Labels), (status = 400, body = ErrorBody)))]
+pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<AddLabel>) -> Answer<Labels> {
+    ids::check_label(&body.label).map_err(Refusal::Invalid)?;
+    let full = found.entry.settings().labels;
+    if !full.contains(&body.label) && full.len() >= ids::LABELS_MAX {
+        return Err(Refusal::Invalid(format!("a box has at most {} labels", ids::LABELS_MAX)));
+    }
+    let change = |settings: &mut crate::db::BoxSettings| {
+        if !settings.labels.contains(&body.label) && settings.labels.len() < ids::LABELS_MAX {
+            settings.labels.push(body.label);
+        }
+    };
+    app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
+    Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
+}
+
+/// Removes a label. One that is not there is fine.
+#[utoipa::path(delete, path = "/v2/box/{id}/config/labels/{label}", tag = "settings", params(("id" = String, Path), ("label" = String, Path)), responses((status = 200, body = Labels)))]
+pub(super) async fn remove_label(
+    State(app): State<App>,
+    found: TheBox,
+    Path(path): Path<(String, String)>,
+) -> Answer<Labels> {
+    let change = |settings: &mut crate::db::BoxSettings| settings.labels.retain(|known| *known != path.1);
+    app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
+    Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
+}
+
+/// Sets git's identity in the box. What is unset keeps its value.
+#[utoipa::path(put, path = "/v2/box/{id}/git-config", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
+pub(super) async fn git_config(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<GitConfigChange>,
+) -> Answer<GitConfig> {
+    change_git_config(&app, &found, body).await
+}
+
+/// The same under the path that newer clients use.
+#[utoipa::path(put, path = "/v2/box/{id}/config/git", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
+pub(super) async fn config_git(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<GitConfigChange>,
+) -> Answer<GitConfig> {
+    change_git_config(&app, &found, body).await
+}
+
+async fn change_git_config(app: &App, found: &TheBox, body: GitConfigChange) -> Answer<GitConfig> {
+    let (name, email) = (check_git_identity(body.git_user_name)?, check_git_identity(body.git_user_email)?);
+    if found.entry.status() == BoxStatus::Error {
+        return Err(Refusal::Unavailable("the box cannot be used; its log says why".into()));
+    }
+    // Acts on the box at once, a sleeping one is woken for it.
+    let awake = found.awake(app).await?;
+    let change = |settings: &mut crate::db::BoxSettings| {
+        settings.git_user_name = name.or(settings.git_user_name.take());
+        settings.git_user_email = email.or(settings.git_user_email.take());
+    };
+    app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
+    runs::apply_git_config(&app.boxes, &awake).await?;
+    Ok(axum::Json(runs::git_config_of(&found.entry)))
+}

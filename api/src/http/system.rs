@@ -1,0 +1,62 @@
+//! What belongs to no account: health, metrics, the description of the API.
+
+use std::net::SocketAddr;
+
+use axum::Extension;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::auth::Caller;
+use crate::error::{Cause, Error};
+use crate::refusal::Refusal;
+use crate::wire::BoxStatus;
+
+/// Who is at the other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub SocketAddr);
+
+/// Answer of the health check.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct Health {
+    /// Always `ok`: a daemon that cannot serve does not answer.
+    status: &'static str,
+    /// Version of Icebox.
+    version: &'static str,
+}
+
+/// Whether the daemon serves. Needs no key.
+#[utoipa::path(get, path = "/healthz", tag = "system", responses((status = 200, body = Health)), security(()))]
+pub(super) async fn healthz() -> axum::Json<Health> {
+    axum::Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
+}
+
+/// Counters for Prometheus. Needs no key from this machine's loopback interface, and any key from elsewhere.
+#[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let local = peer.is_some_and(|Extension(Peer(address))| address.ip().is_loopback());
+    if !local {
+        let (mut parts, _) = request.into_parts();
+        Caller::from_request_parts(&mut parts, &app).await?;
+    }
+    let boxes = app.boxes.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        let all = [BoxStatus::Creating, BoxStatus::Idle, BoxStatus::Running, BoxStatus::Paused, BoxStatus::Error];
+        let mut counts = all.map(|status| (status.as_str(), 0));
+        for status in boxes.all().iter().map(|entry| entry.status().as_str()) {
+            if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == status) {
+                *count += 1;
+            }
+        }
+        counts
+    });
+    let counts = counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
+    let text = app.boxes.metrics().text(&counts);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

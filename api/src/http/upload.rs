@@ -1,0 +1,104 @@
+//! Endpoint 40: uploads.
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, Multipart, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{StatusCode, header};
+
+use super::App;
+use super::files::FILE_BYTES_MAX;
+use super::found::TheBox;
+use super::reply::{Answer, done, read_body};
+use crate::boxes::Awake;
+use crate::refusal::Refusal;
+use crate::runs::resolve_path;
+use crate::wire::{Empty, ErrorBody};
+
+/// Files of one upload.
+const FILES_MAX: usize = 1000;
+/// Longest upload: 100 MiB of files, and what multipart puts around them.
+pub(super) const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
+/// Longest path.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Uploads files: fields `paths` (absolute destination) and parts `files`, paired by order; one client sends all paths
+/// first, another path and file in turn. The file name of a part means nothing.
+#[utoipa::path(post, path = "/v2/box/{id}/files/upload", tag = "files", params(("id" = String, Path)), request_body(content_type = "multipart/form-data", description = "Pairs of `paths` and `files`"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
+pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
+    let is_form = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/form-data"));
+    if !is_form {
+        return empty_form(request.into_body()).await;
+    }
+    let form = Multipart::from_request(request, &app).await;
+    let mut form = form.map_err(|cause| Refusal::Invalid(format!("invalid form: {}", cause.body_text())))?;
+    let awake = found.awake(&app).await?;
+    let mut paths: VecDeque<String> = VecDeque::new();
+    let mut files = 0;
+    while let Some(field) = form.next_field().await.map_err(|cause| refuse(&cause))? {
+        match field.name() {
+            Some("paths") => paths.push_back(read_path(field).await?),
+            Some("files") => {
+                files += 1;
+                let path = paths.pop_front().ok_or_else(|| {
+                    Refusal::Invalid("each part `files` must come after the field `paths` that belongs to it".into())
+                })?;
+                write_file(&awake, &path, field).await?;
+            }
+            _ => {}
+        }
+        if files > FILES_MAX || paths.len() > FILES_MAX {
+            return Err(Refusal::Invalid(format!("one upload has at most {FILES_MAX} files")));
+        }
+    }
+    if !paths.is_empty() {
+        return Err(Refusal::Invalid("there are more `paths` than `files`".into()));
+    }
+    done()
+}
+
+/// The limit that replaces the framework's own for this route.
+pub(super) fn limit() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(UPLOAD_BYTES_MAX)
+}
+
+/// A client without files sends an empty form of another type.
+async fn empty_form(body: Body) -> Answer<Empty> {
+    match read_body(body, PATH_BYTES_MAX).await {
+        Ok(bytes) if bytes.is_empty() => done(),
+        _ => Err(Refusal::Invalid("an upload must be multipart/form-data".into())),
+    }
+}
+
+async fn read_path(mut field: Field<'_>) -> Result<String, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(|cause| refuse(&cause))? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > PATH_BYTES_MAX {
+            return Err(Refusal::Invalid(format!("a path must have at most {PATH_BYTES_MAX} bytes")));
+        }
+    }
+    let path = String::from_utf8(bytes).map_err(|_| Refusal::Invalid("a path must be UTF-8".into()))?;
+    resolve_path(&path)
+}
+
+/// Streams a part into its file. An upload that breaks off leaves nothing.
+async fn write_file(awake: &Awake, path: &str, mut field: Field<'_>) -> Result<(), Refusal> {
+    let mut file = awake.entry.handle().file_write(path).await?;
+    while let Some(piece) = field.chunk().await.map_err(|cause| refuse(&cause))? {
+        file.write(&piece).await?;
+    }
+    file.finish().await.map_err(Refusal::from)
+}
+
+fn refuse(cause: &MultipartError) -> Refusal {
+    if cause.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return Refusal::TooLarge(format!("an upload must have at most {FILE_BYTES_MAX} bytes"));
+    }
+    Refusal::Invalid(format!("invalid form: {}", cause.body_text()))
+}

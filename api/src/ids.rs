@@ -1,0 +1,280 @@
+//! Identifiers and names: how they are made and what is accepted from outside.
+//!
+//! Invariants: a box id is a DNS label (it becomes a host name, a file name and a cgroup name), is made here and never
+//! taken from a client; every id or name that arrives is checked before it is used for a look-up.
+
+use rand::Rng;
+use rand::seq::IndexedRandom;
+
+/// Longest id or name that is looked up.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Longest label.
+pub const LABEL_CHARS_MAX: usize = 20;
+/// Labels of one box.
+pub const LABELS_MAX: usize = 5;
+/// Longest name of an environment variable.
+pub const ENV_NAME_BYTES_MAX: usize = 256;
+/// Longest value of an environment variable: below the kernel's limit for one string (128 KiB).
+pub const ENV_VALUE_BYTES_MAX: usize = 96 * 1024;
+/// Environment variables of one box or account.
+pub const ENV_VARS_MAX: usize = 256;
+
+/// Variables that decide what a program loads or runs; the owner of a box may not set them.
+pub const ENV_BLOCKED: [&str; 5] = ["PATH", "HOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "NODE_OPTIONS"];
+
+/// Names that would hide a route of the same level.
+const RESERVED: [&str; 10] = [
+    "from-snapshot",
+    "snapshots",
+    "settings",
+    "logs",
+    "apikey",
+    "apikeys",
+    "agent-credentials",
+    "github",
+    "schedules",
+    "usage",
+];
+
+const ADJECTIVES: [&str; 64] = [
+    "able", "amber", "bold", "brave", "brisk", "calm", "clear", "clever", "cool", "cosy", "crisp", "deep", "eager",
+    "early", "easy", "even", "fair", "fast", "fine", "firm", "fresh", "gentle", "glad", "good", "grand", "green",
+    "happy", "hardy", "icy", "just", "keen", "kind", "late", "light", "lively", "lucky", "mellow", "mild", "neat",
+    "new", "nice", "noble", "plain", "polar", "prime", "proud", "quick", "quiet", "rapid", "ready", "right", "sharp",
+    "silent", "smart", "snowy", "solid", "steady", "still", "sunny", "swift", "true", "warm", "white", "wise",
+];
+
+const NOUNS: [&str; 64] = [
+    "albatross",
+    "alder",
+    "auk",
+    "badger",
+    "beaver",
+    "birch",
+    "bison",
+    "cedar",
+    "crane",
+    "curlew",
+    "dolphin",
+    "dove",
+    "eagle",
+    "egret",
+    "elk",
+    "falcon",
+    "fern",
+    "finch",
+    "fir",
+    "flamingo",
+    "fox",
+    "gannet",
+    "glacier",
+    "goose",
+    "gull",
+    "hare",
+    "hawk",
+    "hazel",
+    "heron",
+    "ibex",
+    "kestrel",
+    "lark",
+    "larch",
+    "lemming",
+    "lynx",
+    "maple",
+    "marten",
+    "moose",
+    "narwhal",
+    "orca",
+    "osprey",
+    "otter",
+    "owl",
+    "penguin",
+    "petrel",
+    "pine",
+    "plover",
+    "puffin",
+    "raven",
+    "reindeer",
+    "robin",
+    "rowan",
+    "sable",
+    "salmon",
+    "seal",
+    "skua",
+    "sparrow",
+    "spruce",
+    "swan",
+    "tern",
+    "walrus",
+    "whale",
+    "willow",
+    "wren",
+];
+
+/// A new box id: two words and a number.
+#[must_use]
+pub fn new_box_id() -> String {
+    let mut random = rand::rng();
+    let adjective = ADJECTIVES.choose(&mut random).copied().unwrap_or("icy");
+    let noun = NOUNS.choose(&mut random).copied().unwrap_or("fox");
+    format!("{adjective}-{noun}-{}", random.random_range(10_000..100_000_u32))
+}
+
+/// Whether `text` may be looked up as a box id or name. Anything else cannot exist, so the answer is "unknown box".
+#[must_use]
+pub fn is_id_or_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    text.len() <= NAME_BYTES_MAX
+        && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// Checks a name that a client wants to give a box; the answer says what is wrong.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if !is_id_or_name(name) {
+        return Err(format!(
+            "name must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and begin with a letter or digit"
+        ));
+    }
+    if RESERVED.contains(&name) {
+        return Err(format!("the name '{name}' is reserved"));
+    }
+    if looks_like_id(name) {
+        return Err(format!("the name '{name}' has the form of a box id"));
+    }
+    Ok(())
+}
+
+/// Whether `text` has the form of [`new_box_id`]. Such names are refused, or one box could be named like another's id.
+fn looks_like_id(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let (Some(adjective), Some(noun), Some(number), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    ADJECTIVES.contains(&adjective)
+        && NOUNS.contains(&noun)
+        && number.len() == 5
+        && number.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// Checks one label.
+pub fn check_label(label: &str) -> Result<(), String> {
+    let fits = !label.is_empty()
+        && label.len() <= LABEL_CHARS_MAX
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':'));
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("a label must be 1 to {LABEL_CHARS_MAX} letters, digits, '.', '_', '-' or ':'"))
+    }
+}
+
+/// Checks the labels of one box.
+pub fn check_labels(labels: &[String]) -> Result<(), String> {
+    if labels.len() > LABELS_MAX {
+        return Err(format!("a box has at most {LABELS_MAX} labels"));
+    }
+    labels.iter().try_for_each(|label| check_label(label))
+}
+
+/// Whether the owner of a box may not set this variable.
+#[must_use]
+pub fn is_blocked_env(name: &str) -> bool {
+    ENV_BLOCKED.contains(&name)
+}
+
+/// Checks one environment variable.
+pub fn check_env(name: &str, value: &str) -> Result<(), String> {
+    if is_blocked_env(name) {
+        return Err(format!("the environment variable {name} cannot be set"));
+    }
+    if name.is_empty() || name.len() > ENV_NAME_BYTES_MAX || name.bytes().any(|byte| byte == b'=' || byte == 0) {
+        return Err(format!(
+            "the name of an environment variable must have 1 to {ENV_NAME_BYTES_MAX} bytes, without '=' and NUL"
+        ));
+    }
+    if value.len() > ENV_VALUE_BYTES_MAX || value.bytes().any(|byte| byte == 0) {
+        return Err(format!("the value of {name} must have at most {ENV_VALUE_BYTES_MAX} bytes, without NUL"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_ids_are_dns_labels_and_are_accepted() {
+        for _ in 0..1000 {
+            let id = new_box_id();
+            assert!(is_id_or_name(&id), "{id}");
+            assert!(looks_like_id(&id), "{id}");
+            assert!(id.len() <= 63 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+        }
+    }
+
+    #[test]
+    fn hostile_ids_are_refused() {
+        let long = "a".repeat(64);
+        let hostile = [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "%2e%2e",
+            "a\0b",
+            "a b",
+            "-rf",
+            ".hidden",
+            "ä",
+            "a\nb",
+            "a\\b",
+            "a;b",
+            "a'b",
+            "a\"b",
+            "*",
+            "a?b",
+            "\u{202e}x",
+            "_x",
+            &long,
+        ];
+        for id in hostile {
+            assert!(!is_id_or_name(id), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn names_hide_no_route_and_no_id() {
+        assert!(check_name("my-box.1").is_ok());
+        for name in ["from-snapshot", "snapshots", "settings", "right-flamingo-14486", ""] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("right-flamingo-x").is_ok());
+    }
+
+    #[test]
+    fn labels_follow_the_contract() {
+        assert!(check_label("a:b").is_ok());
+        assert!(check_label(&"x".repeat(20)).is_ok());
+        for label in ["", "a b", "ü", "a/b", &"x".repeat(21)] {
+            assert!(check_label(label).is_err(), "{label:?}");
+        }
+        let six: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+        assert!(check_labels(&six).is_err());
+        assert!(check_labels(&six[..5]).is_ok());
+    }
+
+    #[test]
+    fn env_names_that_steer_the_loader_are_refused() {
+        for name in ENV_BLOCKED {
+            assert!(check_env(name, "x").is_err());
+        }
+        assert!(check_env("A=B", "x").is_err());
+        assert!(check_env("", "x").is_err());
+        assert!(check_env("A", "x\0y").is_err());
+        assert!(check_env("A", "").is_ok());
+    }
+}

@@ -1,0 +1,169 @@
+//! Counters for Prometheus. No label holds anything of a tenant.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::wire::RunState;
+
+/// Upper bounds in seconds: from a wake (tenths of milliseconds) to a slow request.
+const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RunLabels {
+    status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BoxLabels {
+    status: String,
+}
+
+/// All counters of a daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Histogram,
+    runs: Family<RunLabels, Counter>,
+    run_seconds: Histogram,
+    boxes: Family<BoxLabels, Gauge>,
+    created_seconds: Histogram,
+    launch_seconds: Histogram,
+    wake_seconds: Histogram,
+    freeze_seconds: Histogram,
+    deleted: Counter,
+    connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let histogram = || Histogram::new(SECONDS);
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("icebox")),
+            requests: Family::default(),
+            request_seconds: histogram(),
+            runs: Family::default(),
+            run_seconds: histogram(),
+            boxes: Family::default(),
+            created_seconds: histogram(),
+            launch_seconds: histogram(),
+            wake_seconds: histogram(),
+            freeze_seconds: histogram(),
+            deleted: Counter::default(),
+            connections: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register("requests", "Requests answered, by route and status", self.requests.clone());
+        registry.register("runs", "Runs ended, by status", self.runs.clone());
+        registry.register("boxes", "Boxes now, by status", self.boxes.clone());
+        registry.register("boxes_deleted", "Boxes deleted", self.deleted.clone());
+        registry.register("connections", "Connections open now", self.connections.clone());
+        let mut time = |name: &str, help: &str, histogram: &Histogram| {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        };
+        time("request", "Time to the head of an answer", &self.request_seconds);
+        time("run", "Wall time of runs", &self.run_seconds);
+        time("create", "Time to create a box", &self.created_seconds);
+        time("launch", "Time to start a box", &self.launch_seconds);
+        time("wake", "Time to thaw a box", &self.wake_seconds);
+        time("freeze", "Time to freeze a box", &self.freeze_seconds);
+    }
+
+    /// A request was answered.
+    pub fn request(&self, route: &str, status: u16, took: Duration) {
+        let labels = RequestLabels { route: route.to_owned(), status: u32::from(status) };
+        self.requests.get_or_create(&labels).inc();
+        self.request_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A run has ended.
+    pub fn run_ended(&self, state: RunState, took_ms: i64) {
+        self.runs.get_or_create(&RunLabels { status: state.as_str().to_owned() }).inc();
+        self.run_seconds.observe(Duration::from_millis(u64::try_from(took_ms).unwrap_or(0)).as_secs_f64());
+    }
+
+    /// A box was created.
+    pub fn created(&self, took: Duration) {
+        self.created_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A box was started.
+    pub fn launched(&self, took: Duration) {
+        self.launch_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A box was thawed.
+    pub fn woken(&self, took: Duration) {
+        self.wake_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A box was frozen.
+    pub fn frozen(&self, took: Duration) {
+        self.freeze_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A box was deleted.
+    pub fn deleted(&self) {
+        self.deleted.inc();
+    }
+
+    /// So many connections are open.
+    pub fn set_connections(&self, open: i64) {
+        self.connections.set(open);
+    }
+
+    /// The text that Prometheus reads. `boxes` says how many boxes there are by status.
+    #[must_use]
+    pub fn text(&self, boxes: &[(&'static str, i64)]) -> String {
+        for (status, count) in boxes {
+            self.boxes.get_or_create(&BoxLabels { status: (*status).to_owned() }).set(*count);
+        }
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_every_family() {
+        let metrics = Metrics::default();
+        metrics.request("/v2/box", 200, Duration::from_millis(3));
+        metrics.run_ended(RunState::Completed, 5);
+        let text = metrics.text(&[("idle", 2)]);
+        for part in [
+            "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
+            "icebox_boxes{status=\"idle\"} 2",
+            "icebox_wake_seconds_bucket",
+            "# EOF",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

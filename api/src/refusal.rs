@@ -1,0 +1,134 @@
+//! Why a request is not fulfilled, in terms of the product. `http::reply` turns it into a status and a text.
+
+use std::fmt;
+
+use icebox_shim::ErrorKind;
+
+use crate::error::{Cause, Error};
+
+/// A request that is not fulfilled. The text is for the client.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It makes no sense.
+    Invalid(String),
+    /// The key is missing or wrong.
+    Unauthorized,
+    /// The box's user may not do it.
+    Forbidden(String),
+    /// There is no such thing, or it belongs to somebody else.
+    NotFound(String),
+    /// It exists already, or the state does not allow it.
+    Conflict(String),
+    /// Too large.
+    TooLarge(String),
+    /// Too many at once.
+    Limit(String),
+    /// Not now; later it may work.
+    Unavailable(String),
+    /// Storage is full.
+    NoSpace(String),
+    /// It took too long.
+    Timeout(String),
+    /// A part of the contract that this version does not have.
+    NotYet(String),
+    /// The daemon failed. The client hears only that; the log has the rest.
+    Failed(Error),
+}
+
+impl Refusal {
+    /// The box with this id or name is unknown to the caller.
+    #[must_use]
+    pub fn unknown_box(id: &str) -> Self {
+        Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
+    }
+
+    /// A feature that is not there yet.
+    #[must_use]
+    pub fn not_yet(what: &str) -> Self {
+        Self::NotYet(format!("{what} not available yet in this version of Icebox"))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthorized => f.write_str("the API key is missing or wrong (header X-Box-Api-Key)"),
+            Self::Failed(_) => f.write_str("internal error; the log of iceboxd has the details"),
+            Self::Invalid(text)
+            | Self::Forbidden(text)
+            | Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::TooLarge(text)
+            | Self::Limit(text)
+            | Self::Unavailable(text)
+            | Self::NoSpace(text)
+            | Self::Timeout(text)
+            | Self::NotYet(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(cause) => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error.cause() {
+            Cause::Rootfs(cause) => match cause.kind() {
+                icebox_rootfs::ErrorKind::NoSpace => Self::NoSpace("this host has no disk space left".into()),
+                icebox_rootfs::ErrorKind::NoLoopDevice => {
+                    Self::Unavailable("this host has no free loop device; delete boxes or try later".into())
+                }
+                _ => Self::Failed(error),
+            },
+            Cause::Exhausted(what) => Self::Unavailable(format!("this host has no {what} left")),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// What a box answered to an operation of its owner (a file, a command): the text may be shown.
+impl From<icebox_shim::Error> for Refusal {
+    fn from(error: icebox_shim::Error) -> Self {
+        let mut text = error.report();
+        if let (true, Some(reason)) = (error.causes().is_empty(), reason_of(error.kind())) {
+            text = format!("{text}: {reason}");
+        }
+        match error.kind() {
+            ErrorKind::NotFound => Self::NotFound(text),
+            ErrorKind::AlreadyExists => Self::Conflict(text),
+            ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::NotEmpty | ErrorKind::InvalidInput => {
+                Self::Invalid(text)
+            }
+            ErrorKind::PermissionDenied => Self::Forbidden(text),
+            ErrorKind::NoSpace => Self::NoSpace(text),
+            ErrorKind::TooLarge => Self::TooLarge(text),
+            ErrorKind::Limit => Self::Limit(text),
+            ErrorKind::Timeout | ErrorKind::FreezeTimeout => Self::Timeout(text),
+            ErrorKind::Gone => Self::Unavailable("the box stopped during the request; try again".into()),
+            _ => Self::Failed(Error::new("use the box", "", error)),
+        }
+    }
+}
+
+/// Why, for refusals that the box gives without a cause from the kernel.
+fn reason_of(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::NotFound => Some("it does not exist"),
+        ErrorKind::AlreadyExists => Some("it exists already"),
+        ErrorKind::NotADirectory => Some("it is not a folder"),
+        ErrorKind::IsADirectory => Some("it is a folder"),
+        ErrorKind::NotEmpty => Some("the folder is not empty"),
+        ErrorKind::InvalidInput => Some("it is not a regular file, or the request makes no sense"),
+        ErrorKind::TooLarge => Some("it is too large"),
+        ErrorKind::Limit => Some("a limit of the box is reached"),
+        _ => None,
+    }
+}

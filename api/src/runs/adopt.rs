@@ -1,0 +1,108 @@
+//! Runs of an earlier life of the daemon: taken over if they live, recorded if they have ended, given up if their box
+//! stopped.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use icebox_shim::ErrorKind;
+use icebox_shim::handle::{RunEvent, RunStatus};
+
+use super::collect::Tail;
+use super::command::{prompt_of, stopped_text};
+use super::finish::{Ended, tell_init};
+use super::start::{Ticket, read_label};
+use super::table::LiveRun;
+use crate::boxes::{Boxes, Entry, WorkKind};
+use crate::clock;
+use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::refusal::Refusal;
+use crate::wire::{LogLevel, LogSource, RunState};
+
+/// Takes over what the init of a box knows. The box must be awake; its lifecycle lock is held by the caller.
+pub async fn adopt(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    let known = entry.handle().runs().await.map_err(Refusal::from)?;
+    let numbers: HashSet<u64> = known.iter().map(|status| status.run).collect();
+    for status in known {
+        entry.runs.raise(status.run);
+        if !entry.runs.has(status.run) {
+            take_over(boxes, entry, status).await;
+        }
+    }
+    fail_missing(boxes, entry, &numbers).await
+}
+
+/// The box has no processes any more: runs that are recorded as running have ended with it.
+pub async fn fail_orphans(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    fail_missing(boxes, entry, &HashSet::new()).await
+}
+
+async fn fail_missing(boxes: &Boxes, entry: &Arc<Entry>, known: &HashSet<u64>) -> Result<(), Refusal> {
+    let missing = |run: &RunRow| !known.contains(&run.number) && !entry.runs.has(run.number);
+    for run in boxes.db().runs_in_flight(&entry.id).await?.into_iter().filter(missing) {
+        let log =
+            LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, format!("{} → {}", run.prompt, stopped_text()));
+        let run = RunRow {
+            state: RunState::Failed,
+            ended_ms: Some(clock::unix_ms()),
+            error_message: Some(stopped_text().to_owned()),
+            ..run
+        };
+        boxes.db().run_finished(FinishedRun { run, sample: None, log, hidden: false }, |_| ());
+    }
+    Ok(())
+}
+
+/// Attaches to a run and reads it to its end, in a task of its own.
+async fn take_over(boxes: &Boxes, entry: &Arc<Entry>, status: RunStatus) {
+    let (id, hidden) = read_label(&status.label);
+    let started_ms = i64::try_from(status.started_unix_ms).unwrap_or_else(|_| clock::unix_ms());
+    let run = Arc::new(LiveRun::new(status.run, id, prompt_of(&status.argv), started_ms, hidden));
+    let work = (!hidden && status.exit.is_none()).then(|| entry.activity.begin(WorkKind::Run));
+    // It runs already: the limit is for new ones.
+    entry.runs.enter(Arc::clone(&run), u32::MAX);
+    let ticket = Ticket { boxes: boxes.clone(), entry: Arc::clone(entry), run, work };
+    let attached = match entry.handle().attach(status.run).await {
+        Ok(attached) => attached,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(box_id = entry.id, number = status.run, error = error.report(), "cannot take over a run");
+            return;
+        }
+    };
+    let (mut events, input) = attached.split();
+    drop(input);
+    let ended_ms = status.ended_unix_ms.and_then(|ms| i64::try_from(ms).ok());
+    let reading = tokio::spawn(async move {
+        let mut tail = Tail::default();
+        let exit = loop {
+            match events.next().await {
+                Ok(Some(RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes))) => tail.add(&bytes),
+                Ok(Some(RunEvent::Dropped(_))) => {}
+                Ok(Some(RunEvent::Exit(exit))) => break Ok(exit),
+                Ok(None) => break Err(icebox_shim::Error::new(ErrorKind::Gone, "read run's output", "")),
+                Err(error) => break Err(error),
+            }
+        };
+        let ended_ms = ended_ms.unwrap_or_else(clock::unix_ms);
+        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false }).await
+    });
+    // One that has ended already is recorded before the box is served, so that its owner finds the exit at once.
+    if status.exit.is_some() && reading.await.is_err() {
+        tracing::error!(box_id = entry.id, number = status.run, "taking over a run panicked");
+    }
+}
+
+/// Tells the init about runs it could not be told about while the box slept.
+pub fn acknowledge_late(entry: &Arc<Entry>) {
+    let numbers = entry.runs.take_unacknowledged();
+    if numbers.is_empty() {
+        return;
+    }
+    let (entry, work) = (Arc::clone(entry), entry.activity.begin(WorkKind::Request));
+    tokio::spawn(async move {
+        for number in numbers {
+            tell_init(&entry, number).await;
+        }
+        drop(work);
+    });
+}

@@ -1,0 +1,104 @@
+//! Code as a command: which program runs it, and how it gets there.
+//!
+//! The program text goes through standard input, not through an argument: there is no limit of 128 KiB then, nothing to
+//! quote, and `ps` does not show it. A program run this way has an empty standard input of its own.
+
+use bytes::Bytes;
+
+use super::command::{Command, clock_timeout, resolve_folder};
+use crate::refusal::Refusal;
+use crate::wire::{CodeBody, Language};
+
+/// Longest program text.
+const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// TypeScript needs a runner that the base image need not have: the first that is found. They want a file, which is put
+/// beside the project if that is possible, so that its imports are found.
+const TYPESCRIPT: &str = r#"
+file=$(mktemp "./.code-XXXXXXXX.ts" 2>/dev/null || mktemp "/tmp/code-XXXXXXXX.ts") || exit 1
+trap 'rm -f "$file"' EXIT
+cat > "$file"
+if node --experimental-strip-types -e '' 2>/dev/null; then
+  node --no-warnings --experimental-strip-types "$file" </dev/null
+elif command -v tsx >/dev/null; then
+  tsx "$file" </dev/null
+elif command -v deno >/dev/null; then
+  deno run --quiet --allow-all "$file" </dev/null
+elif command -v bun >/dev/null; then
+  bun run "$file" </dev/null
+else
+  echo "this box has no TypeScript runner: install node 22.6 or newer, tsx, deno or bun" >&2
+  exit 127
+fi
+"#;
+
+/// The command that runs this code.
+pub fn code_command(body: CodeBody) -> Result<Command, Refusal> {
+    if body.code.len() > CODE_BYTES_MAX {
+        return Err(Refusal::TooLarge(format!("code must have at most {CODE_BYTES_MAX} bytes")));
+    }
+    let argv: &[&str] = match body.language {
+        Language::Python => &["python3", "-"],
+        Language::Js if is_module(&body.code) => &["node", "--input-type=module", "-"],
+        Language::Js => &["node", "-"],
+        Language::Ts => &["sh", "-c", TYPESCRIPT],
+    };
+    let name = match body.language {
+        Language::Python => "python",
+        Language::Js => "js",
+        Language::Ts => "ts",
+    };
+    Ok(Command {
+        argv: argv.iter().map(|part| (*part).to_owned()).collect(),
+        cwd: resolve_folder(body.folder.as_deref())?,
+        timeout_ms: clock_timeout(body.timeout)?,
+        prompt: super::command::prompt_of(&[name.to_owned(), body.code.clone()]),
+        stdin: Some(Bytes::from(body.code)),
+        ..Command::default()
+    })
+}
+
+/// Whether JavaScript is written as a module. Old versions of node cannot tell by themselves: a line that begins with a
+/// static `import` or an `export` can only be that.
+fn is_module(code: &str) -> bool {
+    code.lines().any(|line| {
+        let line = line.trim_start();
+        let import = line.strip_prefix("import").is_some_and(|rest| rest.starts_with([' ', '\t', '{', '*', '"', '\'']));
+        let export = line.strip_prefix("export").is_some_and(|rest| rest.starts_with([' ', '\t', '{', '*']));
+        import || export
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(code: &str, language: Language) -> CodeBody {
+        CodeBody { code: code.into(), language, timeout: None, folder: None }
+    }
+
+    #[test]
+    fn modules_are_told_from_scripts() {
+        for module in [
+            "import fs from 'fs'",
+            "  import {a} from 'b'",
+            "x\nexport default 1",
+            "import 'x'",
+            "import*as a from 'b'",
+        ] {
+            assert!(is_module(module), "{module}");
+        }
+        for script in ["const fs = require('fs')", "import('x')", "important()", "exports.x = 1", "// import x"] {
+            assert!(!is_module(script), "{script}");
+        }
+    }
+
+    #[test]
+    fn code_goes_through_standard_input() {
+        let command = code_command(body("print(1)", Language::Python)).expect("a command");
+        assert_eq!(command.argv, ["python3", "-"]);
+        assert_eq!(command.stdin.as_deref(), Some(b"print(1)".as_slice()));
+        assert_eq!(command.prompt, "python print(1)");
+        assert!(code_command(body(&"x".repeat(CODE_BYTES_MAX + 1), Language::Js)).is_err());
+    }
+}

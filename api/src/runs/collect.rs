@@ -1,0 +1,228 @@
+//! A run whose whole output is wanted at its end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
+use tokio::sync::oneshot;
+
+use super::command::{Command, stopped_text};
+use super::finish::{Finished, RECORDED_OUTPUT_BYTES, ended_now};
+use super::start::{RECORD_AFTER, Started, Ticket, start};
+use crate::boxes::{Awake, Boxes};
+use crate::refusal::Refusal;
+
+/// So much of each output stream is kept for the answer; the rest is read and dropped.
+pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A finished run with its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub finished: Finished,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Some output was dropped.
+    pub truncated: bool,
+}
+
+/// Starts a command and reads its output in a task of its own. The answer comes when it has ended; whether anybody waits
+/// for it makes no difference.
+pub async fn collect(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+    let (answer, outcome) = oneshot::channel();
+    match start(boxes, awake, command).await? {
+        Started::NotExecutable { message, finished, .. } => {
+            let done = Outcome { finished, stdout: Vec::new(), stderr: message.into_bytes(), truncated: false };
+            // The receiver is right here.
+            let _ = answer.send(done);
+        }
+        Started::Running { events, input, ticket, .. } => {
+            feed(input, command.stdin.clone());
+            tokio::spawn(async move {
+                let done = read_all(events, ticket).await;
+                // The client may have gone away: the record stands.
+                let _ = answer.send(done);
+            });
+        }
+    }
+    Ok(outcome)
+}
+
+/// Feeds standard input beside the reading of the output, as it must be: each may wait for the other.
+pub(super) fn feed(mut input: RunInput, stdin: Option<Bytes>) {
+    let Some(bytes) = stdin else { return };
+    tokio::spawn(async move {
+        // A program that ends or closes its input early is no failure.
+        if input.write(&bytes).await.is_ok() {
+            let _ = input.close().await;
+        }
+    });
+}
+
+async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
+    let mut output = Output::default();
+    let mut recording = Recording::new();
+    let exit = loop {
+        match recording.next(&mut events, &ticket).await {
+            Ok(Some(RunEvent::Stdout(bytes))) => output.add(&bytes, Stream::Out),
+            Ok(Some(RunEvent::Stderr(bytes))) => output.add(&bytes, Stream::Err),
+            Ok(Some(RunEvent::Dropped(_))) => output.truncated = true,
+            Ok(Some(RunEvent::Exit(exit))) => break Ok(exit),
+            Ok(None) => break Err(icebox_shim::Error::new(icebox_shim::ErrorKind::Gone, "read run's output", "")),
+            Err(error) => break Err(error),
+        }
+    };
+    if output.truncated {
+        let text = format!("output of a command beyond {EXEC_OUTPUT_BYTES_MAX} bytes was dropped");
+        ticket.warn(text);
+    }
+    let finished = ticket.finish(ended_now(exit, output.tail.bytes())).await;
+    if finished.lost {
+        output.stderr.extend_from_slice(stopped_text().as_bytes());
+    }
+    Outcome { finished, stdout: output.stdout, stderr: output.stderr, truncated: output.truncated }
+}
+
+/// Reads events, and puts a record of the run on disk when it has gone on for a while.
+#[derive(Debug)]
+pub(super) struct Recording {
+    due: Option<tokio::time::Instant>,
+}
+
+impl Recording {
+    pub(super) fn new() -> Self {
+        Self { due: Some(tokio::time::Instant::now() + RECORD_AFTER) }
+    }
+
+    /// The next event of the run.
+    pub(super) async fn next(
+        &mut self,
+        events: &mut RunEvents,
+        ticket: &Ticket,
+    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
+        if let Some(due) = self.due {
+            tokio::select! {
+                biased;
+                event = events.next() => return event,
+                () = tokio::time::sleep_until(due) => {}
+            }
+            self.due = None;
+            ticket.record_running();
+        }
+        events.next().await
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Out,
+    Err,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    truncated: bool,
+    tail: Tail,
+}
+
+impl Output {
+    fn add(&mut self, bytes: &Bytes, stream: Stream) {
+        let kept = match stream {
+            Stream::Out => &mut self.stdout,
+            Stream::Err => &mut self.stderr,
+        };
+        let room = EXEC_OUTPUT_BYTES_MAX - kept.len();
+        kept.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        self.truncated |= bytes.len() > room;
+        self.tail.add(bytes);
+    }
+}
+
+/// The end of a run's output, both streams as they came.
+#[derive(Debug, Default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    /// Adds what came.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let new = bytes.get(bytes.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or(bytes);
+        let old = RECORDED_OUTPUT_BYTES - new.len();
+        if self.bytes.len() > old {
+            self.bytes.drain(..self.bytes.len() - old);
+        }
+        self.bytes.extend_from_slice(new);
+    }
+
+    /// What is kept.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl Ticket {
+    /// A word of warning in the box's log.
+    pub(super) fn warn(&self, text: impl Into<String>) {
+        use crate::db::LogRow;
+        use crate::wire::{LogLevel, LogSource};
+        self.boxes.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
+    }
+
+    /// The box the run is in.
+    #[must_use]
+    pub fn entry(&self) -> &Arc<crate::boxes::Entry> {
+        &self.entry
+    }
+
+    /// Public id of the run.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.run.id
+    }
+
+    /// Number of the run.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.run.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_beyond_the_limit_is_dropped_and_said_so() {
+        let mut output = Output::default();
+        let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
+        for _ in 0..16 {
+            output.add(&piece, Stream::Out);
+        }
+        assert!(!output.truncated && output.stdout.len() == EXEC_OUTPUT_BYTES_MAX);
+        output.add(&Bytes::from_static(b"y"), Stream::Out);
+        output.add(&Bytes::from_static(b"z"), Stream::Err);
+        assert!(output.truncated);
+        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (EXEC_OUTPUT_BYTES_MAX, b"z".as_slice()));
+    }
+
+    #[test]
+    fn the_tail_is_the_end() {
+        let mut tail = Tail::default();
+        for n in 0..5000_u32 {
+            tail.add(&n.to_le_bytes());
+        }
+        tail.add(b"end");
+        let bytes = tail.bytes();
+        assert_eq!(bytes.len(), RECORDED_OUTPUT_BYTES);
+        assert!(bytes.ends_with(b"end"));
+        let mut tail = Tail::default();
+        tail.add(&vec![1; 3 * RECORDED_OUTPUT_BYTES]);
+        assert_eq!(tail.bytes().len(), RECORDED_OUTPUT_BYTES);
+    }
+}

@@ -1,0 +1,226 @@
+//! The end of a run: what it used, its record, and the init's leave to forget it.
+
+use std::sync::Arc;
+
+use icebox_shim::ErrorKind;
+use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
+
+use super::command::stopped_text;
+use super::start::Ticket;
+use crate::boxes::{Entry, WorkKind, Write};
+use crate::clock;
+use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::text::one_line;
+use crate::wire::{LogLevel, LogSource, RunState};
+
+/// So much of the end of a run's output goes into its record.
+pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
+/// Exit code of a run whose box stopped: as if killed.
+const EXIT_KILLED: i32 = 137;
+
+/// How a run ended, before its usage is read.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit, or why it is not known.
+    pub exit: Result<Exit, icebox_shim::Error>,
+    /// The end of its output.
+    pub tail: Vec<u8>,
+    /// Unix milliseconds.
+    pub ended_ms: i64,
+    /// It never got a cgroup of its own.
+    pub no_leaf: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// 128 + n after signal n.
+    pub exit_code: i32,
+    /// State as recorded.
+    pub state: RunState,
+    /// CPU time of the run and what it started.
+    pub cpu_ns: u64,
+    /// Why it failed, beyond the exit code.
+    pub error_message: Option<String>,
+    /// Its time was up.
+    pub timed_out: bool,
+    /// Its box stopped under it.
+    pub lost: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.entry.runs.leave(self.run.number);
+    }
+}
+
+impl Ticket {
+    /// Puts a record of the run in flight on disk, for a run that takes its time.
+    pub(super) fn record_running(&self) {
+        if !self.run.hidden {
+            self.boxes.db().run_started(self.run.row(&self.entry.id));
+        }
+    }
+
+    /// Reads what the run used and records its end. Returns when that is known; the record is on its way to disk, or
+    /// there, as the configuration says.
+    pub async fn finish(mut self, ended: Ended) -> Finished {
+        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage().await };
+        let finished = self.judge(&ended, &usage);
+        let record = FinishedRun {
+            run: self.row(&ended, &finished, &usage),
+            sample: self.entry.meter.read(&self.entry.id, &self.entry.handle(), None, Write::IfChanged, "run"),
+            log: self.log(&finished, &usage),
+            hidden: self.run.hidden,
+        };
+        self.boxes.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
+        self.entry.runs.leave(self.run.number);
+        // The init is to be told after the commit, which needs the box awake, but is no work its owner should see.
+        let awake = self.entry.activity.begin(WorkKind::Request);
+        self.work = None;
+        let (committed, on_disk) = tokio::sync::oneshot::channel();
+        let (entry, number, runtime) = (Arc::clone(&self.entry), self.run.number, tokio::runtime::Handle::current());
+        let acknowledge = !ended.no_leaf && !finished.lost;
+        self.boxes.db().run_finished(record, move |stored| {
+            if stored && acknowledge {
+                runtime.spawn(async move {
+                    tell_init(&entry, number).await;
+                    drop(awake);
+                });
+            }
+            // Nobody may be waiting.
+            let _ = committed.send(());
+        });
+        if self.boxes.config().reply_after_commit {
+            // An error means that the database was closed: the daemon is going down.
+            let _ = on_disk.await;
+        }
+        finished
+    }
+
+    async fn usage(&self) -> RunUsage {
+        let (handle, number) = (self.entry.handle(), self.run.number);
+        match tokio::task::spawn_blocking(move || handle.finish(number)).await {
+            Ok(Ok(usage)) => usage,
+            Ok(Err(error)) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(
+                        box_id = self.entry.id,
+                        number,
+                        error = error.report(),
+                        "cannot read what a run used"
+                    );
+                }
+                RunUsage::default()
+            }
+            Err(_) => RunUsage::default(),
+        }
+    }
+
+    fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
+        let cancelled = self.run.is_cancelled();
+        let (exit_code, timed_out, lost) = match &ended.exit {
+            Ok(exit) => (exit.code(), exit.timed_out, false),
+            Err(_) => (EXIT_KILLED, false, true),
+        };
+        let killed = matches!(&ended.exit, Ok(Exit { status: ExitStatus::Signal(libc::SIGKILL), .. }));
+        let state = match exit_code {
+            _ if cancelled => RunState::Cancelled,
+            0 if !lost => RunState::Completed,
+            _ => RunState::Failed,
+        };
+        let error_message = if cancelled {
+            Some("cancelled".to_owned())
+        } else if lost {
+            Some(stopped_text().to_owned())
+        } else if timed_out {
+            Some("its time was up".to_owned())
+        } else if usage.oom_kills > 0 {
+            let text = if killed { "killed: out of memory" } else { "the box ran out of memory during the run" };
+            Some(text.to_owned())
+        } else {
+            None
+        };
+        Finished { exit_code, state, cpu_ns: usage.cpu_ns, error_message, timed_out, lost }
+    }
+
+    fn row(&self, ended: &Ended, finished: &Finished, usage: &RunUsage) -> RunRow {
+        let tail = ended.tail.get(ended.tail.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or_default();
+        RunRow {
+            state: finished.state,
+            ended_ms: Some(ended.ended_ms),
+            exit_code: Some(finished.exit_code),
+            cpu_ns: finished.cpu_ns,
+            memory_peak_bytes: (usage.memory_peak_bytes > 0).then_some(usage.memory_peak_bytes),
+            oom_kills: usage.oom_kills,
+            output: (!tail.is_empty()).then(|| String::from_utf8_lossy(tail).into_owned()),
+            error_message: finished.error_message.clone(),
+            ..self.run.row(&self.entry.id)
+        }
+    }
+
+    fn log(&self, finished: &Finished, usage: &RunUsage) -> LogRow {
+        let level = match (finished.state, usage.oom_kills) {
+            (RunState::Completed, 0) => LogLevel::Info,
+            _ => LogLevel::Warn,
+        };
+        let source = if self.run.hidden { LogSource::System } else { LogSource::User };
+        LogRow::new(&self.entry.id, level, source, describe(&self.run.prompt, finished, usage))
+    }
+}
+
+/// A finished run in one line.
+fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
+    let mut text = format!("{} → exit {}", one_line(prompt), finished.exit_code);
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let cpu_ms = usage.cpu_ns as f64 / 1e6;
+    text.push_str(&format!(", {cpu_ms:.1} ms CPU"));
+    if usage.memory_peak_bytes > 0 {
+        text.push_str(&format!(", {} KiB peak memory", usage.memory_peak_bytes / 1024));
+    }
+    if let Some(message) = &finished.error_message {
+        text.push_str(": ");
+        text.push_str(message);
+    }
+    text
+}
+
+/// The record is on disk: the init may forget the run.
+pub(super) async fn tell_init(entry: &Entry, number: u64) {
+    match entry.handle().ack(number).await {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone) => {}
+        Err(error) => {
+            tracing::debug!(box_id = entry.id, number, error = error.report(), "the init hears of it later");
+            entry.runs.keep_unacknowledged(number);
+        }
+    }
+}
+
+/// Unix milliseconds of now, for an exit that was just heard of.
+#[must_use]
+pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
+    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finished_run_is_one_line_with_exact_numbers() {
+        let finished = Finished {
+            exit_code: 137,
+            state: RunState::Failed,
+            cpu_ns: 1_500_000,
+            error_message: Some("killed: out of memory".into()),
+            timed_out: false,
+            lost: false,
+        };
+        let usage = RunUsage { cpu_ns: 1_500_000, memory_peak_bytes: 2048, oom_kills: 1 };
+        assert_eq!(
+            describe("sh -c hog", &finished, &usage),
+            "sh -c hog → exit 137, 1.5 ms CPU, 2 KiB peak memory: killed: out of memory"
+        );
+    }
+}

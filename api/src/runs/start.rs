@@ -1,0 +1,137 @@
+//! Starting a run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use icebox_shim::ErrorKind;
+use icebox_shim::handle::{ExecRequest, Exit, ExitStatus, Run, RunEvents, RunInput};
+
+use super::command::Command;
+use super::finish::{Ended, Finished};
+use super::table::LiveRun;
+use crate::boxes::{Awake, Boxes, Entry, Work, WorkKind};
+use crate::clock;
+use crate::refusal::Refusal;
+
+/// A run that lives longer than this gets a record before its end. Shorter ones need only the one at their end.
+pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
+
+/// The init's name for the step that executes the program.
+const STEP_EXECUTE: &str = "execute";
+/// The init's name for the step that enters the working directory.
+const STEP_FOLDER: &str = "enter folder";
+/// What shells answer for a program that is not there, and for one that cannot be executed.
+const EXIT_NOT_FOUND: i32 = 127;
+const EXIT_NOT_EXECUTABLE: i32 = 126;
+
+/// A run in flight, as the task that reads its output holds it.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(super) boxes: Boxes,
+    pub(super) entry: Arc<Entry>,
+    pub(super) run: Arc<LiveRun>,
+    pub(super) work: Option<Work>,
+}
+
+/// What became of a start.
+#[derive(Debug)]
+pub enum Started {
+    /// The program runs.
+    Running {
+        /// Process id inside the box.
+        pid: i32,
+        /// Its output.
+        events: RunEvents,
+        /// Its input.
+        input: RunInput,
+        /// Its ticket.
+        ticket: Ticket,
+    },
+    /// There is no such program: for a client of `exec` that is a result like another, with a shell's exit code.
+    NotExecutable {
+        /// 127 or 126.
+        exit_code: i32,
+        /// What a shell would say.
+        message: String,
+        /// Its record is being written.
+        finished: Finished,
+    },
+}
+
+/// Starts a command in a box that is awake.
+pub async fn start(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
+    let entry = &awake.entry;
+    let handle = entry.handle();
+    let number = entry.runs.next_number();
+    let run = Arc::new(LiveRun::new(
+        number,
+        uuid::Uuid::new_v4().to_string(),
+        command.prompt.clone(),
+        clock::unix_ms(),
+        command.hidden,
+    ));
+    let most = boxes.config().runs_per_box_max;
+    if !entry.runs.enter(Arc::clone(&run), most) {
+        return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
+    }
+    let kind = if command.owned_by_client { WorkKind::Session } else { WorkKind::Run };
+    // An init command is no work that keeps a box awake: it is how servers are started.
+    let work = (!command.hidden).then(|| entry.activity.begin(kind));
+    let ticket = Ticket { boxes: boxes.clone(), entry: Arc::clone(entry), run, work };
+    match handle.exec(request(number, command, entry, &ticket.run)).await {
+        Ok(run) => Ok(running(run, ticket)),
+        Err(error) => refused(error, ticket, command).await,
+    }
+}
+
+fn request(number: u64, command: &Command, entry: &Entry, run: &LiveRun) -> ExecRequest {
+    ExecRequest {
+        run: number,
+        argv: command.argv.clone(),
+        cwd: command.cwd.clone(),
+        env: command.environment(entry),
+        user: None,
+        stdin: command.stdin.is_some() || command.interactive,
+        tty: command.tty,
+        kill_on_disconnect: command.owned_by_client,
+        timeout_ms: command.timeout_ms,
+        label: label_of(run),
+    }
+}
+
+/// What the init keeps for us, should this daemon die: the public id, and whether the run is ours.
+fn label_of(run: &LiveRun) -> String {
+    if run.hidden { format!("hidden:{}", run.id) } else { run.id.clone() }
+}
+
+/// Back from [`label_of`]: public id and whether it is hidden.
+pub(super) fn read_label(label: &str) -> (String, bool) {
+    let (id, hidden) = match label.strip_prefix("hidden:") {
+        Some(id) => (id, true),
+        None => (label, false),
+    };
+    // The box may have taken over its init: only an id of our form is believed.
+    let id = uuid::Uuid::parse_str(id).unwrap_or_else(|_| uuid::Uuid::new_v4());
+    (id.to_string(), hidden)
+}
+
+fn running(run: Run, ticket: Ticket) -> Started {
+    let pid = run.pid;
+    let (events, input) = run.split();
+    Started::Running { pid, events, input, ticket }
+}
+
+/// The program does not run. For a missing program that is a result; anything else is an error of the request.
+async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -> Result<Started, Refusal> {
+    let name = command.argv.first().map_or("", String::as_str);
+    let (exit_code, message) = match (error.step(), error.kind()) {
+        (STEP_EXECUTE, ErrorKind::NotFound) => (EXIT_NOT_FOUND, format!("{name}: command not found\n")),
+        (STEP_EXECUTE, _) => (EXIT_NOT_EXECUTABLE, format!("{name}: {}\n", error.causes())),
+        (STEP_FOLDER, _) => return Err(Refusal::Invalid(format!("folder '{}': {}", command.cwd, error.causes()))),
+        _ => return Err(error.into()),
+    };
+    let exit = Exit { status: ExitStatus::Code(exit_code), timed_out: false };
+    let ended = Ended { exit: Ok(exit), tail: message.clone().into_bytes(), ended_ms: clock::unix_ms(), no_leaf: true };
+    let finished = ticket.finish(ended).await;
+    Ok(Started::NotExecutable { exit_code, message, finished })
+}

@@ -1,0 +1,81 @@
+//! A run whose output is wanted as it comes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use icebox_shim::handle::{RunEvent, RunEvents};
+use tokio::sync::mpsc;
+
+use super::collect::{Recording, Tail, feed};
+use super::command::{Command, stopped_text};
+use super::finish::{Finished, ended_now};
+use super::start::{Started, Ticket, start};
+use crate::boxes::{Awake, Boxes};
+use crate::refusal::Refusal;
+
+/// Pieces of output on their way to a client. Beyond it the program has to wait for its reader, as with any pipe.
+const PIECES_MAX: usize = 8;
+/// A client that has not taken anything for so long counts as gone.
+const STALL_MAX: Duration = Duration::from_secs(300);
+
+/// What a stream consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamItem {
+    /// Output of the program, both streams merged.
+    Output(Bytes),
+    /// The end; nothing comes after it.
+    End(Finished),
+}
+
+/// Starts a command; its output comes through the channel. When the receiver goes away, the run goes on unheard.
+pub async fn stream(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<mpsc::Receiver<StreamItem>, Refusal> {
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    match start(boxes, awake, command).await? {
+        Started::NotExecutable { message, finished, .. } => {
+            // There is room for both.
+            let _ = sender.try_send(StreamItem::Output(Bytes::from(message)));
+            let _ = sender.try_send(StreamItem::End(finished));
+        }
+        Started::Running { events, input, ticket, .. } => {
+            feed(input, command.stdin.clone());
+            tokio::spawn(forward(events, ticket, sender));
+        }
+    }
+    Ok(receiver)
+}
+
+async fn forward(mut events: RunEvents, ticket: Ticket, sender: mpsc::Sender<StreamItem>) {
+    let mut tail = Tail::default();
+    let mut recording = Recording::new();
+    let mut client = Some(sender);
+    let exit = loop {
+        match recording.next(&mut events, &ticket).await {
+            Ok(Some(RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes))) => {
+                tail.add(&bytes);
+                client = hand_on(client, bytes).await;
+            }
+            Ok(Some(RunEvent::Dropped(_))) => {}
+            Ok(Some(RunEvent::Exit(exit))) => break Ok(exit),
+            Ok(None) => break Err(icebox_shim::Error::new(icebox_shim::ErrorKind::Gone, "read run's output", "")),
+            Err(error) => break Err(error),
+        }
+    };
+    let finished = ticket.finish(ended_now(exit, tail.bytes())).await;
+    if let Some(client) = client {
+        if finished.lost {
+            let _ = client.send(StreamItem::Output(Bytes::from_static(stopped_text().as_bytes()))).await;
+        }
+        // The client may have gone away by now.
+        let _ = client.send(StreamItem::End(finished)).await;
+    }
+}
+
+/// Gives a piece to the client. Returns it if it is still there; without one, output is read and dropped.
+async fn hand_on(client: Option<mpsc::Sender<StreamItem>>, bytes: Bytes) -> Option<mpsc::Sender<StreamItem>> {
+    let client = client?;
+    match tokio::time::timeout(STALL_MAX, client.send(StreamItem::Output(bytes))).await {
+        Ok(Ok(())) => Some(client),
+        // Gone, or as good as.
+        Ok(Err(_)) | Err(_) => None,
+    }
+}

@@ -1,0 +1,294 @@
+//! Boxes and their configuration: create, describe, name, label.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How large a box is. Fixed when it is created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxSize {
+    /// 2 cores, 4 GiB of memory, 5 GiB of disk.
+    #[default]
+    Small,
+    /// 4 cores, 8 GiB of memory, 10 GiB of disk.
+    Medium,
+    /// 8 cores, 16 GiB of memory, 20 GiB of disk.
+    Large,
+}
+
+impl BoxSize {
+    /// Cores that the box may use at once.
+    #[must_use]
+    pub fn cores(self) -> u32 {
+        match self {
+            Self::Small => 2,
+            Self::Medium => 4,
+            Self::Large => 8,
+        }
+    }
+
+    /// Memory limit.
+    #[must_use]
+    pub fn memory_bytes(self) -> u64 {
+        u64::from(self.cores()) * 2 * 1024 * 1024 * 1024
+    }
+
+    /// Size of the durable disk.
+    #[must_use]
+    pub fn disk_gib(self) -> u32 {
+        match self {
+            Self::Small => 5,
+            Self::Medium => 10,
+            Self::Large => 20,
+        }
+    }
+}
+
+/// What a box is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxStatus {
+    /// Being made.
+    Creating,
+    /// Ready, nothing to do.
+    Idle,
+    /// Work is going on.
+    Running,
+    /// Asleep: costs no CPU; the next request wakes it.
+    Paused,
+    /// It cannot be used; the logs say why.
+    Error,
+    /// It is going away.
+    Deleted,
+}
+
+impl BoxStatus {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Error => "error",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// Which connections a box may make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkPolicy {
+    /// `allow-all`, `deny-all` or `custom`.
+    pub mode: String,
+    /// Domains that may be reached (`custom`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_domains: Option<Vec<String>>,
+    /// Address ranges that may be reached (`custom`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_cidrs: Option<Vec<String>>,
+    /// Address ranges that may not be reached (`custom`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied_cidrs: Option<Vec<String>>,
+}
+
+impl NetworkPolicy {
+    /// The one policy that exists now: loopback only.
+    #[must_use]
+    pub fn deny_all() -> Self {
+        Self { mode: "deny-all".into(), allowed_domains: None, allowed_cidrs: None, denied_cidrs: None }
+    }
+}
+
+/// A box as the clients see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BoxData {
+    /// Two words and a number, unique for ever.
+    pub id: String,
+    /// The name its owner gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is doing now.
+    pub status: BoxStatus,
+    /// Size class.
+    pub size: BoxSize,
+    /// The runtime that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Labels, for filtering.
+    pub labels: Vec<String>,
+    /// Skills of the agent; always empty in this version.
+    pub enabled_skills: Vec<String>,
+    /// Never put to sleep by idling.
+    pub keep_alive: bool,
+    /// The connections it may make.
+    pub network_policy: NetworkPolicy,
+    /// The account it belongs to.
+    pub customer_id: String,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds of the last change of its configuration.
+    pub updated_at: i64,
+    /// Unix seconds of the last work.
+    pub last_activity_at: i64,
+    /// CPU time billed so far.
+    pub total_cpu_ns: u64,
+    /// What that CPU time costs.
+    pub total_compute_cost_usd: f64,
+    /// Deleted by itself when its time is over.
+    pub ephemeral: bool,
+    /// Unix seconds at which an ephemeral box is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// Seconds without work after which it falls asleep (our extension).
+    pub idle_seconds: u64,
+}
+
+/// Body of `POST /v2/box`. Every key is optional.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CreateBox {
+    /// A name, unique in the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// At most five labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Size class, `small` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<BoxSize>,
+    /// Never put it to sleep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<bool>,
+    /// A shell command that runs in the background at each start of the box.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_command: Option<String>,
+    /// `node` or `python`: both are in the one base image of this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Environment of every command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    /// Author name for git.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_name: Option<String>,
+    /// Author address for git.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_email: Option<String>,
+    /// Connections the box may make; only `deny-all` in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+    /// Delete the box by itself after `ttl` seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// Life of an ephemeral box in seconds; 3 days at most and by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+    /// Seconds without work until it sleeps (our extension).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub model: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub agent: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub custom_runner: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub browser: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub attach_headers: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub skills: Option<serde_json::Value>,
+    /// Not available in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub mcp_servers: Option<serde_json::Value>,
+}
+
+/// Body of `DELETE /v2/box`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeleteBoxes {
+    /// The boxes to delete; empty or missing is an error, never "all".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<String>>,
+}
+
+/// Answer of `GET …/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatusAnswer {
+    /// What the box is doing.
+    pub status: BoxStatus,
+}
+
+/// Body and answer of `…/startup`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Startup {
+    /// The shell command; empty if there is none.
+    #[serde(default)]
+    pub init_command: Option<String>,
+}
+
+/// Body of `POST …/config/labels`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AddLabel {
+    /// The label to add.
+    pub label: String,
+}
+
+/// Answer of the label endpoints: the whole new set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Labels {
+    /// All labels of the box.
+    pub labels: Vec<String>,
+}
+
+/// Body of `PUT …/git-config` and `PUT …/config/git`; what is unset keeps its value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct GitConfigChange {
+    /// New author name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_name: Option<String>,
+    /// New author address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_email: Option<String>,
+}
+
+/// The values in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GitConfig {
+    /// Author name.
+    pub git_user_name: String,
+    /// Author address.
+    pub git_user_email: String,
+}
+
+/// Body of `PUT /v2/box/settings/env`, and its answer with masked values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnvVars {
+    /// Name and value.
+    #[serde(default)]
+    pub env_vars: BTreeMap<String, String>,
+}
+
+/// Body of `PUT /v2/box/settings/env/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnvValue {
+    /// The value.
+    pub value: String,
+}

@@ -1,0 +1,34 @@
+//! The wire types: what goes over HTTP, and nothing else.
+//!
+//! Owns the JSON shapes of the API (`/v2/…`, the contract of the public clients) and of our own name space (`/v1/…`).
+//! Plain data; no behaviour but small conversions. Invariants: in requests `null` means the same as a missing key; in
+//! answers an optional field is left out rather than sent as `null`, because one of the clients tells them apart.
+
+mod boxes;
+mod exec;
+mod files;
+mod own;
+mod session;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub use boxes::*;
+pub use exec::*;
+pub use files::*;
+pub use own::*;
+pub use session::*;
+
+/// The body of every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong, for a person.
+    pub error: String,
+}
+
+/// The body of answers that carry no information: an empty JSON object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Empty {}
+
+#[cfg(test)]
+mod tests;

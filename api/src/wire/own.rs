@@ -1,0 +1,144 @@
+//! Our own name space `/v1`: bills, what keeps a box awake, and a look inside.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::BoxStatus;
+
+/// What one box has cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BoxBill {
+    /// Id of the box.
+    pub id: String,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is doing; `deleted` boxes stay on the bill.
+    pub status: BoxStatus,
+    /// CPU time in microseconds, exact.
+    pub cpu_usec: u64,
+    /// CPU time in core-seconds.
+    pub core_seconds: f64,
+    /// Storage in GB-hours (1 GB = 10^9 bytes).
+    pub gb_hours: f64,
+    /// Bytes of disk in use now.
+    pub storage_bytes: u64,
+    /// CPU cost in millionths of a dollar, exact.
+    pub cpu_micro_dollars: u64,
+    /// Storage cost in millionths of a dollar, exact.
+    pub storage_micro_dollars: u64,
+    /// CPU cost.
+    pub cpu_dollars: f64,
+    /// Storage cost.
+    pub storage_dollars: f64,
+    /// Both together.
+    pub total_dollars: f64,
+}
+
+/// Sum of several bills.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BillTotals {
+    /// CPU time in microseconds, exact.
+    pub cpu_usec: u64,
+    /// CPU time in core-seconds.
+    pub core_seconds: f64,
+    /// Storage in GB-hours.
+    pub gb_hours: f64,
+    /// CPU cost.
+    pub cpu_dollars: f64,
+    /// Storage cost.
+    pub storage_dollars: f64,
+    /// Both together.
+    pub total_dollars: f64,
+}
+
+/// The prices of a bill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PriceList {
+    /// Dollars for one core used for one hour.
+    pub dollars_per_core_hour: f64,
+    /// Dollars for one GB (10^9 bytes) kept for one month (730 hours).
+    pub dollars_per_gb_month: f64,
+}
+
+/// Answer of `GET /v1/usage`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AccountUsage {
+    /// Name of the account.
+    pub account: String,
+    /// Unix seconds up to which it is computed.
+    pub until: i64,
+    /// The prices.
+    pub prices: PriceList,
+    /// All boxes, deleted ones too.
+    pub boxes: Vec<BoxBill>,
+    /// The sum.
+    pub totals: BillTotals,
+}
+
+/// Answer of `GET /v1/boxes/{id}/why`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// What the box is doing.
+    pub status: BoxStatus,
+    /// What keeps it awake now.
+    pub awake_because: Vec<String>,
+    /// Seconds until it falls asleep if nothing happens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freezes_in_seconds: Option<f64>,
+    /// What a sleeping box waits for.
+    pub waiting_for: Vec<String>,
+    /// Seconds without work until it sleeps.
+    pub idle_seconds: u64,
+    /// CPU of the box over the idle window, in percent of one core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f64>,
+}
+
+/// Body of `PUT /v1/boxes/{id}/idle` and `PUT /v1/account/idle`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IdleChange {
+    /// Seconds without work until a box sleeps; `null` returns to the default of the level above.
+    #[serde(default)]
+    pub idle_seconds: Option<u64>,
+}
+
+/// Answer of the idle endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IdleAnswer {
+    /// The seconds in force.
+    pub idle_seconds: u64,
+}
+
+/// One process of a box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopProcess {
+    /// Process id inside the box.
+    pub pid: i32,
+    /// Its command.
+    pub comm: String,
+}
+
+/// Answer of `GET /v1/boxes/{id}/top`. It wakes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Top {
+    /// CPU time since the box was started.
+    pub cpu_usec: u64,
+    /// Part of it in user mode.
+    pub user_usec: u64,
+    /// Part of it in the kernel.
+    pub system_usec: u64,
+    /// Memory in use.
+    pub memory_current: u64,
+    /// Most memory in use since the start.
+    pub memory_peak: u64,
+    /// Times the kernel killed a process for want of memory.
+    pub oom_kills: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Asleep.
+    pub frozen: bool,
+    /// The processes, where they can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Vec<TopProcess>>,
+}
