@@ -79,7 +79,7 @@ impl Bench {
                 }),
                 readonly: false,
             },
-            mounts: vec![filesystem("/proc", "proc"), filesystem("/dev", "tmpfs"), cgroup_mount()],
+            mounts: vec![filesystem("/proc", "proc"), filesystem("/dev", "tmpfs"), cgroup_mount(), text_mount()],
             dev: Dev { nodes: default_device_nodes(), links: default_dev_links() },
             masked_paths: vec!["/proc/keys".into(), "/proc/none-such".into(), "/proc/irq".into()],
             readonly_paths: vec!["/proc/sys".into()],
@@ -132,6 +132,10 @@ fn filesystem(target: &str, fstype: &str) -> Mount {
 
 fn cgroup_mount() -> Mount {
     Mount { source: MountSource::Cgroup2, ..filesystem("/sys/fs/cgroup", "") }
+}
+
+fn text_mount() -> Mount {
+    Mount { source: MountSource::Text("of our own\n".into()), ..filesystem("/etc/hosts", "") }
 }
 
 fn run(program: &str, args: &[&str]) -> String {
@@ -194,7 +198,7 @@ fn priv_overlay_in_a_user_namespace_and_a_leaf_cgroup() {
             "overlay",
             "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
              cat /proc/keys; (echo x > /proc/keys) 2>/dev/null || echo mask-holds; (echo 1 > /proc/sys/kernel/sysrq) \
-             2>/dev/null || echo sys-holds; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/self/status",
+             2>/dev/null || echo sys-holds; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /etc/hosts /proc/self/mountinfo /proc/self/status",
         );
         let (child, text) = launch_and_read(&plan);
         let lines: Vec<&str> = text.lines().collect();
@@ -204,6 +208,9 @@ fn priv_overlay_in_a_user_namespace_and_a_leaf_cgroup() {
         assert!(text.contains("\n0::/init\n"), "the container's cgroup is the namespace's root: {text}");
         assert!(text.contains("\ninit\n"), "the view holds the leaf: {text}");
         assert!(text.contains("\n0\nmask-holds\nsys-holds\n0\n"), "{text}");
+        assert!(text.contains("\nof our own\n"), "{text}");
+        let host_dir = bench.dir.path().to_string_lossy().into_owned();
+        assert!(!text.contains(&host_dir), "mountinfo tells a host path: {text}");
         assert!(text.contains("CapEff:\t0000000000000089"), "{text}");
         assert!(text.contains("CapBnd:\t0000000000000089"), "{text}");
         assert!(text.contains("NoNewPrivs:\t1"), "{text}");

@@ -5,7 +5,7 @@
 //! the next launch.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
@@ -23,7 +23,6 @@ use crate::translate;
 
 const READ_BYTES: usize = 16 * 1024;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const FILE_MODE: u32 = 0o644;
 
 /// The whole program: returns the exit code.
 #[must_use]
@@ -90,7 +89,7 @@ fn send<T: serde::Serialize>(socket: impl AsFd, message: &T) -> Result<(), Error
 fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     let began = Instant::now();
     let control = listen(&spec.run_dir)?;
-    write_files(spec)?;
+    make_mount_point(spec)?;
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
     let plan = translate::plan(spec, init)?;
@@ -142,7 +141,7 @@ fn listen(run_dir: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-fn write_files(spec: &BoxSpec) -> Result<(), Error> {
+fn make_mount_point(spec: &BoxSpec) -> Result<(), Error> {
     let mount_point = translate::mount_point(spec);
     match fs::DirBuilder::new().mode(0o755).create(&mount_point) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -150,17 +149,7 @@ fn write_files(spec: &BoxSpec) -> Result<(), Error> {
         }
         _ => {}
     }
-    let name = &spec.hostname;
-    write_file(&translate::hosts_file(spec), &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
-    write_file(&translate::hostname_file(spec), &format!("{name}\n"))
-}
-
-fn write_file(path: &Path, text: &str) -> Result<(), Error> {
-    let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
-        file.write_all(text.as_bytes())
-    };
-    write().map_err(|e| Error::io("write file of the box", path.display(), e))
+    Ok(())
 }
 
 /// The init's standard error: written once, when it dies of something.

@@ -5,7 +5,7 @@
 //! runtime carries it out.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, Limits, Unenforced};
 use icebox_runtime::plan::{
@@ -129,16 +129,6 @@ pub(crate) fn mount_point(spec: &BoxSpec) -> PathBuf {
     spec.run_dir.join("root")
 }
 
-/// Host file that is seen as `/etc/hosts`.
-pub(crate) fn hosts_file(spec: &BoxSpec) -> PathBuf {
-    spec.run_dir.join("hosts")
-}
-
-/// Host file that is seen as `/etc/hostname`.
-pub(crate) fn hostname_file(spec: &BoxSpec) -> PathBuf {
-    spec.run_dir.join("hostname")
-}
-
 fn overlay(spec: &BoxSpec) -> Overlay {
     Overlay {
         lower: spec.lower.clone(),
@@ -180,8 +170,8 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
             &format!("mode=0755,size={run_bytes}"),
             MountAttributes { noexec: false, ..strict },
         ),
-        bind("/etc/hosts", &hosts_file(spec), readonly),
-        bind("/etc/hostname", &hostname_file(spec), readonly),
+        text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), readonly),
+        text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
     ]
 }
 
@@ -198,9 +188,8 @@ fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttrib
     Mount { target: target.into(), source, attributes, propagation: None }
 }
 
-fn bind(target: &str, source: &Path, attributes: MountAttributes) -> Mount {
-    let source = MountSource::Bind { path: source.to_owned(), recursive: false };
-    Mount { target: target.into(), source, attributes, propagation: None }
+fn text(target: &str, text: String, attributes: MountAttributes) -> Mount {
+    Mount { target: target.into(), source: MountSource::Text(text), attributes, propagation: None }
 }
 
 fn cgroup(spec: &BoxSpec) -> Result<CgroupPlan, Error> {
@@ -319,7 +308,8 @@ mod tests {
     #[test]
     fn nothing_of_the_host_is_writable() {
         for mount in plan(&spec(), any_fd()).unwrap().mounts {
-            if matches!(mount.source, MountSource::Bind { .. } | MountSource::Cgroup2) {
+            assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
+            if matches!(mount.source, MountSource::Text(_) | MountSource::Cgroup2) {
                 assert!(mount.attributes.readonly && mount.attributes.nosuid, "{}", mount.target.display());
             }
         }

@@ -185,3 +185,19 @@ async fn priv_a_run_number_is_used_once() {
     request.run = u64::MAX;
     assert_eq!(init.handle.exec(request).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
+
+#[tokio::test]
+async fn priv_a_congested_client_gets_the_exit_though_the_pipe_stays_open() {
+    let init = Init::start();
+    for round in 0..30 {
+        // More than socket, queue and pipe take together, up to a different point each time.
+        let bytes = 300_000 + round * 4096;
+        let script = format!("(sleep 1000) & head -c {bytes} /dev/zero");
+        let run = init.handle.exec(init.shell(&script)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let begun = std::time::Instant::now();
+        let output = collect(run).await;
+        assert_eq!(output.stdout.len(), bytes);
+        assert!(begun.elapsed() < Duration::from_secs(5), "the exit came late");
+    }
+}

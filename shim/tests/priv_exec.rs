@@ -324,3 +324,19 @@ async fn priv_a_real_time_signal_works_too() {
     init.handle.signal(number, 40, Scope::Leader).await.unwrap();
     assert_eq!(collect(run).await.status(), ExitStatus::Signal(40));
 }
+
+#[tokio::test]
+async fn priv_a_terminal_may_be_closed_and_opened_again() {
+    let init = Init::start();
+    let script = "echo one; exec 0<&- 1>&- 2>&-; sleep 0.3; exec 1>/dev/tty 0</dev/tty; echo two; read x; echo got $x; exec 0<&- 1>&-; sleep 0.1; exit 3";
+    let mut request = init.shell(script);
+    request.tty = Some(Winsize { rows: 24, cols: 80 });
+    let (mut events, mut input) = init.handle.exec(request).await.unwrap().split();
+    input.write(b"typed\n").await.unwrap();
+    let mut output = Output::default();
+    while let Some(event) = events.next().await.unwrap() {
+        output.take(event);
+    }
+    assert_eq!(output.status(), ExitStatus::Code(3), "{:?}", output.text());
+    assert!(output.text().contains("two\r\n") && output.text().ends_with("got typed\r\n"), "{:?}", output.text());
+}

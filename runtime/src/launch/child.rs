@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
-    plan::{Namespace, Plan, RootSource},
+    plan::{MountSource, Namespace, Plan, RootSource},
     sys::process as sys,
 };
 
@@ -88,7 +88,7 @@ fn set_up(
     let in_user_namespace = plan.namespaces.user != Namespace::Host;
     let spare = root::open_mount_point(&plan.root)?;
     let directory = root::open_directory(&plan.root)?;
-    let sources = mounts::open_sources(&plan.mounts, cgroup_view)?;
+    let mut sources = mounts::open_sources(&plan.mounts, cgroup_view)?;
     let nodes = if in_user_namespace {
         dev::open_host_nodes(&plan.dev)?
     } else {
@@ -101,7 +101,12 @@ fn set_up(
     umask(Mode::empty());
     new_session()?;
 
-    let mut masks = Masks::make(&plan.masked_paths, &spare)?;
+    let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &spare)?;
+    for (mount, source) in plan.mounts.iter().zip(&mut sources) {
+        if matches!(mount.source, MountSource::Text(_)) {
+            *source = masks.take_text();
+        }
+    }
     if plan.namespaces.net.is_new() {
         names::loopback_up()?;
     }

@@ -1,14 +1,16 @@
-//! Masked paths: each is covered by an empty, read-only object of our own. The image's `/dev/null` is never used for
-//! this (CVE-2025-31133), and writing to a mask fails instead of vanishing.
+//! Objects of our own, in a read-only tmpfs that is attached nowhere: masks and text files. A masked path is covered by
+//! an empty one. The image's `/dev/null` is never used for this (CVE-2025-31133), and writing to a mask fails instead of
+//! vanishing.
 
 use std::{
-    io,
+    collections::VecDeque,
+    io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{FileType, Mode, mkdirat, mknodat},
+    fs::{FileType, Mode, OFlags, mkdirat, mknodat, openat},
     mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree, unmount},
 };
 
@@ -22,29 +24,40 @@ use crate::{
     sys::mount::{self as sys_mount, MountAttr},
 };
 
-/// Masks ready to be attached, one for each path of the plan.
+/// Smallest size of the tmpfs, a page.
+const TMPFS_BYTES_MIN: usize = 4096;
+
+/// Detached mounts ready to be attached: masks, enough for each path of the plan, and one per text.
+#[derive(Default)]
 pub(super) struct Masks {
     files: Vec<OwnedFd>,
     dirs: Vec<OwnedFd>,
+    texts: VecDeque<OwnedFd>,
 }
 
 impl Masks {
-    /// Makes the masks. `spare` is a directory of this mount namespace that nothing covers yet; it is used for a moment,
+    /// Makes them. `spare` is a directory of this mount namespace that nothing covers yet; it is used for a moment,
     /// because the kernel copies only mounts that are attached (before Linux 6.15).
-    pub(super) fn make(paths: &[PathBuf], spare: &OwnedFd) -> Result<Self> {
-        if paths.is_empty() {
-            return Ok(Self { files: Vec::new(), dirs: Vec::new() });
+    pub(super) fn make(paths: &[PathBuf], texts: &[&str], spare: &OwnedFd) -> Result<Self> {
+        if paths.is_empty() && texts.is_empty() {
+            return Ok(Self::default());
         }
-        Self::copies(paths.len(), spare).on(Step::Paths, "masks")
+        Self::copies(paths.len(), texts, spare).on(Step::Paths, "masks and texts")
     }
 
-    fn copies(count: usize, spare: &OwnedFd) -> io::Result<Self> {
+    fn copies(count: usize, texts: &[&str], spare: &OwnedFd) -> io::Result<Self> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let options = [("mode".to_owned(), Some("0755".to_owned())), ("size".to_owned(), Some("4k".to_owned()))];
+        let size = TMPFS_BYTES_MIN + texts.iter().map(|text| text.len() + TMPFS_BYTES_MIN).sum::<usize>();
+        let options = [("mode".to_owned(), Some("0755".to_owned())), ("size".to_owned(), Some(size.to_string()))];
         let tmpfs = new_filesystem("tmpfs", &options, flags)?;
         mknodat(&tmpfs, "file", FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;
         mkdirat(&tmpfs, "dir", Mode::from_raw_mode(0o555))?;
+        for (index, text) in texts.iter().enumerate() {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(0o444))?;
+            std::fs::File::from(file).write_all(text.as_bytes())?;
+        }
         attach_at(&tmpfs, spare)?;
         let copy = |name: &str| -> io::Result<OwnedFd> {
             let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -55,10 +68,16 @@ impl Masks {
         };
         let files = (0..count).map(|_| copy("file")).collect::<io::Result<_>>();
         let dirs = (0..count).map(|_| copy("dir")).collect::<io::Result<_>>();
+        let texts = (0..texts.len()).map(|index| copy(&text_name(index))).collect::<io::Result<_>>();
         nix::unistd::fchdir(&tmpfs)?;
         unmount(".", UnmountFlags::DETACH)?;
         nix::unistd::chdir("/")?;
-        Ok(Self { files: files?, dirs: dirs? })
+        Ok(Self { files: files?, dirs: dirs?, texts: texts? })
+    }
+
+    /// The next text, in the order they were given.
+    pub(super) fn take_text(&mut self) -> Option<OwnedFd> {
+        self.texts.pop_front()
     }
 
     /// Covers `path`; a missing one is passed over, since kernels differ in what they show.
@@ -71,4 +90,8 @@ impl Masks {
         let mask = pile.pop().ok_or(io::ErrorKind::NotFound).on(Step::Paths, path.display())?;
         attach_at(&mask, &target).on(Step::Paths, path.display())
     }
+}
+
+fn text_name(index: usize) -> String {
+    format!("text-{index}")
 }

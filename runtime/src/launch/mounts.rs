@@ -35,8 +35,19 @@ pub(super) fn open_sources(mounts: &[Mount], mut cgroup_view: Option<OwnedFd>) -
                 }
                 open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
             }
-            MountSource::Filesystem { .. } => Ok(None),
+            MountSource::Filesystem { .. } | MountSource::Text(_) => Ok(None),
             MountSource::Cgroup2 => Ok(cgroup_view.take()),
+        })
+        .collect()
+}
+
+/// The texts of the plan, in order.
+pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
+    mounts
+        .iter()
+        .filter_map(|mount| match &mount.source {
+            MountSource::Text(text) => Some(text.as_str()),
+            _ => None,
         })
         .collect()
 }
@@ -71,7 +82,7 @@ fn attach_one(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result
 
 fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     match (&mount.source, source) {
-        (MountSource::Bind { .. }, Some(tree)) => {
+        (MountSource::Bind { .. } | MountSource::Text(_), Some(tree)) => {
             let (attr_set, attr_clr) = bits(mount.attributes);
             if attr_set != 0 || attr_clr != 0 {
                 let attr = MountAttr { attr_set, attr_clr, ..MountAttr::default() };
@@ -79,7 +90,7 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             }
             Ok(Some(tree))
         }
-        (MountSource::Bind { .. }, None) => Err(io::ErrorKind::InvalidInput.into()),
+        (MountSource::Bind { .. } | MountSource::Text(_), None) => Err(io::ErrorKind::InvalidInput.into()),
         (MountSource::Filesystem { fstype, source, options }, _) => {
             let mut all = options.clone();
             if let Some(source) = source {

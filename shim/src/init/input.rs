@@ -68,7 +68,7 @@ impl Server {
         if over {
             run.input.shut(&self.reactor);
         }
-        let wanted = run.input.fd.is_some() && !run.input.queue.is_empty();
+        let wanted = run.input.fd.is_some() && !run.input.queue.is_empty() && !run.input.paused;
         if let Some(fd) = &run.input.fd
             && wanted != run.input.watched
         {
@@ -99,6 +99,15 @@ impl Input {
         }
         self.watched = false;
         self.queue = VecDeque::new();
+    }
+
+    /// Does not watch it for now.
+    pub(crate) fn pause(&mut self, reactor: &Reactor) {
+        if let Some(fd) = self.fd.as_ref().filter(|_| self.watched) {
+            reactor.remove(fd);
+        }
+        self.watched = false;
+        self.paused = true;
     }
 
     /// Writes from the queue; returns how much credit the client gets back, and whether the input is over.

@@ -3,6 +3,8 @@
 //! Invariant: nothing is read that an attached client could not take; the pipe fills and the program waits. Without
 //! clients everything is read, and the tail keeps the newest. Leaves out: outputs of finished runs (`server::linger`).
 
+use std::time::{Duration, Instant};
+
 use rustix::io::Errno;
 
 use super::reactor::{Interest, Token};
@@ -11,7 +13,7 @@ use super::server::Server;
 use crate::protocol::{FrameType, TAIL_BYTES};
 
 /// Reads of one stream before others get their turn.
-const READS_PER_TURN: usize = 4;
+const READS_PER_TURN: u32 = 4;
 
 impl Stream {
     fn frame(self) -> FrameType {
@@ -29,6 +31,9 @@ impl Stream {
     }
 }
 
+/// Between looks at a terminal that its program has closed.
+const TERMINAL_RETRY_MS: u64 = 100;
+
 /// How a turn of reading ended.
 enum Turn {
     /// There may be more.
@@ -37,6 +42,9 @@ enum Turn {
     Empty,
     /// A client is behind.
     Congested,
+    /// The program has closed the terminal, which it may open again while it lives. Closing our side now would kill it
+    /// (SIGHUP), between its last close and its exit for example.
+    HungUp,
     /// The stream has ended, or all that belongs to the run was read.
     Over,
 }
@@ -49,10 +57,8 @@ impl Server {
             return;
         };
         let clients = run.clients.clone();
-        let draining = !run.live();
         let output = run.output(stream);
         match turn {
-            Turn::More if draining => self.rewatch(number, stream),
             Turn::More | Turn::Empty => {}
             // A hang-up is reported even for what is watched for nothing, so watching must end altogether.
             Turn::Congested => {
@@ -62,6 +68,15 @@ impl Server {
                     self.reactor.remove(fd);
                 }
             }
+            Turn::HungUp => {
+                output.watched = false;
+                if let Some(fd) = &output.fd {
+                    self.reactor.remove(fd);
+                }
+                run.input.pause(&self.reactor);
+                let at = Instant::now() + Duration::from_millis(TERMINAL_RETRY_MS);
+                self.reactor.set_timer(at, Token::RunTerminal(number));
+            }
             Turn::Over => {
                 output.watched = false;
                 let unread = output.left.is_some();
@@ -70,9 +85,6 @@ impl Server {
                     // Some background program may hold the other end, and would block or die if nobody read.
                     if unread {
                         self.linger(fd);
-                    } else if run.input.terminal {
-                        // Nobody has the other side any more; its endless hang-up must not be watched for input.
-                        run.input.shut(&self.reactor);
                     }
                 }
             }
@@ -83,16 +95,22 @@ impl Server {
         self.finish_if_drained(number);
     }
 
+    /// A live run's stream is read for a turn. What an ended run has left is read without a break: it is no more than
+    /// a pipe holds, and nobody would call again for a pipe that is empty and still held open.
     fn read_stream(&mut self, number: u64, stream: Stream) -> Turn {
-        for _ in 0..READS_PER_TURN {
+        for reads in 1.. {
             let Some(run) = self.runs.get_mut(&number) else {
                 return Turn::Empty;
             };
+            if run.output(stream).left == Some(0) {
+                return Turn::Over;
+            }
             let behind =
                 run.clients.iter().any(|id| self.clients.get(id).is_some_and(|client| client.conn.congested()));
             if behind {
                 return Turn::Congested;
             }
+            let may_return = run.input.terminal && run.live();
             let output = run.output(stream);
             let Some(fd) = &output.fd else {
                 return Turn::Empty;
@@ -100,10 +118,9 @@ impl Server {
             let most = output.left.map_or(self.scratch.len(), |left| {
                 usize::try_from(left).map_or(self.scratch.len(), |left| left.min(self.scratch.len()))
             });
-            let Some(space) = self.scratch.get_mut(..most).filter(|s| !s.is_empty()) else {
-                return Turn::Over;
-            };
+            let space = self.scratch.get_mut(..most).unwrap_or_default();
             let bytes = match rustix::io::read(fd, &mut *space) {
+                Err(Errno::IO) if may_return => return Turn::HungUp,
                 Ok(0) | Err(Errno::IO) => {
                     output.left = None;
                     return Turn::Over;
@@ -126,8 +143,20 @@ impl Server {
                     client.conn.send(stream.frame(), bytes);
                 }
             }
+            if run.live() && reads >= READS_PER_TURN {
+                break;
+            }
         }
         Turn::More
+    }
+
+    /// Looks whether a closed terminal was opened again.
+    pub(crate) fn retry_terminal(&mut self, number: u64) {
+        if let Some(run) = self.runs.get_mut(&number) {
+            run.input.paused = false;
+        }
+        self.resume_outputs(number);
+        self.feed(number);
     }
 
     /// Watches the outputs of a run (again), after its start or when a client has caught up.
@@ -135,8 +164,14 @@ impl Server {
         if self.runs.get(&number).is_none_or(|run| run.start.is_some()) {
             return;
         }
-        self.rewatch(number, Stream::Stdout);
-        self.rewatch(number, Stream::Stderr);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            match self.runs.get(&number) {
+                Some(run) if run.live() => self.rewatch(number, stream),
+                // Not by an event: there is none for a pipe that is empty by now.
+                Some(run) if !run.finished => self.pump(number, stream),
+                _ => {}
+            }
+        }
     }
 
     fn rewatch(&mut self, number: u64, stream: Stream) {

@@ -49,6 +49,8 @@ pub(crate) enum Token {
     SudoKill(u64),
     /// Timer: give free memory back.
     Trim,
+    /// Timer: look at the terminal of a run again.
+    RunTerminal(u64),
 }
 
 impl Token {
@@ -69,6 +71,7 @@ impl Token {
             Self::RunKill(id) => (12, id),
             Self::SudoKill(id) => (13, id),
             Self::Trim => (14, 0),
+            Self::RunTerminal(id) => (15, id),
         };
         (kind << 56) | (id & ID_MAX)
     }
@@ -91,6 +94,7 @@ impl Token {
             12 => Self::RunKill(id),
             13 => Self::SudoKill(id),
             14 => Self::Trim,
+            15 => Self::RunTerminal(id),
             _ => return None,
         })
     }

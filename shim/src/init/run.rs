@@ -45,6 +45,8 @@ pub(crate) struct Input {
     pub(crate) closing: bool,
     /// The reactor watches it.
     pub(crate) watched: bool,
+    /// It is a terminal whose other side is closed.
+    pub(crate) paused: bool,
     /// It is a terminal.
     pub(crate) terminal: bool,
     /// The last byte given to a terminal, to know whether a line is begun.

@@ -184,7 +184,7 @@ impl Server {
             Token::RunStderr(run) => self.pump(run, Stream::Stderr),
             Token::RunStdin(run) => self.feed(run),
             Token::Lingering(id) => self.drain_lingering(id),
-            Token::RunTimeout(_) | Token::RunKill(_) | Token::SudoKill(_) | Token::Trim => {}
+            Token::RunTimeout(_) | Token::RunKill(_) | Token::RunTerminal(_) | Token::SudoKill(_) | Token::Trim => {}
         }
     }
 
@@ -196,6 +196,7 @@ impl Server {
             }
             Token::RunTimeout(run) => self.time_out(run),
             Token::RunKill(run) => self.kill_run(run),
+            Token::RunTerminal(run) => self.retry_terminal(run),
             Token::SudoKill(id) => self.kill_sudo(id),
             Token::Sudo(id) => self.expire_sudo(id),
             Token::Connection(id) if self.clients.get(&id).is_some_and(|c| c.role == Role::New) => {
