@@ -66,7 +66,9 @@ pub fn scratch_dir() -> PathBuf {
         None => {
             let exe = std::env::current_exe().expect("the path of this executable");
             let deps = exe.parent().expect("the test lies in a directory");
-            let target = deps.ancestors().find(|d| d.join("CACHEDIR.TAG").is_file()).unwrap_or(deps);
+            // The tag is in the target directory and in those of the platforms below it: the outermost is meant.
+            let tagged = deps.ancestors().filter(|d| d.join("CACHEDIR.TAG").is_file());
+            let target = tagged.last().unwrap_or(deps);
             target.join("tmp")
         }
     };
