@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use icebox_rootfs::Store;
 use icebox_shim::launch::Tools;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log};
@@ -48,6 +48,8 @@ pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
 
 async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
+    // Before anybody can know that this runs: a signal right after the first answer must end it cleanly as well.
+    let signals = Signals::listen()?;
     let boxes = open(config).await?;
     boxes.reconcile().await?;
     let config = boxes.config().clone();
@@ -68,7 +70,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let api = http::api(App::new(boxes.clone()));
     let metrics = boxes.shared_metrics();
     let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
-    let stop = until_stopped(boxes.db().commit_failure()).await?;
+    let stop = until_stopped(signals, boxes.db().commit_failure()).await?;
     tell_service_manager(sd_notify::NotifyState::Stopping);
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
@@ -125,13 +127,24 @@ async fn first_account(config: &Config, db: &Db) -> Result<(), Error> {
     facts::restore_key(config)
 }
 
+/// The signals that ask for the end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|cause| Error::new("listen for signals", "", cause));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+}
+
 /// Waits for a signal, or for the database to fail.
-async fn until_stopped(mut failure: CommitFailure) -> Result<Stop, Error> {
-    let listen = |kind| signal(kind).map_err(|cause| Error::new("listen for signals", "", cause));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+async fn until_stopped(mut signals: Signals, mut failure: CommitFailure) -> Result<Stop, Error> {
     tokio::select! {
-        _ = terminate.recv() => Ok(Stop::Asked),
-        _ = interrupt.recv() => Ok(Stop::Asked),
+        _ = signals.terminate.recv() => Ok(Stop::Asked),
+        _ = signals.interrupt.recv() => Ok(Stop::Asked),
         _ = failure.wait_for(|failed| *failed) => Ok(Stop::DatabaseFailed),
     }
 }
