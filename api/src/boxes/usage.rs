@@ -26,10 +26,11 @@ impl Boxes {
         self.read_now(&entries).await?;
         let mut usages: Vec<(BoxBill, Usage)> =
             entries.iter().map(|entry| (bill_of_entry(entry), entry.meter.usage())).collect();
-        let mut ledger = self.db().samples_of_deleted(&account.id).await?;
-        // A box that is just being deleted may be in the table and on disk: it counts once.
+        // A box that is just being deleted may be in the table and on disk: it counts once. The list is read before
+        // the ledger: what it names has its last sample on disk.
         let mut deleted = self.db().deleted_boxes(&account.id).await?;
         deleted.retain(|gone| entries.iter().all(|entry| entry.id != gone.id));
+        let mut ledger = self.db().samples_of_deleted(&account.id).await?;
         for gone in deleted {
             let samples = ledger.remove(&gone.id).unwrap_or_default();
             usages.push(bill_of_deleted(&gone, &samples));
