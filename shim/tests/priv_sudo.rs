@@ -168,3 +168,34 @@ async fn priv_a_signalled_command_signals_its_client() {
     let Some(RunEvent::Exit(exit)) = events.next().await.unwrap() else { panic!("no exit") };
     assert_eq!(exit.status, ExitStatus::Signal(libc::SIGUSR1));
 }
+
+#[tokio::test]
+async fn priv_nonsense_on_the_socket_is_refused() {
+    use std::io::{Read, Write};
+
+    use icebox_shim::protocol::{FrameType, header};
+
+    let init = Init::start();
+    init.run("true").await;
+    let path = init.dir.path().join("sudo.sock");
+    let frame = |kind, payload: &[u8]| [&header(kind, payload.len())[..], payload].concat();
+    let request =
+        br#"{"v":1,"m":{"argv":["id"],"mode":"command","user":null,"env":[],"shell":null,"background":false}}"#;
+    let cases: [(Vec<u8>, &str); 5] = [
+        ([&300_000_u32.to_le_bytes()[..], &[1]].concat(), "invalid_input"),
+        (vec![0, 0, 0, 0, 77], "invalid_input"),
+        (frame(FrameType::Request, b"{}"), "invalid_input"),
+        // Without descriptors.
+        (frame(FrameType::Request, request), "invalid_input"),
+        (frame(FrameType::Signal, b"{}"), ""),
+    ];
+    for (bytes, expected) in cases {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(String::from_utf8_lossy(&answer).contains(expected), "{bytes:?}: {answer:?}");
+    }
+    assert_eq!(run(&init, "sudo id -u").await.text(), "0\n");
+}

@@ -1,7 +1,7 @@
 //! Builds the binaries that people run and puts them into one directory.
 //!
-//! The resident init and the launcher have a profile of their own (small, panic aborts) and are built without the
-//! asynchronous half of their crate. Unchanged binaries are left alone, so that a running `iceboxd` is not restarted for
+//! The resident init, the launcher and icerun have a profile of their own (small, panic aborts); the first two are built
+//! without the asynchronous half of their crate. Unchanged binaries are left alone, so that a running `iceboxd` is not restarted for
 //! nothing.
 
 use std::fs;
@@ -21,8 +21,9 @@ const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "iceb
 pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     deps::ensure(&[deps::BUILD])?;
     say::heading("Building (the first time takes some minutes)");
-    let daemon = ["--release", "-p", "icebox-api", "-p", "icebox-runtime", "--bins"];
-    let inside = ["--profile", "init", "--no-default-features", "-p", "icebox-shim", "--bins"];
+    let daemon = ["--release", "-p", "icebox-api", "--bins"];
+    let inside =
+        ["--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];
     let mut built = cargo_build(places, &daemon)?;
     built.extend(cargo_build(places, &inside)?);
     let bin = places.bin();

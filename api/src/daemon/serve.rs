@@ -48,8 +48,8 @@ pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
 
 async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
-    // Before anybody can know that this runs: a signal right after the first answer must end it cleanly as well.
-    let signals = Signals::listen()?;
+    // Before anything else: a signal must find somebody at any time.
+    let mut signals = Signals::listen()?;
     let boxes = open(config).await?;
     boxes.reconcile().await?;
     let config = boxes.config().clone();
@@ -70,7 +70,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let api = http::api(App::new(boxes.clone()));
     let metrics = boxes.shared_metrics();
     let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
-    let stop = until_stopped(signals, boxes.db().commit_failure()).await?;
+    let stop = until_stopped(&mut signals, boxes.db().commit_failure()).await;
     tell_service_manager(sd_notify::NotifyState::Stopping);
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
@@ -127,7 +127,7 @@ async fn first_account(config: &Config, db: &Db) -> Result<(), Error> {
     facts::restore_key(config)
 }
 
-/// The signals that ask for the end.
+/// The signals that ask the daemon to stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -141,11 +141,11 @@ impl Signals {
 }
 
 /// Waits for a signal, or for the database to fail.
-async fn until_stopped(mut signals: Signals, mut failure: CommitFailure) -> Result<Stop, Error> {
+async fn until_stopped(signals: &mut Signals, mut failure: CommitFailure) -> Stop {
     tokio::select! {
-        _ = signals.terminate.recv() => Ok(Stop::Asked),
-        _ = signals.interrupt.recv() => Ok(Stop::Asked),
-        _ = failure.wait_for(|failed| *failed) => Ok(Stop::DatabaseFailed),
+        _ = signals.terminate.recv() => Stop::Asked,
+        _ = signals.interrupt.recv() => Stop::Asked,
+        _ = failure.wait_for(|failed| *failed) => Stop::DatabaseFailed,
     }
 }
 

@@ -254,14 +254,12 @@ impl Db {
         .await
     }
 
-    /// Deleted boxes of an account, for the bill; those that are about to be deleted are among them, since the record of
-    /// the end comes some time after the box has left memory.
+    /// Deleted boxes of an account, and those whose deletion has begun, for the bill.
     pub async fn deleted_boxes(&self, account: &str) -> Result<Vec<DeletedBox>, Error> {
         let account = account.to_owned();
         self.read("read the deleted boxes", move |connection| {
             let mut query = connection.prepare_cached(
-                "SELECT id, name FROM boxes WHERE account_id = ?1 AND state IN ('deleting', 'deleted') \
-                 ORDER BY created_ms",
+                "SELECT id, name FROM boxes WHERE account_id = ?1 AND state <> 'ready' ORDER BY created_ms",
             )?;
             let rows = query.query_map([account], |row| Ok(DeletedBox { id: row.get(0)?, name: row.get(1)? }))?;
             rows.collect()

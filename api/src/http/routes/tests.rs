@@ -189,7 +189,7 @@ async fn no_endpoint_is_both_here_and_to_come() {
 #[tokio::test]
 async fn unknown_paths_and_methods_have_the_shape_of_errors() {
     let server = Server::new();
-    for path in ["/", "/nothing", "/v2", "/v2/box/b/nothing", "/v2/box/b/files", "/v3/box"] {
+    for path in ["/", "/nothing", "/v2", "/v2/box/b/nothing", "/v2/box/b/files", "/v2/box/", "//v2//box//", "/v3/box"] {
         let (status, body) = server.ask("GET", path, Some("box_good"), "").await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(text(&body), "there is nothing at this path");
@@ -200,9 +200,9 @@ async fn unknown_paths_and_methods_have_the_shape_of_errors() {
 }
 
 #[tokio::test]
-async fn doubled_and_trailing_slashes_are_collapsed_without_a_redirect() {
+async fn doubled_slashes_are_collapsed_without_a_redirect() {
     let server = Server::new();
-    for path in ["//v2/box", "/v2//box", "/v2/box/", "//v2//box//", "//v2/box?label=x"] {
+    for path in ["//v2/box", "/v2//box", "///v2////box", "//v2/box?label=x"] {
         let (status, body) = server.ask("GET", path, Some("box_good"), "").await;
         assert_eq!((status, &body), (StatusCode::OK, &serde_json::json!([])), "{path}");
     }
