@@ -102,7 +102,7 @@ fn work_keeps_a_box_awake() {
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
     drop(stream);
-    busy.out("kill $(pgrep -f 'while :') ; true");
+    busy.out("kill $(pgrep -f '[w]hile :') ; true");
     wait_status(&waiting, &["paused"]);
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["waiting_for"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
