@@ -92,7 +92,7 @@ fn work_keeps_a_box_awake() {
     let waiting = daemon.api().create(&json!({ "idle_seconds": 1 }));
     // A run that only waits is work, and so is a background process that computes.
     let stream = waiting.stream(&["sleep", "4"]);
-    busy.out("(while :; do :; done) >/dev/null 2>&1 & echo $! > pid");
+    busy.out("(while :; do :; done) >/dev/null 2>&1 &");
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         assert_eq!(waiting.status(), "running", "a box with a run fell asleep");
@@ -102,7 +102,7 @@ fn work_keeps_a_box_awake() {
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
     drop(stream);
-    busy.out("kill $(cat pid)");
+    busy.out("kill $(pgrep -f '[w]hile :') ; true");
     wait_status(&waiting, &["paused"]);
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["waiting_for"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
