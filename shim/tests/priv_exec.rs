@@ -223,7 +223,7 @@ async fn priv_a_terminal_is_one() {
     let run = init.handle.exec(request).await.unwrap();
     let (mut events, mut input) = run.split();
     let mut output = Output::default();
-    while !output.text().contains("xterm-256color") {
+    while !output.text().contains("xterm-256color\r\n") {
         output.take(events.next().await.unwrap().unwrap());
     }
     assert!(output.text().starts_with("33 101\r\n/dev/pts/"), "{:?}", output.text());

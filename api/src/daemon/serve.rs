@@ -51,6 +51,9 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     // Before anything else: a signal must find somebody at any time.
     let mut signals = Signals::listen()?;
     let boxes = open(config).await?;
+    for shortfall in icebox_shim::launch::shortfalls() {
+        tracing::warn!("{shortfall}");
+    }
     boxes.reconcile().await?;
     let config = boxes.config().clone();
     tokio::spawn(boxes.clone().watch());

@@ -309,14 +309,11 @@ impl Db {
         .await
     }
 
-    /// Uid ranges in use, by boxes and reservations.
-    pub async fn uid_bases_in_use(&self) -> Result<Vec<u32>, Error> {
-        self.read("read the uid ranges in use", |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT uid_base FROM boxes WHERE state <> 'deleted' UNION SELECT uid_base FROM reservations",
-            )?;
-            let rows = query.query_map([], |row| row.get(0))?;
-            rows.collect()
+    /// Forgets reservations in whose names nothing was made.
+    pub async fn unreserve(&self, unused: Vec<Reservation>) -> Result<(), Error> {
+        self.write("release box ids", move |connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?;
+            unused.iter().try_for_each(|one| delete.execute([&one.box_id]).map(|_| ()))
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! Endpoints of the contract that this version does not have, from one table. They answer 501 and say so.
+//! Endpoints of the public API that this version does not have, from one table. They answer 501 and say so.
 
 use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};

@@ -28,7 +28,7 @@ pub struct Api {
 #[openapi(info(
     title = "Icebox",
     description = "Isolated Linux boxes that live, sleep and wake, billed for the CPU they use. `/v2` follows the wire \
-                   contract of the public box clients, `/v1` is our own. Endpoints of the contract that are not described \
+                   format of the public box clients, `/v1` is our own. Endpoints of the public API that are not described \
                    here answer 501."
 ))]
 struct Description;

@@ -13,9 +13,11 @@
 //!  end of file = the program runs ◀──────────  (close-on-exec)
 //! ```
 //!
-//! With a leaf cgroup one short process, the maker, stands between the two: a new cgroup namespace takes the cgroup of
-//! the process that unshares it as its root (cgroup_namespaces(7)), so the maker sits in the container's cgroup while
-//! the first process starts in the leaf. `CLONE_PARENT` makes the first process the caller's child all the same.
+//! With a leaf cgroup two short processes stand between the two. A new cgroup namespace takes the cgroup of the process
+//! that unshares it as its root (cgroup_namespaces(7)), so the first, the scout, does that in the container's own cgroup
+//! and ends. Only then are controllers handed down to the leaf: on v2 no process can be in a cgroup that does this, and
+//! doing it before the leaf has processes spares moving them. The second, the maker, starts in the leaf, joins that
+//! namespace, and makes the first process; `CLONE_PARENT` makes it the caller's child all the same.
 
 mod child;
 pub(crate) mod credentials;
@@ -135,10 +137,6 @@ fn make_cgroup(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Cgroup> 
     let hierarchy = Hierarchy::probe().map_err(failed)?;
     let cgroup = Cgroup::create(&hierarchy, &plan.path, &plan.limits.controllers()).map_err(failed)?;
     let set = || -> std::result::Result<Vec<crate::cgroup::Warning>, crate::cgroup::Error> {
-        if let Some(leaf) = &plan.leaf {
-            cgroup.enable_leaf_controllers()?;
-            cgroup.leaf(leaf, &[])?;
-        }
         if let Some((uid, gid)) = plan.joins_from {
             cgroup.allow_joins_from(uid, gid)?;
         }
@@ -168,9 +166,7 @@ fn launch_in(
         root::own_mount_namespace()?;
     }
     let leaf = match (cgroup, plan.cgroup.as_ref().and_then(|c| c.leaf.as_deref())) {
-        (Some(cgroup), Some(name)) => cgroup
-            .open_leaf(name)
-            .map_err(|error| Error::of(Kind::Os, Step::Cgroup, name, crate::error::chain(&error)))?,
+        (Some(cgroup), Some(name)) => Some(make_leaf(cgroup, name, plan.namespaces.cgroup.is_new())?),
         _ => None,
     };
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
@@ -277,23 +273,68 @@ fn new_namespace_flags(namespaces: &Namespaces) -> u64 {
     flags
 }
 
-/// Makes the first process, through a maker in the container's own cgroup when it starts in a leaf.
+/// The cgroup that the first process starts in.
+struct Leaf {
+    cgroup: Cgroup,
+    /// A new cgroup namespace with the container's cgroup as its root.
+    namespace: Option<OwnedFd>,
+}
+
+fn make_leaf(cgroup: &Cgroup, name: &str, own_namespace: bool) -> Result<Leaf> {
+    let failed = |error: crate::cgroup::Error| Error::of(Kind::Os, Step::Cgroup, name, crate::error::chain(&error));
+    let namespace = if own_namespace { Some(cgroup_namespace(cgroup)?) } else { None };
+    cgroup.enable_leaf_controllers().map_err(failed)?;
+    Ok(Leaf { cgroup: cgroup.leaf(name, &[]).map_err(failed)?, namespace })
+}
+
+/// Makes a cgroup namespace whose root is `cgroup`, by a short process in it.
+fn cgroup_namespace(cgroup: &Cgroup) -> Result<OwnedFd> {
+    let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
+    match sys::clone3(0, cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the scout")? {
+        Cloned::Child => {
+            let made = scout(cgroup);
+            let sent = theirs.send(&made.as_ref().map(|_| ()), made.as_ref().ok());
+            sys::exit_now(i32::from(sent.is_err()))
+        }
+        Cloned::Parent(scout, _) => {
+            drop(theirs);
+            let reply = mine.receive::<std::result::Result<(), Error>>().on(Step::Clone, "the scout's reply")?;
+            // Until it is reaped it still counts as a process in the cgroup.
+            waitpid(nix::unistd::Pid::from_raw(scout.as_raw_pid()), None).on(Step::Clone, "the scout")?;
+            match reply {
+                Some((Ok(()), Some(namespace))) => Ok(namespace),
+                Some((Err(error), _)) => Err(error),
+                _ => Err(Error::invalid(Step::Clone, "scout", "it ended without a word")),
+            }
+        }
+    }
+}
+
+fn scout(cgroup: &Cgroup) -> Result<OwnedFd> {
+    // The namespace has a root in every hierarchy.
+    cgroup.join_self().map_err(|e| Error::of(Kind::Os, Step::JoinCgroup, "v1 hierarchies", crate::error::chain(&e)))?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
+    let path = "/proc/self/ns/cgroup";
+    Ok(fs::File::open(path).on(Step::JoinCgroup, path)?.into())
+}
+
+/// Makes the first process, through a maker in its leaf if it has one.
 fn clone_first(
     plan: &Plan,
     luggage: Luggage,
     cgroup: Option<&Cgroup>,
-    leaf: Option<&Cgroup>,
+    leaf: Option<&Leaf>,
     mine: &Sync,
 ) -> Result<(Pid, OwnedFd)> {
-    let whole = cgroup.and_then(Cgroup::unified_fd);
     let Some(leaf) = leaf else {
+        let whole = cgroup.and_then(Cgroup::unified_fd);
         let flags = new_namespace_flags(&plan.namespaces);
         return match sys::clone3(flags, whole).on(Step::Clone, "clone3(2)")? {
             Cloned::Child => child::run(plan, luggage),
             Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
         };
     };
-    match sys::clone3(0, whole).on(Step::Clone, "clone3(2) of the maker")? {
+    match sys::clone3(0, leaf.cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the maker")? {
         Cloned::Child => make_from_within(plan, luggage, leaf),
         Cloned::Parent(maker, _) => {
             drop(luggage);
@@ -312,17 +353,17 @@ fn clone_first(
     }
 }
 
-fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Cgroup) -> ! {
+fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Leaf) -> ! {
     let mut clone = || -> Result<Cloned> {
         for fd in &luggage.tasks {
             rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
         }
-        if plan.namespaces.cgroup.is_new() {
-            unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
+        if let Some(namespace) = &leaf.namespace {
+            setns(namespace, CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
             luggage.cgroup_view = mounts::cgroup_view(&plan.mounts)?;
         }
         let flags = new_namespace_flags(&plan.namespaces) | libc::CLONE_PARENT as u64;
-        sys::clone3(flags, leaf.unified_fd()).on(Step::Clone, "clone3(2)")
+        sys::clone3(flags, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match clone() {
         Ok(Cloned::Child) => {
