@@ -35,7 +35,7 @@ fn a_sleeping_box_is_woken_by_many_at_once() {
 }
 
 #[test]
-fn commands_succeed_while_the_box_is_put_to_sleep_again_and_again() {
+fn commands_succeed_while_the_box_sleeps_and_wakes_again_and_again() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     let stop = AtomicBool::new(false);
@@ -43,8 +43,11 @@ fn commands_succeed_while_the_box_is_put_to_sleep_again_and_again() {
         let pauses = scope.spawn(|| {
             let mut count = 0;
             while !stop.load(Ordering::Relaxed) {
-                let reply = made.api.post_empty(&made.path("/pause"));
-                assert!(reply.status < 500, "{} {}", reply.status, reply.text());
+                // A pause stops the commands in flight where they are; it takes a wake to let them go on.
+                for verb in ["/pause", "/resume"] {
+                    let reply = made.api.post_empty(&made.path(verb));
+                    assert!(reply.status < 500, "{verb}: {} {}", reply.status, reply.text());
+                }
                 count += 1;
             }
             count
