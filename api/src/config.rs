@@ -96,13 +96,13 @@ impl Config {
             None => Self::default(),
         };
         if let Some(data_dir) = &overrides.data_dir {
-            config.data_dir.clone_from(data_dir);
+            config.data_dir = absolute(data_dir)?;
         }
         if let Some(run_dir) = &overrides.run_dir {
-            config.run_dir.clone_from(run_dir);
+            config.run_dir = absolute(run_dir)?;
         }
         if let Some(image_dir) = &overrides.image_dir {
-            config.image_dir = Some(image_dir.clone());
+            config.image_dir = Some(absolute(image_dir)?);
         }
         if let Some(listen) = overrides.listen {
             config.listen = listen;
@@ -147,6 +147,11 @@ impl Config {
     pub fn image_dir(&self) -> PathBuf {
         self.image_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/icebox/images"))
     }
+}
+
+/// A path of the command line is seen from where the command was given.
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|cause| Error::new("find", path.display().to_string(), cause))
 }
 
 /// Whether a client may ask for this idle time.

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_follow_the_contract() {
+    fn labels_follow_the_rules() {
         assert!(check_label("a:b").is_ok());
         assert!(check_label(&"x".repeat(20)).is_ok());
         for label in ["", "a b", "ü", "a/b", &"x".repeat(21)] {

@@ -30,7 +30,7 @@ pub enum Refusal {
     NoSpace(String),
     /// It took too long.
     Timeout(String),
-    /// A part of the contract that this version does not have.
+    /// A part of the public API that this version does not have.
     NotYet(String),
     /// The daemon failed. The client hears only that; the log has the rest.
     Failed(Error),

@@ -1,4 +1,4 @@
-//! Small helpers for texts of others: they may be long, and hold anything.
+//! Small functions for texts of others: they may be long, and hold anything.
 
 /// Cuts a text to at most `bytes_max` bytes, between characters, and says so with an ellipsis.
 #[must_use]

@@ -82,6 +82,32 @@ impl Tools {
     }
 }
 
+/// Most files that a program of a box may have open, after raising its own limit (systemd's value).
+const BOX_OPEN_FILES_MAX: u64 = 524_288;
+
+/// The hard limit of open files that boxes get here: raising it takes CAP_SYS_RESOURCE, which some hosts keep from root.
+#[must_use]
+pub(crate) fn box_open_files() -> u64 {
+    let may_raise = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if may_raise { BOX_OPEN_FILES_MAX } else { BOX_OPEN_FILES_MAX.min(own) }
+}
+
+/// What boxes get less of on this host, in words for the operator: told once by the daemon, not by every box.
+#[must_use]
+pub fn shortfalls() -> Vec<String> {
+    let files = box_open_files();
+    let mut list = Vec::new();
+    if files < BOX_OPEN_FILES_MAX {
+        list.push(format!(
+            "programs in boxes may have {files} files open, not {BOX_OPEN_FILES_MAX}: this process has no CAP_SYS_RESOURCE to \
+             raise its limit; start it with LimitNOFILE={BOX_OPEN_FILES_MAX} or with that capability"
+        ));
+    }
+    list
+}
+
 #[cfg(feature = "handle")]
 pub use spawn::launch;
 

@@ -15,7 +15,7 @@ use icebox_runtime::plan::{
 use icebox_runtime::seccomp::{compile, profile};
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::BoxSpec;
+use crate::launch::{BoxSpec, box_open_files};
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -260,7 +260,7 @@ fn rlimits() -> Vec<Rlimit> {
         // A core dump of a box must not reach the host's handler with its contents.
         limit(libc::RLIMIT_CORE, 0, 0),
         // systemd's pair: select(2) users keep working, everybody else may raise.
-        limit(libc::RLIMIT_NOFILE, 1024, 524_288),
+        limit(libc::RLIMIT_NOFILE, 1024, box_open_files()),
         limit(libc::RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
         limit(libc::RLIMIT_MSGQUEUE, 819_200, 819_200),
         limit(libc::RLIMIT_NICE, 0, 0),

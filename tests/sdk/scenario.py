@@ -216,7 +216,12 @@ def exec_session():
     with box.exec.session(cmd="sleep 1000 & sleep 1000; wait") as session:
         session.kill("TERM")
         assert session.wait(timeout=20) == 143
-    with box.exec.session(cmd="trap '' TERM; while :; do sleep 1; done") as session:
+    out = []
+    with box.exec.session(cmd="trap '' TERM; echo armed; while :; do sleep 1; done", on_stdout=out.append) as session:
+        # A TERM that comes before the trap would end the shell at once.
+        deadline = time.monotonic() + 20
+        while b"armed" not in b"".join(out) and time.monotonic() < deadline:
+            time.sleep(0.01)
         session.terminate(grace_ms=300)
         assert session.wait(timeout=20) == 137
     session = box.exec.session(argv=["sleep", "4321"])

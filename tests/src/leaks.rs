@@ -51,6 +51,11 @@ impl LeakGuard {
         Self { before: Picture::take(daemon), fds: machine::fd_count(daemon.pid()) }
     }
 
+    /// What is more (+) or less (-) than at the start, at this moment.
+    pub fn differences(&self, daemon: &Daemon) -> Vec<String> {
+        self.before.difference(&Picture::take(daemon))
+    }
+
     /// Waits until the daemon holds what it held at the start; panics with the difference if it does not come to that.
     pub fn check(&self, daemon: &Daemon) {
         let mut now = Picture::take(daemon);

@@ -84,3 +84,18 @@ fn a_box_deleted_while_it_works_is_gone_at_once() {
     }
     guard.check(&daemon);
 }
+
+#[test]
+fn the_guard_sees_everything_that_a_box_holds() {
+    let daemon = Daemon::start();
+    daemon.api().create_default().delete();
+    let guard = LeakGuard::new(&daemon);
+    let made = daemon.api().create_default();
+    let seen = guard.differences(&daemon);
+    for kind in ["cgroup", "loop", "process", "netns", "file", "run file"] {
+        assert!(seen.iter().any(|line| line.starts_with(&format!("+ {kind} "))), "no {kind} in {seen:#?}");
+    }
+    made.delete();
+    guard.check(&daemon);
+    assert!(guard.differences(&daemon).is_empty());
+}

@@ -277,12 +277,7 @@ fn mounts_and_namespaces_cannot_be_made() {
             assert_ne!(made.sh(&line).code, 0, "{line} works");
         }
     }
-    assert_eq!(
-        made.out(
-            "mkdir /sys/fs/cgroup/x 2>/dev/null && echo made; true"
-        ),
-        ""
-    );
+    assert_eq!(made.out("mkdir /sys/fs/cgroup/x 2>/dev/null && echo made; true"), "");
 }
 
 /// x86-64 numbers of calls that no box needs, each tried with zeros.

@@ -22,6 +22,8 @@ pub enum WorkKind {
     Run,
     /// An interactive session.
     Session,
+    /// Icebox is settling a run that has ended: not seen by the owner, not waited for by a pause.
+    Settling,
 }
 
 /// The work of one box.
@@ -38,6 +40,7 @@ struct State {
     requests: u32,
     runs: u32,
     sessions: u32,
+    settling: u32,
     quiet_since: Instant,
     last_work_ms: i64,
     cpu: CpuWindow,
@@ -54,14 +57,6 @@ pub struct Counts {
     pub sessions: u32,
 }
 
-impl Counts {
-    /// Any at all.
-    #[must_use]
-    pub fn any(self) -> bool {
-        self.requests + self.runs + self.sessions > 0
-    }
-}
-
 /// A piece of work; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Work {
@@ -74,8 +69,15 @@ impl Activity {
     #[must_use]
     pub fn new(last_work_ms: i64) -> Arc<Self> {
         let now = Instant::now();
-        let state =
-            State { requests: 0, runs: 0, sessions: 0, quiet_since: now, last_work_ms, cpu: CpuWindow::default() };
+        let state = State {
+            requests: 0,
+            runs: 0,
+            sessions: 0,
+            settling: 0,
+            quiet_since: now,
+            last_work_ms,
+            cpu: CpuWindow::default(),
+        };
         Arc::new(Self { state: Mutex::new(state), began: now, no_requests: Notify::new() })
     }
 
@@ -125,7 +127,7 @@ impl Activity {
         let state = self.lock();
         Observed {
             keep_alive,
-            busy: state.requests + state.runs + state.sessions > 0,
+            busy: state.busy(),
             quiet: state.quiet_since.elapsed(),
             cpu_percent: state.cpu.percent(at, cpu_usec, window),
             window,
@@ -155,7 +157,12 @@ impl State {
             WorkKind::Request => &mut self.requests,
             WorkKind::Run => &mut self.runs,
             WorkKind::Session => &mut self.sessions,
+            WorkKind::Settling => &mut self.settling,
         }
+    }
+
+    fn busy(&self) -> bool {
+        self.requests + self.runs + self.sessions + self.settling > 0
     }
 }
 

@@ -163,6 +163,7 @@ impl Boxes {
                 .collect::<Vec<_>>()
         });
         self.inner.db.append_samples(last.await.unwrap_or_default());
+        self.inner.reservations.release_all().await;
         self.inner.db.close().await;
         self.inner.ranges.release_unused_blocks();
         self.remove_empty_root().await;

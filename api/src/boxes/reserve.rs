@@ -53,6 +53,18 @@ impl Reservations {
         self.ready.lock().await.push_front(unused);
     }
 
+    /// Gives all of them up. Nothing was ever made in their names, so the ranges need no rest.
+    pub(super) async fn release_all(&self) {
+        let unused: Vec<Reservation> = self.ready.lock().await.drain(..).collect();
+        for one in &unused {
+            self.ranges.forget(one.uid_base);
+        }
+        if let Err(error) = self.db.unreserve(unused).await {
+            // The next start finds and releases them.
+            tracing::warn!(error = error.chain(), "cannot release the reserved box ids");
+        }
+    }
+
     /// Fills up. Failing now is no harm: the next box asks again and reports it.
     pub(super) async fn prepare(&self) {
         let mut ready = self.ready.lock().await;

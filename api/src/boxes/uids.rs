@@ -116,6 +116,11 @@ impl UidRanges {
         state.rest.insert(uid_base, now_ms);
     }
 
+    /// Gives a range back that was never used.
+    pub(super) fn forget(&self, uid_base: u32) {
+        self.lock().used.remove(&uid_base);
+    }
+
     /// Takes this daemon's name out of the blocks that no box of it uses.
     pub fn release_unused_blocks(&self) {
         let mut state = self.lock();

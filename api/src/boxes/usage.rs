@@ -20,12 +20,18 @@ impl Boxes {
 
     /// The bill of an account, deleted boxes included.
     pub async fn account_usage(&self, account: &Account) -> Result<AccountUsage, Error> {
-        let entries = self.of_account(&account.id);
+        let mut entries = self.all();
+        entries.retain(|entry| entry.account_id == account.id);
+        entries.sort_by_key(|entry| (entry.created_ms, entry.id.clone()));
         self.read_now(&entries).await?;
         let mut usages: Vec<(BoxBill, Usage)> =
             entries.iter().map(|entry| (bill_of_entry(entry), entry.meter.usage())).collect();
+        // A box that is just being deleted may be in the table and on disk: it counts once. The list is read before
+        // the ledger: what it names has its last sample on disk.
+        let mut deleted = self.db().deleted_boxes(&account.id).await?;
+        deleted.retain(|gone| entries.iter().all(|entry| entry.id != gone.id));
         let mut ledger = self.db().samples_of_deleted(&account.id).await?;
-        for gone in self.db().deleted_boxes(&account.id).await? {
+        for gone in deleted {
             let samples = ledger.remove(&gone.id).unwrap_or_default();
             usages.push(bill_of_deleted(&gone, &samples));
         }

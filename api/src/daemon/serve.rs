@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use icebox_rootfs::Store;
 use icebox_shim::launch::Tools;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log};
@@ -48,7 +48,12 @@ pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
 
 async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
+    // Before anything else: a signal must find somebody at any time.
+    let mut signals = Signals::listen()?;
     let boxes = open(config).await?;
+    for shortfall in icebox_shim::launch::shortfalls() {
+        tracing::warn!("{shortfall}");
+    }
     boxes.reconcile().await?;
     let config = boxes.config().clone();
     tokio::spawn(boxes.clone().watch());
@@ -68,7 +73,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let api = http::api(App::new(boxes.clone()));
     let metrics = boxes.shared_metrics();
     let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
-    let stop = until_stopped(boxes.db().commit_failure()).await?;
+    let stop = until_stopped(&mut signals, boxes.db().commit_failure()).await;
     tell_service_manager(sd_notify::NotifyState::Stopping);
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
@@ -125,14 +130,25 @@ async fn first_account(config: &Config, db: &Db) -> Result<(), Error> {
     facts::restore_key(config)
 }
 
+/// The signals that ask the daemon to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|cause| Error::new("listen for signals", "", cause));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+}
+
 /// Waits for a signal, or for the database to fail.
-async fn until_stopped(mut failure: CommitFailure) -> Result<Stop, Error> {
-    let listen = |kind| signal(kind).map_err(|cause| Error::new("listen for signals", "", cause));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+async fn until_stopped(signals: &mut Signals, mut failure: CommitFailure) -> Stop {
     tokio::select! {
-        _ = terminate.recv() => Ok(Stop::Asked),
-        _ = interrupt.recv() => Ok(Stop::Asked),
-        _ = failure.wait_for(|failed| *failed) => Ok(Stop::DatabaseFailed),
+        _ = signals.terminate.recv() => Stop::Asked,
+        _ = signals.interrupt.recv() => Stop::Asked,
+        _ = failure.wait_for(|failed| *failed) => Stop::DatabaseFailed,
     }
 }
 

@@ -254,12 +254,12 @@ impl Db {
         .await
     }
 
-    /// Deleted boxes of an account, for the bill.
+    /// Deleted boxes of an account, and those whose deletion has begun, for the bill.
     pub async fn deleted_boxes(&self, account: &str) -> Result<Vec<DeletedBox>, Error> {
         let account = account.to_owned();
         self.read("read the deleted boxes", move |connection| {
             let mut query = connection.prepare_cached(
-                "SELECT id, name FROM boxes WHERE account_id = ?1 AND state = 'deleted' ORDER BY created_ms",
+                "SELECT id, name FROM boxes WHERE account_id = ?1 AND state <> 'ready' ORDER BY created_ms",
             )?;
             let rows = query.query_map([account], |row| Ok(DeletedBox { id: row.get(0)?, name: row.get(1)? }))?;
             rows.collect()
@@ -309,14 +309,11 @@ impl Db {
         .await
     }
 
-    /// Uid ranges in use, by boxes and reservations.
-    pub async fn uid_bases_in_use(&self) -> Result<Vec<u32>, Error> {
-        self.read("read the uid ranges in use", |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT uid_base FROM boxes WHERE state <> 'deleted' UNION SELECT uid_base FROM reservations",
-            )?;
-            let rows = query.query_map([], |row| row.get(0))?;
-            rows.collect()
+    /// Forgets reservations in whose names nothing was made.
+    pub async fn unreserve(&self, unused: Vec<Reservation>) -> Result<(), Error> {
+        self.write("release box ids", move |connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?;
+            unused.iter().try_for_each(|one| delete.execute([&one.box_id]).map(|_| ()))
         })
         .await
     }

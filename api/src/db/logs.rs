@@ -79,11 +79,11 @@ impl Db {
         .await
     }
 
-    /// Drops the oldest entries of every box that has too many.
+    /// Drops the oldest entries of every box that has too many, and what came late for boxes that are deleted.
     pub async fn prune_logs(&self) -> Result<usize, Error> {
         self.write("prune the logs", |connection| {
             connection.execute(
-                "DELETE FROM logs WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY box_id \
+                "DELETE FROM logs WHERE box_id IN (SELECT id FROM boxes WHERE state = 'deleted') OR id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY box_id \
                  ORDER BY id DESC) AS age FROM logs) WHERE age > ?1)",
                 [to_sql(LOGS_PER_BOX_MAX)],
             )

@@ -162,12 +162,13 @@ impl Db {
         .await
     }
 
-    /// Drops the oldest finished runs of every box that has too many.
+    /// Drops the oldest finished runs of every box that has too many, and what came late for boxes that are deleted.
     pub async fn prune_runs(&self) -> Result<usize, Error> {
         self.write("prune the runs", |connection| {
             connection.execute(
-                "DELETE FROM runs WHERE status <> 'running' AND number <= \
-                 (SELECT max(number) - ?1 FROM runs AS newest WHERE newest.box_id = runs.box_id)",
+                "DELETE FROM runs WHERE box_id IN (SELECT id FROM boxes WHERE state = 'deleted') OR \
+                 (status <> 'running' AND number <= \
+                 (SELECT max(number) - ?1 FROM runs AS newest WHERE newest.box_id = runs.box_id))",
                 [to_sql(RUNS_PER_BOX_MAX)],
             )
         })

@@ -79,13 +79,13 @@ impl Db {
         .await
     }
 
-    /// The ledger of the deleted boxes of an account.
+    /// The ledger of the boxes of [`Db::deleted_boxes`].
     pub async fn samples_of_deleted(&self, account: &str) -> Result<HashMap<String, Vec<Sample>>, Error> {
         let account = account.to_owned();
         self.read("read the ledger of deleted boxes", move |connection| {
             let mut query = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM samples JOIN boxes ON boxes.id = samples.box_id \
-                 WHERE boxes.account_id = ?1 AND boxes.state = 'deleted'"
+                 WHERE boxes.account_id = ?1 AND boxes.state <> 'ready'"
             ))?;
             let mut ledger: HashMap<String, Vec<Sample>> = HashMap::new();
             for row in query.query_map([account], read_sample)? {

@@ -45,8 +45,7 @@ pub(super) fn describe(entry: &Entry) -> BoxData {
         total_cpu_ns: usage.cpu_usec.saturating_mul(1000),
         total_compute_cost_usd: cost,
         ephemeral: settings.ephemeral,
-        // Rounded up: the box lives at least as long as it says.
-        expires_at: entry.expires_ms.map(|ms| (ms + 999).div_euclid(1000)),
+        expires_at: entry.expires_ms.map(|ms| ms.div_euclid(1000)),
         idle_seconds: entry.idle().as_secs(),
     }
 }

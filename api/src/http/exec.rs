@@ -93,6 +93,8 @@ async fn run_to_end(app: &App, found: &TheBox, command: &Command) -> Result<Resp
     let awake = found.awake(app).await?;
     let timeout_ms = command.timeout_ms;
     let mut ended = runs::collect(&app.boxes, &awake, command).await?;
+    // From here on the run itself keeps the box awake; a pause need not wait for this request.
+    drop(awake);
     match tokio::time::timeout(HEAD_AFTER, &mut ended).await {
         Ok(Ok(outcome)) => Ok(axum::Json(result(outcome, timeout_ms)).into_response()),
         Ok(Err(_)) => Err(Refusal::Unavailable("the output of the command could not be read to its end".into())),

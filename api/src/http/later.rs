@@ -1,4 +1,4 @@
-//! Endpoints of the contract that this version does not have, from one table. They answer 501 and say so.
+//! Endpoints of the public API that this version does not have, from one table. They answer 501 and say so.
 
 use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -32,7 +32,7 @@ const URLS: &str = "public URLs are";
 const BROWSER: &str = "the browser is";
 
 /// The table.
-pub(super) const LATER: [Later; 49] = [
+pub(super) const LATER: [Later; 48] = [
     later(Method::POST, "/v2/box/from-snapshot", SNAPSHOTS),
     later(Method::DELETE, "/v2/box/snapshots", SNAPSHOTS),
     later(Method::PUT, "/v2/box/{id}/config/model", AGENTS),
@@ -80,8 +80,7 @@ pub(super) const LATER: [Later; 49] = [
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}", BROWSER),
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}/download", BROWSER),
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}/playlist", BROWSER),
-    // Of older clients.
-    later(Method::POST, "/v2/box/{id}/fork", SNAPSHOTS),
+    // Of an older client.
     later(Method::POST, "/v2/box/{id}/browser/run", BROWSER),
 ];
 

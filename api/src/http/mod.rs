@@ -1,6 +1,6 @@
 //! The HTTP API.
 //!
-//! Owns: routes, extractors, bodies and errors of the wire contract, and the server that carries them. Invariants: every
+//! Owns: routes, extractors, bodies and errors of the wire format, and the server that carries them. Invariants: every
 //! error has the one shape `{"error": "…"}`; the key is checked before anything else is looked at; a box is looked up
 //! among the caller's own and is unknown otherwise; nothing is ever redirected. Leaves out: every decision about boxes
 //! (`boxes`) and runs (`runs`).

@@ -28,7 +28,7 @@ pub struct Api {
 #[openapi(info(
     title = "Icebox",
     description = "Isolated Linux boxes that live, sleep and wake, billed for the CPU they use. `/v2` follows the wire \
-                   contract of the public box clients, `/v1` is our own. Endpoints of the contract that are not described \
+                   format of the public box clients, `/v1` is our own. Endpoints of the public API that are not described \
                    here answer 501."
 ))]
 struct Description;
@@ -122,15 +122,21 @@ impl Api {
     }
 }
 
-/// The address without doubled slashes and without one at the end: clients join base address and path carelessly.
+/// The address without doubled slashes: clients join base address and path carelessly. A slash at the end stays, and
+/// leads nowhere: it is what a client with an empty id sends.
 fn collapsed(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
-    if !path.contains("//") && (path == "/" || !path.ends_with('/')) {
+    if !path.contains("//") {
         return None;
     }
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let mut single = String::with_capacity(path.len());
+    for character in path.chars() {
+        if character != '/' || !single.ends_with('/') {
+            single.push(character);
+        }
+    }
     let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
-    format!("/{}{query}", parts.join("/")).parse().ok()
+    format!("{single}{query}").parse().ok()
 }
 
 /// Turns requests away when too many are in progress, and counts those that are answered.

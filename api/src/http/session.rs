@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_those_of_the_contract() {
+    fn frames_are_those_of_the_clients() {
         let frame = |text: &str| frame_of(Message::Text(text.into()));
         assert_eq!(frame(r#"{"type":"stdin_close"}"#), Some(ClientFrame::StdinClose));
         assert_eq!(frame(r#"{"type":"terminate","graceMs":50}"#), Some(ClientFrame::Terminate { grace_ms: Some(50) }));
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signals_of_the_contract_are_known() {
+    fn the_signals_of_the_clients_are_known() {
         for name in ["TERM", "KILL", "INT", "HUP", "TSTP", "QUIT", "USR1", "USR2"] {
             assert!(signal_number(name).is_some(), "{name}");
         }

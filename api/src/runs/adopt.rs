@@ -98,7 +98,7 @@ pub fn acknowledge_late(entry: &Arc<Entry>) {
     if numbers.is_empty() {
         return;
     }
-    let (entry, work) = (Arc::clone(entry), entry.activity.begin(WorkKind::Request));
+    let (entry, work) = (Arc::clone(entry), entry.activity.begin(WorkKind::Settling));
     tokio::spawn(async move {
         for number in numbers {
             tell_init(&entry, number).await;

@@ -76,7 +76,7 @@ impl Ticket {
         self.boxes.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
         self.entry.runs.leave(self.run.number);
         // The init is to be told after the commit, which needs the box awake, but is no work its owner should see.
-        let awake = self.entry.activity.begin(WorkKind::Request);
+        let awake = self.entry.activity.begin(WorkKind::Settling);
         self.work = None;
         let (committed, on_disk) = tokio::sync::oneshot::channel();
         let (entry, number, runtime) = (Arc::clone(&self.entry), self.run.number, tokio::runtime::Handle::current());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::collect::collect;
 use super::command::{Command, HOME};
+use super::stream::stream;
 use crate::boxes::{Awake, Boxes, Entry, WorkKind};
 use crate::db::LogRow;
 use crate::refusal::Refusal;
@@ -89,7 +90,8 @@ pub async fn run_init_command(boxes: &Boxes, entry: &Arc<Entry>) {
         Ok(command) => {
             // Not `ensure_awake`: the caller has just started the box and may hold its lifecycle lock.
             let awake = Awake { entry: Arc::clone(entry), work: entry.activity.begin(WorkKind::Request) };
-            collect(boxes, &awake, &Command { hidden: true, ..command }).await.map(drop)
+            // A stream that nobody listens to: a server may write for months.
+            stream(boxes, &awake, &Command { hidden: true, ..command }).await.map(drop)
         }
         Err(refusal) => Err(refusal),
     };

@@ -1,6 +1,6 @@
 //! The wire types: what goes over HTTP, and nothing else.
 //!
-//! Owns the JSON shapes of the API (`/v2/…`, the contract of the public clients) and of our own name space (`/v1/…`).
+//! Owns the JSON shapes of the API (`/v2/…`, as the public clients expect them) and of our own name space (`/v1/…`).
 //! Plain data; no behaviour but small conversions. Invariants: in requests `null` means the same as a missing key; in
 //! answers an optional field is left out rather than sent as `null`, because one of the clients tells them apart.
 

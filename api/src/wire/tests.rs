@@ -76,7 +76,7 @@ fn a_run_has_every_required_field_and_no_null() {
 }
 
 #[test]
-fn a_log_entry_is_that_of_the_contract() {
+fn a_log_entry_is_that_of_the_clients() {
     let entry =
         LogEntry { timestamp: 1_700_000_000, level: LogLevel::Warn, source: LogSource::System, message: "m".into() };
     let expected = json!({"timestamp": 1_700_000_000, "level": "warn", "source": "system", "message": "m"});
@@ -84,7 +84,7 @@ fn a_log_entry_is_that_of_the_contract() {
 }
 
 #[test]
-fn files_are_those_of_the_contract() {
+fn files_are_those_of_the_clients() {
     let entry = FileEntry { name: "n".into(), path: "/p/n".into(), size: 1, is_dir: false, mod_time: "t".into() };
     let expected = json!({"name": "n", "path": "/p/n", "size": 1, "is_dir": false, "mod_time": "t"});
     assert_eq!(serde_json::to_value(entry).expect("json"), expected);

@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
 use crate::metrics::Metrics;
 
-/// The 84 endpoints of the contract, and both spellings of what has two.
-const CONTRACT: [(&str, &str); 84] = [
+/// The 84 endpoints that the public clients call, and both spellings of what has two.
+const ENDPOINTS: [(&str, &str); 84] = [
     ("POST", "/v2/box"),
     ("GET", "/v2/box"),
     ("DELETE", "/v2/box"),
@@ -140,9 +140,9 @@ fn text(body: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn every_endpoint_of_the_contract_is_routed_and_wants_a_key() {
+async fn every_endpoint_of_the_clients_is_routed_and_wants_a_key() {
     let server = Server::new();
-    for (method, path) in CONTRACT {
+    for (method, path) in ENDPOINTS {
         for key in [None, Some("box_bad"), Some("")] {
             let (status, body) = server.ask(method, path, key, "").await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} {key:?}: {body}");
@@ -154,7 +154,7 @@ async fn every_endpoint_of_the_contract_is_routed_and_wants_a_key() {
 #[tokio::test]
 async fn an_unknown_box_is_404_on_every_endpoint_of_a_box() {
     let server = Server::new();
-    for (method, path) in CONTRACT.into_iter().filter(|(_, path)| path.starts_with("/v2/box/b")) {
+    for (method, path) in ENDPOINTS.into_iter().filter(|(_, path)| path.starts_with("/v2/box/b")) {
         let (status, body) = server.ask(method, path, Some("box_good"), "").await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}: {body}");
         assert!(text(&body).contains("box 'b' does not exist"), "{method} {path}: {body}");
@@ -189,7 +189,7 @@ async fn no_endpoint_is_both_here_and_to_come() {
 #[tokio::test]
 async fn unknown_paths_and_methods_have_the_shape_of_errors() {
     let server = Server::new();
-    for path in ["/", "/nothing", "/v2", "/v2/box/b/nothing", "/v2/box/b/files", "/v3/box"] {
+    for path in ["/", "/nothing", "/v2", "/v2/box/b/nothing", "/v2/box/b/files", "/v2/box/", "//v2//box//", "/v3/box"] {
         let (status, body) = server.ask("GET", path, Some("box_good"), "").await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(text(&body), "there is nothing at this path");
@@ -200,9 +200,9 @@ async fn unknown_paths_and_methods_have_the_shape_of_errors() {
 }
 
 #[tokio::test]
-async fn doubled_and_trailing_slashes_are_collapsed_without_a_redirect() {
+async fn doubled_slashes_are_collapsed_without_a_redirect() {
     let server = Server::new();
-    for path in ["//v2/box", "/v2//box", "/v2/box/", "//v2//box//", "//v2/box?label=x"] {
+    for path in ["//v2/box", "/v2//box", "///v2////box", "//v2/box?label=x"] {
         let (status, body) = server.ask("GET", path, Some("box_good"), "").await;
         assert_eq!((status, &body), (StatusCode::OK, &serde_json::json!([])), "{path}");
     }
