@@ -38,25 +38,23 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) disks: &'a Disks,
     pub(super) flavour: Flavour,
-    pub(super) terminal: Terminal,
     pub(super) deadline: Duration,
 }
 
 /// Who sees what the command prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Terminal {
+pub(crate) enum Terminal {
     /// The command has this process's terminal.
     Own,
-    /// The command's output is copied to standard output.
-    Output,
+    /// The command's output, standard error included, is written here as it comes.
+    Output(Box<dyn Write + Send>),
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub(super) struct End {
-    pub(super) status: i32,
+pub(crate) struct End {
+    pub(crate) status: i32,
     /// Whether it left files.
-    pub(super) files: bool,
+    pub(crate) files: bool,
 }
 
 /// What the ports bring.
@@ -68,16 +66,22 @@ enum Said {
 
 impl Guest<'_> {
     /// Boots, runs the command, and unpacks into `out` the files it left.
-    pub(super) fn run(&self, out: &Path) -> Result<End> {
+    pub(super) fn run(&self, terminal: Terminal, out: &Path) -> Result<End> {
         let (sender, said) = channel();
         let control = self.listen("control")?;
         let output = self.listen("output")?;
         let files = self.listen("files")?;
         let initramfs = self.initramfs()?;
-        let mut qemu = Qemu(self.command(&initramfs).spawn().or_fail("run", "qemu-system-x86_64")?);
+        let mut qemu = Qemu(
+            self.command(&initramfs, matches!(terminal, Terminal::Own)).spawn().or_fail("run", "qemu-system-x86_64")?,
+        );
         let archive = self.disks.dir.join("files.tar");
         hear_control(control, sender.clone());
-        copy_port("output", output, io::stdout(), sender.clone());
+        let printed: Box<dyn Write + Send> = match terminal {
+            Terminal::Own => Box::new(io::stdout()),
+            Terminal::Output(to) => to,
+        };
+        copy_port("output", output, printed, sender.clone());
         copy_port("files", files, File::create(&archive).or_fail("make", archive.display().to_string())?, sender);
         let heard = hear(&said, self.deadline);
         let ended = qemu.end(if heard.is_ok() { END_DEADLINE } else { Duration::ZERO });
@@ -130,7 +134,7 @@ impl Guest<'_> {
         Ok(file)
     }
 
-    fn command(&self, initramfs: &Path) -> Command {
+    fn command(&self, initramfs: &Path, interactive: bool) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
@@ -149,7 +153,7 @@ impl Guest<'_> {
             qemu.arg("-chardev").arg(format!("socket,id={port},path={}", doubled(&self.socket(port))));
             qemu.arg("-device").arg(format!("virtserialport,chardev={port},name=icebox.{port}"));
         }
-        if self.terminal == Terminal::Own {
+        if interactive {
             qemu.args(["-chardev", "stdio,id=terminal,signal=off", "-device", "virtconsole,chardev=terminal"]);
         } else {
             qemu.stdin(Stdio::null()).stdout(Stdio::null());

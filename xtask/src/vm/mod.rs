@@ -15,7 +15,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use self::disks::Bringing;
-use self::guest::{Guest, Terminal};
+use self::guest::Guest;
+pub(crate) use self::guest::{End, Terminal};
 use crate::error::Result;
 use crate::places::{self, Places};
 use crate::{deps, run, say};
@@ -62,34 +63,65 @@ impl Flavour {
     }
 }
 
+/// What a guest is to do.
+pub(crate) struct Job<'a> {
+    /// A line of shell, or a program and its arguments.
+    pub(crate) command: &'a [String],
+    /// What is to be seen at the same path as here.
+    pub(crate) bring: &'a [PathBuf],
+    pub(crate) flavour: Flavour,
+    /// Keep the data disk, or use the kept one.
+    pub(crate) keep: bool,
+    /// From the command's start to its end.
+    pub(crate) deadline: Duration,
+    pub(crate) terminal: Terminal,
+}
+
 /// Runs the command in a guest, and ends this process with its exit status.
 pub(crate) fn vm(args: &VmArgs) -> Result<()> {
-    run::require_root("vm")?;
     let places = Places::find()?;
-    deps::ensure(&[deps::VM])?;
-    let shell = ["bash".to_owned()];
+    let shell = ["exec bash -l".to_owned()];
     let command = if args.command.is_empty() { &shell } else { args.command.as_slice() };
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let bin = places.bin();
     let mut bring = args.bring.clone();
     bring.extend(bin.is_dir().then_some(bin));
-    let image = image::ensure(&places)?;
-    let images = places::image_dir();
-    let bringing =
-        Bringing { command, paths: &bring, images: images.is_dir().then_some(images), interactive, keep: args.keep };
-    let disks = disks::make(&places, &bringing)?;
-    let guest = Guest {
-        image: &image,
-        disks: &disks,
-        flavour: args.flavour,
-        terminal: if interactive { Terminal::Own } else { Terminal::Output },
-        deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
-    };
-    let out = places.target.join("vm/out");
-    let end = guest.run(&out)?;
+    let end = run_job(
+        &places,
+        Job {
+            command,
+            bring: &bring,
+            flavour: args.flavour,
+            keep: args.keep,
+            deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
+            terminal: if interactive { Terminal::Own } else { Terminal::Output(Box::new(std::io::stdout())) },
+        },
+    )?;
     if end.files {
-        say::fact(&format!("what it left in /out is in {}", out.display()));
+        say::fact(&format!("what it left in /out is in {}", out_dir(&places).display()));
     }
-    drop(disks);
     std::process::exit(end.status)
+}
+
+/// Boots a guest for one job. The base images of boxes are always there.
+pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
+    run::require_root("vm")?;
+    deps::ensure(&[deps::VM])?;
+    let image = image::ensure(places)?;
+    let images = places::image_dir();
+    let bringing = Bringing {
+        command: job.command,
+        paths: job.bring,
+        images: images.is_dir().then_some(images),
+        interactive: matches!(job.terminal, Terminal::Own),
+        keep: job.keep,
+    };
+    let disks = disks::make(places, &bringing)?;
+    let guest = Guest { image: &image, disks: &disks, flavour: job.flavour, deadline: job.deadline };
+    guest.run(job.terminal, &out_dir(places))
+}
+
+/// Where the files are that the last guest left.
+fn out_dir(places: &Places) -> PathBuf {
+    places.target.join("vm/out")
 }
