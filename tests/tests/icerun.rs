@@ -75,9 +75,10 @@ fn create_start_state_exec_pause_resume_kill_delete() {
     bundle.icerun(&["pause", "c1"]).ok();
     assert_eq!(state(&bundle, "c1")["status"], "paused");
     let before = machine::cpu_ms(pid);
+    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    assert_eq!(machine::cpu_ms(pid), before);
     bundle.icerun(&["resume", "c1"]).ok();
     assert_eq!(state(&bundle, "c1")["status"], "running");
-    assert_eq!(machine::cpu_ms(pid), before);
 
     bundle.icerun(&["kill", "c1", "KILL"]).ok();
     wait_status(&bundle, "c1", "stopped");

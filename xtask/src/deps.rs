@@ -58,6 +58,20 @@ pub(crate) const TEST: &[Need] = &[
     program("runc", "runc"),
 ];
 
+/// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.
+pub(crate) const VM: &[Need] = &[
+    program("busybox", "busybox-static"),
+    program("debootstrap", "debootstrap"),
+    program("gpgv", "gpgv"),
+    program("wget", "wget"),
+    Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
+    program("mkfs.ext4", "e2fsprogs"),
+    program("qemu-system-x86_64", "qemu-system-x86"),
+    // QEMU only recommends the firmware.
+    Need { what: What::File("/usr/share/seabios/bios-256k.bin"), package: "seabios" },
+    program("strip", "binutils"),
+];
+
 /// For the benchmarks: the peers they are compared with.
 pub(crate) const BENCH: &[Need] = &[
     program("busybox", "busybox-static"),

@@ -1,5 +1,5 @@
-//! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `image`,
-//! `deps`, `build`.
+//! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `vm`,
+//! `image`, `deps`, `build`.
 //!
 //! Leaves out what the product itself does: images are made, boxes are run and billed by `iceboxd`.
 
@@ -17,6 +17,7 @@ mod run;
 mod say;
 mod test;
 mod up;
+mod vm;
 
 use std::error::Error as _;
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Task {
     Test(test::TestArgs),
     /// Measure against peers
     Bench(bench::BenchArgs),
+    /// Run a command in a guest with pure cgroup v2
+    Vm(vm::VmArgs),
     /// Build the binaries and the base image of boxes
     Image,
     /// Install the Debian packages and public clients that all tasks need
@@ -73,9 +76,10 @@ fn perform(task: &Task) -> Result<()> {
         Task::Down(args) => down::down(args),
         Task::Test(args) => test::test(args),
         Task::Bench(args) => bench::run(args),
+        Task::Vm(args) => vm::vm(args),
         Task::Image => image::prepare(&build::build(&Places::find()?)?),
         Task::Deps => {
-            deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH])?;
+            deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH, deps::VM])?;
             deps::sdk_clients(&Places::find()?)
         }
         Task::Build => build::build(&Places::find()?).map(|_| ()),

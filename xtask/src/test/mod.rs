@@ -1,9 +1,11 @@
 //! `cargo xtask test`: every tier, and one line at the end that says how it went.
 //!
 //! Tiers: `unit` needs nothing; `privileged` (tests whose name has `priv_`) needs root, loop devices and cgroups;
-//! `boxes` (the crate icebox-tests) drives the built binaries and the public clients. A test that would be skipped
+//! `boxes` (the crate icebox-tests) drives the built binaries and the public clients; `vm` runs tests of the last two in
+//! a guest. A test that would be skipped
 //! counts, and fails the run: nothing here may be ignored quietly.
 
+mod guest;
 mod runner;
 mod tally;
 
@@ -39,6 +41,8 @@ pub(crate) enum Tier {
     Privileged,
     /// Needs the binaries and the base image: whole boxes over HTTP, and icerun
     Boxes,
+    /// Privileged and boxes again, in a guest with pure cgroup v2
+    Vm,
 }
 
 /// The crate with the tests of whole boxes.
@@ -56,7 +60,8 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let mut broken = Vec::new();
     for tier in tiers {
         say::heading(&format!("Tests: {}", tier.name()));
-        let outcome = runner.run(tier, &Selection { packages: &args.packages, filter: args.filter.as_deref() })?;
+        let selection = Selection { packages: &args.packages, filter: args.filter.as_deref() };
+        let outcome = if tier == Tier::Vm { guest::run(&places, &selection)? } else { runner.run(tier, &selection)? };
         total += outcome.tally;
         // A runner may fail without a failed test: a test binary that does not compile, or one that crashed.
         if !outcome.success && outcome.tally.failed == 0 {
@@ -94,10 +99,12 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         run::require_root("test")?;
         deps::ensure(&[deps::TEST])?;
     }
-    if tiers.contains(&Tier::Boxes) {
+    if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
         deps::ensure(&[deps::IMAGE])?;
         let bin = build::build(places)?;
         image::prepare(&bin)?;
+    }
+    if tiers.contains(&Tier::Boxes) {
         say::heading("Public clients");
         deps::sdk_clients(places)?;
         say::fact("npm and PyPI clients are installed");
@@ -111,12 +118,15 @@ impl Tier {
             Tier::Unit => "unit",
             Tier::Privileged => "privileged",
             Tier::Boxes => "boxes",
+            Tier::Vm => "vm",
         }
     }
 
     /// Whether the tier has tests of one of these packages (none named: all are).
     fn has_any_of(self, packages: &[String]) -> bool {
-        packages.is_empty() || packages.iter().any(|package| (package == BOXES_PACKAGE) == (self == Tier::Boxes))
+        packages.is_empty()
+            || self == Tier::Vm
+            || packages.iter().any(|package| (package == BOXES_PACKAGE) == (self == Tier::Boxes))
     }
 
     /// Environment that the tier's tests read.

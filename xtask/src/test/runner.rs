@@ -11,7 +11,7 @@ use crate::places::Places;
 use crate::{run, say};
 
 /// Tests that use the machine itself disturb each other's measurements when too many run at once.
-const PRIVILEGED_THREADS: &str = "2";
+pub(super) const PRIVILEGED_THREADS: &str = "2";
 const CONFIG: &str = "xtask/nextest.toml";
 
 /// Which runner there is.
@@ -83,7 +83,7 @@ impl<'a> Runner<'a> {
         let expression = match tier {
             Tier::Unit => "not (test(/priv_/) | binary(/^priv_/))",
             Tier::Privileged => "test(/priv_/) | binary(/^priv_/)",
-            Tier::Boxes => "all()",
+            Tier::Boxes | Tier::Vm => "all()",
         };
         let mut command = self.places.cargo();
         command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]).args(packages(tier, selection));
@@ -100,7 +100,7 @@ impl<'a> Runner<'a> {
             Tier::Privileged => {
                 command.arg(selection.filter.filter(|filter| filter.contains("priv_")).unwrap_or("priv_"))
             }
-            Tier::Boxes => command.args(selection.filter),
+            Tier::Boxes | Tier::Vm => command.args(selection.filter),
         };
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
@@ -141,7 +141,7 @@ fn follow(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
 }
 
 /// Tests may print bytes that are no text.
-fn for_each_line(reader: impl Read, mut see: impl FnMut(&str)) -> std::io::Result<()> {
+pub(super) fn for_each_line(reader: impl Read, mut see: impl FnMut(&str)) -> std::io::Result<()> {
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? > 0 {

@@ -1,0 +1,155 @@
+//! The disks of one run: what is brought along, the base images of boxes, and an empty one for data.
+//!
+//! They are found by their labels. Only the data disk is changed; what a guest writes to the others is forgotten.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::image::filesystem;
+use crate::error::{Cause, Error, Result, While};
+use crate::places::Places;
+use crate::{run, say};
+
+const DATA_BYTES: u64 = 30 << 30;
+/// Room for what a guest writes beside what was brought.
+const SPARE_BYTES: u64 = 256 << 20;
+/// An ext4 file system is larger than its files: so many percent of their size.
+const OVERHEAD_PERCENT: u64 = 130;
+
+/// What a run brings along.
+#[derive(Debug)]
+pub(super) struct Bringing<'a> {
+    pub(super) command: &'a [String],
+    pub(super) paths: &'a [PathBuf],
+    /// The directory of base images.
+    pub(super) images: Option<PathBuf>,
+    pub(super) interactive: bool,
+    pub(super) keep: bool,
+}
+
+/// The disks, and the directory of this run, which goes with them.
+#[derive(Debug)]
+pub(super) struct Disks {
+    pub(super) dir: PathBuf,
+    pub(super) carry: PathBuf,
+    pub(super) images: Option<PathBuf>,
+    pub(super) data: PathBuf,
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        // It is named after this process; what can't be removed now is removed by the next cargo clean.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
+    let vm = places.target.join("vm");
+    let dir = vm.join(format!("run-{}", std::process::id()));
+    fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
+    let data = if bringing.keep { vm.join("data.img") } else { dir.join("data.img") };
+    let mut disks = Disks { carry: dir.join("carry.img"), images: None, data, dir };
+    if !disks.data.exists() {
+        filesystem(&disks.data, DATA_BYTES, "data", None)?;
+    }
+    let tree = disks.dir.join("carry");
+    carry(&tree, bringing)?;
+    filesystem(&disks.carry, room_for(&tree)?, "carry", Some(&tree))?;
+    fs::remove_dir_all(&tree).or_fail("remove", tree.display().to_string())?;
+    if let Some(from) = &bringing.images {
+        disks.images = Some(images(&vm, from)?);
+    }
+    Ok(disks)
+}
+
+/// Lays out what job.sh reads.
+fn carry(tree: &Path, bringing: &Bringing<'_>) -> Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = tree.join(name);
+        fs::write(&path, text).or_fail("write", path.display().to_string())
+    };
+    fs::create_dir_all(tree).or_fail("make", tree.display().to_string())?;
+    write("command", &script(bringing.command))?;
+    if bringing.interactive {
+        write("interactive", "")?;
+    }
+    if let Some(images) = &bringing.images {
+        write("images", &format!("{}\n", images.display()))?;
+    }
+    let mut list = String::new();
+    for path in bringing.paths {
+        let path = fs::canonicalize(path).or_fail("bring", path.display().to_string())?;
+        let text = path.to_str().filter(|text| !text.contains('\n')).ok_or_else(|| {
+            Error::new("bring", path.display().to_string(), Cause::Unexpected("its name is no line of text".into()))
+        })?;
+        // One slash less, or join would forget the tree.
+        let to = tree.join("tree").join(text.trim_start_matches('/'));
+        let parent = to.parent().unwrap_or(tree);
+        fs::create_dir_all(parent).or_fail("make", parent.display().to_string())?;
+        // Debug information is most of a test binary.
+        let stripped = path.is_file()
+            && run::quiet(Command::new("strip").arg("--strip-debug").arg("-o").arg(&to).arg(&path)).is_ok();
+        if !stripped {
+            run::quiet(Command::new("cp").arg("-a").arg(&path).arg(&to))?;
+        }
+        let _ = writeln!(list, "{text}");
+    }
+    write("paths", &list)
+}
+
+/// The command as a script: one argument is a line of shell, more are one program with its arguments.
+fn script(command: &[String]) -> String {
+    match command {
+        [line] => format!("{line}\n"),
+        words => {
+            let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+            format!("exec {}\n", quoted.join(" "))
+        }
+    }
+}
+
+/// The disk of base images, kept while the directory holds the same ones.
+fn images(vm: &Path, from: &Path) -> Result<PathBuf> {
+    let mut key = Vec::new();
+    for entry in fs::read_dir(from).or_fail("read", from.display().to_string())?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // iceboxd makes the layer with the tools by itself, from its own binaries.
+        if entry.path().is_dir() && !name.starts_with("tools-") && !name.starts_with('.') {
+            let made = entry.metadata().or_fail("read", entry.path().display().to_string())?.mtime();
+            key.push(format!("{name} {made}"));
+        }
+    }
+    key.sort_unstable();
+    let key = key.join("\n");
+    let (disk, stamp) = (vm.join("images.img"), vm.join("images.key"));
+    if disk.exists() && run::read_if_there(&stamp)?.is_some_and(|old| old == key) {
+        return Ok(disk);
+    }
+    let wait = say::wait("copying the base image to a disk");
+    let temp = vm.join(format!("images.{}.new", std::process::id()));
+    filesystem(&temp, room_for(from)?, "images", Some(from))?;
+    fs::rename(&temp, &disk).or_fail("write", disk.display().to_string())?;
+    fs::write(&stamp, key).or_fail("write", stamp.display().to_string())?;
+    wait.done("the base image is on a disk");
+    Ok(disk)
+}
+
+fn room_for(tree: &Path) -> Result<u64> {
+    let text = run::quiet(Command::new("du").args(["-s", "-B1", "--apparent-size"]).arg(tree))?;
+    let used: u64 = text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
+    Ok((used * OVERHEAD_PERCENT / 100 + SPARE_BYTES).next_multiple_of(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_is_a_line_and_more_are_a_program() {
+        assert_eq!(script(&["echo a | wc".to_owned()]), "echo a | wc\n");
+        assert_eq!(script(&["echo".to_owned(), "it's".to_owned()]), "exec 'echo' 'it'\\''s'\n");
+    }
+}

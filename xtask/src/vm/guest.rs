@@ -1,0 +1,270 @@
+//! One guest: QEMU, the ports that connect it with the host, and the deadlines.
+//!
+//! Each port is a Unix socket that we listen on before QEMU starts, so nothing is said before somebody hears it. The
+//! guest says `ready`, then `exit STATUS`, on the control port; a guest that does not is ended and its console is shown.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Flavour;
+use super::disks::Disks;
+use super::image::Image;
+use crate::error::{Cause, Error, Result, While};
+use crate::{run, say};
+
+/// From QEMU's start to the command's.
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+/// From the command's end to QEMU's.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+/// Untouched memory costs nothing; the largest box of the tests has 4 GiB.
+const MEMORY_MIB: u32 = 6144;
+const CONSOLE_LINES_MAX: usize = 60;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+const INITRAMFS: &str = include_str!("guest/initramfs.sh");
+const INIT: &str = include_str!("guest/init.sh");
+const JOB: &str = include_str!("guest/job.sh");
+const JOB_SERVICE: &str = include_str!("guest/job.service");
+
+/// What is to be run.
+#[derive(Debug)]
+pub(super) struct Guest<'a> {
+    pub(super) image: &'a Image,
+    pub(super) disks: &'a Disks,
+    pub(super) flavour: Flavour,
+    pub(super) deadline: Duration,
+}
+
+/// Who sees what the command prints.
+pub(crate) enum Terminal {
+    /// The command has this process's terminal.
+    Own,
+    /// The command's output, standard error included, is written here as it comes.
+    Output(Box<dyn Write + Send>),
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) status: i32,
+    /// Whether it left files.
+    pub(crate) files: bool,
+}
+
+/// What the ports bring.
+enum Said {
+    Control(String),
+    /// A port that has ended.
+    Ended(&'static str),
+}
+
+impl Guest<'_> {
+    /// Boots, runs the command, and unpacks into `out` the files it left.
+    pub(super) fn run(&self, terminal: Terminal, out: &Path) -> Result<End> {
+        let (sender, said) = channel();
+        let control = self.listen("control")?;
+        let output = self.listen("output")?;
+        let files = self.listen("files")?;
+        let initramfs = self.initramfs()?;
+        let mut qemu = Qemu(
+            self.command(&initramfs, matches!(terminal, Terminal::Own)).spawn().or_fail("run", "qemu-system-x86_64")?,
+        );
+        let archive = self.disks.dir.join("files.tar");
+        hear_control(control, sender.clone());
+        let printed: Box<dyn Write + Send> = match terminal {
+            Terminal::Own => Box::new(io::stdout()),
+            Terminal::Output(to) => to,
+        };
+        copy_port("output", output, printed, sender.clone());
+        copy_port("files", files, File::create(&archive).or_fail("make", archive.display().to_string())?, sender);
+        let heard = hear(&said, self.deadline);
+        let ended = qemu.end(if heard.is_ok() { END_DEADLINE } else { Duration::ZERO });
+        let status = heard.and_then(|status| ended.map(|()| status)).inspect_err(|_| self.show_console())?;
+        Ok(End { status, files: unpack(&archive, out)? })
+    }
+
+    fn listen(&self, port: &str) -> Result<UnixListener> {
+        let path = self.socket(port);
+        UnixListener::bind(&path).or_fail("listen on", path.display().to_string())
+    }
+
+    fn socket(&self, port: &str) -> PathBuf {
+        self.disks.dir.join(port)
+    }
+
+    fn console(&self) -> PathBuf {
+        self.disks.dir.join("console.log")
+    }
+
+    fn show_console(&self) {
+        let bytes = fs::read(self.console()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        say::heading("The guest's console ended with");
+        lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
+    }
+
+    /// The first root file system, with this version's scripts.
+    fn initramfs(&self) -> Result<PathBuf> {
+        let (tree, file) = (self.disks.dir.join("initramfs"), self.disks.dir.join("initramfs.cpio"));
+        for dir in ["bin", "dev", "icebox", "root"] {
+            fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
+        }
+        let scripts = [
+            ("init", INITRAMFS),
+            ("icebox/init", INIT),
+            ("icebox/job", JOB),
+            ("icebox/icebox-job.service", JOB_SERVICE),
+        ];
+        for (name, text) in scripts {
+            fs::write(tree.join(name), text).or_fail("write", name)?;
+        }
+        run::quiet(Command::new("chmod").arg("0755").args(scripts.map(|(name, _)| tree.join(name))))?;
+        run::quiet(Command::new("chmod").arg("0644").arg(tree.join("icebox/icebox-job.service")))?;
+        run::quiet(Command::new("cp").arg(self.image.busybox()).arg(tree.join("bin/busybox")))?;
+        run::quiet(Command::new("cp").arg("-r").arg(self.image.modules()).arg(tree.join("modules")))?;
+        let pack = "find . | busybox cpio -o -H newc >../initramfs.cpio";
+        run::quiet(Command::new("sh").args(["-c", pack]).current_dir(&tree))?;
+        Ok(file)
+    }
+
+    fn command(&self, initramfs: &Path, interactive: bool) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
+        qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
+        // A panic ends the guest instead of waiting for somebody to look.
+        let line = format!("console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={}", self.flavour.name());
+        qemu.args(["-append", &line, "-serial"]).arg(format!("file:{}", self.console().display()));
+        let forgotten = "if=virtio,format=raw,snapshot=on,cache=unsafe";
+        let root = self.image.root();
+        for disk in [Some(&root), Some(&self.disks.carry), self.disks.images.as_ref()].into_iter().flatten() {
+            qemu.arg("-drive").arg(format!("{forgotten},file={}", doubled(disk)));
+        }
+        qemu.arg("-drive").arg(format!("if=virtio,format=raw,file={}", doubled(&self.disks.data)));
+        qemu.args(["-device", "virtio-serial"]);
+        for port in ["control", "output", "files"] {
+            qemu.arg("-chardev").arg(format!("socket,id={port},path={}", doubled(&self.socket(port))));
+            qemu.arg("-device").arg(format!("virtserialport,chardev={port},name=icebox.{port}"));
+        }
+        if interactive {
+            qemu.args(["-chardev", "stdio,id=terminal,signal=off", "-device", "virtconsole,chardev=terminal"]);
+        } else {
+            qemu.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        // Its temporary copies of disks are as large as what a guest writes.
+        qemu.env("TMPDIR", &self.disks.dir);
+        qemu
+    }
+}
+
+/// QEMU's options are separated by commas; one in a name is written twice.
+fn doubled(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// A running QEMU, ended with its owner.
+struct Qemu(Child);
+
+impl Qemu {
+    fn end(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let late = || Error::new("wait for", "qemu-system-x86_64", Cause::Late { seconds: patience.as_secs() });
+        while self.0.try_wait().or_fail("wait for", "qemu-system-x86_64")?.is_none() {
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until the guest has told the command's exit status, and its output and files have come.
+fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
+    let mut limit = BOOT_DEADLINE;
+    let mut deadline = Instant::now() + limit;
+    let mut status = None;
+    let mut open = 2;
+    let ended = |what: &str| Error::new("run", "the guest", Cause::Unexpected(what.to_owned()));
+    loop {
+        match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Said::Control(line)) => match line.split_once(' ') {
+                None if line == "ready" => {
+                    limit = patience;
+                    deadline = Instant::now() + limit;
+                }
+                Some(("exit", code)) => {
+                    status = code.parse().ok();
+                    limit = END_DEADLINE;
+                    deadline = Instant::now() + limit;
+                }
+                _ => return Err(ended(&line)),
+            },
+            // The ports end with QEMU, so nothing is missing by then.
+            Ok(Said::Ended("control")) if status.is_none() => return Err(ended("it ended without a word")),
+            Ok(Said::Ended("control")) => {}
+            Ok(Said::Ended(_)) => open -= 1,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Error::new("run", "the guest", Cause::Late { seconds: limit.as_secs() }));
+            }
+            Err(RecvTimeoutError::Disconnected) => open = 0,
+        }
+        if let (Some(status), 0) = (status, open) {
+            return Ok(status);
+        }
+    }
+}
+
+fn hear_control(listener: UnixListener, sender: Sender<Said>) {
+    thread::spawn(move || {
+        let stream = listener.accept().map(|(stream, _)| BufReader::new(stream));
+        for line in stream.into_iter().flat_map(BufRead::lines).map_while(io::Result::ok) {
+            let _ = sender.send(Said::Control(line));
+        }
+        let _ = sender.send(Said::Ended("control"));
+    });
+}
+
+fn copy_port(port: &'static str, listener: UnixListener, mut to: impl Write + Send + 'static, sender: Sender<Said>) {
+    thread::spawn(move || {
+        // Where it can't be written (a closed pipe) there is nobody to tell; the guest must not block on it.
+        let mut copy = |mut stream: UnixStream| {
+            let mut buffer = vec![0; BUFFER_BYTES];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                let _ = to.write_all(&buffer[..length]).and_then(|()| to.flush());
+            }
+        };
+        if let Ok((stream, _)) = listener.accept() {
+            copy(stream);
+        }
+        let _ = sender.send(Said::Ended(port));
+    });
+}
+
+/// Unpacks what the command left, if anything.
+fn unpack(archive: &Path, out: &Path) -> Result<bool> {
+    if out.is_dir() {
+        fs::remove_dir_all(out).or_fail("remove", out.display().to_string())?;
+    }
+    if fs::metadata(archive).or_fail("read", archive.display().to_string())?.len() == 0 {
+        return Ok(false);
+    }
+    fs::create_dir_all(out).or_fail("make", out.display().to_string())?;
+    run::quiet(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(out))?;
+    Ok(true)
+}

@@ -1,0 +1,20 @@
+#!/bin/busybox sh
+# First program of the guest: loads what the kernel needs to see the root disk, adds what this run brings, and goes
+# there. The kernel makes variables of this script's environment from its command line.
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
+    /bin/busybox insmod /modules/$module.ko || echo "initramfs: no module $module"
+done
+# The disk appears while its driver is loaded; a guest without one is ended by the host's deadline.
+until /bin/busybox mount -t ext4 /dev/vda /root; do /bin/busybox usleep 20000; done
+/bin/busybox cp -a /icebox /root/
+if [ "$flavour" = systemd ]; then
+    wants=/root/etc/systemd/system/multi-user.target.wants
+    /bin/busybox mkdir -p $wants
+    /bin/busybox ln -sf /icebox/icebox-job.service $wants/icebox-job.service
+    program=/lib/systemd/systemd
+else
+    program=/icebox/init
+fi
+/bin/busybox mount --move /dev /root/dev
+exec /bin/busybox switch_root /root $program

@@ -1,0 +1,127 @@
+//! `cargo xtask vm`: a guest with pure cgroup v2 and Debian's kernel, for what the machine at hand can't show.
+//!
+//! A guest runs one command and ends. Its root disk is cached and never changed: every run starts from the same state.
+//! What is brought along is seen at the same path as on the host, so that test binaries find what they were built
+//! with. There is no network.
+
+mod disks;
+mod guest;
+mod image;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use self::disks::Bringing;
+use self::guest::Guest;
+pub(crate) use self::guest::{End, Terminal};
+use crate::error::Result;
+use crate::places::{self, Places};
+use crate::{deps, run, say};
+
+/// A forgotten shell ends some day.
+const INTERACTIVE_DEADLINE: Duration = Duration::from_secs(12 * 3600);
+
+/// Options of `vm`.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// What is PID 1
+    #[arg(long, value_enum, default_value = "minimal")]
+    flavour: Flavour,
+    /// Keep the disk at /data for the next run with --keep
+    #[arg(long)]
+    keep: bool,
+    /// Show this file or directory at the same path in the guest (repeatable); the built binaries and the base image
+    /// are always there
+    #[arg(long, value_name = "PATH")]
+    bring: Vec<PathBuf>,
+    /// End the guest after so many seconds
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    deadline: u64,
+    /// The command; without one, a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What is PID 1 in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavour {
+    /// A few lines of shell; all controllers are enabled
+    Minimal,
+    /// systemd
+    Systemd,
+}
+
+impl Flavour {
+    fn name(self) -> &'static str {
+        match self {
+            Flavour::Minimal => "minimal",
+            Flavour::Systemd => "systemd",
+        }
+    }
+}
+
+/// What a guest is to do.
+pub(crate) struct Job<'a> {
+    /// A line of shell, or a program and its arguments.
+    pub(crate) command: &'a [String],
+    /// What is to be seen at the same path as here.
+    pub(crate) bring: &'a [PathBuf],
+    pub(crate) flavour: Flavour,
+    /// Keep the data disk, or use the kept one.
+    pub(crate) keep: bool,
+    /// From the command's start to its end.
+    pub(crate) deadline: Duration,
+    pub(crate) terminal: Terminal,
+}
+
+/// Runs the command in a guest, and ends this process with its exit status.
+pub(crate) fn vm(args: &VmArgs) -> Result<()> {
+    let places = Places::find()?;
+    let shell = ["exec bash -l".to_owned()];
+    let command = if args.command.is_empty() { &shell } else { args.command.as_slice() };
+    let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let bin = places.bin();
+    let mut bring = args.bring.clone();
+    bring.extend(bin.is_dir().then_some(bin));
+    let end = run_job(
+        &places,
+        Job {
+            command,
+            bring: &bring,
+            flavour: args.flavour,
+            keep: args.keep,
+            deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
+            terminal: if interactive { Terminal::Own } else { Terminal::Output(Box::new(std::io::stdout())) },
+        },
+    )?;
+    if end.files {
+        say::fact(&format!("what it left in /out is in {}", out_dir(&places).display()));
+    }
+    std::process::exit(end.status)
+}
+
+/// Boots a guest for one job. The base images of boxes are always there.
+pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
+    run::require_root("vm")?;
+    deps::ensure(&[deps::VM])?;
+    let image = image::ensure(places)?;
+    let images = places::image_dir();
+    let bringing = Bringing {
+        command: job.command,
+        paths: job.bring,
+        images: images.is_dir().then_some(images),
+        interactive: matches!(job.terminal, Terminal::Own),
+        keep: job.keep,
+    };
+    let disks = disks::make(places, &bringing)?;
+    let guest = Guest { image: &image, disks: &disks, flavour: job.flavour, deadline: job.deadline };
+    guest.run(job.terminal, &out_dir(places))
+}
+
+/// Where the files are that the last guest left.
+fn out_dir(places: &Places) -> PathBuf {
+    places.target.join("vm/out")
+}
