@@ -1,6 +1,6 @@
 //! One box over HTTP, by one client: create, first exec, exec, freeze, wake, delete.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stats::{Case, Report};
 use super::{Context, WARM_UP_ROUNDS, server};
@@ -22,26 +22,36 @@ pub(super) fn exec(context: &Context) -> Result<Vec<Report>> {
     let id = server::create(client)?;
     let mut running = Case::new("exec on a running box", "");
     let mut frozen = Case::new("exec on a frozen box", "");
-    let mut freeze = Case::new("freeze (pause)", "");
+    let mut added = Case::new("what waking adds", "difference of neighbours");
+    let mut busy = Case::new("freeze right after a command", "");
+    let mut calm = Case::new("freeze of a box that rests", "");
     for round in 0..context.rounds.unwrap_or(EXEC_ROUNDS) + WARM_UP_ROUNDS {
-        let t0 = Instant::now();
-        server::exec_true(client, &id)?;
-        let t1 = Instant::now();
+        let exec = timed(|| server::exec_true(client, &id))?;
+        let first = timed(|| server::pause(client, &id))?;
+        let woken = timed(|| server::exec_true(client, &id))?;
         server::pause(client, &id)?;
-        let t2 = Instant::now();
-        server::exec_true(client, &id)?;
-        let t3 = Instant::now();
+        server::resume(client, &id)?;
+        let second = timed(|| server::pause(client, &id))?;
+        server::resume(client, &id)?;
         if round >= WARM_UP_ROUNDS {
-            running.add(t1 - t0);
-            freeze.add(t2 - t1);
-            frozen.add(t3 - t2);
+            running.add(exec);
+            frozen.add(woken);
+            added.add_value((woken.as_secs_f64() - exec.as_secs_f64()) * 1e3);
+            busy.add(first);
+            calm.add(second);
         }
     }
     server::delete(client, &id)?;
-    let wake = frozen.median() - running.median();
-    let exec = running.median();
-    let report = Report::new("HTTP exec of true, one client, kept connection", "ms", vec![running, frozen, freeze]);
+    let (exec, wake) = (running.median(), added.median());
+    let cases = vec![running, frozen, added, busy, calm];
+    let report = Report::new("HTTP exec of true, one client, kept connection", "ms", cases);
     Ok(vec![report.mark("exec p50", exec, EXEC_MS_MAX).mark("wake adds at p50", wake, WAKE_MS_MAX)])
+}
+
+fn timed(action: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    action()?;
+    Ok(start.elapsed())
 }
 
 /// From the create request to the answer of the first command; and the end of the box.

@@ -136,6 +136,11 @@ pub(super) fn pause(client: &mut Client, id: &str) -> Result<()> {
     client.call("POST", &format!("/v2/box/{id}/pause"), "").map(|_| ())
 }
 
+/// Wakes a box.
+pub(super) fn resume(client: &mut Client, id: &str) -> Result<()> {
+    client.call("POST", &format!("/v2/box/{id}/resume"), "").map(|_| ())
+}
+
 /// Deletes a box.
 pub(super) fn delete(client: &mut Client, id: &str) -> Result<()> {
     client.call("DELETE", &format!("/v2/box/{id}"), "").map(|_| ())
