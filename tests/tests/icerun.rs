@@ -325,3 +325,14 @@ fn help_and_version_are_there() {
     assert!(bundle.icerun(&["--version"]).ok().contains("icerun"));
     bundle.icerun(&["no-such-verb"]).failed();
 }
+
+#[test]
+fn the_process_that_waits_inside_is_not_the_file_on_disk() {
+    let bundle = Bundle::new(&["sleep", "60"]);
+    bundle.icerun_detached(&["create", "sealed"]).ok();
+    let state: serde_json::Value = serde_json::from_str(&bundle.icerun(&["state", "sealed"]).ok()).expect("JSON");
+    let exe = fs::read_link(format!("/proc/{}/exe", state["pid"])).expect("exe of the waiting process");
+    bundle.icerun(&["delete", "--force", "sealed"]).ok();
+    // The file that `#!/proc/self/exe` or a process beside it could get hold of (CVE-2019-5736).
+    assert!(exe.to_string_lossy().starts_with("/memfd:icerun"), "{}", exe.display());
+}

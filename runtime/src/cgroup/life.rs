@@ -38,11 +38,7 @@ impl Cgroup {
             Ok(()) => Ok(()),
             Err(error) => {
                 dir.write("cgroup.freeze", "0")?;
-                Err(if error.kind == ErrorKind::Timeout {
-                    error.with_kind(ErrorKind::FreezeTimeout)
-                } else {
-                    error
-                })
+                Err(if error.kind == ErrorKind::Timeout { error.with_kind(ErrorKind::FreezeTimeout) } else { error })
             }
         }
     }
@@ -89,9 +85,7 @@ impl Cgroup {
                 match pidfd_send_signal(fd, named) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(e) => {
-                        return Err(
-                            Error::errno("signal", dir.path(), e).detail(format!("pid {pid}"))
-                        );
+                        return Err(Error::errno("signal", dir.path(), e).detail(format!("pid {pid}")));
                     }
                 }
             }
@@ -106,11 +100,7 @@ impl Cgroup {
     /// # Errors
     /// Those of the system calls.
     pub fn kill(&self) -> Result<()> {
-        let killed = match self
-            .unified
-            .as_ref()
-            .map(|dir| dir.write("cgroup.kill", "1"))
-        {
+        let killed = match self.unified.as_ref().map(|dir| dir.write("cgroup.kill", "1")) {
             // Linux before 5.14 has no such file.
             Some(Err(e)) if e.is(Errno::NOENT) => self.signal_all(Signal::KILL.as_raw()),
             None => self.signal_all(Signal::KILL.as_raw()),
@@ -142,9 +132,7 @@ impl Cgroup {
         if let Some(dir) = &self.unified {
             match wait(dir, "remove", until, |e| !e.populated) {
                 Err(e) if e.kind == ErrorKind::Timeout => {
-                    return Err(e
-                        .with_kind(ErrorKind::Busy)
-                        .detail("it still has processes"));
+                    return Err(e.with_kind(ErrorKind::Busy).detail("it still has processes"));
                 }
                 done => ignore_removed(done)?,
             }
@@ -169,8 +157,7 @@ impl Cgroup {
 
     fn v2(&self, operation: &'static str) -> Result<&Dir> {
         self.unified.as_ref().ok_or_else(|| {
-            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported)
-                .detail("cgroup v2 is not mounted")
+            Error::new(operation, self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted")
         })
     }
 }
@@ -186,17 +173,11 @@ fn ignore_removed(result: Result<()>) -> Result<()> {
 fn until(deadline: Duration) -> Instant {
     let now = Instant::now();
     // Decades are as good as for ever.
-    now.checked_add(deadline)
-        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+    now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
 /// Waits for a state of `cgroup.events`.
-fn wait(
-    dir: &Dir,
-    operation: &'static str,
-    until: Instant,
-    done: impl Fn(&Events) -> bool,
-) -> Result<()> {
+fn wait(dir: &Dir, operation: &'static str, until: Instant, done: impl Fn(&Events) -> bool) -> Result<()> {
     let fail = |e| Error::errno(operation, dir.path(), e);
     let file = dir.open("cgroup.events", OFlags::RDONLY).map_err(fail)?;
     loop {
@@ -276,9 +257,7 @@ fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
         };
         if Instant::now() >= until {
             let left = format!("pid {first} of {}", pids.len());
-            return Err(
-                Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(left),
-            );
+            return Err(Error::new("wait until empty", dir.path(), ErrorKind::Timeout).detail(left));
         }
         let soon = until.min(Instant::now() + V1_RETRY);
         if let Some((_, pidfd)) = hold(&pids[..1]).pop() {
@@ -288,13 +267,7 @@ fn wait_exits(dir: &Dir, until: Instant) -> Result<()> {
 }
 
 /// Removes `<root>/<parents>/<name>`, but never a cgroup that took the place of the one that we hold.
-fn remove_from(
-    root: &Dir,
-    parents: &str,
-    name: &str,
-    held: Option<&Dir>,
-    until: Instant,
-) -> Result<()> {
+fn remove_from(root: &Dir, parents: &str, name: &str, held: Option<&Dir>, until: Instant) -> Result<()> {
     let parent = match root.below(parents) {
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(()),
@@ -312,9 +285,7 @@ fn remove_from(
     }
     loop {
         match remove_tree(&parent, name, DEPTH_MAX) {
-            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => {
-                wait_while_busy(&dir, until)?
-            }
+            Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => wait_while_busy(&dir, until)?,
             done => return done,
         }
     }
@@ -349,17 +320,12 @@ fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
 
 /// Waits for a reason to try rmdir again.
 fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
-    let emptied = if dir.has("cgroup.events") {
-        wait(dir, "remove", until, |e| !e.populated)
-    } else {
-        wait_exits(dir, until)
-    };
+    let emptied =
+        if dir.has("cgroup.events") { wait(dir, "remove", until, |e| !e.populated) } else { wait_exits(dir, until) };
     // Empty and yet busy: something came and went, or the last task is on its way out. v1 does not announce that.
     let result = emptied.and_then(|()| poll_v1_retry(dir, until));
     match result {
-        Err(e) if e.kind == ErrorKind::Timeout => Err(e
-            .with_kind(ErrorKind::Busy)
-            .detail("it still has processes")),
+        Err(e) if e.kind == ErrorKind::Timeout => Err(e.with_kind(ErrorKind::Busy).detail("it still has processes")),
         other => ignore_removed(other),
     }
 }
@@ -367,11 +333,7 @@ fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
 /// Waits for an event that may or may not come, for `V1_RETRY` at most.
 fn poll_v1_retry(dir: &Dir, until: Instant) -> Result<()> {
     let soon = until.min(Instant::now() + V1_RETRY);
-    let file = if dir.has("cgroup.events") {
-        "cgroup.events"
-    } else {
-        "cgroup.procs"
-    };
+    let file = if dir.has("cgroup.events") { "cgroup.events" } else { "cgroup.procs" };
     let fail = |e| Error::errno("remove", dir.path(), e);
     let fd = dir.open(file, OFlags::RDONLY).map_err(fail)?;
     read_all(fd.as_fd()).map_err(fail)?;

@@ -30,9 +30,7 @@ impl Cgroup {
         let (parents, name) = path.split_last();
         let built = (|| {
             for mount in wanted(h, v1) {
-                let parent = make_parents(&h.v1_mounts()[mount].root, parents, |d| {
-                    init_v1(h, mount, d)
-                })?;
+                let parent = make_parents(&h.v1_mounts()[mount].root, parents, |d| init_v1(h, mount, d))?;
                 made.add_v1(mount, parent, name)?;
             }
             if let Some(root) = h.unified() {
@@ -66,13 +64,7 @@ impl Cgroup {
         if unified.is_none() && dirs.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self {
-            hierarchy: h.clone(),
-            path: path.clone(),
-            unified,
-            v1: dirs,
-            refused: Vec::new(),
-        }))
+        Ok(Some(Self { hierarchy: h.clone(), path: path.clone(), unified, v1: dirs, refused: Vec::new() }))
     }
 
     /// Makes the child `name`, in v1 only for the controllers in `v1`, which this cgroup must have been made or opened
@@ -116,22 +108,13 @@ impl Cgroup {
         let mut v1 = Vec::new();
         for d in &self.v1 {
             if let Some(dir) = existing(&d.dir, name)? {
-                v1.push(V1Dir {
-                    mount: d.mount,
-                    dir,
-                });
+                v1.push(V1Dir { mount: d.mount, dir });
             }
         }
         if unified.is_none() && v1.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self {
-            hierarchy: self.hierarchy.clone(),
-            path,
-            unified,
-            v1,
-            refused: self.refused.clone(),
-        }))
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified, v1, refused: self.refused.clone() }))
     }
 
     /// The names of the children.
@@ -155,10 +138,7 @@ impl Cgroup {
         };
         let available = controllers_of(&dir.read("cgroup.controllers")?);
         if ALWAYS.iter().any(|c| available.contains(c)) && has_own_processes(dir)? {
-            return Err(
-                Error::new("enable controllers", dir.path(), ErrorKind::Busy)
-                    .detail("it has processes"),
-            );
+            return Err(Error::new("enable controllers", dir.path(), ErrorKind::Busy).detail("it has processes"));
         }
         for c in ALWAYS.into_iter().filter(|c| available.contains(c)) {
             dir.write("cgroup.subtree_control", &format!("+{c}"))?;
@@ -190,9 +170,7 @@ impl Cgroup {
     pub fn v1_tasks_fds(&self) -> Result<Vec<OwnedFd>> {
         let open = |d: &V1Dir| {
             let subject = d.dir.path().join("tasks");
-            d.dir
-                .open("tasks", OFlags::WRONLY)
-                .map_err(|e| Error::errno("open", subject, e))
+            d.dir.open("tasks", OFlags::WRONLY).map_err(|e| Error::errno("open", subject, e))
         };
         self.v1.iter().map(open).collect()
     }
@@ -209,14 +187,8 @@ impl Cgroup {
         };
         for file in ["cgroup.procs", "cgroup.threads"] {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::chownat(
-                dir.fd(),
-                file,
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(|e| Error::errno("chown", dir.path().join(file), e))?;
+            rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| Error::errno("chown", dir.path().join(file), e))?;
         }
         Ok(())
     }
@@ -229,10 +201,7 @@ impl Cgroup {
 
     /// The directory that stands for the whole: v2's, on a legacy layout that of the first v1 hierarchy.
     pub(super) fn main(&self) -> Result<&Dir> {
-        let first = self
-            .unified
-            .as_ref()
-            .or_else(|| self.v1.first().map(|d| &d.dir));
+        let first = self.unified.as_ref().or_else(|| self.v1.first().map(|d| &d.dir));
         first.ok_or_else(|| Error::new("use", self.path.as_str(), ErrorKind::NotFound))
     }
 
@@ -248,9 +217,7 @@ impl Cgroup {
             // A new child of a frozen cgroup is born frozen, so this tells about the ancestors too.
             let events = self.events()?;
             if events.populated {
-                return Err(
-                    Error::new("create", dir.path(), ErrorKind::Busy).detail("it has processes")
-                );
+                return Err(Error::new("create", dir.path(), ErrorKind::Busy).detail("it has processes"));
             }
             if events.frozen {
                 return Err(Error::new("create", dir.path(), ErrorKind::Frozen));
@@ -262,9 +229,7 @@ impl Cgroup {
         }
         for d in self.v1.iter().filter(|d| taken_over.contains(&d.mount)) {
             if !procs_below(&d.dir)?.is_empty() {
-                return Err(
-                    Error::new("create", d.dir.path(), ErrorKind::Busy).detail("it has processes")
-                );
+                return Err(Error::new("create", d.dir.path(), ErrorKind::Busy).detail("it has processes"));
             }
         }
         Ok(())
@@ -280,18 +245,8 @@ struct Made {
 
 impl Made {
     fn new(h: &Hierarchy, path: CgroupPath, refused: Vec<Refusal>) -> Self {
-        let cgroup = Cgroup {
-            hierarchy: h.clone(),
-            path,
-            unified: None,
-            v1: Vec::new(),
-            refused,
-        };
-        Self {
-            cgroup,
-            fresh: Vec::new(),
-            taken_over: Vec::new(),
-        }
+        let cgroup = Cgroup { hierarchy: h.clone(), path, unified: None, v1: Vec::new(), refused };
+        Self { cgroup, fresh: Vec::new(), taken_over: Vec::new() }
     }
 
     fn add_unified(&mut self, parent: Dir, name: &str) -> Result<()> {
@@ -335,10 +290,7 @@ impl Made {
 
 /// The v1 mounts that the wanted controllers are in, each once.
 fn wanted(h: &Hierarchy, v1: &[Controller]) -> Vec<usize> {
-    let mut mounts: Vec<usize> = v1
-        .iter()
-        .filter_map(|c| h.v1_mount(*c).map(|(i, _)| i))
-        .collect();
+    let mut mounts: Vec<usize> = v1.iter().filter_map(|c| h.v1_mount(*c).map(|(i, _)| i)).collect();
     mounts.sort_unstable();
     mounts.dedup();
     mounts
@@ -353,8 +305,7 @@ fn existing(parent: &Dir, relative: &str) -> Result<Option<Dir>> {
 }
 
 fn reopen(dir: &Dir) -> Result<Dir> {
-    dir.below("")
-        .map_err(|e| Error::errno("open", dir.path(), e))
+    dir.below("").map_err(|e| Error::errno("open", dir.path(), e))
 }
 
 /// mkdir -p, with `init` run on every directory on the way.
@@ -370,10 +321,7 @@ fn make_parents(root: &Dir, parents: &str, init: impl Fn(&Dir) -> Result<()>) ->
 /// A v1 cpuset is born empty, and nothing can join it before it has CPUs and memory nodes: take the parent's. The
 /// parent is initialised before, as the walk comes down from the root.
 fn init_v1(h: &Hierarchy, mount: usize, dir: &Dir) -> Result<()> {
-    if !h.v1_mounts()[mount]
-        .controllers
-        .contains(&Controller::Cpuset)
-    {
+    if !h.v1_mounts()[mount].controllers.contains(&Controller::Cpuset) {
         return Ok(());
     }
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -390,21 +338,13 @@ fn init_v1(h: &Hierarchy, mount: usize, dir: &Dir) -> Result<()> {
 ///
 /// A refusal (say, by the rule that a cgroup with processes cannot have controllers for its children) is no error yet:
 /// there may be no limit that needs it.
-pub(super) fn enable(
-    h: &Hierarchy,
-    path: &CgroupPath,
-    controllers: &[Controller],
-) -> Result<Vec<Refusal>> {
+pub(super) fn enable(h: &Hierarchy, path: &CgroupPath, controllers: &[Controller]) -> Result<Vec<Refusal>> {
     let mut refused: Vec<Refusal> = Vec::new();
     let Some(root) = h.unified() else {
         return Ok(refused);
     };
     let here = controllers_of(&root.read("cgroup.controllers")?);
-    let mut pending: Vec<Controller> = controllers
-        .iter()
-        .copied()
-        .filter(|c| here.contains(c))
-        .collect();
+    let mut pending: Vec<Controller> = controllers.iter().copied().filter(|c| here.contains(c)).collect();
     if pending.is_empty() {
         return Ok(refused);
     }
@@ -412,21 +352,13 @@ pub(super) fn enable(
     let mut parts = path.parts().peekable();
     while let Some(part) = parts.next() {
         let enabled = controllers_of(&dir.read("cgroup.subtree_control")?);
-        let mut missing: Vec<Controller> = pending
-            .iter()
-            .copied()
-            .filter(|c| !enabled.contains(c))
-            .collect();
+        let mut missing: Vec<Controller> = pending.iter().copied().filter(|c| !enabled.contains(c)).collect();
         if !missing.is_empty() {
             let busy = has_own_processes(&dir)?.then_some(Errno::BUSY);
             missing.retain(|c| match busy.map_or_else(|| hand_down(&dir, *c), Err) {
                 Ok(()) => false,
                 Err(errno) => {
-                    refused.push(Refusal {
-                        controller: *c,
-                        ancestor: dir.path().to_path_buf(),
-                        errno,
-                    });
+                    refused.push(Refusal { controller: *c, ancestor: dir.path().to_path_buf(), errno });
                     true
                 }
             });

@@ -232,6 +232,10 @@ fn dispatch(cli: Cli, log: &report::Log) -> Result<u8> {
     if cli.systemd_cgroup {
         return Err(Error::unsupported(Step::Cgroup, "--systemd-cgroup", "the systemd driver is not supported yet"));
     }
+    if matches!(cli.verb, Verb::Create(_) | Verb::Run { .. } | Verb::Exec(_)) {
+        // These three have a process of this program stand in the container for a moment.
+        icebox_runtime::sealed::ensure()?;
+    }
     let store = Store::new(&cli.root);
     match cli.verb {
         Verb::Create(create) => log.warn(&container::create(&store, &create.id, &create.options())?),
@@ -245,7 +249,6 @@ fn dispatch(cli: Cli, log: &report::Log) -> Result<u8> {
             return Ok(exit_code(result.exit_code));
         }
         Verb::Exec(exec) => {
-            icebox_runtime::sealed::ensure()?;
             let id = exec.id.clone();
             let result = container::exec(&store, &id, exec.options()?)?;
             log.warn(&result.warnings);

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use icebox_runtime::cgroup::{
-    Access, Backend, Cgroup, CgroupPath, Controller, DeviceKind, DeviceRule, ErrorKind, Hierarchy,
-    Layout, Limits, Unenforced,
+    Access, Backend, Cgroup, CgroupPath, Controller, DeviceKind, DeviceRule, ErrorKind, Hierarchy, Layout, Limits,
+    Unenforced,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -36,23 +36,12 @@ struct Top {
 
 impl Top {
     fn new(v1: &[Controller]) -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "this test needs root: it makes cgroups"
-        );
+        assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes cgroups");
         let h = Hierarchy::probe().expect("probe");
-        let name = format!(
-            "icebox-test.{}.{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("icebox-test.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = CgroupPath::new(name).expect("path");
         let cgroup = Cgroup::create(&h, &path, v1).expect("create");
-        Self {
-            h,
-            cgroup,
-            children: Vec::new(),
-        }
+        Self { h, cgroup, children: Vec::new() }
     }
 
     fn path(&self, name: &str) -> CgroupPath {
@@ -62,11 +51,7 @@ impl Top {
     /// Starts a shell, puts it into `cgroup` in v2 and in the given v1 hierarchies, and only then lets it run.
     fn spawn(&mut self, cgroup: &Cgroup, v1: &[Controller], script: &str) -> usize {
         let script = format!("read go; {script}");
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("spawn");
+        let mut child = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("spawn");
         let pid = child.id().to_string();
         let mut stdin = child.stdin.take().expect("stdin");
         self.children.push(child);
@@ -116,28 +101,18 @@ impl Drop for Top {
         let removed = self.cgroup.remove(DEADLINE);
         if !std::thread::panicking() {
             removed.expect("remove");
-            assert!(
-                Cgroup::open(&self.h, self.cgroup.path(), &[])
-                    .expect("open")
-                    .is_none()
-            );
+            assert!(Cgroup::open(&self.h, self.cgroup.path(), &[]).expect("open").is_none());
         }
     }
 }
 
 fn unified_file(cgroup: &Cgroup, file: &str, flags: OFlags) -> std::fs::File {
-    let dir = cgroup
-        .unified_fd()
-        .expect("these tests need cgroup v2 mounted");
-    rustix::fs::openat(dir, file, flags | OFlags::CLOEXEC, Mode::empty())
-        .expect(file)
-        .into()
+    let dir = cgroup.unified_fd().expect("these tests need cgroup v2 mounted");
+    rustix::fs::openat(dir, file, flags | OFlags::CLOEXEC, Mode::empty()).expect(file).into()
 }
 
 fn write_unified(cgroup: &Cgroup, file: &str, value: &str) {
-    unified_file(cgroup, file, OFlags::WRONLY)
-        .write_all(value.as_bytes())
-        .expect(file);
+    unified_file(cgroup, file, OFlags::WRONLY).write_all(value.as_bytes()).expect(file);
 }
 
 fn read_unified(cgroup: &Cgroup, file: &str) -> String {

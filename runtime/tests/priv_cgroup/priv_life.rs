@@ -11,10 +11,7 @@ fn priv_freeze_stops_a_sleeper_and_thaw_wakes_it() {
     assert!(top.cgroup.events().unwrap().frozen);
     assert!(leaf.events().unwrap().frozen, "children freeze too");
     // Thawing the child alone does not help: the parent's freeze holds.
-    assert_eq!(
-        leaf.thaw(Duration::from_millis(20)).unwrap_err().kind,
-        ErrorKind::Timeout
-    );
+    assert_eq!(leaf.thaw(Duration::from_millis(20)).unwrap_err().kind, ErrorKind::Timeout);
     top.cgroup.thaw(DEADLINE).unwrap();
     assert!(!leaf.events().unwrap().frozen);
     assert!(leaf.events().unwrap().populated);
@@ -25,17 +22,13 @@ fn priv_a_frozen_busy_process_uses_no_cpu() {
     let mut top = Top::new(&[]);
     let leaf = top.cgroup.leaf("run-1", &[]).unwrap();
     top.spawn(&leaf, &[], SPINNER);
-    eventually("the spinner runs", || {
-        leaf.cpu().unwrap().usage_usec > 20_000
-    });
+    eventually("the spinner runs", || leaf.cpu().unwrap().usage_usec > 20_000);
     top.cgroup.freeze(DEADLINE).unwrap();
     let before = top.cgroup.cpu().unwrap();
     std::thread::sleep(Duration::from_millis(100)); // time in which it would run
     assert_eq!(top.cgroup.cpu().unwrap(), before);
     top.cgroup.thaw(DEADLINE).unwrap();
-    eventually("it goes on", || {
-        top.cgroup.cpu().unwrap().usage_usec > before.usage_usec
-    });
+    eventually("it goes on", || top.cgroup.cpu().unwrap().usage_usec > before.usage_usec);
 }
 
 #[test]
@@ -43,19 +36,11 @@ fn priv_a_freeze_that_takes_too_long_is_undone() {
     let v1 = [Controller::Cpu];
     let mut top = Top::new(&v1);
     // A process out of quota does not run until the next period, and so cannot stop by itself before.
-    let quota = Limits {
-        cpu_quota_us: Some(1000),
-        cpu_period_us: Some(1_000_000),
-        ..Limits::default()
-    };
+    let quota = Limits { cpu_quota_us: Some(1000), cpu_period_us: Some(1_000_000), ..Limits::default() };
     limits_of(&top, &quota);
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1)
-        .unwrap()
-        .unwrap();
+    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
     top.spawn(&cgroup, &v1, SPINNER);
-    eventually("it has used its quota", || {
-        cgroup.cpu().unwrap().usage_usec >= 1000
-    });
+    eventually("it has used its quota", || cgroup.cpu().unwrap().usage_usec >= 1000);
     // On a busy machine it may be about to get the rest of its quota just now: then it does stop, so try again.
     let attempt = |_| match cgroup.freeze(Duration::from_millis(50)) {
         Ok(()) => {
@@ -64,9 +49,7 @@ fn priv_a_freeze_that_takes_too_long_is_undone() {
         }
         Err(error) => Some(error),
     };
-    let error = (0..50)
-        .find_map(attempt)
-        .expect("one of the attempts meets it out of quota");
+    let error = (0..50).find_map(attempt).expect("one of the attempts meets it out of quota");
     assert_eq!(error.kind, ErrorKind::FreezeTimeout, "{error}");
     assert_eq!(read_unified(&cgroup, "cgroup.freeze").trim(), "0");
     cgroup.thaw(DEADLINE).unwrap();
@@ -81,17 +64,8 @@ fn priv_kill_works_on_a_frozen_cgroup() {
     let child = top.spawn(&leaf, &[], "sleep 1000 & sleep 1000 & wait");
     eventually("three processes", || top.cgroup.procs().unwrap().len() == 3);
     top.cgroup.freeze(DEADLINE).unwrap();
-    assert_eq!(
-        top.cgroup.remove(Duration::ZERO).unwrap_err().kind,
-        ErrorKind::Busy
-    );
-    assert_eq!(
-        top.cgroup
-            .wait_empty(Duration::from_millis(20))
-            .unwrap_err()
-            .kind,
-        ErrorKind::Timeout
-    );
+    assert_eq!(top.cgroup.remove(Duration::ZERO).unwrap_err().kind, ErrorKind::Busy);
+    assert_eq!(top.cgroup.wait_empty(Duration::from_millis(20)).unwrap_err().kind, ErrorKind::Timeout);
     top.cgroup.kill().unwrap();
     top.cgroup.wait_empty(DEADLINE).unwrap();
     assert_eq!(top.wait(child).signal(), Some(9));
@@ -107,10 +81,7 @@ fn priv_signals_reach_every_process() {
     top.cgroup.signal_all(15).unwrap();
     assert_eq!(top.wait(child).signal(), Some(15));
     top.cgroup.wait_empty(DEADLINE).unwrap();
-    assert_eq!(
-        top.cgroup.signal_all(0).unwrap_err().kind,
-        ErrorKind::Invalid
-    );
+    assert_eq!(top.cgroup.signal_all(0).unwrap_err().kind, ErrorKind::Invalid);
 }
 
 #[test]
@@ -118,9 +89,7 @@ fn priv_a_leafs_cpu_time_stays_with_the_parent() {
     let mut top = Top::new(&[]);
     let leaf = top.cgroup.leaf("run-1", &[]).unwrap();
     top.spawn(&leaf, &[], SPINNER);
-    eventually("the spinner runs", || {
-        leaf.cpu().unwrap().usage_usec > 50_000
-    });
+    eventually("the spinner runs", || leaf.cpu().unwrap().usage_usec > 50_000);
     leaf.kill().unwrap();
     leaf.wait_empty(DEADLINE).unwrap();
     let (used, inode) = (leaf.cpu().unwrap().usage_usec, leaf.inode().unwrap());
@@ -152,10 +121,7 @@ fn priv_removal_is_recursive_and_repeatable() {
     a.remove(DEADLINE).unwrap();
     a.kill().unwrap();
     a.wait_empty(DEADLINE).unwrap();
-    assert!(
-        a.leaf("x", &v1).is_err(),
-        "a removed cgroup does not come back by its child"
-    );
+    assert!(a.leaf("x", &v1).is_err(), "a removed cgroup does not come back by its child");
     assert!(a.cpu().is_err());
     // A new one of the same name does not belong to the old handle.
     let new = Cgroup::create(&top.h, &path, &v1).unwrap();
