@@ -50,7 +50,9 @@ fn a_memory_hog_is_killed_in_its_box_and_reported() {
     let reason = run["error_message"].as_str().unwrap_or_default();
     assert!(reason.contains("memory"), "the record does not tell the reason: {run}");
     let peak = run["memory_peak_bytes"].as_u64().unwrap_or_else(|| panic!("no peak in {run}"));
-    assert!(peak > SMALL_MEMORY_BYTES * 3 / 4 && peak <= SMALL_MEMORY_BYTES, "peak {peak}");
+    // v2 also counts the last charge, the one that the limit refused.
+    let most = SMALL_MEMORY_BYTES + (16 << 20);
+    assert!(peak > SMALL_MEMORY_BYTES * 3 / 4 && peak <= most, "peak {peak}");
     let logs = hog.get("/logs").text().to_lowercase();
     assert!(logs.contains("memory"), "the logs do not tell: {logs}");
     assert_eq!(other.out("echo untouched"), "untouched");

@@ -13,6 +13,5 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
 ip link set lo up
-modprobe -a virtio_console loop overlay
 /icebox/job
 poweroff -f

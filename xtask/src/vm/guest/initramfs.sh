@@ -9,9 +9,10 @@ done
 until /bin/busybox mount -t ext4 /dev/vda /root; do /bin/busybox usleep 20000; done
 /bin/busybox cp -a /icebox /root/
 if [ "$flavour" = systemd ]; then
-    wants=/root/etc/systemd/system/multi-user.target.wants
-    /bin/busybox mkdir -p $wants
-    /bin/busybox ln -sf /icebox/icebox-job.service $wants/icebox-job.service
+    units=/root/etc/systemd/system
+    /bin/busybox mkdir -p $units/multi-user.target.wants
+    /bin/busybox cp /icebox/icebox-job.service $units/
+    /bin/busybox ln -sf ../icebox-job.service $units/multi-user.target.wants/
     program=/lib/systemd/systemd
 else
     program=/icebox/init

@@ -2,7 +2,8 @@
 # Runs what the host brought on the disk "carry", and tells the host how it ended. Both flavours use it.
 port=/dev/virtio-ports
 mkdir -p /carry /data /out
-# Without udev, nobody makes the names of the ports.
+modprobe -a virtio_console loop overlay
+# Without udev (or before it is ready), nobody makes the names of the ports.
 if [ ! -e $port/icebox.control ]; then
     mkdir -p $port
     for sys in /sys/class/virtio-ports/*; do
