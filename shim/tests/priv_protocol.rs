@@ -57,6 +57,8 @@ async fn priv_nonsense_after_a_good_start_ends_the_connection_only() {
     let exec = r#"{"v":1,"m":{"exec":{"run":900,"argv":["/bin/sh","-c","sleep 0.5; echo ok"],"cwd":"/","env":[],"user":null,"stdin":true,"tty":null,"kill_on_disconnect":false,"timeout_ms":null,"label":""}}}"#;
     let mut stream = connect(&init);
     stream.write_all(&frame(FrameType::Request, exec.as_bytes())).unwrap();
+    // The answer: what comes together with a request can end the connection before the run is started.
+    stream.read_exact(&mut [0]).unwrap();
     stream.write_all(&frame(FrameType::Resize, b"not json")).unwrap();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
