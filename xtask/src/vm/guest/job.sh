@@ -34,7 +34,8 @@ tell ready
 if [ -e /carry/interactive ]; then
     setsid -c /bin/sh /carry/command <>/dev/hvc0 >&0 2>&1
 else
-    /bin/sh /carry/command </dev/null >$port/icebox.output 2>&1
+    # A session of its own, as every process of a usual machine has one.
+    setsid -w /bin/sh /carry/command </dev/null >$port/icebox.output 2>&1
 fi
 status=$?
 [ -z "$(ls -A /out)" ] || tar -C /out -cf $port/icebox.files .
