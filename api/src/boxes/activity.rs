@@ -135,6 +135,11 @@ impl Activity {
         }
     }
 
+    /// True while a short request needs the box.
+    pub fn requests_in_progress(&self) -> bool {
+        self.lock().requests > 0
+    }
+
     /// Waits until no request is in progress, at most for `limit`.
     pub async fn requests_over(&self, limit: Duration) {
         let wait = async {
@@ -146,7 +151,7 @@ impl Activity {
                 over.await;
             }
         };
-        // After the limit the request is overtaken: it goes on when the box is woken.
+        // After the limit the pause goes ahead; see there what becomes of the request.
         let _ = tokio::time::timeout(limit, wait).await;
     }
 }
@@ -203,7 +208,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_for_requests_ends_with_the_last_one_or_the_limit() {
         let activity = Activity::new(0);
+        assert!(!activity.requests_in_progress());
         let request = activity.begin(WorkKind::Request);
+        assert!(activity.requests_in_progress());
         let begun = Instant::now();
         activity.requests_over(Duration::from_secs(2)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(2));

@@ -153,7 +153,16 @@ impl Boxes {
         }
         entry.activity.requests_over(PAUSE_DRAIN).await;
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
-        to_the_end(async move { boxes.freeze(&entry, Why::Asked).await }).await
+        to_the_end(async move {
+            boxes.freeze(&entry, Why::Asked).await?;
+            // A short request may have found the box awake just before: it waits for an answer that a frozen init
+            // cannot give. It wakes the box like one that comes after the pause. (Commands in flight stay frozen.)
+            if entry.activity.requests_in_progress() {
+                boxes.wake(&entry).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Puts a box to sleep if the idle rule still says so once its lifecycle lock is held.
