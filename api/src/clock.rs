@@ -61,7 +61,7 @@ pub fn rfc3339(seconds: i64, nanos: u32) -> String {
 }
 
 /// Howard Hinnant's `civil_from_days`: days since 1970-01-01 to year, month, day of the Gregorian calendar.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);

@@ -10,6 +10,7 @@ mod bundle;
 pub mod cgroup;
 pub mod container;
 mod error;
+pub mod identity;
 pub mod launch;
 pub mod plan;
 pub mod sealed;

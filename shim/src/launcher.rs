@@ -22,7 +22,6 @@ use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, Wir
 use crate::translate;
 
 const READ_BYTES: usize = 16 * 1024;
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The whole program: returns the exit code.
 #[must_use]
@@ -108,7 +107,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
 }
 
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
-    let boot_id = fs::read_to_string(BOOT_ID).map_err(|e| Error::io("read boot id", BOOT_ID, e))?;
+    let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?;
     let inode = match &child.cgroup {
         Some(cgroup) => {
             cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?
@@ -118,7 +117,7 @@ fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) 
     Ok(Launched {
         pid: child.pid,
         start_time_ticks: child.start_time,
-        boot_id: boot_id.trim().to_owned(),
+        boot_id,
         cgroup_inode: inode,
         warnings: child.warnings.clone(),
         steps: steps.iter().map(|(name, took)| ((*name).to_owned(), took.as_micros() as u64)).collect(),

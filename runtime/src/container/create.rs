@@ -13,13 +13,14 @@ use super::{
     delete::tear_down,
     foreground::{self, RunResult},
     signal::start,
-    state::{Facts, boot_id},
+    state::Facts,
     store::{Store, check_id, replace},
 };
 use crate::{
     Error, Result, Step,
     bundle::Bundle,
     error::OnStep as _,
+    identity::boot_id,
     launch::{self, Child, Inherit},
     plan::Plan,
 };
@@ -46,6 +47,16 @@ pub struct CreateOptions {
 pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<Vec<String>> {
     let bundle = Bundle::read(&options.bundle)?;
     let plan = plan(&bundle, id, options)?;
+    create_planned(store, id, options, &bundle, &plan)
+}
+
+fn create_planned(
+    store: &Store,
+    id: &str,
+    options: &CreateOptions,
+    bundle: &Bundle,
+    plan: &Plan,
+) -> Result<Vec<String>> {
     match (&plan.process.terminal, &options.console_socket) {
         (Some(_), None) => {
             let cause = "the process wants a terminal: give --console-socket, or use `run`";
@@ -57,13 +68,8 @@ pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<Vec<St
         }
         _ => {}
     }
-    let (child, mut warnings) = make(store, id, options, &bundle, &plan)?;
-    if let (Some(master), Some(path)) = (&child.terminal, &options.console_socket)
-        && let Err(error) = foreground::send_terminal(master, path)
-    {
-        tear_down(store, id)?;
-        return Err(error);
-    }
+    let (child, mut warnings) = make(store, id, options, bundle, plan)?;
+    hand_over_terminal(store, id, options, &child)?;
     warnings.extend(child.warnings);
     Ok(warnings)
 }
@@ -81,7 +87,7 @@ pub fn run(store: &Store, id: &str, options: &CreateOptions, detach: bool) -> Re
         return Err(Error::invalid(Step::Terminal, "process.terminal", cause));
     }
     if detach {
-        let warnings = create(store, id, options)?;
+        let warnings = create_planned(store, id, options, &bundle, &plan)?;
         start(store, id).inspect_err(|_| drop(tear_down(store, id)))?;
         return Ok(RunResult { exit_code: 0, warnings });
     }
@@ -91,16 +97,22 @@ pub fn run(store: &Store, id: &str, options: &CreateOptions, detach: bool) -> Re
         plan.process.terminal = Some(foreground::terminal_size());
     }
     let (mut child, mut warnings) = make(store, id, options, &bundle, &plan)?;
+    hand_over_terminal(store, id, options, &child)?;
+    warnings.append(&mut child.warnings);
+    let ended = foreground::stay(child.pid, &child.pidfd, child.terminal.take().filter(|_| relay));
+    tear_down(store, id)?;
+    Ok(RunResult { exit_code: ended?, warnings })
+}
+
+/// Sends the terminal to the console socket, if the caller wants that; takes the container back if it can't.
+fn hand_over_terminal(store: &Store, id: &str, options: &CreateOptions, child: &Child) -> Result<()> {
     if let (Some(master), Some(path)) = (&child.terminal, &options.console_socket)
         && let Err(error) = foreground::send_terminal(master, path)
     {
         tear_down(store, id)?;
         return Err(error);
     }
-    warnings.append(&mut child.warnings);
-    let ended = foreground::stay(child.pid, &child.pidfd, child.terminal.take().filter(|_| relay));
-    tear_down(store, id)?;
-    Ok(RunResult { exit_code: ended?, warnings })
+    Ok(())
 }
 
 fn plan(bundle: &Bundle, id: &str, options: &CreateOptions) -> Result<Plan> {
@@ -170,7 +182,7 @@ fn write_down(
         rootfs: bundle.rootfs()?,
         pid: child.pid,
         start_time: child.start_time,
-        boot_id: boot_id()?,
+        boot_id: boot_id().on(Step::State, "boot id")?,
         created,
         cgroup,
         controllers: controllers.iter().map(ToString::to_string).collect(),

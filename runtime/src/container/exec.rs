@@ -10,14 +10,8 @@ use std::{
     path::PathBuf,
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::wait::waitpid,
-};
-use rustix::{
-    fs::Mode,
-    process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior, setsid, umask},
-};
+use nix::sched::{CloneFlags, setns};
+use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior, setsid};
 
 use super::{
     foreground::{self, RunResult},
@@ -30,15 +24,13 @@ use crate::{
     bundle::{ExecOverrides, for_exec},
     error::OnStep as _,
     launch::{
-        credentials, exec as program,
+        child_of, credentials, exec as program, listen,
         sync::{Sync, Up},
         terminal,
     },
     plan::Process,
     sys::process::{self as sys, Cloned},
 };
-
-const UMASK_DEFAULT: u32 = 0o022;
 
 /// Options of `exec`.
 #[derive(Debug, Clone, Default)]
@@ -107,8 +99,7 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
         process.terminal = Some(foreground::terminal_size());
     }
     let fds = foreground::preserved(options.preserve_fds)?;
-    let in_user_namespace = bundle.plan(id)?.id_maps.is_some();
-    let (pid, pidfd, terminal, warnings) = join(&container, &process, fds, in_user_namespace)?;
+    let (pid, pidfd, terminal, warnings) = join(&container, &process, fds)?;
     if let (Some(master), Some(path)) = (&terminal, &options.console_socket) {
         foreground::send_terminal(master, path)?;
     }
@@ -124,7 +115,7 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
 
 type Joined = (Pid, OwnedFd, Option<OwnedFd>, Vec<String>);
 
-fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> Result<Joined> {
+fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>) -> Result<Joined> {
     let failed = |error: crate::cgroup::Error| {
         Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
     };
@@ -137,36 +128,16 @@ fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>, in_u
     match sys::clone3(0, place).on(Step::Clone, "clone3(2)")? {
         Cloned::Child => {
             drop(mine);
-            enter(process, &theirs, fds, &tasks, &target, flags, in_user_namespace)
+            enter(process, &theirs, fds, &tasks, &target, flags)
         }
         Cloned::Parent(helper, _) => {
             drop((theirs, fds));
-            let reply = mine.receive::<std::result::Result<i32, Error>>().on(Step::Join, "the joining process")?;
-            waitpid(nix::unistd::Pid::from_raw(helper.as_raw_pid()), None).on(Step::Join, "the joining process")?;
-            let pid = match reply {
-                Some((Ok(pid), _)) => pid,
-                Some((Err(error), _)) => return Err(error),
-                None => return Err(Error::invalid(Step::Join, "joining process", "it ended without a word")),
-            };
-            let pid = Pid::from_raw(pid).ok_or_else(|| Error::invalid(Step::Join, "joining process", "bad pid"))?;
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).on(Step::Join, "pidfd_open(2)")?;
-            let (terminal, warnings) = hear_out(&mine)?;
+            let (pid, pidfd) = child_of(&mine, helper, Step::Join, "joining process")?;
+            let mut warnings = Vec::new();
+            let terminal = listen(&mine, false, &mut warnings)?;
             Ok((pid, pidfd, terminal, warnings))
         }
     }
-}
-
-fn hear_out(sync: &Sync) -> Result<(Option<OwnedFd>, Vec<String>)> {
-    let (mut terminal, mut warnings) = (None, Vec::new());
-    while let Some((message, fd)) = sync.receive::<Up>().on(Step::Exec, "the new process")? {
-        match message {
-            Up::Failed(error) => return Err(error),
-            Up::Warning(text) => warnings.push(text),
-            Up::Terminal => terminal = fd,
-            Up::Waiting => {}
-        }
-    }
-    Ok((terminal, warnings))
 }
 
 /// The namespaces of the container's first process that are not the caller's own.
@@ -198,7 +169,6 @@ fn enter(
     tasks: &[OwnedFd],
     target: &OwnedFd,
     flags: CloneFlags,
-    in_user_namespace: bool,
 ) -> ! {
     let join = || -> Result<Cloned> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Join, "PR_SET_DUMPABLE")?;
@@ -209,7 +179,7 @@ fn enter(
         sys::clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match join() {
-        Ok(Cloned::Child) => become_process(process, sync, fds, in_user_namespace),
+        Ok(Cloned::Child) => become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER)),
         // setns(2) of a pid namespace moves only children, so this process still numbers as its caller does.
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
@@ -232,7 +202,7 @@ fn become_process(process: &Process, sync: &Sync, fds: Vec<(OwnedFd, i32)>, in_u
         let parked = program::park(fds)?;
         program::enter_cwd(&process.cwd)?;
         let path = program::find(process)?;
-        umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+        program::set_umask(process);
         for capability in credentials::apply(process)? {
             let text = format!("capability {capability} is not available on this host");
             let _ = sync.send(&Up::Warning(text), None);

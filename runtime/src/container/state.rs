@@ -10,7 +10,7 @@ use crate::{
     bundle::Bundle,
     cgroup::{Cgroup, CgroupPath, Controller, Hierarchy},
     error::OnStep as _,
-    launch::start_time,
+    identity,
 };
 
 /// The version of the runtime specification that state is reported in.
@@ -94,10 +94,7 @@ impl Container {
     /// True while the very process that was started is there and not a zombie.
     pub(crate) fn alive(&self) -> bool {
         let facts = &self.facts;
-        facts.pid > 0
-            && boot_id().is_ok_and(|id| id == facts.boot_id)
-            && start_time(facts.pid).is_ok_and(|t| t == facts.start_time)
-            && !is_zombie(facts.pid)
+        facts.pid > 0 && identity::alive(facts.pid, facts.start_time, &facts.boot_id)
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -145,19 +142,6 @@ impl Container {
             owner: "root".to_owned(),
         }
     }
-}
-
-/// The kernel's name for this boot.
-pub(crate) fn boot_id() -> Result<String> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(PATH).map(|text| text.trim().to_owned()).on(Step::State, PATH)
-}
-
-fn is_zombie(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])))
-        .unwrap_or(true)
 }
 
 /// Seconds since 1970 as RFC 3339 in UTC (days by Howard Hinnant's civil_from_days).

@@ -29,8 +29,6 @@ use crate::{
     sys::process as sys,
 };
 
-const UMASK_DEFAULT: u32 = 0o022;
-
 /// Everything the first process brings along from its maker.
 pub(super) struct Luggage {
     pub(super) sync: Sync,
@@ -216,7 +214,7 @@ fn finish(plan: &Plan, sync: Sync, fds: Vec<(OwnedFd, RawFd)>, start_socket: Opt
         Ok(path) => path,
         Err(error) => return tell(&sync, error),
     };
-    umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+    exec::set_umask(process);
 
     let Some(listener) = start_socket else {
         if let Err(error) = drop_rights(process, &sync) {

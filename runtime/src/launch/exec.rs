@@ -19,6 +19,7 @@ use crate::{
     sys::process as sys,
 };
 
+const UMASK_DEFAULT: u32 = 0o022;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Descriptors in flight are moved above this number before they are given their final one.
 const PARKED_FROM: RawFd = 256;
@@ -78,6 +79,11 @@ fn usable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the file mode creation mask, by default the usual one.
+pub(crate) fn set_umask(process: &Process) {
+    rustix::process::umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+}
+
 /// Moves descriptors out of the way of the numbers they will be given.
 pub(crate) fn park(fds: Vec<(OwnedFd, RawFd)>) -> Result<Vec<(OwnedFd, RawFd)>> {
     fds.into_iter()
@@ -126,9 +132,6 @@ fn prepare(process: &Process, fds: &[(OwnedFd, RawFd)]) -> Result<(Vec<CString>,
     };
     let args = strings(&process.args, "process.args")?;
     let env = strings(&process.env, "process.env")?;
-    if let Some(mask) = process.umask {
-        rustix::process::umask(Mode::from_raw_mode(mask));
-    }
     sys::cloexec_from(3).on(Step::Exec, "close_range(2)")?;
     for (fd, target) in fds {
         sys::place_fd(fd.as_fd(), *target).on(Step::Exec, format!("descriptor {target}"))?;

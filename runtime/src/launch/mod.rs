@@ -34,7 +34,6 @@ pub(crate) mod terminal;
 use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd, RawFd},
-    path::Path,
     time::Duration,
 };
 
@@ -52,6 +51,7 @@ use crate::{
     Error, Kind, Result, Step,
     cgroup::{Cgroup, Hierarchy},
     error::OnStep as _,
+    identity,
     plan::{CgroupPlan, IdMap, Namespace, Namespaces, Plan, RootSource},
     sys::process::{self as sys, Cloned},
 };
@@ -96,7 +96,9 @@ pub fn launch(plan: &Plan, inherit: Inherit) -> Result<Child> {
     let cgroup = plan.cgroup.as_ref().map(|c| make_cgroup(c, &mut warnings)).transpose()?;
     match launch_in(plan, inherit, cgroup.as_ref(), &mut warnings) {
         Ok((pid, pidfd, terminal)) => {
-            let start_time = start_time(pid.as_raw_pid()).on(Step::Clone, format!("pid {}", pid.as_raw_pid()))?;
+            let (_, start_time) = identity::state_and_start(pid.as_raw_pid())
+                .ok_or(std::io::ErrorKind::NotFound)
+                .on(Step::Clone, format!("pid {}", pid.as_raw_pid()))?;
             Ok(Child { pid: pid.as_raw_pid(), pidfd, start_time, warnings, terminal, cgroup })
         }
         Err(error) => {
@@ -338,19 +340,24 @@ fn clone_first(
         Cloned::Child => make_from_within(plan, luggage, leaf),
         Cloned::Parent(maker, _) => {
             drop(luggage);
-            let reply = mine.receive::<std::result::Result<i32, Error>>().on(Step::Clone, "the maker's reply")?;
-            waitpid(nix::unistd::Pid::from_raw(maker.as_raw_pid()), None).on(Step::Clone, "the maker")?;
-            let pid = match reply {
-                Some((Ok(pid), _)) => pid,
-                Some((Err(error), _)) => return Err(error),
-                None => return Err(Error::invalid(Step::Clone, "maker", "it ended without a word")),
-            };
-            let pid = Pid::from_raw(pid).ok_or_else(|| Error::invalid(Step::Clone, "maker", "bad pid"))?;
-            // The process is our child and not reaped yet, so the number cannot have been reused.
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).on(Step::Clone, "pidfd_open(2)")?;
-            Ok((pid, pidfd))
+            child_of(mine, maker, Step::Clone, "maker")
         }
     }
+}
+
+/// The process that a helper has made with `CLONE_PARENT` and named by its pid, and a pidfd of it; reaps the helper.
+pub(crate) fn child_of(sync: &Sync, helper: Pid, step: Step, who: &str) -> Result<(Pid, OwnedFd)> {
+    let reply = sync.receive::<std::result::Result<i32, Error>>().on(step, who)?;
+    waitpid(nix::unistd::Pid::from_raw(helper.as_raw_pid()), None).on(step, who)?;
+    let pid = match reply {
+        Some((Ok(pid), _)) => pid,
+        Some((Err(error), _)) => return Err(error),
+        None => return Err(Error::invalid(step, who, "it ended without a word")),
+    };
+    let pid = Pid::from_raw(pid).ok_or_else(|| Error::invalid(step, who, "bad pid"))?;
+    // The process is our child and not reaped yet, so the number cannot have been reused.
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).on(step, "pidfd_open(2)")?;
+    Ok((pid, pidfd))
 }
 
 fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Leaf) -> ! {
@@ -406,7 +413,7 @@ fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()>
 }
 
 /// Hears the first process out: until it waits for `start`, or until `execve` has closed its end.
-fn listen(sync: &Sync, wait_for_start: bool, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>> {
+pub(crate) fn listen(sync: &Sync, wait_for_start: bool, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>> {
     let mut terminal = None;
     loop {
         match sync.receive::<Up>().on(Step::Exec, "the first process")? {
@@ -441,31 +448,10 @@ impl Drop for KillGuard {
     }
 }
 
-/// The start time of a process, field 22 of `/proc/PID/stat`.
-///
-/// # Errors
-/// If the process does not exist or the file is not as documented.
-pub fn start_time(pid: i32) -> std::io::Result<u64> {
-    parse_start_time(&fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?)
-        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
-}
-
-fn parse_start_time(stat: &str) -> Option<u64> {
-    // The second field is the command in parentheses and may hold anything, so count from the last one.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{map_text, new_namespace_flags, parse_start_time};
+    use super::{map_text, new_namespace_flags};
     use crate::plan::{IdMap, Namespace, Namespaces};
-
-    #[test]
-    fn start_time_is_found_behind_a_hostile_name() {
-        let stat = "7 (a) 1 (b) S 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 98765 1000 100 18446744073709551615";
-        assert_eq!(parse_start_time(stat), Some(98765));
-        assert_eq!(parse_start_time("7 (x"), None);
-    }
 
     #[test]
     fn flags_name_new_namespaces_only() {

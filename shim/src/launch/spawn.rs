@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::net::{SocketFlags, SocketType};
 use tokio::io::AsyncReadExt;
@@ -103,21 +102,12 @@ fn shared_copy(path: &Path) -> Result<OwnedFd, Error> {
 /// A copy of the init that nobody can change: no host file is ever mapped in a box (CVE-2019-5736).
 fn sealed_copy(path: &Path) -> Result<OwnedFd, Error> {
     let failed = |step: &'static str| move |e: io::Error| Error::io(step, path.display(), e);
-    let mut source = File::open(path).map_err(failed("open init"))?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // MFD_EXEC is known since 6.3 and demanded by vm.memfd_noexec=1; older kernels refuse it.
-    let sealed = rustix::fs::memfd_create("icebox-init", flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create("icebox-init", flags))
-        .map_err(|e| failed("make memfd for init")(e.into()))?;
-    let mut target = File::from(sealed);
-    let copied =
-        io::copy(&mut io::Read::take(&mut source, INIT_BYTES_MAX), &mut target).map_err(failed("copy init"))?;
-    if copied == INIT_BYTES_MAX {
+    let source = File::open(path).map_err(failed("open init"))?;
+    let length = source.metadata().map_err(failed("look at init"))?.len();
+    if length >= INIT_BYTES_MAX {
         return Err(Error::new(ErrorKind::TooLarge, "copy init", path.display()));
     }
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&target, seals).map_err(|e| failed("seal init")(e.into()))?;
-    Ok(target.into())
+    icebox_runtime::sealed::seal(io::Read::take(source, INIT_BYTES_MAX), "icebox-init").map_err(failed("copy init"))
 }
 
 async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result<(), Error> {
