@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::Flavour;
 use super::disks::Disks;
 use super::image::Image;
+use super::kvm::Accelerator;
 use crate::error::{Cause, Error, Result, While};
 use crate::{run, say};
 
@@ -38,6 +39,7 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) disks: &'a Disks,
     pub(super) flavour: Flavour,
+    pub(super) accelerator: Accelerator,
     pub(super) deadline: Duration,
 }
 
@@ -71,10 +73,8 @@ impl Guest<'_> {
         let control = self.listen("control")?;
         let output = self.listen("output")?;
         let files = self.listen("files")?;
-        let initramfs = self.initramfs()?;
-        let mut qemu = Qemu(
-            self.command(&initramfs, matches!(terminal, Terminal::Own)).spawn().or_fail("run", "qemu-system-x86_64")?,
-        );
+        let initramfs = initramfs(&self.disks.dir, self.image)?;
+        let mut qemu = Qemu::spawn(&mut self.command(&initramfs, matches!(terminal, Terminal::Own)))?;
         let archive = self.disks.dir.join("files.tar");
         hear_control(control, sender.clone());
         let printed: Box<dyn Write + Send> = match terminal {
@@ -110,34 +110,10 @@ impl Guest<'_> {
         lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
     }
 
-    /// The first root file system, with this version's scripts.
-    fn initramfs(&self) -> Result<PathBuf> {
-        let (tree, file) = (self.disks.dir.join("initramfs"), self.disks.dir.join("initramfs.cpio"));
-        for dir in ["bin", "dev", "icebox", "root"] {
-            fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
-        }
-        let scripts = [
-            ("init", INITRAMFS),
-            ("icebox/init", INIT),
-            ("icebox/job", JOB),
-            ("icebox/icebox-job.service", JOB_SERVICE),
-        ];
-        for (name, text) in scripts {
-            fs::write(tree.join(name), text).or_fail("write", name)?;
-        }
-        run::quiet(Command::new("chmod").arg("0755").args(scripts.map(|(name, _)| tree.join(name))))?;
-        run::quiet(Command::new("chmod").arg("0644").arg(tree.join("icebox/icebox-job.service")))?;
-        run::quiet(Command::new("cp").arg(self.image.busybox()).arg(tree.join("bin/busybox")))?;
-        run::quiet(Command::new("cp").arg("-r").arg(self.image.modules()).arg(tree.join("modules")))?;
-        let pack = "find . | busybox cpio -o -H newc >../initramfs.cpio";
-        run::quiet(Command::new("sh").args(["-c", pack]).current_dir(&tree))?;
-        Ok(file)
-    }
-
     fn command(&self, initramfs: &Path, interactive: bool) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
+        qemu.args(self.accelerator.arguments()).args(["-smp", "2", "-m", &MEMORY_MIB.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
         // A panic ends the guest instead of waiting for somebody to look.
         let line = format!("console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={}", self.flavour.name());
@@ -164,19 +140,52 @@ impl Guest<'_> {
     }
 }
 
+/// The first root file system, with this version's scripts.
+pub(super) fn initramfs(dir: &Path, image: &Image) -> Result<PathBuf> {
+    let (tree, file) = (dir.join("initramfs"), dir.join("initramfs.cpio"));
+    for dir in ["bin", "dev", "icebox", "root"] {
+        fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
+    }
+    let scripts = [
+        ("init", INITRAMFS),
+        ("icebox/init", INIT),
+        ("icebox/job", JOB),
+        ("icebox/icebox-job.service", JOB_SERVICE),
+    ];
+    for (name, text) in scripts {
+        fs::write(tree.join(name), text).or_fail("write", name)?;
+    }
+    run::quiet(Command::new("chmod").arg("0755").args(scripts.map(|(name, _)| tree.join(name))))?;
+    run::quiet(Command::new("chmod").arg("0644").arg(tree.join("icebox/icebox-job.service")))?;
+    run::quiet(Command::new("cp").arg(image.busybox()).arg(tree.join("bin/busybox")))?;
+    run::quiet(Command::new("cp").arg("-r").arg(image.modules()).arg(tree.join("modules")))?;
+    let pack = "find . | busybox cpio -o -H newc >../initramfs.cpio";
+    run::quiet(Command::new("sh").args(["-c", pack]).current_dir(&tree))?;
+    Ok(file)
+}
+
 /// QEMU's options are separated by commas; one in a name is written twice.
-fn doubled(path: &Path) -> String {
+pub(super) fn doubled(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
 /// A running QEMU, ended with its owner.
-struct Qemu(Child);
+#[derive(Debug)]
+pub(super) struct Qemu(Child);
 
 impl Qemu {
+    pub(super) fn spawn(command: &mut Command) -> Result<Qemu> {
+        command.spawn().map(Qemu).or_fail("run", "qemu-system-x86_64")
+    }
+
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait().or_fail("wait for", "qemu-system-x86_64")?.is_some())
+    }
+
     fn end(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let late = || Error::new("wait for", "qemu-system-x86_64", Cause::Late { seconds: patience.as_secs() });
-        while self.0.try_wait().or_fail("wait for", "qemu-system-x86_64")?.is_none() {
+        while !self.has_ended()? {
             if Instant::now() >= deadline {
                 return Err(late());
             }

@@ -7,6 +7,7 @@
 mod disks;
 mod guest;
 mod image;
+mod kvm;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -117,7 +118,8 @@ pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
         keep: job.keep,
     };
     let disks = disks::make(places, &bringing)?;
-    let guest = Guest { image: &image, disks: &disks, flavour: job.flavour, deadline: job.deadline };
+    let accelerator = kvm::choose(&places.target.join("vm"), &disks.dir, &image)?;
+    let guest = Guest { image: &image, disks: &disks, flavour: job.flavour, accelerator, deadline: job.deadline };
     guest.run(job.terminal, &out_dir(places))
 }
 
