@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::image::filesystem;
 use crate::error::{Cause, Error, Result, While};
@@ -74,7 +74,11 @@ fn carry(tree: &Path, bringing: &Bringing<'_>) -> Result<()> {
     fs::create_dir_all(tree).or_fail("make", tree.display().to_string())?;
     write("command", &script(bringing.command))?;
     if bringing.interactive {
-        write("interactive", "")?;
+        // Rows and columns; a terminal that doesn't know them has the size that the guest supposes.
+        let size = Command::new("stty").arg("size").stdin(Stdio::inherit()).output();
+        let size = size.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let name = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        write("interactive", &format!("{name} {}\n", size.trim()))?;
     }
     if let Some(images) = &bringing.images {
         write("images", &format!("{}\n", images.display()))?;

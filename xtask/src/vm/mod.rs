@@ -64,6 +64,12 @@ impl Flavour {
     }
 }
 
+impl std::fmt::Display for Flavour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What a guest is to do.
 pub(crate) struct Job<'a> {
     /// A line of shell, or a program and its arguments.

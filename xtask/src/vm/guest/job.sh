@@ -32,6 +32,9 @@ while read -r path; do
 done </carry/paths
 tell ready
 if [ -e /carry/interactive ]; then
+    read -r TERM rows columns </carry/interactive
+    export TERM
+    [ -z "$columns" ] || stty rows "$rows" cols "$columns" </dev/hvc0
     setsid -c /bin/sh /carry/command <>/dev/hvc0 >&0 2>&1
 else
     # A session of its own, as every process of a usual machine has one.
