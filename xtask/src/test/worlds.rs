@@ -66,13 +66,13 @@ pub(super) fn check(suites: &[Suite]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn suite(name: &str) -> Suite {
-        Suite { name: name.into(), package: String::new(), path: "/".into(), tests: vec!["x".into()] }
+    fn suite(name: &str, test: &str) -> Suite {
+        Suite { name: name.into(), package: String::new(), path: "/".into(), tests: vec![format!("module::{test}_x")] }
     }
 
     fn all() -> Vec<Suite> {
-        let names = HOST_ONLY.map(|(name, ..)| name).into_iter().chain(GUEST_ONLY.map(|(name, ..)| name));
-        names.map(suite).collect()
+        let host = HOST_ONLY.iter().map(|(name, start, _)| suite(name, start));
+        host.chain(GUEST_ONLY.iter().map(|(name, ..)| suite(name, ""))).collect()
     }
 
     #[test]
@@ -86,7 +86,7 @@ mod tests {
         assert!(check(&all()).is_ok());
         assert!(check(&[]).is_err());
         let mut more = all();
-        more.push(suite("guest_unknown"));
+        more.push(suite("guest_unknown", ""));
         assert!(check(&more).is_err());
     }
 }

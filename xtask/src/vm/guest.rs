@@ -146,12 +146,8 @@ pub(super) fn initramfs(dir: &Path, image: &Image) -> Result<PathBuf> {
     for dir in ["bin", "dev", "icebox", "root"] {
         fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
     }
-    let scripts = [
-        ("init", INITRAMFS),
-        ("icebox/init", INIT),
-        ("icebox/job", JOB),
-        ("icebox/icebox-job.service", JOB_SERVICE),
-    ];
+    let scripts =
+        [("init", INITRAMFS), ("icebox/init", INIT), ("icebox/job", JOB), ("icebox/icebox-job.service", JOB_SERVICE)];
     for (name, text) in scripts {
         fs::write(tree.join(name), text).or_fail("write", name)?;
     }
