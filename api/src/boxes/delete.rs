@@ -71,7 +71,11 @@ impl Boxes {
         // Nobody waits for this record: without it, the next start finds the box marked and nothing left to remove.
         let (boxes, id) = (self.clone(), entry.id.clone());
         tokio::spawn(async move {
-            match boxes.inner.db.finish_delete(&id, uid_base).await {
+            let recorded = match boxes.sync_removals().await {
+                Ok(()) => boxes.inner.db.finish_delete(&id, uid_base).await,
+                Err(error) => Err(error),
+            };
+            match recorded {
                 Ok(()) => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
                 Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
             }
