@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::vm::Cut;
-
 /// The cut comes so long after the first acknowledgements, at most.
 const DELAY_MAX: Duration = Duration::from_secs(8);
+
+const WRITES_MAX: u64 = 64;
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Debug, Clone)]
@@ -21,12 +21,35 @@ impl Random {
     }
 }
 
+/// How the power is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The guest resets itself.
+    Reset,
+    /// QEMU is killed.
+    Kill,
+    /// The disk loses what was not flushed, or part of it; see `disk`.
+    Forget,
+}
+
+impl Way {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Way::Reset => "sysrq-b",
+            Way::Kill => "SIGKILL of QEMU",
+            Way::Forget => "loss of the disk's cache",
+        }
+    }
+}
+
 /// What a round does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Choice {
-    pub(super) way: Cut,
+    pub(super) way: Way,
     /// From the first acknowledgements to the cut.
     pub(super) delay: Duration,
+    /// And so many more writes and flushes, where the disk decides.
+    pub(super) writes: u32,
     /// For the guest's work.
     pub(super) guest_seed: u64,
     /// For what becomes of writes that were not flushed.
@@ -34,12 +57,18 @@ pub(super) struct Choice {
 }
 
 /// The choices of one round; they depend on nothing but seed and round.
-pub(super) fn choose(seed: u64, round: u32) -> Choice {
+pub(super) fn choose(seed: u64, round: u32, strict: bool) -> Choice {
     let mut random = Random(seed ^ u64::from(round).wrapping_mul(0xD134_2543_DE82_EF95));
-    let way = if random.next().is_multiple_of(2) { Cut::Reset } else { Cut::Kill };
+    let way = match random.next() % 3 {
+        _ if strict => Way::Forget,
+        0 => Way::Reset,
+        1 => Way::Kill,
+        _ => Way::Forget,
+    };
     let limit = u64::try_from(DELAY_MAX.as_millis()).unwrap_or(u64::MAX);
     let delay = Duration::from_millis(random.next() % limit);
-    Choice { way, delay, guest_seed: random.next(), disk_seed: random.next() }
+    let writes = u32::try_from(random.next() % WRITES_MAX).unwrap_or(0);
+    Choice { way, delay, writes, guest_seed: random.next(), disk_seed: random.next() }
 }
 
 /// A seed that nobody has chosen.
@@ -55,11 +84,12 @@ mod tests {
 
     #[test]
     fn a_round_is_the_same_again_and_different_from_others() {
-        assert_eq!(choose(7, 3), choose(7, 3));
-        assert_ne!(choose(7, 3), choose(7, 4));
-        assert_ne!(choose(7, 3), choose(8, 3));
-        let ways: Vec<Cut> = (0..32).map(|round| choose(1, round).way).collect();
-        assert!(ways.contains(&Cut::Reset) && ways.contains(&Cut::Kill));
-        assert!((0..100).all(|round| choose(5, round).delay < DELAY_MAX));
+        assert_eq!(choose(7, 3, false), choose(7, 3, false));
+        assert_ne!(choose(7, 3, false), choose(7, 4, false));
+        assert_ne!(choose(7, 3, false), choose(8, 3, false));
+        let ways: Vec<Way> = (0..32).map(|round| choose(1, round, false).way).collect();
+        assert!([Way::Reset, Way::Kill, Way::Forget].iter().all(|way| ways.contains(way)));
+        assert!((0..100).all(|round| choose(5, round, false).delay < DELAY_MAX));
+        assert!((0..100).all(|round| choose(5, round, true).way == Way::Forget));
     }
 }

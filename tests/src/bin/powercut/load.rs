@@ -1,6 +1,7 @@
 //! The work that the cut falls into. It goes on until the power is off; any refused request is a violation.
 
 use std::io::BufRead;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -56,13 +57,14 @@ pub(crate) fn work(daemon: &Daemon, known: &Known, seed: u64, round: u32) {
         Style::ALL.into_iter().map(|style| (style, make(style.box_name()))).collect();
     let desk = make(DESK.to_owned()).join().expect("the desk");
     let mut boxes = vec![desk.clone()];
+    let (began, first_records) = channel::<()>();
     let mut threads = Vec::new();
     for (style, made) in recorders {
         let the_box = made.join().expect("a box for records");
         boxes.push(the_box.clone());
-        threads.push(thread::spawn(move || record(&the_box, style, round)));
+        let began = began.clone();
+        threads.push(thread::spawn(move || record(&the_box, style, round, began)));
     }
-    report::working();
     let random = |n: u64| Random(seed.wrapping_add(n.wrapping_mul(0xD134_2543_DE82_EF95)));
     let (first, second, third, fourth) = (random(1), random(2), random(3), random(4));
     let (files, commands, api) = (desk.clone(), desk, daemon.api());
@@ -70,6 +72,11 @@ pub(crate) fn work(daemon: &Daemon, known: &Known, seed: u64, round: u32) {
     threads.push(thread::spawn(move || run_commands(&commands, second, round, end)));
     threads.push(thread::spawn(move || come_and_go(&api, third, round, end)));
     threads.push(thread::spawn(move || look_at_bills(&boxes, fourth, end)));
+    drop(began);
+    // The channel ends when every recorder has said its first number: from here on a cut hits all kinds of work.
+    if first_records.recv().is_err() {
+        report::working();
+    }
     for thread in threads {
         // A panic has been reported.
         let _ = thread.join();
@@ -97,7 +104,8 @@ fn delete(the_box: &TestBox) {
 }
 
 /// Hears of every record that a program in the box has flushed.
-fn record(the_box: &TestBox, style: Style, round: u32) {
+fn record(the_box: &TestBox, style: Style, round: u32, began: Sender<()>) {
+    let mut began = Some(began);
     let mut command = recorder::write_command(style);
     let token = format!("recorder-{round}");
     command.push(token.clone());
@@ -107,6 +115,7 @@ fn record(the_box: &TestBox, style: Style, round: u32) {
         let line = line.expect("a record's number");
         let number = line.parse().unwrap_or_else(|_| panic!("the recorder {style:?} says {line:?}"));
         report::done(&Op::Record { id: the_box.id.clone(), number });
+        drop(began.take());
     }
     panic!("the recorder {style:?} has ended");
 }
