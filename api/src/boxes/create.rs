@@ -89,6 +89,7 @@ impl Boxes {
             error: None,
             damaged: false,
             adopted: true,
+            range_held: true,
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));

@@ -63,7 +63,8 @@ impl Boxes {
 
     /// Removes what is left of a box. Says whether nothing is.
     async fn finish_delete(&self, entry: &Arc<Entry>) -> bool {
-        let uid_base = entry.view().uid_base;
+        let view = entry.view();
+        let uid_base = view.uid_base;
         if !self.erase(&entry.id, uid_base).await {
             return false;
         }
@@ -76,7 +77,9 @@ impl Boxes {
                 Err(error) => Err(error),
             };
             match recorded {
-                Ok(()) => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
+                // A range that was not the box's own is somebody else's.
+                Ok(()) if view.range_held => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
+                Ok(()) => {}
                 Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
             }
         });
