@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::guest;
@@ -70,7 +70,7 @@ fn recall(text: &str, boot: &str) -> Option<Accelerator> {
 fn probe(dir: &Path, image: &Image) -> Result<bool> {
     let initramfs = guest::initramfs(dir, image)?;
     let console = dir.join("probe.log");
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = guest::program();
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35", "-m", "256"]);
     qemu.args(Accelerator::Kvm.arguments()).arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initramfs);
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 flavour=probe", "-serial"]);
