@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 
 use crate::{
     Error, Result, Step,
-    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, weight_from_shares},
+    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, io_weight_from_blkio, weight_from_shares},
     plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces},
 };
 
@@ -159,9 +159,11 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
 
 fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     let Some(memory) = resources.memory() else { return Ok(()) };
-    limits.memory_max_bytes = memory.limit();
-    limits.memory_low_bytes = memory.reservation();
-    limits.memory_swap_max_bytes = match (memory.swap(), memory.limit()) {
+    // 0 is "not set" in what Docker and Podman write, and runc takes it so; as a limit it would kill every process.
+    let limit = memory.limit().filter(|limit| *limit != 0);
+    limits.memory_max_bytes = limit;
+    limits.memory_low_bytes = memory.reservation().filter(|low| *low != 0);
+    limits.memory_swap_max_bytes = match (memory.swap().filter(|both| *both != 0), limit) {
         (None, _) => None,
         (Some(-1), _) => Some(-1),
         // OCI counts memory and swap together; this crate's limit is swap alone.
@@ -171,6 +173,10 @@ fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
             return Err(Error::invalid(Step::Cgroup, "linux.resources.memory.swap", cause));
         }
     };
+    if memory.kernel().is_some_and(|bytes| bytes > 0) || memory.kernel_tcp().is_some_and(|bytes| bytes > 0) {
+        let cause = "limits of kernel memory alone are not supported: it is part of memory.limit";
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory.kernel", cause));
+    }
     if memory.disable_oom_killer() == Some(true) || memory.swappiness().is_some() {
         let cause = "swappiness and disableOOMKiller are not supported yet";
         return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory", cause));
@@ -195,8 +201,18 @@ fn cpu(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
 
 fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     let Some(io) = resources.block_io() else { return Ok(()) };
-    // blkio.weight runs from 10 to 1000, io.weight from 1 to 10000 (OCI config-linux, "Block IO").
-    limits.io_weight = io.weight().filter(|weight| *weight != 0).map(|weight| u64::from(weight) * 10);
+    limits.io_weight = match io.weight().filter(|weight| *weight != 0) {
+        // The bounds are those of OCI config-linux, "Block IO".
+        Some(weight) if !(10..=1000).contains(&weight) => {
+            let cause = format!("{weight} is not between 10 and 1000");
+            return Err(Error::invalid(Step::Cgroup, "linux.resources.blockIO.weight", cause));
+        }
+        weight => weight.map(|weight| io_weight_from_blkio(u64::from(weight))),
+    };
+    if io.leaf_weight().is_some_and(|weight| weight != 0) {
+        let cause = "no kernel that this runs on has leaf weights";
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.blockIO.leafWeight", cause));
+    }
     if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
         return Err(Error::unsupported(
             Step::Cgroup,
@@ -216,7 +232,8 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
                 limits.io_max.push(IoMax { major, minor, ..IoMax::default() });
                 limits.io_max.len() - 1
             });
-            set(&mut limits.io_max[at], entry.rate());
+            // 0 takes a limit away in blkio's files, which is where these values come from.
+            set(&mut limits.io_max[at], if entry.rate() == 0 { u64::MAX } else { entry.rate() });
         }
         Ok(())
     };
