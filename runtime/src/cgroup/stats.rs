@@ -39,7 +39,7 @@ pub struct MemoryUsage {
 pub struct MemoryEvents {
     /// Tasks were throttled and made to reclaim because usage was above `memory.high`. v1 has no such limit: 0.
     pub high: u64,
-    /// Usage was about to go over `memory.max`. v1: the fail count of this cgroup alone.
+    /// Usage was about to go over `memory.max`. v1: the fail counts of this cgroup alone.
     pub max: u64,
     /// The limit was reached and nothing could be reclaimed. v1 does not count it: 0.
     pub oom: u64,
@@ -161,7 +161,8 @@ impl Cgroup {
     pub fn memory_events(&self) -> Result<MemoryEvents> {
         if let Some(dir) = self.v1_dir(Controller::Memory) {
             return Ok(MemoryEvents {
-                max: number(dir, "memory.failcnt")?,
+                // Where memory and swap together have the same limit, that one is met first.
+                max: number(dir, "memory.failcnt")? + number(dir, "memory.memsw.failcnt").unwrap_or(0),
                 oom_kill: v1_oom_kills(dir, super::life::DEPTH_MAX)?,
                 ..MemoryEvents::default()
             });
