@@ -39,7 +39,8 @@ pub struct MemoryUsage {
 pub struct MemoryEvents {
     /// Tasks were throttled and made to reclaim because usage was above `memory.high`. v1 has no such limit: 0.
     pub high: u64,
-    /// Usage was about to go over `memory.max`. v1: the fail counts of this cgroup alone.
+    /// Usage was about to go over `memory.max`. v1: the fail counts of this cgroup alone, which newer kernels leave at 0
+    /// (seen with 6.18).
     pub max: u64,
     /// The limit was reached and nothing could be reclaimed. v1 does not count it: 0.
     pub oom: u64,

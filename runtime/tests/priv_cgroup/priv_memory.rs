@@ -11,7 +11,7 @@ fn cache_filler(mib: i64) -> String {
     let dir =
         std::env::var("ICEBOX_TEST_DIR").unwrap_or_else(|_| dir.parent().expect("its directory").display().to_string());
     format!(
-        "cd '{dir}'; exec 9<>cached.$$; rm cached.$$; dd if=/dev/zero bs=1048576 count={mib} >&9 2>/dev/null; sync /dev/fd/9; exec sleep 1000"
+        "cd '{dir}'; exec 9<>cached.$$; rm cached.$$; dd if=/dev/zero bs=1048576 count={mib} conv=fsync >&9 2>/dev/null; exec sleep 1000"
     )
 }
 
@@ -68,7 +68,10 @@ fn priv_meeting_the_memory_limit_is_counted() {
     let hog = top.spawn(&cgroup, &v1, "x=x; while :; do x=$x$x; done");
     assert!(!top.wait(hog).success());
     let events = cgroup.memory_events().unwrap();
-    assert!(events.max > 0 && events.oom_kill == 1, "{events:?}");
+    assert_eq!(events.oom_kill, 1, "{events:?}");
+    if top.h.layout() == Layout::Unified {
+        assert!(events.max > 0 && events.oom > 0, "{events:?}");
+    }
     assert_eq!(events.oom_group_kill, 0);
 }
 
