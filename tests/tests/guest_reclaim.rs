@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use icebox_tests::oci::Bundle;
 use icebox_tests::swap::ZramSwap;
 use icebox_tests::{Daemon, TestBox, machine, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
@@ -80,6 +81,36 @@ fn a_sleeping_box_gives_its_pages_back_and_has_them_again() {
     made.out("echo > question");
     assert_eq!(made.out("cat answer"), hash, "what was swapped out came back changed");
     assert!(cgroups.number(&cgroup, "memory.swap.current", "") < HELD_MIB * MIB / 4);
+}
+
+#[test]
+fn a_box_that_runs_does_not_swap_even_to_survive() {
+    let _swap = ZramSwap::on(512 * MIB);
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    let (cgroups, cgroup) = (daemon.cgroups(), daemon.cgroup(&made));
+    cgroups.set(&cgroup, "memory.max", &(128 * MIB).to_string());
+    let killed = made.python("keep = b'x' * (200 << 20)\nprint('swapped')");
+    assert_eq!((killed.code, killed.stdout.as_str()), (137, ""), "{killed:?}");
+    assert_eq!(cgroups.number(&cgroup, "memory.swap.current", ""), 0);
+    assert!(cgroups.number(&cgroup, "memory.events", "oom_kill") > 0);
+}
+
+#[test]
+fn a_container_swaps_as_far_as_it_may() {
+    // dd fills a buffer of this size: more than the memory, less than memory and swap.
+    let line = "dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null && echo fits";
+    let run = |swap: u64| {
+        let bundle = Bundle::new(&["sh", "-c", line]);
+        bundle.edit(|spec| {
+            spec["linux"]["resources"]["memory"] = json!({ "limit": 48 * MIB, "swap": swap });
+        });
+        bundle.icerun(&["run", "a"])
+    };
+    let _swap = ZramSwap::on(256 * MIB);
+    assert_eq!(run(176 * MIB).stdout.trim(), "fits", "128 MiB of swap beside 48 MiB of memory");
+    let killed = run(48 * MIB);
+    assert!(killed.code != 0 && !killed.stdout.contains("fits"), "memory alone: {killed:?}");
 }
 
 #[test]

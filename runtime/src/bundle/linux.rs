@@ -286,3 +286,64 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
     };
     Ok(DeviceRule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(resources: serde_json::Value) -> Result<Limits> {
+        let linux: Linux = serde_json::from_value(serde_json::json!({ "resources": resources })).unwrap();
+        limits(&linux)
+    }
+
+    #[test]
+    fn every_kind_of_limit_is_taken_over() {
+        let limits = mapped(serde_json::json!({
+            "memory": { "limit": 1000, "swap": 1500, "reservation": 300 },
+            "cpu": { "shares": 1024, "quota": 5000, "period": 10_000, "cpus": "0-1", "mems": "0" },
+            "pids": { "limit": 7 },
+            "blockIO": { "weight": 1000, "throttleWriteBpsDevice": [{ "major": 8, "minor": 16, "rate": 9 }] },
+            "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 }],
+            "unified": { "memory.high": "900" },
+        }))
+        .unwrap();
+        assert_eq!((limits.memory_max_bytes, limits.memory_swap_max_bytes), (Some(1000), Some(500)));
+        assert_eq!((limits.memory_low_bytes, limits.pids_max), (Some(300), Some(7)));
+        assert_eq!(
+            (limits.cpu_weight, limits.cpu_quota_us, limits.cpu_period_us),
+            (Some(100), Some(5000), Some(10_000))
+        );
+        assert_eq!((limits.cpuset_cpus.as_deref(), limits.cpuset_mems.as_deref()), (Some("0-1"), Some("0")));
+        assert_eq!(limits.io_weight, Some(10_000));
+        assert_eq!(limits.io_max, [IoMax { major: 8, minor: 16, wbps: Some(9), ..IoMax::default() }]);
+        assert_eq!(limits.hugetlb, [("2MB".to_owned(), 4)]);
+        assert_eq!(limits.unified["memory.high"], "900");
+    }
+
+    #[test]
+    fn zero_is_not_set_and_takes_a_rate_away() {
+        let limits = mapped(serde_json::json!({
+            "memory": { "limit": 0, "swap": 0, "reservation": 0, "kernel": 0 },
+            "cpu": { "shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": "" },
+            "blockIO": { "weight": 0, "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 0 }] },
+        }))
+        .unwrap();
+        let io_max = vec![IoMax { major: 8, minor: 0, rbps: Some(u64::MAX), ..IoMax::default() }];
+        assert_eq!(limits, Limits { io_max, devices: limits.devices.clone(), ..Limits::default() });
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused_by_name() {
+        for (resources, name) in [
+            (serde_json::json!({ "memory": { "kernel": 5 } }), "memory.kernel"),
+            (serde_json::json!({ "memory": { "swap": 5 } }), "memory.swap"),
+            (serde_json::json!({ "memory": { "swappiness": 5 } }), "swappiness"),
+            (serde_json::json!({ "blockIO": { "weight": 5 } }), "blockIO.weight"),
+            (serde_json::json!({ "blockIO": { "leafWeight": 500 } }), "leafWeight"),
+        ] {
+            let refused = mapped(resources.clone()).unwrap_err();
+            let text = format!("{} {}", refused.subject, refused.cause);
+            assert!(text.contains(name), "{resources}: {text}");
+        }
+    }
+}
