@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use icebox_shim::handle::{BoxMemory, BoxPressure};
+use icebox_shim::handle::{BoxPressure, Footprint};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -161,9 +161,9 @@ impl Metrics {
     }
 
     /// What all boxes together use and wait for, as the kernel counts it.
-    pub fn set_together(&self, memory: &BoxMemory, pressure: &BoxPressure) {
-        self.memory_bytes.set(i64::try_from(memory.current).unwrap_or(i64::MAX));
-        self.swap_bytes.set(i64::try_from(memory.swap).unwrap_or(i64::MAX));
+    pub fn set_together(&self, footprint: &Footprint, pressure: &BoxPressure) {
+        self.memory_bytes.set(i64::try_from(footprint.memory).unwrap_or(i64::MAX));
+        self.swap_bytes.set(i64::try_from(footprint.swap).unwrap_or(i64::MAX));
         for (resource, read) in [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)] {
             let Some(read) = read else { continue };
             for (tasks, stall) in [("some", read.some), ("all", read.full)] {
@@ -207,10 +207,7 @@ mod tests {
         metrics.run_ended(RunState::Completed, 5);
         let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
         let io = Some(Pressure { some: stall, full: Stall::default() });
-        metrics.set_together(
-            &BoxMemory { current: 4096, ..BoxMemory::default() },
-            &BoxPressure { io, ..BoxPressure::default() },
-        );
+        metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });
         let text = metrics.text(&[("idle", 2)]);
         for part in [
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",

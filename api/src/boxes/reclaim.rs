@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use icebox_shim::ErrorKind;
-use icebox_shim::handle::{BoxHandle, BoxMemory, BoxPressure, Reclaimed};
+use icebox_shim::handle::{BoxHandle, BoxPressure, Footprint, Reclaimed};
 
 use super::{Boxes, Entry, Phase};
 use crate::error::{Cause, Error};
@@ -88,10 +88,10 @@ impl Boxes {
     /// What all boxes together use and wait for, read from the cgroup above them: a handful of files, whatever their
     /// number. Nothing without boxes. Blocks a little.
     #[must_use]
-    pub fn together(&self) -> (BoxMemory, BoxPressure) {
+    pub fn together(&self) -> (Footprint, BoxPressure) {
         let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, &self.inner.cgroup_root, 0) else {
             return Default::default();
         };
-        (root.memory().unwrap_or_default(), root.pressure().unwrap_or_default())
+        (root.footprint().unwrap_or_default(), root.pressure().unwrap_or_default())
     }
 }

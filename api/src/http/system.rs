@@ -55,9 +55,9 @@ pub(super) async fn metrics(
         }
         (counts, boxes.together())
     });
-    let (counts, (memory, pressure)) =
+    let (counts, (footprint, pressure)) =
         counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
-    app.boxes.metrics().set_together(&memory, &pressure);
+    app.boxes.metrics().set_together(&footprint, &pressure);
     let text = app.boxes.metrics().text(&counts);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

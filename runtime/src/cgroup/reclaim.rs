@@ -41,7 +41,7 @@ impl Cgroup {
                     .detail("no memory controller on this cgroup"));
             }
         };
-        let before = self.memory()?.current;
+        let before = self.memory_current()?;
         let complete = match dir.write(file, &value) {
             Ok(()) => true,
             // v1: EBUSY when the last page resisted. EINTR never reaches us, writes are repeated.
@@ -51,6 +51,6 @@ impl Cgroup {
             }
             Err(e) => return Err(e),
         };
-        Ok(Reclaimed { before, after: self.memory()?.current, complete })
+        Ok(Reclaimed { before, after: self.memory_current()?, complete })
     }
 }

@@ -142,6 +142,17 @@ impl Cgroup {
         })
     }
 
+    /// Memory used now, in bytes, and nothing else: one file, however much is below.
+    ///
+    /// # Errors
+    /// `Unenforced(Memory)` when no memory controller is on this cgroup.
+    pub fn memory_current(&self) -> Result<u64> {
+        match self.v1_dir(Controller::Memory) {
+            Some(dir) => number(dir, "memory.usage_in_bytes"),
+            None => number(self.v2_dir(Controller::Memory, "memory.current", "read memory")?, "memory.current"),
+        }
+    }
+
     /// Bytes swapped out now; `None` where the kernel does not account swap.
     ///
     /// # Errors

@@ -45,11 +45,18 @@ pub struct BoxPressure {
     pub io: Option<Pressure>,
 }
 
+/// Where memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Footprint {
+    /// In use.
+    pub memory: u64,
+    /// In swap.
+    pub swap: u64,
+}
+
 /// More about a box's memory than [`super::BoxUsage`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BoxMemory {
-    /// In use.
-    pub current: u64,
     /// In swap.
     pub swap: u64,
     /// Throttled because of `memory.high`.
@@ -77,7 +84,7 @@ impl BoxHandle {
         }
         let swap = || cgroup.swap().map(Option::unwrap_or_default).map_err(self.fail(step));
         let mut done = Reclaimed {
-            memory_before: cgroup.memory().map_err(self.fail(step))?.current,
+            memory_before: cgroup.memory_current().map_err(self.fail(step))?,
             swap_before: swap()?,
             ..Reclaimed::default()
         };
@@ -110,10 +117,22 @@ impl BoxHandle {
         let cgroup = self.cgroup(&LEAF_V1)?;
         let events = cgroup.memory_events().map_err(self.fail(step))?;
         Ok(BoxMemory {
-            current: cgroup.memory().map_err(self.fail(step))?.current,
             swap: cgroup.swap().map_err(self.fail(step))?.unwrap_or_default(),
             high_events: events.high,
             max_events: events.max,
+        })
+    }
+
+    /// Reads how much memory is in use here and below: two files, whatever there is below.
+    ///
+    /// # Errors
+    /// `NotFound` without a cgroup, `Unenforced` without a memory controller.
+    pub fn footprint(&self) -> Result<Footprint, Error> {
+        let step = "read memory";
+        let cgroup = self.cgroup(&LEAF_V1)?;
+        Ok(Footprint {
+            memory: cgroup.memory_current().map_err(self.fail(step))?,
+            swap: cgroup.swap().map_err(self.fail(step))?.unwrap_or_default(),
         })
     }
 

@@ -22,7 +22,7 @@ pub use crate::protocol::{
 pub use cgroup::{BoxUsage, RunUsage};
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
-pub use memory::{BoxMemory, BoxPressure, Reclaimed};
+pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
 pub use process::boot_id;
 pub use run::{Run, RunEvent, RunEvents, RunInput};
 
