@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use icebox_shim::launch::HostLimits;
 use serde::Deserialize;
 
 use crate::error::{Cause, Error};
@@ -34,6 +35,12 @@ pub struct Config {
     pub idle_cpu_percent: f64,
     /// Start boxes even if this host cannot enforce all their limits.
     pub allow_unenforced_limits: bool,
+    /// Limits of every box beside those of its size. Default: none.
+    pub limits: HostLimits,
+    /// Take the memory of a box (to swap, and what is cached) when it has slept so many seconds. Default: never, since
+    /// only the operator knows whether swap is compressed memory or a slow disk that everybody waits for, and without
+    /// swap there is little to take.
+    pub reclaim_after_seconds: Option<u64>,
     /// Boxes that one account may have at once.
     pub boxes_per_account_max: u32,
     /// Commands that may run in one box at once.
@@ -61,6 +68,8 @@ impl Default for Config {
             idle_seconds: 3600,
             idle_cpu_percent: 1.0,
             allow_unenforced_limits: false,
+            limits: HostLimits::default(),
+            reclaim_after_seconds: None,
             boxes_per_account_max: 1000,
             runs_per_box_max: 256,
             requests_max: 2048,
@@ -130,6 +139,12 @@ impl Config {
         if !(0.0..=100.0).contains(&self.idle_cpu_percent) {
             return wrong("idle_cpu_percent", "must be 0 to 100");
         }
+        if self.reclaim_after_seconds.is_some_and(|seconds| seconds > IDLE_SECONDS_MAX) {
+            return wrong("reclaim_after_seconds", "must be 0 to 2592000");
+        }
+        if let Err((key, expected)) = self.limits.check() {
+            return wrong(key, expected);
+        }
         if !self.data_dir.is_absolute() {
             return wrong("data_dir", "must be an absolute path");
         }
@@ -171,6 +186,8 @@ mod tests {
     fn an_unknown_key_is_named() {
         let refused = Config::parse("idle_second = 3", "x.toml").expect_err("a misspelt key");
         assert!(refused.chain().contains("idle_second"), "{}", refused.chain());
+        let refused = Config::parse("[limits]\ncpu_set = \"0\"", "x.toml").expect_err("a misspelt key");
+        assert!(refused.chain().contains("cpu_set"), "{}", refused.chain());
     }
 
     #[test]
@@ -190,7 +207,17 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused() {
-        for text in ["idle_seconds = 0", "idle_cpu_percent = 101.0", "data_dir = \"x\"", "requests_max = 0"] {
+        for text in [
+            "idle_seconds = 0",
+            "idle_cpu_percent = 101.0",
+            "data_dir = \"x\"",
+            "requests_max = 0",
+            "reclaim_after_seconds = 9999999",
+            "[limits]\nmemory_high_percent = 100",
+            "[limits]\ncpuset_cpus = \"all\"",
+            "[limits]\nio_write_bytes_per_second = 1",
+            "[limits]\nio_reads_per_second = 0",
+        ] {
             assert!(Config::parse(text, "x").expect("readable").check().is_err(), "{text}");
         }
     }

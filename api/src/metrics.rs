@@ -2,8 +2,10 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use icebox_shim::handle::{BoxPressure, Footprint};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -32,6 +34,12 @@ struct BoxLabels {
     status: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StallLabels {
+    resource: String,
+    tasks: String,
+}
+
 /// All counters of a daemon.
 #[derive(Debug)]
 pub struct Metrics {
@@ -46,6 +54,11 @@ pub struct Metrics {
     wake_seconds: Histogram,
     freeze_seconds: Histogram,
     deleted: Counter,
+    reclaim_seconds: Histogram,
+    reclaimed_bytes: Counter,
+    memory_bytes: Gauge,
+    swap_bytes: Gauge,
+    stalled_seconds: Family<StallLabels, Counter<f64, AtomicU64>>,
     connections: Gauge,
 }
 
@@ -64,6 +77,11 @@ impl Default for Metrics {
             wake_seconds: histogram(),
             freeze_seconds: histogram(),
             deleted: Counter::default(),
+            reclaim_seconds: histogram(),
+            reclaimed_bytes: Counter::default(),
+            memory_bytes: Gauge::default(),
+            swap_bytes: Gauge::default(),
+            stalled_seconds: Family::default(),
             connections: Gauge::default(),
         };
         metrics.register();
@@ -79,6 +97,13 @@ impl Metrics {
         registry.register("boxes", "Boxes now, by status", self.boxes.clone());
         registry.register("boxes_deleted", "Boxes deleted", self.deleted.clone());
         registry.register("connections", "Connections open now", self.connections.clone());
+        let (memory, swap) = (self.memory_bytes.clone(), self.swap_bytes.clone());
+        registry.register_with_unit("memory", "Memory that all boxes use now, asleep or awake", Unit::Bytes, memory);
+        registry.register_with_unit("swap", "Memory of all boxes that is swapped out now", Unit::Bytes, swap);
+        let reclaimed = self.reclaimed_bytes.clone();
+        registry.register_with_unit("reclaimed", "Memory taken from sleeping boxes", Unit::Bytes, reclaimed);
+        let (help, stalled) = ("Time in which boxes stood still for want of something", self.stalled_seconds.clone());
+        registry.register_with_unit("stalled", help, Unit::Seconds, stalled);
         let mut time = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
@@ -88,6 +113,7 @@ impl Metrics {
         time("launch", "Time to start a box", &self.launch_seconds);
         time("wake", "Time to thaw a box", &self.wake_seconds);
         time("freeze", "Time to freeze a box", &self.freeze_seconds);
+        time("reclaim", "Time to take the memory of a sleeping box", &self.reclaim_seconds);
     }
 
     /// A request was answered.
@@ -128,6 +154,27 @@ impl Metrics {
         self.deleted.inc();
     }
 
+    /// So many bytes were taken from a sleeping box.
+    pub fn reclaimed(&self, bytes: u64, took: Duration) {
+        self.reclaimed_bytes.inc_by(bytes);
+        self.reclaim_seconds.observe(took.as_secs_f64());
+    }
+
+    /// What all boxes together use and wait for, as the kernel counts it.
+    pub fn set_together(&self, footprint: &Footprint, pressure: &BoxPressure) {
+        self.memory_bytes.set(i64::try_from(footprint.memory).unwrap_or(i64::MAX));
+        self.swap_bytes.set(i64::try_from(footprint.swap).unwrap_or(i64::MAX));
+        for (resource, read) in [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)] {
+            let Some(read) = read else { continue };
+            for (tasks, stall) in [("some", read.some), ("all", read.full)] {
+                let labels = StallLabels { resource: resource.to_owned(), tasks: tasks.to_owned() };
+                // The kernel's counter, not one of ours that it is added to.
+                let seconds = Duration::from_micros(stall.total_usec).as_secs_f64();
+                self.stalled_seconds.get_or_create(&labels).inner().store(seconds.to_bits(), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// So many connections are open.
     pub fn set_connections(&self, open: i64) {
         self.connections.set(open);
@@ -149,6 +196,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use icebox_shim::handle::{Pressure, Stall};
+
     use super::*;
 
     #[test]
@@ -156,11 +205,16 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("/v2/box", 200, Duration::from_millis(3));
         metrics.run_ended(RunState::Completed, 5);
+        let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
+        let io = Some(Pressure { some: stall, full: Stall::default() });
+        metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });
         let text = metrics.text(&[("idle", 2)]);
         for part in [
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
             "icebox_boxes{status=\"idle\"} 2",
             "icebox_wake_seconds_bucket",
+            "icebox_memory_bytes 4096",
+            "icebox_stalled_seconds_total{resource=\"io\",tasks=\"some\"} 1.5",
             "# EOF",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -31,8 +31,76 @@ pub struct BoxSpec {
     pub memory_bytes: u64,
     /// Most processes and threads.
     pub pids_max: u64,
+    /// What the operator wants of every box.
+    pub limits: HostLimits,
     /// Go on with a warning when a limit cannot be enforced on this machine.
     pub allow_unenforced_limits: bool,
+}
+
+/// Limits that are the operator's choice and the same for every box. `None` is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostLimits {
+    /// `memory.high` in percent of the box's memory. Off by default: without swap there is nothing to reclaim from a
+    /// program that only grows, so it is not killed at its limit but throttled below it, for minutes and longer
+    /// (measured: killed after 6 s without, still crawling after 90 s with 90 %).
+    pub memory_high_percent: Option<u8>,
+    /// The CPUs that boxes may use, e.g. `2-7`.
+    pub cpuset_cpus: Option<String>,
+    /// Bytes per second that a box may read from its disk.
+    pub io_read_bytes_per_second: Option<u64>,
+    /// Bytes per second that it may write.
+    pub io_write_bytes_per_second: Option<u64>,
+    /// Reads per second.
+    pub io_reads_per_second: Option<u64>,
+    /// Writes per second.
+    pub io_writes_per_second: Option<u64>,
+}
+
+/// A disk slower than this makes a box that cannot start: its own mount would take minutes.
+const IO_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// As above, for the number of reads or writes.
+const IO_PER_SECOND_MIN: u64 = 10;
+
+impl HostLimits {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key, and what is expected of it.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.memory_high_percent.is_some_and(|percent| !(50..=99).contains(&percent)) {
+            return Err(("limits.memory_high_percent", "must be 50 to 99"));
+        }
+        if self.cpuset_cpus.as_deref().is_some_and(|list| !icebox_runtime::cgroup::is_number_list(list)) {
+            return Err(("limits.cpuset_cpus", "must be a list of CPUs like 0-3,7"));
+        }
+        for (key, value) in [
+            ("limits.io_read_bytes_per_second", self.io_read_bytes_per_second),
+            ("limits.io_write_bytes_per_second", self.io_write_bytes_per_second),
+        ] {
+            if value.is_some_and(|value| value < IO_BYTES_PER_SECOND_MIN) {
+                return Err((key, "must be at least 65536"));
+            }
+        }
+        for (key, value) in [
+            ("limits.io_reads_per_second", self.io_reads_per_second),
+            ("limits.io_writes_per_second", self.io_writes_per_second),
+        ] {
+            if value.is_some_and(|value| value < IO_PER_SECOND_MIN) {
+                return Err((key, "must be at least 10"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Some rate of the box's disk is limited.
+    #[must_use]
+    pub fn limits_io(&self) -> bool {
+        self.io_read_bytes_per_second.is_some()
+            || self.io_write_bytes_per_second.is_some()
+            || self.io_reads_per_second.is_some()
+            || self.io_writes_per_second.is_some()
+    }
 }
 
 /// A launched box.

@@ -7,7 +7,9 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
@@ -91,7 +93,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     make_mount_point(spec)?;
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
-    let plan = translate::plan(spec, init)?;
+    let plan = translate::plan(spec, init, disk(spec)?)?;
     let prepared = began.elapsed();
     let inherit = Inherit {
         fds: vec![
@@ -149,6 +151,18 @@ fn make_mount_point(spec: &BoxSpec) -> Result<(), Error> {
         _ => {}
     }
     Ok(())
+}
+
+/// The number of the volume's device, if a limit is to name it.
+fn disk(spec: &BoxSpec) -> Result<Option<(u32, u32)>, Error> {
+    if !spec.limits.limits_io() {
+        return Ok(None);
+    }
+    let path = &spec.volume_device;
+    let found = fs::metadata(path).map_err(|e| Error::io("look at the volume", path.display(), e))?;
+    let number = found.rdev();
+    let is_device = found.file_type().is_block_device();
+    Ok(is_device.then(|| (rustix::fs::major(number), rustix::fs::minor(number))))
 }
 
 /// The init's standard error: written once, when it dies of something.

@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, Limits, Unenforced};
+use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, Limits, Unenforced};
 use icebox_runtime::plan::{
     CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
@@ -15,7 +15,7 @@ use icebox_runtime::plan::{
 use icebox_runtime::seccomp::{compile, profile};
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::{BoxSpec, box_open_files};
+use crate::launch::{BoxSpec, HostLimits, box_open_files};
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -29,6 +29,14 @@ const RUN_TMPFS_SHARE: u64 = 10;
 const OOM_SCORE_ADJ: i32 = 200;
 /// The leaf cgroup of the init.
 const INIT_LEAF: &str = "init";
+/// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup that nobody has set up.
+const CPU_WEIGHT_PER_CORE: f64 = 100.0;
+/// Leaves of runs are directly below the box and have nothing below them. A box cannot make cgroups (its view of them is
+/// read-only): this holds if it ever can.
+const CGROUP_DEPTH_MAX: u32 = 1;
+/// Leaves: one per run that has a process left, which the limit of processes bounds, and as many again that have ended
+/// and are not removed yet.
+const CGROUPS_PER_PROCESS: u64 = 2;
 
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETFCAP. Without MKNOD, NET_RAW, SETPCAP, SYS_CHROOT,
 /// AUDIT_WRITE, which Docker keeps; low ports need no capability, the sysctl below opens them.
@@ -92,11 +100,12 @@ const SYSCTLS: [(&str, &str); 4] = [
     ("user.max_net_namespaces", "0"),
 ];
 
-/// The plan of a box. `init` is the sealed init.
+/// The plan of a box. `init` is the sealed init, `disk` the number of the volume's device: needed where its rates are
+/// limited.
 ///
 /// # Errors
 /// `InvalidInput` for a spec that makes no sense.
-pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd) -> Result<Plan, Error> {
+pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>) -> Result<Plan, Error> {
     let ids = || vec![IdMap { inside: 0, outside: spec.uid_base, count: ID_COUNT }];
     Ok(Plan {
         namespaces: Namespaces {
@@ -118,7 +127,7 @@ pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd) -> Result<Plan, Error> {
         domainname: None,
         sysctls: SYSCTLS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         oom_score_adj: Some(OOM_SCORE_ADJ),
-        cgroup: Some(cgroup(spec)?),
+        cgroup: Some(cgroup(spec, disk)?),
         process: process(init)?,
         wait_for_start: false,
     })
@@ -192,29 +201,60 @@ fn text(target: &str, text: String, attributes: MountAttributes) -> Mount {
     Mount { target: target.into(), source: MountSource::Text(text), attributes, propagation: None }
 }
 
-fn cgroup(spec: &BoxSpec) -> Result<CgroupPlan, Error> {
+fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error> {
     let bad = |what: &'static str| Error::new(ErrorKind::InvalidInput, "check limits", what);
     let path = CgroupPath::new(spec.cgroup.clone())
         .map_err(|error| Error::new(ErrorKind::InvalidInput, "check cgroup path", &spec.cgroup).because(error))?;
     if !(spec.cores.is_finite() && spec.cores > 0.0) {
         return Err(bad("cores"));
     }
+    spec.limits.check().map_err(|(key, expected)| bad(key).because(crate::error::Reported(expected.to_owned())))?;
     let quota = (spec.cores * CPU_PERIOD_US as f64).round() as i64;
+    let weight = (spec.cores * CPU_WEIGHT_PER_CORE).round().clamp(1.0, 10_000.0) as u64;
+    let memory = i64::try_from(spec.memory_bytes).map_err(|_| bad("memory_bytes"))?;
+    let high = spec.limits.memory_high_percent.map(|percent| memory / 100 * i64::from(percent));
     Ok(CgroupPlan {
         path,
         limits: Limits {
             cpu_quota_us: Some(quota),
             cpu_period_us: Some(CPU_PERIOD_US),
-            memory_max_bytes: Some(i64::try_from(spec.memory_bytes).map_err(|_| bad("memory_bytes"))?),
+            cpu_weight: Some(weight),
+            memory_max_bytes: Some(memory),
+            memory_high_bytes: high,
+            // Until it is asleep: see `handle::cgroup`.
             memory_swap_max_bytes: Some(0),
             pids_max: Some(i64::try_from(spec.pids_max).map_err(|_| bad("pids_max"))?),
+            cpuset_cpus: spec.limits.cpuset_cpus.clone(),
+            io_max: io_max(&spec.limits, disk)?,
             devices: device_rules(),
+            unified: [
+                ("cgroup.max.depth".to_owned(), CGROUP_DEPTH_MAX.to_string()),
+                ("cgroup.max.descendants".to_owned(), (spec.pids_max * CGROUPS_PER_PROCESS).to_string()),
+            ]
+            .into(),
             ..Limits::default()
         },
         unenforced: if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse },
         leaf: Some(INIT_LEAF.to_owned()),
         joins_from: Some((spec.uid_base, spec.uid_base)),
     })
+}
+
+/// The rates of the box's own disk: the only block device it can reach.
+fn io_max(limits: &HostLimits, disk: Option<(u32, u32)>) -> Result<Vec<IoMax>, Error> {
+    if !limits.limits_io() {
+        return Ok(Vec::new());
+    }
+    let missing = || Error::new(ErrorKind::InvalidInput, "check limits", "the volume is not a block device");
+    let (major, minor) = disk.ok_or_else(missing)?;
+    Ok(vec![IoMax {
+        major,
+        minor,
+        rbps: limits.io_read_bytes_per_second,
+        wbps: limits.io_write_bytes_per_second,
+        riops: limits.io_reads_per_second,
+        wiops: limits.io_writes_per_second,
+    }])
 }
 
 /// Nothing but the six default nodes, ptmx, and terminals of devpts.
@@ -284,6 +324,7 @@ mod tests {
             cores: 1.5,
             memory_bytes: 4 << 30,
             pids_max: 1024,
+            limits: HostLimits::default(),
             allow_unenforced_limits: false,
         }
     }
@@ -294,7 +335,7 @@ mod tests {
 
     #[test]
     fn everything_that_isolates_is_on() {
-        let plan = plan(&spec(), any_fd()).unwrap();
+        let plan = plan(&spec(), any_fd(), None).unwrap();
         let n = &plan.namespaces;
         assert!([&n.user, &n.mount, &n.pid, &n.net, &n.ipc, &n.uts, &n.cgroup].iter().all(|n| n.is_new()));
         assert!(plan.process.no_new_privs && plan.process.seccomp.is_some());
@@ -303,11 +344,30 @@ mod tests {
         let limits = &plan.cgroup.as_ref().unwrap().limits;
         assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1024)));
         assert!(!limits.devices[0].allow, "the first rule denies everything");
+        assert_eq!((limits.cpu_weight, limits.memory_swap_max_bytes), (Some(150), Some(0)));
+        assert_eq!((limits.memory_high_bytes, limits.io_max.len(), &limits.cpuset_cpus), (None, 0, &None));
+        assert_eq!(limits.unified["cgroup.max.depth"], "1");
+    }
+
+    #[test]
+    fn the_operators_limits_are_the_boxs() {
+        let limits = HostLimits {
+            memory_high_percent: Some(90),
+            cpuset_cpus: Some("0-1".to_owned()),
+            io_write_bytes_per_second: Some(1 << 20),
+            ..HostLimits::default()
+        };
+        let spec = BoxSpec { limits, memory_bytes: 1000, ..spec() };
+        assert!(plan(&spec, any_fd(), None).is_err(), "a rate needs the disk's number");
+        let limits = plan(&spec, any_fd(), Some((7, 3))).unwrap().cgroup.unwrap().limits;
+        assert_eq!((limits.memory_high_bytes, limits.cpuset_cpus.as_deref()), (Some(900), Some("0-1")));
+        let disk = IoMax { major: 7, minor: 3, wbps: Some(1 << 20), ..IoMax::default() };
+        assert_eq!(limits.io_max, [disk]);
     }
 
     #[test]
     fn nothing_of_the_host_is_writable() {
-        for mount in plan(&spec(), any_fd()).unwrap().mounts {
+        for mount in plan(&spec(), any_fd(), None).unwrap().mounts {
             assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
             if matches!(mount.source, MountSource::Text(_) | MountSource::Cgroup2) {
                 assert!(mount.attributes.readonly && mount.attributes.nosuid, "{}", mount.target.display());
@@ -318,8 +378,8 @@ mod tests {
     #[test]
     fn senseless_limits_are_refused() {
         for cores in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd()).is_err(), "{cores}");
+            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd(), None).is_err(), "{cores}");
         }
-        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd()).is_err());
+        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd(), None).is_err());
     }
 }

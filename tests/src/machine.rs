@@ -1,5 +1,5 @@
 //! What the kernel says: cgroups, processes, mounts. Read only, except for [`Cgroups::destroy`], which clears what a
-//! failed test left below a root of its own.
+//! failed test left below a root of its own, and [`Cgroups::set`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -98,6 +98,25 @@ impl Cgroups {
     /// The directory where `controller` governs `path`: the v1 hierarchy when it has the controller, else cgroup2.
     pub fn controller_dir(&self, controller: &str, path: &str) -> PathBuf {
         self.v1.get(controller).unwrap_or(&self.unified).join(path)
+    }
+
+    /// A file of the unified cgroup `path`, trimmed.
+    pub fn read(&self, path: &str, file: &str) -> String {
+        let file = self.unified.join(path).join(file);
+        std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display())).trim().to_owned()
+    }
+
+    /// A number of such a file: of the line that begins with `key`, or the only one if `key` is empty.
+    pub fn number(&self, path: &str, file: &str, key: &str) -> u64 {
+        let text = self.read(path, file);
+        let number = if key.is_empty() { text.parse().ok() } else { key_value(&text, key) };
+        number.unwrap_or_else(|| panic!("no number {key:?} in {file} of {path}: {text}"))
+    }
+
+    /// Sets a limit by hand, where a test needs one smaller than any box has.
+    pub fn set(&self, path: &str, file: &str, value: &str) {
+        let file = self.unified.join(path).join(file);
+        fs::write(&file, value).unwrap_or_else(|e| panic!("write {value:?} to {}: {e}", file.display()));
     }
 
     /// Kills and removes everything below `root`. The last resort of a test that failed; `root` is unique to it.

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use icebox_tests::api::split_stream;
+use icebox_tests::daemon::binary;
 use icebox_tests::{Daemon, TestBox, machine, wait_until};
 use serde_json::json;
 
@@ -98,6 +99,96 @@ fn a_box_uses_no_more_than_its_cores() {
     let share = (used() - before) as f64 / 1e6 / start.elapsed().as_secs_f64();
     assert!(share > 0.2 && share < cores * 1.1, "six loops used {share:.2} cores");
     made.delete();
+}
+
+#[test]
+fn a_box_runs_on_the_cpus_of_the_configuration() {
+    let daemon = Daemon::start_with("[limits]\ncpuset_cpus = \"0\"\n");
+    let made = daemon.api().create_default();
+    assert_eq!(limit(&daemon, &made, "cpuset", "cpuset.cpus", "cpuset.cpus"), "0");
+    assert_eq!(made.out("grep Cpus_allowed_list: /proc/self/status | cut -f2"), "0");
+    assert_eq!(made.out("nproc"), "1");
+}
+
+/// Writes so many MiB past the page cache; how long that took, by the clock of this machine.
+fn write_direct(made: &TestBox, mib: u64) -> Duration {
+    let start = Instant::now();
+    made.out(&format!("dd if=/dev/zero of=direct bs=1M count={mib} oflag=direct conv=notrunc 2>/dev/null"));
+    start.elapsed()
+}
+
+#[test]
+fn the_disk_of_a_box_is_as_fast_as_configured() {
+    const RATE_MIB: u64 = 4;
+    const WRITTEN_MIB: u64 = 20;
+    let rate = RATE_MIB << 20;
+    let config = format!("[limits]\nio_write_bytes_per_second = {rate}\nio_read_bytes_per_second = {rate}\n");
+    let daemon = Daemon::start_with(&config);
+    let made = daemon.api().create_default();
+    let (disk, _) = machine::loops_below(&daemon.data_dir()).into_iter().next().expect("the box's disk");
+    let number = std::fs::read_to_string(format!("/sys/block/{disk}/dev")).expect("its number").trim().to_owned();
+    let on_v1 = daemon.cgroups().v1.contains_key("blkio");
+    let kept = limit(&daemon, &made, if on_v1 { "blkio" } else { "io" }, "blkio.throttle.write_bps_device", "io.max");
+    let wanted = if on_v1 {
+        format!("{number} {rate}")
+    } else {
+        format!("{number} rbps={rate} wbps={rate} riops=max wiops=max")
+    };
+    assert_eq!(kept, wanted);
+    let expected = Duration::from_secs(WRITTEN_MIB / RATE_MIB);
+    let slow = write_direct(&made, WRITTEN_MIB);
+    // The kernel hands the bytes out in slices, the first of them at once.
+    assert!(slow > expected * 4 / 5 && slow < expected * 4, "{WRITTEN_MIB} MiB took {slow:?}");
+    let start = Instant::now();
+    made.out("dd if=direct of=/dev/null bs=1M iflag=direct 2>/dev/null");
+    assert!(start.elapsed() > expected * 4 / 5, "reading {WRITTEN_MIB} MiB took {:?}", start.elapsed());
+    let dir = daemon.cgroups().controller_dir(if on_v1 { "blkio" } else { "io" }, &daemon.cgroup(&made));
+    let (statistics, written) =
+        if on_v1 { ("blkio.throttle.io_service_bytes", "Write ") } else { ("io.stat", "wbytes=") };
+    let statistics = std::fs::read_to_string(dir.join(statistics)).expect("statistics");
+    let counted = statistics
+        .lines()
+        .filter(|l| l.starts_with(&format!("{number} ")))
+        .find_map(|l| l.split_once(written)?.1.split(' ').next()?.parse::<u64>().ok());
+    assert!(counted.is_some_and(|bytes| bytes >= WRITTEN_MIB << 20), "{number}: {statistics}");
+    // The same without the limit: it was the limit that took the time.
+    let (file, free) = if on_v1 {
+        ("blkio.throttle.write_bps_device", format!("{number} 0"))
+    } else {
+        ("io.max", format!("{number} wbps=max"))
+    };
+    std::fs::write(dir.join(file), free).expect("lift the limit");
+    let fast = write_direct(&made, WRITTEN_MIB);
+    println!("{WRITTEN_MIB} MiB: {slow:?} at {RATE_MIB} MiB/s, {fast:?} without a limit");
+    assert!(fast < slow / 2, "{fast:?} without a limit, {slow:?} with it");
+}
+
+#[test]
+fn a_sleeping_box_gives_its_cached_files_back() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    let reclaim = || daemon.api().post_empty(&format!("/v1/boxes/{}/reclaim", made.id));
+    made.out("head -c 67108864 /dev/urandom > cached; sync cached");
+    let hash = made.out("sha256sum < cached");
+    let text = reclaim().error(409);
+    assert!(text.contains("awake"), "{text}");
+    made.pause();
+    let used = daemon.cgroups().cpu_stat(&daemon.cgroup(&made), "usage_usec");
+    let answer = reclaim().ok();
+    let bytes = |key: &str| answer[key].as_u64().unwrap_or_else(|| panic!("no {key} in {answer}"));
+    assert!(
+        bytes("memory_before") > 64 << 20 && bytes("memory_after") < bytes("memory_before") - (48 << 20),
+        "{answer}"
+    );
+    let again = std::process::Command::new(binary("icebox"))
+        .args(["--url", daemon.url(), "--key", daemon.key(), "reclaim", &made.id])
+        .output()
+        .expect("start icebox");
+    assert!(again.status.success() && again.stdout.starts_with(b"memory "), "{again:?}");
+    assert_eq!(made.status(), "paused");
+    assert_eq!(daemon.cgroups().cpu_stat(&daemon.cgroup(&made), "usage_usec"), used);
+    assert_eq!(made.out("sha256sum < cached"), hash);
+    daemon.api().post_empty("/v1/boxes/no-such-box-1/reclaim").error(404);
 }
 
 #[test]

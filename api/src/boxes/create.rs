@@ -47,7 +47,7 @@ impl Boxes {
                 return Err(refusal);
             }
         };
-        let life = entry.life.lock().await;
+        let life = entry.lock_life().await;
         match self.make(&entry, &reservation).await {
             Ok(started) => self.welcome(&entry, started),
             Err(refusal) => {

@@ -31,11 +31,12 @@ impl Boxes {
     }
 
     async fn delete_whole(&self, entry: &Arc<Entry>) -> Result<Deleted, Refusal> {
-        let life = entry.life.lock().await;
+        let life = entry.lock_life().await;
         if entry.view().phase == Phase::Deleting {
             return Err(Refusal::unknown_box(&entry.id));
         }
         entry.change_view(|view| view.phase = Phase::Deleting);
+        entry.set_sleep_timer(None);
         let handle = entry.handle();
         // Works on a frozen box too. A process that the kernel cannot end does not keep the box from being deleted.
         if let Err(error) = handle.kill(KILL_DEADLINE).await

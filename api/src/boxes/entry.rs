@@ -1,10 +1,12 @@
 //! One box in memory.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use icebox_shim::handle::BoxHandle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::AbortHandle;
 
 use super::activity::Activity;
 use super::meter::Meter;
@@ -61,7 +63,11 @@ pub struct Entry {
     /// Held while settings are changed.
     pub(super) changing: Mutex<()>,
     /// The lifecycle lock.
-    pub(super) life: Mutex<()>,
+    life: Mutex<()>,
+    /// How many wait for it.
+    life_waiting: AtomicU32,
+    /// Ends in what is to be done with a box that has slept long enough.
+    sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
     config: RwLock<Configured>,
     /// What keeps it awake.
@@ -92,11 +98,33 @@ impl Entry {
             expires_ms: record.expires_ms,
             changing: Mutex::new(()),
             life: Mutex::new(()),
+            life_waiting: AtomicU32::new(0),
+            sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
             runs: RunTable::new(last_run),
+        }
+    }
+
+    /// Takes the lifecycle lock.
+    pub(super) async fn lock_life(&self) -> MutexGuard<'_, ()> {
+        // Counted until it is taken, or until whoever waits is gone.
+        let _waiting = Waiting::new(&self.life_waiting);
+        self.life.lock().await
+    }
+
+    /// Somebody waits for the lifecycle lock.
+    pub(super) fn life_is_wanted(&self) -> bool {
+        self.life_waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Ends the timer of the box's sleep, and sets another.
+    pub(super) fn set_sleep_timer(&self, timer: Option<AbortHandle>) {
+        let mut held = self.sleep_timer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = std::mem::replace(&mut *held, timer) {
+            old.abort();
         }
     }
 
@@ -193,5 +221,21 @@ impl Entry {
         }
         let counts = self.activity.counts();
         if counts.runs + counts.sessions > 0 { BoxStatus::Running } else { BoxStatus::Idle }
+    }
+}
+
+/// One who waits.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -94,6 +94,7 @@ impl Boxes {
             cores: f64::from(cores.min(HOST.cores)),
             memory_bytes: memory_bytes.min(HOST.memory_bytes),
             pids_max: PIDS_MAX,
+            limits: self.inner.config.limits.clone(),
             allow_unenforced_limits: self.inner.config.allow_unenforced_limits,
         };
         (spec, warnings)
@@ -138,7 +139,7 @@ impl Boxes {
 
     /// The PID 1 of a box has ended without a deletion: its last reading, its cgroup, a word in its log.
     async fn died(&self, entry: &Arc<Entry>, init: &Incarnation) {
-        let _life = entry.life.lock().await;
+        let _life = entry.lock_life().await;
         let view = entry.view();
         if view.phase != super::Phase::Ready || view.incarnation.as_ref() != Some(init) {
             return;
@@ -151,6 +152,7 @@ impl Boxes {
 
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
     pub(super) async fn bury(&self, entry: &Arc<Entry>) {
+        entry.set_sleep_timer(None);
         let handle = entry.handle();
         if let Err(error) = handle.kill(super::KILL_DEADLINE).await
             && error.kind() != icebox_shim::ErrorKind::NotFound

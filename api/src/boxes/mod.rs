@@ -17,6 +17,7 @@ mod launch;
 mod meter;
 mod monitor;
 mod orphans;
+mod reclaim;
 mod reconcile;
 mod reserve;
 mod sleep;
@@ -33,7 +34,7 @@ use icebox_rootfs::Store;
 use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::Tools;
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
@@ -85,6 +86,8 @@ struct Inner {
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
     awake: Notify,
+    /// Held by the one box whose memory is being taken because it has slept long enough.
+    reclaiming: Semaphore,
     /// Told when a box with an end has come.
     expiring: Notify,
 }
@@ -124,6 +127,7 @@ impl Boxes {
             layers: tokio::sync::OnceCell::new(),
             table: RwLock::default(),
             awake: Notify::new(),
+            reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
         };
         Self { inner: Arc::new(inner) }

@@ -106,9 +106,9 @@ impl Boxes {
         self.inner.db.append_samples(sample.into_iter().collect());
         // A frozen init answers nobody: its runs are taken over when it is woken.
         if entry.frozen() {
-            return;
+            return self.reclaim_later(entry);
         }
-        let _life = entry.life.lock().await;
+        let _life = entry.lock_life().await;
         match tokio::time::timeout(ADOPT_DEADLINE, runs::adopt(self, entry)).await {
             Ok(Ok(())) => entry.change_view(|view| view.adopted = true),
             Ok(Err(refusal)) => {
@@ -124,7 +124,7 @@ impl Boxes {
 
     /// A box whose processes are gone: after a reboot, or its init has ended while nobody watched.
     async fn settle_dead(&self, entry: &Arc<Entry>) {
-        let _life = entry.life.lock().await;
+        let _life = entry.lock_life().await;
         self.bury(entry).await;
         if let Err(refusal) = runs::fail_orphans(self, entry).await {
             tracing::error!(

@@ -36,7 +36,7 @@ impl Boxes {
     pub async fn ensure_awake(&self, entry: &Arc<Entry>, kind: WorkKind) -> Result<Awake, Refusal> {
         // Counted before the look: see `activity`.
         let work = entry.activity.begin(kind);
-        let life = entry.life.lock().await;
+        let life = entry.lock_life().await;
         let view = entry.view();
         if view.phase == Phase::Deleting {
             return Err(Refusal::unknown_box(&entry.id));
@@ -52,7 +52,7 @@ impl Boxes {
 
     /// Thaws a frozen box, starts a dead one. Harmless for one that is awake.
     async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
-        let _life = entry.life.lock().await;
+        let _life = entry.lock_life().await;
         let view = entry.view();
         if view.phase == Phase::Deleting {
             return Err(Refusal::unknown_box(&entry.id));
@@ -66,6 +66,7 @@ impl Boxes {
         let handle = view.handle;
         if handle.frozen().map_err(Refusal::from)? {
             let began = std::time::Instant::now();
+            entry.set_sleep_timer(None);
             handle
                 .thaw(THAW_DEADLINE)
                 .await
@@ -182,7 +183,7 @@ impl Boxes {
     }
 
     async fn freeze(&self, entry: &Arc<Entry>, why: Why) -> Result<(), Refusal> {
-        let _life = entry.life.lock().await;
+        let _life = entry.lock_life().await;
         let view = entry.view();
         if view.phase != Phase::Ready || !entry.alive() {
             return Ok(());
@@ -210,6 +211,7 @@ impl Boxes {
             Why::Asked => "paused".to_owned(),
         };
         self.inner.db.log(LogRow::system(&entry.id, what));
+        self.reclaim_later(entry);
         tracing::debug!(box_id = entry.id, ?why, "frozen");
         Ok(())
     }

@@ -90,6 +90,12 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
         boxes: Vec<String>,
     },
+    /// Take the memory of a frozen box, to swap where the host has some
+    Reclaim {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
     /// Delete boxes with their disks, for good
     #[command(visible_alias = "delete")]
     Rm(Remove),

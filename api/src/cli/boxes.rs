@@ -1,4 +1,4 @@
-//! Verbs on box records: create, ls, freeze, wake, rm, idle, why.
+//! Verbs on box records: create, ls, freeze, wake, reclaim, rm, idle, why.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::error::Error;
 use super::human;
 use super::output::Output;
 use super::table::Table;
-use super::types::{BoxData, Why};
+use super::types::{BoxData, Reclaimed, Why};
 
 /// How long a box may take until it is ready.
 const CREATE_SECONDS_MAX: u64 = 300;
@@ -145,6 +145,23 @@ async fn change(client: &Client, output: &Output, names: &[String], verb: &str) 
     for record in changed {
         let data: BoxData = read(record)?;
         output.line(&human::plain(&format!("{}  {}", data.title(), data.status)))?;
+    }
+    Ok(())
+}
+
+/// `icebox reclaim`.
+pub(crate) async fn reclaim(client: &Client, output: &Output, name: &str) -> Result<(), Error> {
+    let id = client.find(name).await?.id;
+    let request = client.request(Method::POST, &["v1", "boxes", &id, "reclaim"], Patience::Work);
+    let answer = client.json(request).await?;
+    if output.is_json() {
+        return output.json(&answer);
+    }
+    let done: Reclaimed = read(answer)?;
+    let [before, after, swap] = [done.memory_before, done.memory_after, done.swap_after].map(human::bytes);
+    output.line(&format!("memory {before} -> {after}, {swap} in swap"))?;
+    if done.cut_short {
+        output.remark("the box was woken meanwhile");
     }
     Ok(())
 }

@@ -179,6 +179,16 @@ pub(crate) struct Why {
     pub(crate) waiting_for: Vec<String>,
 }
 
+/// What a reclaim has done.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Reclaimed {
+    pub(crate) memory_before: u64,
+    pub(crate) memory_after: u64,
+    pub(crate) swap_after: u64,
+    pub(crate) cut_short: bool,
+}
+
 /// What a box uses at the moment.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -1,6 +1,7 @@
 //! Our own name space `/v1`: bills, what keeps a box awake, a look inside.
 
 use axum::extract::State;
+use icebox_shim::handle::{BoxPressure, Pressure};
 
 use super::App;
 use super::auth::Caller;
@@ -9,7 +10,9 @@ use super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
-use crate::wire::{AccountUsage, BoxBill, ErrorBody, IdleAnswer, IdleChange, Top, Why};
+use crate::wire::{
+    AccountUsage, BoxBill, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
+};
 
 /// The bill of the account, deleted boxes included.
 #[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
@@ -61,6 +64,38 @@ fn check(body: &IdleChange) -> Result<(), Refusal> {
     body.idle_seconds.map_or(Ok(()), |seconds| check_idle_seconds(seconds).map_err(Refusal::Invalid))
 }
 
+/// Takes the memory of a sleeping box: cached files are dropped, the rest goes to swap where the host has some. What the
+/// box touches later comes back by itself.
+#[utoipa::path(post, path = "/v1/boxes/{id}/reclaim", tag = "own", params(("id" = String, Path)), responses((status = 200, body = ReclaimAnswer), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn reclaim(State(app): State<App>, found: TheBox) -> Answer<ReclaimAnswer> {
+    let done = app.boxes.reclaim(&found.entry).await?;
+    Ok(axum::Json(ReclaimAnswer {
+        memory_before: done.memory_before,
+        memory_after: done.memory_after,
+        swap_before: done.swap_before,
+        swap_after: done.swap_after,
+        cut_short: done.cut_short,
+    }))
+}
+
+/// `None` where the kernel tells nothing.
+fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
+    let stall = |pressure: Option<Pressure>| {
+        pressure.map(|Pressure { some, full }| TopStall {
+            some_avg10: some.avg10,
+            some_avg60: some.avg60,
+            some_avg300: some.avg300,
+            some_usec: some.total_usec,
+            full_avg10: full.avg10,
+            full_avg60: full.avg60,
+            full_avg300: full.avg300,
+            full_usec: full.total_usec,
+        })
+    };
+    let pressure = TopPressure { cpu: stall(read.cpu), memory: stall(read.memory), io: stall(read.io) };
+    (pressure.cpu.is_some() || pressure.memory.is_some() || pressure.io.is_some()).then_some(pressure)
+}
+
 /// What the box uses now. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/top", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Top), (status = 404, body = ErrorBody)))]
 pub(super) async fn top(found: TheBox) -> Answer<Top> {
@@ -74,13 +109,19 @@ pub(super) async fn top(found: TheBox) -> Answer<Top> {
             return Err(Refusal::Failed(Error::new("look into the box", &found.entry.id, Cause::Shim(error))));
         }
     };
+    let memory = handle.memory().unwrap_or_default();
+    let pressure = handle.pressure().unwrap_or_default();
     Ok(axum::Json(Top {
         cpu_usec: usage.cpu_usec,
         user_usec: usage.user_usec,
         system_usec: usage.system_usec,
         memory_current: usage.memory_current,
         memory_peak: usage.memory_peak,
+        memory_swap: memory.swap,
+        memory_high_events: memory.high_events,
+        memory_max_events: memory.max_events,
         oom_kills: usage.oom_kills,
+        pressure: pressure_of(&pressure),
         pids: usage.pids,
         frozen,
         processes: None,

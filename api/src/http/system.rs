@@ -53,9 +53,11 @@ pub(super) async fn metrics(
                 *count += 1;
             }
         }
-        counts
+        (counts, boxes.together())
     });
-    let counts = counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
+    let (counts, (footprint, pressure)) =
+        counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
+    app.boxes.metrics().set_together(&footprint, &pressure);
     let text = app.boxes.metrics().text(&counts);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

@@ -119,8 +119,58 @@ pub struct TopProcess {
     pub comm: String,
 }
 
+/// How long the processes of a box stood still for want of something (the kernel's PSI).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopStall {
+    /// Percent of the last 10 seconds in which at least one of them did.
+    pub some_avg10: f64,
+    /// Percent of the last minute.
+    pub some_avg60: f64,
+    /// Percent of the last 5 minutes.
+    pub some_avg300: f64,
+    /// Microseconds since the start.
+    pub some_usec: u64,
+    /// Percent of the last 10 seconds in which all did that had something to do.
+    pub full_avg10: f64,
+    /// Percent of the last minute.
+    pub full_avg60: f64,
+    /// Percent of the last 5 minutes.
+    pub full_avg300: f64,
+    /// Microseconds since the start.
+    pub full_usec: u64,
+}
+
+/// Pressure by what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopPressure {
+    /// A CPU; the CPU limit counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<TopStall>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<TopStall>,
+    /// The disk; its limits count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<TopStall>,
+}
+
+/// Answer of `POST /v1/boxes/{id}/reclaim`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReclaimAnswer {
+    /// Bytes of memory in use before.
+    pub memory_before: u64,
+    /// And after.
+    pub memory_after: u64,
+    /// Bytes in swap before.
+    pub swap_before: u64,
+    /// And after.
+    pub swap_after: u64,
+    /// It ended early, because the box was woken.
+    pub cut_short: bool,
+}
+
 /// Answer of `GET /v1/boxes/{id}/top`. It wakes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Top {
     /// CPU time since the box was started.
     pub cpu_usec: u64,
@@ -132,8 +182,17 @@ pub struct Top {
     pub memory_current: u64,
     /// Most memory in use since the start.
     pub memory_peak: u64,
+    /// Memory that is swapped out.
+    pub memory_swap: u64,
+    /// Times the box was slowed down because it used more than its `memory.high`.
+    pub memory_high_events: u64,
+    /// Times it was about to use more than its limit.
+    pub memory_max_events: u64,
     /// Times the kernel killed a process for want of memory.
     pub oom_kills: u64,
+    /// What its processes wait for, where the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<TopPressure>,
     /// Processes and threads.
     pub pids: u64,
     /// Asleep.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 
 use crate::{
     Error, Result, Step,
-    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, weight_from_shares},
+    cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, io_weight_from_blkio, weight_from_shares},
     plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces},
 };
 
@@ -159,9 +159,11 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
 
 fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     let Some(memory) = resources.memory() else { return Ok(()) };
-    limits.memory_max_bytes = memory.limit();
-    limits.memory_low_bytes = memory.reservation();
-    limits.memory_swap_max_bytes = match (memory.swap(), memory.limit()) {
+    // 0 is "not set" in what Docker and Podman write, and runc takes it so; as a limit it would kill every process.
+    let limit = memory.limit().filter(|limit| *limit != 0);
+    limits.memory_max_bytes = limit;
+    limits.memory_low_bytes = memory.reservation().filter(|low| *low != 0);
+    limits.memory_swap_max_bytes = match (memory.swap().filter(|both| *both != 0), limit) {
         (None, _) => None,
         (Some(-1), _) => Some(-1),
         // OCI counts memory and swap together; this crate's limit is swap alone.
@@ -171,6 +173,10 @@ fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
             return Err(Error::invalid(Step::Cgroup, "linux.resources.memory.swap", cause));
         }
     };
+    if memory.kernel().is_some_and(|bytes| bytes > 0) || memory.kernel_tcp().is_some_and(|bytes| bytes > 0) {
+        let cause = "limits of kernel memory alone are not supported: it is part of memory.limit";
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory.kernel", cause));
+    }
     if memory.disable_oom_killer() == Some(true) || memory.swappiness().is_some() {
         let cause = "swappiness and disableOOMKiller are not supported yet";
         return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory", cause));
@@ -195,8 +201,18 @@ fn cpu(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
 
 fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     let Some(io) = resources.block_io() else { return Ok(()) };
-    // blkio.weight runs from 10 to 1000, io.weight from 1 to 10000 (OCI config-linux, "Block IO").
-    limits.io_weight = io.weight().filter(|weight| *weight != 0).map(|weight| u64::from(weight) * 10);
+    limits.io_weight = match io.weight().filter(|weight| *weight != 0) {
+        // The bounds are those of OCI config-linux, "Block IO".
+        Some(weight) if !(10..=1000).contains(&weight) => {
+            let cause = format!("{weight} is not between 10 and 1000");
+            return Err(Error::invalid(Step::Cgroup, "linux.resources.blockIO.weight", cause));
+        }
+        weight => weight.map(|weight| io_weight_from_blkio(u64::from(weight))),
+    };
+    if io.leaf_weight().is_some_and(|weight| weight != 0) {
+        let cause = "no kernel that this runs on has leaf weights";
+        return Err(Error::unsupported(Step::Cgroup, "linux.resources.blockIO.leafWeight", cause));
+    }
     if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
         return Err(Error::unsupported(
             Step::Cgroup,
@@ -216,7 +232,8 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
                 limits.io_max.push(IoMax { major, minor, ..IoMax::default() });
                 limits.io_max.len() - 1
             });
-            set(&mut limits.io_max[at], entry.rate());
+            // 0 takes a limit away in blkio's files, which is where these values come from.
+            set(&mut limits.io_max[at], if entry.rate() == 0 { u64::MAX } else { entry.rate() });
         }
         Ok(())
     };
@@ -268,4 +285,65 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {
             .ok_or_else(|| Error::invalid(Step::Cgroup, "linux.resources.devices", format!("bad access {text:?}")))?,
     };
     Ok(DeviceRule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(resources: serde_json::Value) -> Result<Limits> {
+        let linux: Linux = serde_json::from_value(serde_json::json!({ "resources": resources })).unwrap();
+        limits(&linux)
+    }
+
+    #[test]
+    fn every_kind_of_limit_is_taken_over() {
+        let limits = mapped(serde_json::json!({
+            "memory": { "limit": 1000, "swap": 1500, "reservation": 300 },
+            "cpu": { "shares": 1024, "quota": 5000, "period": 10_000, "cpus": "0-1", "mems": "0" },
+            "pids": { "limit": 7 },
+            "blockIO": { "weight": 1000, "throttleWriteBpsDevice": [{ "major": 8, "minor": 16, "rate": 9 }] },
+            "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 }],
+            "unified": { "memory.high": "900" },
+        }))
+        .unwrap();
+        assert_eq!((limits.memory_max_bytes, limits.memory_swap_max_bytes), (Some(1000), Some(500)));
+        assert_eq!((limits.memory_low_bytes, limits.pids_max), (Some(300), Some(7)));
+        assert_eq!(
+            (limits.cpu_weight, limits.cpu_quota_us, limits.cpu_period_us),
+            (Some(100), Some(5000), Some(10_000))
+        );
+        assert_eq!((limits.cpuset_cpus.as_deref(), limits.cpuset_mems.as_deref()), (Some("0-1"), Some("0")));
+        assert_eq!(limits.io_weight, Some(10_000));
+        assert_eq!(limits.io_max, [IoMax { major: 8, minor: 16, wbps: Some(9), ..IoMax::default() }]);
+        assert_eq!(limits.hugetlb, [("2MB".to_owned(), 4)]);
+        assert_eq!(limits.unified["memory.high"], "900");
+    }
+
+    #[test]
+    fn zero_is_not_set_and_takes_a_rate_away() {
+        let limits = mapped(serde_json::json!({
+            "memory": { "limit": 0, "swap": 0, "reservation": 0, "kernel": 0 },
+            "cpu": { "shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": "" },
+            "blockIO": { "weight": 0, "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 0 }] },
+        }))
+        .unwrap();
+        let io_max = vec![IoMax { major: 8, minor: 0, rbps: Some(u64::MAX), ..IoMax::default() }];
+        assert_eq!(limits, Limits { io_max, devices: limits.devices.clone(), ..Limits::default() });
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused_by_name() {
+        for (resources, name) in [
+            (serde_json::json!({ "memory": { "kernel": 5 } }), "memory.kernel"),
+            (serde_json::json!({ "memory": { "swap": 5 } }), "memory.swap"),
+            (serde_json::json!({ "memory": { "swappiness": 5 } }), "swappiness"),
+            (serde_json::json!({ "blockIO": { "weight": 5 } }), "blockIO.weight"),
+            (serde_json::json!({ "blockIO": { "leafWeight": 500 } }), "leafWeight"),
+        ] {
+            let refused = mapped(resources.clone()).unwrap_err();
+            let text = format!("{} {}", refused.subject, refused.cause);
+            assert!(text.contains(name), "{resources}: {text}");
+        }
+    }
 }

@@ -132,6 +132,20 @@ pub(super) fn apply(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     Ok(())
 }
 
+impl super::Cgroup {
+    /// The ids of the eBPF device filters of this cgroup itself, ours and others'. None where v1 has the device
+    /// controller.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn device_filters(&self) -> Result<Vec<u32>> {
+        let Some(dir) = &self.unified else { return Ok(Vec::new()) };
+        bpf::device_filters(dir.fd()).map_err(|e| {
+            Error::errno("list", dir.path(), Errno::from_io_error(&e).unwrap_or(Errno::IO)).detail("eBPF device filter")
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

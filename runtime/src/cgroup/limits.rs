@@ -48,7 +48,7 @@ pub struct Limits {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes.
     pub cpuset_mems: Option<String>,
-    /// Block IO share, 1..=10000, default 100. On v1 scaled to 10..=1000.
+    /// Block IO share, 1..=10000, default 100. On v1 and with the scheduler BFQ see [`io_weight_from_blkio`].
     pub io_weight: Option<u64>,
     /// Block IO rates by device.
     pub io_max: Vec<IoMax>,
@@ -206,10 +206,17 @@ pub fn shares_from_weight(weight: u64) -> u64 {
     l.exp2().round().clamp(2.0, 262_144.0) as u64
 }
 
-/// A v2 IO weight (1..=10000) on v1's scale (10..=1000), such that 100 stays 100.
+/// v1's `blkio.weight` (10..=1000) as a v2 `io.weight`, linear from end to end as runc and crun have it.
+#[must_use]
+pub fn io_weight_from_blkio(weight: u64) -> u64 {
+    1 + (weight.clamp(10, 1000) - 10) * 9_999 / 990
+}
+
+/// The inverse, to the nearest weight: what came from v1's scale is on v1 (and with BFQ, which has the same) what it
+/// was.
 #[must_use]
 pub(super) fn blkio_weight(io_weight: u64) -> u64 {
-    io_weight.clamp(10, 1000)
+    10 + ((io_weight.clamp(1, 10_000) - 1) * 990 + 9_999 / 2) / 9_999
 }
 
 /// v1 memory+swap from v2's swap alone. `None` when it cannot be said: a swap limit without a memory limit.
@@ -235,6 +242,16 @@ mod tests {
         }
         assert_eq!(weight_from_shares(0), 1);
         assert_eq!(weight_from_shares(u64::MAX), 10_000);
+    }
+
+    #[test]
+    fn a_blkio_weight_is_the_same_on_v1_after_the_round_trip() {
+        for (blkio, io) in [(10, 1), (1000, 10_000)] {
+            assert_eq!(io_weight_from_blkio(blkio), io);
+        }
+        for weight in 10..=1000 {
+            assert_eq!(blkio_weight(io_weight_from_blkio(weight)), weight);
+        }
     }
 
     #[test]

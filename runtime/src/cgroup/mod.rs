@@ -23,6 +23,8 @@ mod life;
 mod limits;
 mod parse;
 mod path;
+mod pressure;
+mod reclaim;
 mod stats;
 mod tree;
 mod v1;
@@ -32,10 +34,14 @@ pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Backend, Controller, Hierarchy, Layout};
 pub use limits::{
-    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, shares_from_weight, weight_from_shares,
+    DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
+    shares_from_weight, weight_from_shares,
 };
+pub use parse::is_number_list;
 pub use path::CgroupPath;
-pub use stats::{CpuUsage, Events, MemoryUsage, PidsUsage};
+pub use pressure::{Pressure, Resource, Stall};
+pub use reclaim::Reclaimed;
+pub use stats::{CpuUsage, Events, MemoryEvents, MemoryUsage, PidsUsage};
 
 use file::Dir;
 

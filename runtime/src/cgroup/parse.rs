@@ -89,6 +89,12 @@ pub(super) fn number_list(text: &str) -> Option<BTreeSet<u32>> {
     Some(set)
 }
 
+/// Is this a list of CPUs or memory nodes that the kernel would take, like `0-3,7`? An empty one is not.
+#[must_use]
+pub fn is_number_list(text: &str) -> bool {
+    number_list(text).is_some_and(|set| !set.is_empty())
+}
+
 /// Digits only: `u32::from_str` also takes a plus sign.
 fn decimal(text: &str) -> Option<u32> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { None } else { text.parse().ok() }

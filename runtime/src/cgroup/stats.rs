@@ -34,6 +34,22 @@ pub struct MemoryUsage {
     pub oom_kills: u64,
 }
 
+/// How often a limit of memory was met, here and below. Since the cgroup was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryEvents {
+    /// Tasks were throttled and made to reclaim because usage was above `memory.high`. v1 has no such limit: 0.
+    pub high: u64,
+    /// Usage was about to go over `memory.max`. v1: the fail counts of this cgroup alone, which newer kernels leave at 0
+    /// (seen with 6.18).
+    pub max: u64,
+    /// The limit was reached and nothing could be reclaimed. v1 does not count it: 0.
+    pub oom: u64,
+    /// Processes killed. v1: see [`MemoryUsage::oom_kills`].
+    pub oom_kill: u64,
+    /// Times a whole group was killed (`memory.oom.group`; Linux 5.17). v1 has no such thing: 0.
+    pub oom_group_kill: u64,
+}
+
 /// Tasks, threads included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PidsUsage {
@@ -123,6 +139,54 @@ impl Cgroup {
             current: number(dir, "memory.current")?,
             peak: number(dir, "memory.peak").ok(),
             oom_kills: keyed(&dir.read("memory.events")?, "oom_kill").unwrap_or(0),
+        })
+    }
+
+    /// Memory used now, in bytes, and nothing else: one file, however much is below.
+    ///
+    /// # Errors
+    /// `Unenforced(Memory)` when no memory controller is on this cgroup.
+    pub fn memory_current(&self) -> Result<u64> {
+        match self.v1_dir(Controller::Memory) {
+            Some(dir) => number(dir, "memory.usage_in_bytes"),
+            None => number(self.v2_dir(Controller::Memory, "memory.current", "read memory")?, "memory.current"),
+        }
+    }
+
+    /// Bytes swapped out now; `None` where the kernel does not account swap.
+    ///
+    /// # Errors
+    /// `Unenforced(Memory)` when no memory controller is on this cgroup.
+    pub fn swap(&self) -> Result<Option<u64>> {
+        if let Some(dir) = self.v1_dir(Controller::Memory) {
+            // v1 has no file for swap alone; the counters that begin with `total_` include the children.
+            return Ok(keyed(&dir.read("memory.stat")?, "total_swap"));
+        }
+        let dir = self.v2_dir(Controller::Memory, "memory.current", "read memory")?;
+        Ok(number(dir, "memory.swap.current").ok())
+    }
+
+    /// How often memory limits were met.
+    ///
+    /// # Errors
+    /// `Unenforced(Memory)` when no memory controller is on this cgroup.
+    pub fn memory_events(&self) -> Result<MemoryEvents> {
+        if let Some(dir) = self.v1_dir(Controller::Memory) {
+            return Ok(MemoryEvents {
+                // Where memory and swap together have the same limit, that one is met first.
+                max: number(dir, "memory.failcnt")? + number(dir, "memory.memsw.failcnt").unwrap_or(0),
+                oom_kill: v1_oom_kills(dir, super::life::DEPTH_MAX)?,
+                ..MemoryEvents::default()
+            });
+        }
+        let text = self.v2_dir(Controller::Memory, "memory.events", "read memory")?.read("memory.events")?;
+        let count = |key| keyed(&text, key).unwrap_or(0);
+        Ok(MemoryEvents {
+            high: count("high"),
+            max: count("max"),
+            oom: count("oom"),
+            oom_kill: count("oom_kill"),
+            oom_group_kill: count("oom_group_kill"),
         })
     }
 

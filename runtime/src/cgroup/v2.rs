@@ -59,7 +59,18 @@ pub(super) fn hugetlb(dir: &Dir, file: &str, bytes: u64) -> Result<()> {
 
 pub(super) fn number_list(dir: &Dir, file: &str, list: &str) -> Result<()> {
     let same = |kept: &str| parse::number_list(kept) == parse::number_list(list);
-    checked(dir, Controller::Cpuset, file, list, same)
+    checked(dir, Controller::Cpuset, file, list, same)?;
+    // v2 keeps a list of which nothing is online, or nothing the parent has, and goes on with all that the parent has.
+    let effective = format!("{file}.effective");
+    if !dir.has(&effective) {
+        return Ok(()); // v1 refuses such a list
+    }
+    let (kept, wanted) = (parse::number_list(&dir.read(&effective)?), parse::number_list(list));
+    if kept.as_ref().zip(wanted.as_ref()).is_some_and(|(kept, wanted)| kept.is_subset(wanted)) {
+        return Ok(());
+    }
+    let why = format!("none of {list} is there: {} are in use instead", dir.read(&effective)?.trim());
+    Err(Error::new("read back", dir.path().join(&effective), ErrorKind::Unenforced(Controller::Cpuset)).detail(why))
 }
 
 /// Quota and period in one write, so that no mixture of old and new is ever in force.

@@ -3,6 +3,7 @@
 
 mod priv_life;
 mod priv_limits;
+mod priv_memory;
 mod priv_tree;
 
 use std::io::Write as _;

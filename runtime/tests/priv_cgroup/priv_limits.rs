@@ -149,6 +149,14 @@ fn priv_an_ancestor_with_processes_hands_nothing_down_and_is_named() {
 }
 
 #[test]
+fn priv_cpus_that_are_not_there_are_no_limit() {
+    let top = Top::new(&[Controller::Cpuset]);
+    let limits = Limits { cpuset_cpus: Some("4000".into()), ..Limits::default() };
+    let error = top.cgroup.apply(&limits, Unenforced::Refuse).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unenforced(Controller::Cpuset) | ErrorKind::Invalid), "{error}");
+}
+
+#[test]
 fn priv_unified_files_pass_through() {
     let top = Top::new(&[]);
     let unified = [("cgroup.max.depth".to_owned(), "1".to_owned())].into();

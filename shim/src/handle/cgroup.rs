@@ -1,4 +1,4 @@
-//! A box's cgroup from the host side: a leaf per run, freezing, killing, usage.
+//! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
 //!
 //! Invariant: nothing is cached but the machine's hierarchies: a box's cgroup may be removed and made anew between two
 //! calls, and every call looks for the one that is there now. What may wait runs on a blocking thread.
@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy};
+use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
 
 /// v1 hierarchies in which a run has a leaf.
-const LEAF_V1: [Controller; 1] = [Controller::Memory];
+pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];
 /// v1 hierarchies in which a box has a cgroup that is read or removed here.
 const BOX_V1: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::Devices, Controller::Cpuset, Controller::Blkio];
@@ -102,7 +102,9 @@ fn run_of_leaf(name: &str) -> Option<u64> {
 }
 
 /// A task that could not be joined has panicked or was cut off with the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "work on cgroup", "").because(e))?
@@ -113,7 +115,7 @@ impl BoxHandle {
         self.inner.cgroup.as_ref().map_or("", |path| path.as_str())
     }
 
-    fn fail(&self, step: &'static str) -> impl FnOnce(cgroup::Error) -> Error {
+    pub(super) fn fail(&self, step: &'static str) -> impl FnOnce(cgroup::Error) -> Error {
         let subject = self.subject().to_owned();
         move |cause| failed(step, &subject, cause)
     }
@@ -129,7 +131,7 @@ impl BoxHandle {
         Cgroup::open(hierarchy()?, path, v1).map_err(self.fail("open box's cgroup"))
     }
 
-    fn cgroup(&self, v1: &[Controller]) -> Result<Cgroup, Error> {
+    pub(super) fn cgroup(&self, v1: &[Controller]) -> Result<Cgroup, Error> {
         self.open_cgroup(v1)?.ok_or_else(|| self.missing())
     }
 
@@ -158,6 +160,10 @@ impl BoxHandle {
     fn share_leaf(&self, leaf: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
+        // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
+        // thing, which is no reason not to run anything there: the kernel then kills one process.
+        let whole = Limits { oom_group: true, ..Limits::default() };
+        leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
         let unified =
             leaf.unified_fd().ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
         let unified = unified.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?;
@@ -269,7 +275,7 @@ impl BoxHandle {
         .await
     }
 
-    /// Thaws the box.
+    /// Thaws the box. From now on it does not swap.
     ///
     /// # Errors
     /// `Timeout` after the deadline.
@@ -277,7 +283,9 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "thaw box";
-            handle.cgroup(&[])?.thaw(deadline).map_err(handle.fail(step))
+            let cgroup = handle.cgroup(&[])?;
+            super::memory::close_swap(&cgroup);
+            cgroup.thaw(deadline).map_err(handle.fail(step))
         })
         .await
     }

@@ -7,6 +7,7 @@
 mod cgroup;
 mod conn;
 mod files;
+mod memory;
 mod process;
 mod run;
 
@@ -20,6 +21,8 @@ pub use crate::protocol::{
 };
 pub use cgroup::{BoxUsage, RunUsage};
 pub use files::{FileReader, FileWriter};
+pub use icebox_runtime::cgroup::{Pressure, Stall};
+pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
 pub use process::boot_id;
 pub use run::{Run, RunEvent, RunEvents, RunInput};
 

@@ -99,6 +99,7 @@ impl TestBox {
             cores: 1.0,
             memory_bytes: 256 << 20,
             pids_max: 128,
+            limits: icebox_shim::launch::HostLimits::default(),
             allow_unenforced_limits: false,
         };
         change(&mut spec);

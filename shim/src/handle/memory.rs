@@ -1,0 +1,158 @@
+//! A sleeping box's memory, from the host side: giving it back, and what there is to know about it.
+//!
+//! Invariant: a running box never swaps. Swap is opened (`memory.swap.max`) only for a frozen box whose pages are being
+//! taken, and closed before it is thawed. What is in swap by then comes back page by page as it is touched, on the box's
+//! own time; taking it out was on the caller's.
+//! Leaves out: when to do it (the API's), and whether the host's swap is fast.
+
+use icebox_runtime::cgroup::{Cgroup, Limits, Pressure, Resource, Unenforced};
+
+use super::BoxHandle;
+use super::cgroup::{LEAF_V1, blocking};
+use crate::error::{Error, ErrorKind};
+
+/// What is taken at once. It bounds how long somebody who wants the box waits for us: some 10 ms with swap in
+/// compressed memory.
+const RECLAIM_CHUNK_BYTES: u64 = 8 << 20;
+/// A pass that gets less than this part of what it asked for says that there is nothing more to get.
+const PROGRESS_PART: u64 = 8;
+/// The page cache comes first and is soon gone; a box can write no more than this to be reclaimed.
+const RECLAIM_PASSES_MAX: u64 = 1 << 20;
+
+/// What a reclaim has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reclaimed {
+    /// Memory in use before.
+    pub memory_before: u64,
+    /// And after.
+    pub memory_after: u64,
+    /// In swap before.
+    pub swap_before: u64,
+    /// And after.
+    pub swap_after: u64,
+    /// Somebody wanted the box, so it was left at that.
+    pub cut_short: bool,
+}
+
+/// What the box waits for, and how often it met its memory limits. `None` where the kernel does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BoxPressure {
+    /// For a CPU.
+    pub cpu: Option<Pressure>,
+    /// For memory.
+    pub memory: Option<Pressure>,
+    /// For its disk.
+    pub io: Option<Pressure>,
+}
+
+/// Where memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Footprint {
+    /// In use.
+    pub memory: u64,
+    /// In swap.
+    pub swap: u64,
+}
+
+/// More about a box's memory than [`super::BoxUsage`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BoxMemory {
+    /// In swap.
+    pub swap: u64,
+    /// Throttled because of `memory.high`.
+    pub high_events: u64,
+    /// Times usage was about to go over the limit.
+    pub max_events: u64,
+}
+
+impl BoxHandle {
+    /// Takes the memory of a frozen box, as much as the kernel will give up. Between two pieces `wanted` is asked whether
+    /// somebody wants the box, and if so it ends there. The caller sees to it that nobody thaws the box meanwhile.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the box is not frozen, `Unenforced` where the kernel cannot reclaim on demand.
+    pub async fn reclaim(&self, wanted: impl Fn() -> bool + Send + 'static) -> Result<Reclaimed, Error> {
+        let handle = self.clone();
+        blocking(move || handle.reclaim_now(&wanted)).await
+    }
+
+    fn reclaim_now(&self, wanted: &dyn Fn() -> bool) -> Result<Reclaimed, Error> {
+        let step = "reclaim box's memory";
+        let cgroup = self.cgroup(&LEAF_V1)?;
+        if !cgroup.events().map_err(self.fail(step))?.frozen {
+            return Err(Error::new(ErrorKind::InvalidInput, step, "the box is not asleep"));
+        }
+        let swap = || cgroup.swap().map(Option::unwrap_or_default).map_err(self.fail(step));
+        let mut done = Reclaimed {
+            memory_before: cgroup.memory_current().map_err(self.fail(step))?,
+            swap_before: swap()?,
+            ..Reclaimed::default()
+        };
+        done.memory_after = done.memory_before;
+        // Not all of it is a failure without swap: the page cache can go.
+        let open = Limits { memory_swap_max_bytes: Some(-1), ..Limits::default() };
+        // Where memory is v1's, the one limit of memory and swap together stays as it is.
+        self.cgroup(&[])?.apply(&open, Unenforced::Allow).map_err(self.fail(step))?;
+        for _ in 0..RECLAIM_PASSES_MAX {
+            done.cut_short = wanted();
+            if done.cut_short {
+                break;
+            }
+            let pass = cgroup.reclaim(RECLAIM_CHUNK_BYTES).map_err(self.fail(step))?;
+            done.memory_after = pass.after;
+            if pass.before.saturating_sub(pass.after) < RECLAIM_CHUNK_BYTES / PROGRESS_PART {
+                break;
+            }
+        }
+        done.swap_after = swap()?;
+        Ok(done)
+    }
+
+    /// Reads what there is to know about the box's memory.
+    ///
+    /// # Errors
+    /// `NotFound` without a cgroup, `Unenforced` without a memory controller.
+    pub fn memory(&self) -> Result<BoxMemory, Error> {
+        let step = "read box's memory";
+        let cgroup = self.cgroup(&LEAF_V1)?;
+        let events = cgroup.memory_events().map_err(self.fail(step))?;
+        Ok(BoxMemory {
+            swap: cgroup.swap().map_err(self.fail(step))?.unwrap_or_default(),
+            high_events: events.high,
+            max_events: events.max,
+        })
+    }
+
+    /// Reads how much memory is in use here and below: two files, whatever there is below.
+    ///
+    /// # Errors
+    /// `NotFound` without a cgroup, `Unenforced` without a memory controller.
+    pub fn footprint(&self) -> Result<Footprint, Error> {
+        let step = "read memory";
+        let cgroup = self.cgroup(&LEAF_V1)?;
+        Ok(Footprint {
+            memory: cgroup.memory_current().map_err(self.fail(step))?,
+            swap: cgroup.swap().map_err(self.fail(step))?.unwrap_or_default(),
+        })
+    }
+
+    /// Reads the pressure files.
+    ///
+    /// # Errors
+    /// `NotFound` without a cgroup.
+    pub fn pressure(&self) -> Result<BoxPressure, Error> {
+        let cgroup = self.cgroup(&[])?;
+        // Kernels without PSI are no failure.
+        let read = |resource| cgroup.pressure(resource).ok();
+        Ok(BoxPressure { cpu: read(Resource::Cpu), memory: read(Resource::Memory), io: read(Resource::Io) })
+    }
+}
+
+/// Closes swap for a box that is about to run. It is to be woken in any case: what goes wrong is told, not returned.
+pub(super) fn close_swap(cgroup: &Cgroup) {
+    let closed = Limits { memory_swap_max_bytes: Some(0), ..Limits::default() };
+    // `cgroup` is open in the v2 tree alone: v1's limit is never opened, so there is nothing to close.
+    if let Err(error) = cgroup.apply(&closed, Unenforced::Allow) {
+        tracing::warn!(cgroup = cgroup.path().as_str(), %error, "a box that wakes may swap");
+    }
+}

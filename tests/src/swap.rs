@@ -1,0 +1,56 @@
+//! Swap in compressed memory, for as long as a test needs it. Only in a guest: it is the whole machine's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const CONTROL: &str = "/sys/class/zram-control";
+
+/// A swap device of its own, on until this is dropped.
+#[derive(Debug)]
+pub struct ZramSwap {
+    number: u32,
+}
+
+impl ZramSwap {
+    /// Makes a zram device of this size and swaps on it. Panics where that cannot be: the test would show nothing.
+    pub fn on(bytes: u64) -> Self {
+        if !Path::new(CONTROL).is_dir() {
+            run("modprobe", &["zram"]);
+        }
+        // Reading this file makes a device and tells its number.
+        let number = fs::read_to_string(Path::new(CONTROL).join("hot_add")).expect("add a zram device");
+        let swap = Self { number: number.trim().parse().expect("a number") };
+        fs::write(swap.sysfs("disksize"), bytes.to_string()).expect("set the size of the zram device");
+        run("mkswap", &[&swap.device()]);
+        run("swapon", &[&swap.device()]);
+        swap
+    }
+
+    /// Bytes of memory that hold what is swapped out, compressed.
+    pub fn stored_bytes(&self) -> u64 {
+        let text = fs::read_to_string(self.sysfs("mm_stat")).expect("read mm_stat");
+        text.split_whitespace().nth(2).and_then(|n| n.parse().ok()).expect("a number")
+    }
+
+    fn device(&self) -> String {
+        format!("/dev/zram{}", self.number)
+    }
+
+    fn sysfs(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/sys/block/zram{}/{file}", self.number))
+    }
+}
+
+impl Drop for ZramSwap {
+    fn drop(&mut self) {
+        // Best effort: the guest ends with its tests.
+        let _ = Command::new("swapoff").arg(self.device()).status();
+        let _ = fs::write(Path::new(CONTROL).join("hot_remove"), self.number.to_string());
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let ran = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("start {program}: {e}"));
+    assert!(ran.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+}
