@@ -89,7 +89,9 @@ pub(crate) fn run(places: &Places, rounds: u32, seed: Option<u64>, strict: bool)
             Ok(()) => bench.tell(round, last, began.elapsed()),
             Err(error) => {
                 bench.tell_failure(round, &error);
-                return Ok(Rounds { passed: round.saturating_sub(1), failed: 1 });
+                // A look back that fails condemns the round before it; failing work, the round itself.
+                let looked = bench.heard.round.checked.is_some() && !last;
+                return Ok(Rounds { passed: if looked { round } else { round.saturating_sub(1) }, failed: 1 });
             }
         }
     }
@@ -130,14 +132,16 @@ impl<'a> Bench<'a> {
         let outcome = self.watch(&choice, last);
         match outcome {
             Ok(true) if !last => cut(guest, disk.as_ref(), &choice)?,
-            Ok(true) => {}
+            Ok(true) => drop(guest),
             Ok(false) | Err(_) => {
-                let violated = !self.heard.round.violations.is_empty();
-                if !violated {
+                // A violation says more than a console.
+                if self.heard.round.violations.is_empty() {
                     guest.show_console();
                 }
+                drop(guest);
             }
         }
+        // The guest is off, so this ends.
         self.heard.rest();
         match outcome {
             Err(error) => Err(error),
