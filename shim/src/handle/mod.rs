@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
-pub use cgroup::{BoxUsage, RunUsage};
+pub use cgroup::{BoxUsage, RunUsage, check_parent};
 pub use files::{FileReader, FileWriter};
 pub use process::boot_id;
 pub use run::{Run, RunEvent, RunEvents, RunInput};
