@@ -12,6 +12,7 @@ pub mod leaks;
 pub mod machine;
 pub mod oci;
 pub mod sdk;
+pub mod systemd;
 pub mod wait;
 
 pub use api::{Api, Reply, TestBox};
