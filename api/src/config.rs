@@ -211,7 +211,13 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused() {
-        for text in ["idle_seconds = 0", "idle_cpu_percent = 101.0", "data_dir = \"x\"", "requests_max = 0", "cgroup_parent = \"a/../b\""] {
+        for text in [
+            "idle_seconds = 0",
+            "idle_cpu_percent = 101.0",
+            "data_dir = \"x\"",
+            "requests_max = 0",
+            "cgroup_parent = \"a/../b\"",
+        ] {
             assert!(Config::parse(text, "x").expect("readable").check().is_err(), "{text}");
         }
     }

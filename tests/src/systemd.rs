@@ -77,7 +77,8 @@ impl Service {
     pub fn configure(&self, config: &str) {
         fs::create_dir_all("/etc/icebox").expect("make /etc/icebox");
         let image_dir = image_dir();
-        fs::write(CONFIG, format!("image_dir = {:?}\n{config}\n", image_dir.to_str().expect("text"))).expect("configure");
+        fs::write(CONFIG, format!("image_dir = {:?}\n{config}\n", image_dir.to_str().expect("text")))
+            .expect("configure");
     }
 
     /// A client with the first account's key.
@@ -165,6 +166,8 @@ impl Drop for Service {
         } else {
             self.remove();
         }
+        // What a test has set on the units.
+        let _ = Command::new("systemctl").args(["revert", DAEMON, BOXES]).output();
         let _ = fs::remove_dir_all("/run/systemd/system/iceboxd.service.d");
         let _ = Command::new("systemctl").arg("daemon-reload").output();
         let _ = Command::new("systemctl").args(["reset-failed", DAEMON, BOXES]).output();

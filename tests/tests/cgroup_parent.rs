@@ -78,7 +78,11 @@ fn boxes_stay_where_they_are_when_the_parent_changes_until_they_start_anew() {
     daemon.configure(&parent.config());
     daemon.start_again();
     let (busy, frozen) = (again(&daemon, &busy), again(&daemon, &frozen));
-    assert_eq!([daemon.init_pid(&busy), daemon.init_pid(&frozen)], inits, "they are the same processes, in the old place");
+    assert_eq!(
+        [daemon.init_pid(&busy), daemon.init_pid(&frozen)],
+        inits,
+        "they are the same processes, in the old place"
+    );
     assert_eq!(frozen.status(), "paused");
     assert_eq!(frozen.out("cat file.txt"), "kept");
     assert!(busy.billed_usec() >= billed);
@@ -105,7 +109,11 @@ fn boxes_stay_where_they_are_when_the_parent_changes_until_they_start_anew() {
     again(&daemon, &frozen).delete();
     daemon.stop();
     daemon.start_again();
-    assert!(daemon.cgroups().below(daemon.cgroup_root()).is_empty(), "{:?}", daemon.cgroups().below(daemon.cgroup_root()));
+    assert!(
+        daemon.cgroups().below(daemon.cgroup_root()).is_empty(),
+        "{:?}",
+        daemon.cgroups().below(daemon.cgroup_root())
+    );
     assert_eq!(again(&daemon, &fresh).out("echo still"), "still");
 }
 

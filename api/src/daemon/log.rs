@@ -18,7 +18,11 @@ pub(super) fn start(json: bool) {
     let logging = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if is_journal() {
         let logging = logging.with_writer(Journal).with_ansi(false).without_time();
-        if json { logging.json().init() } else { logging.with_level(false).init() }
+        if json {
+            logging.json().init()
+        } else {
+            logging.with_level(false).init()
+        }
         // The first line of a panic would be an error and the rest nothing in particular.
         std::panic::set_hook(Box::new(|panic| {
             let trace = std::backtrace::Backtrace::capture();
