@@ -26,6 +26,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 const DATA_DIR: &str = "/var/lib/icebox";
 const RUN_DIR: &str = "/run/icebox";
 const CONFIG: &str = "/etc/icebox/iceboxd.toml";
+const DROP_IN_DIR: &str = "/run/systemd/system/iceboxd.service.d";
 const LOCK: &str = "/run/icebox-systemd-tests.lock";
 
 /// What a release holds beside the binaries, as it was when the tests were built.
@@ -79,6 +80,13 @@ impl Service {
         let image_dir = image_dir();
         fs::write(CONFIG, format!("image_dir = {:?}\n{config}\n", image_dir.to_str().expect("text")))
             .expect("configure");
+    }
+
+    /// Changes the daemon's unit as `systemctl edit --runtime` does. For its next start.
+    pub fn drop_in(&self, text: &str) {
+        fs::create_dir_all(DROP_IN_DIR).expect("make the drop-in's directory");
+        fs::write(Path::new(DROP_IN_DIR).join("test.conf"), text).expect("write the drop-in");
+        systemctl(&["daemon-reload"]);
     }
 
     /// A client with the first account's key.
@@ -168,7 +176,7 @@ impl Drop for Service {
         }
         // What a test has set on the units.
         let _ = Command::new("systemctl").args(["revert", DAEMON, BOXES]).output();
-        let _ = fs::remove_dir_all("/run/systemd/system/iceboxd.service.d");
+        let _ = fs::remove_dir_all(DROP_IN_DIR);
         let _ = Command::new("systemctl").arg("daemon-reload").output();
         let _ = Command::new("systemctl").args(["reset-failed", DAEMON, BOXES]).output();
         for entry in fs::read_dir(DATA_DIR).into_iter().flatten().flatten() {

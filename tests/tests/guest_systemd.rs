@@ -173,13 +173,17 @@ fn boxes_and_runs_outlive_restart_kill_reload_and_upgrade() {
         });
     });
     through(&service, &busy, &frozen, "a changed unit", || {
-        let dir = "/run/systemd/system/iceboxd.service.d";
-        fs::create_dir_all(dir).expect("make the drop-in's directory");
-        fs::write(format!("{dir}/test.conf"), "[Service]\nOOMScoreAdjust=-800\n").expect("write the drop-in");
-        systemctl(&["daemon-reload"]);
+        service.drop_in("[Service]\nOOMScoreAdjust=-800\nWatchdogSec=10s\n");
         systemctl(&["restart", DAEMON]);
         let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", service.pid())).expect("score");
         assert_eq!(score.trim(), "-800");
+    });
+    through(&service, &busy, &frozen, "a hang", || {
+        let pid = show(DAEMON, "MainPID");
+        systemctl(&["kill", "--signal=STOP", "--kill-who=main", DAEMON]);
+        wait_until(DEADLINE, "the watchdog to replace iceboxd", || {
+            show(DAEMON, "ActiveState") == "active" && show(DAEMON, "MainPID") != pid
+        });
     });
     let newer = newer_binaries();
     through(&service, &busy, &frozen, "an upgrade", || {
@@ -201,6 +205,27 @@ fn boxes_and_runs_outlive_restart_kill_reload_and_upgrade() {
     assert_eq!(frozen.out("cat file.txt; pgrep -c sleep"), "kept\n1");
     // The new init and launcher work beside the old ones.
     assert_eq!(service.api().create_default().out("echo new"), "new");
+}
+
+#[test]
+fn a_start_that_takes_long_is_given_time_while_it_gets_on() {
+    let service = start();
+    let made = service.api().create_default();
+    let init = nix::unistd::Pid::from_raw(service.init_pid(&made));
+    // Shorter than the daemon waits for the answer of a box, longer than it takes to get there.
+    service.drop_in("[Service]\nTimeoutStartSec=4s\n");
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGSTOP).expect("stop the init");
+    systemctl(&["restart", "--no-block", DAEMON]);
+    wait_until(DEADLINE, "the start to tell how far it is", || show(DAEMON, "StatusText").starts_with("starting: "));
+    println!("{}", show(DAEMON, "StatusText"));
+    wait_property(DAEMON, "ActiveState", "active");
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGCONT).expect("continue the init");
+    assert_eq!(show(DAEMON, "NRestarts"), "0", "the first try must succeed");
+    let took = |name: &str| show(DAEMON, name).parse::<u64>().expect("microseconds");
+    let took = took("ActiveEnterTimestampMonotonic") - took("ExecMainStartTimestampMonotonic");
+    println!("the start took {took} µs");
+    assert!(took > 4_000_000, "this start was too quick to show anything: {took} µs");
+    assert_eq!(service.again(&made).out("echo works"), "works");
 }
 
 /// A later build, as far as anybody can tell: the same programs, with something appended to each.

@@ -33,10 +33,7 @@ pub struct Progress {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.known, self.settled) {
-            (known, 0) => write!(f, "starting: has read the records of {known} boxes"),
-            (known, settled) => write!(f, "starting: has looked after {settled} of {known} boxes"),
-        }
+        write!(f, "starting: {} of {} boxes are looked after", self.settled, self.known)
     }
 }
 
