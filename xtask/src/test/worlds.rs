@@ -18,7 +18,7 @@ const HOST_ONLY: [(&str, &str, &str); 6] = [
     ("priv_attach", "priv_finished_runs_are_bounded", "3.5 minutes for 1100 runs; the bound is a count in memory"),
     ("churn", "a_hundred_boxes", "3 minutes; boxes_made_and_deleted_by_many_clients does the same with fewer"),
     ("limits", "a_gigabyte_of_yes", "minutes for the gigabyte; a reader that stops is tested in both worlds"),
-    ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in a cgroup of 96 MiB"),
+    ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in 192 MiB"),
 ];
 
 /// Test binaries that run in the guest only: the flavour, and why.
