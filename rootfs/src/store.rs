@@ -121,6 +121,12 @@ impl Store {
         }
     }
 
+    /// Makes removals survive a power loss: to be called before the last record of a removed volume goes, or the volume
+    /// would come back and belong to nobody.
+    pub fn sync_removals(&self) -> Result<()> {
+        files::sync_dir(&self.volumes).at(Step::RemoveVolume, &self.volumes)
+    }
+
     fn path_of(&self, id: &str) -> Result<PathBuf> {
         id::check(id)?;
         Ok(self.volumes.join(format!("{id}{VOLUME_SUFFIX}")))

@@ -110,6 +110,26 @@ async fn priv_only_the_users_rights_count() {
 }
 
 #[tokio::test]
+async fn priv_a_directory_that_its_owner_cannot_open_can_be_changed() {
+    // It cannot be flushed by its user, which must not turn a change that has happened into an error.
+    let init = Init::start();
+    let drop_box = init.path("drop");
+    std::fs::create_dir(&drop_box).unwrap();
+    give(&drop_box);
+    std::fs::set_permissions(&drop_box, std::fs::Permissions::from_mode(0o300)).unwrap();
+    let at = |name: &str| format!("{drop_box}/{name}");
+    write(&init, &at("a"), b"one").await.unwrap();
+    init.handle.file_rename(&at("a"), &at("b")).await.unwrap();
+    init.handle.file_mkdir(&at("c"), false).await.unwrap();
+    init.handle.file_mkdir(&at("d/e"), true).await.unwrap();
+    assert_eq!(read(&init, &at("b")).await.unwrap(), b"one");
+    for name in ["b", "c", "d"] {
+        init.handle.file_remove(&at(name), true).await.unwrap();
+    }
+    assert_eq!(std::fs::read_dir(&drop_box).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn priv_special_files_are_refused_and_never_waited_for() {
     let init = Init::start();
     let fifo = init.path("fifo");

@@ -98,9 +98,15 @@ impl Daemon {
 
     /// Starts an `iceboxd` with `config` as its TOML file (empty: no file).
     pub fn start_with(config: &str) -> Self {
-        machine::require_root();
         let name = unique("icebox-test");
-        let home = scratch_dir().join(&name);
+        Self::start_at(&scratch_dir().join(&name), &name, config)
+    }
+
+    /// Starts an `iceboxd` that lives in `home`, perhaps with what an earlier one has left there. `name` is part of its
+    /// run directory and its key. Dropping it removes all of it, as with the others.
+    pub fn start_at(home: &Path, name: &str, config: &str) -> Self {
+        machine::require_root();
+        let home = home.to_owned();
         let data = home.join("data");
         fs::create_dir_all(&data).unwrap_or_else(|e| panic!("make {}: {e}", data.display()));
         let config = (!config.is_empty()).then(|| {
@@ -114,7 +120,7 @@ impl Daemon {
             child: None,
             url: String::new(),
             key: format!("box_test_{name}"),
-            run_dir: PathBuf::from("/run").join(&name),
+            run_dir: PathBuf::from("/run").join(name),
             home,
             config,
             cgroups: Cgroups::probe(),

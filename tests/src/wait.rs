@@ -36,3 +36,15 @@ pub fn let_pass(window: Duration) {
         std::thread::park_timeout(left);
     }
 }
+
+/// As [`wait_until`], but tells whether the condition came true, for a test that collects what is wrong.
+pub fn try_until(deadline: Duration, mut probe: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + deadline;
+    while !probe() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(POLL_INTERVAL_MS));
+    }
+    true
+}

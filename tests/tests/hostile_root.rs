@@ -116,7 +116,8 @@ fn no_root_file_system_makes_the_runtime_touch_the_host() {
             let begin = Instant::now();
             let ran = bundle.icerun(&["run", "hostile"]);
             let name = format!("{path} as {kind}: exit {} {}", ran.code, ran.stderr.trim());
-            assert!(begin.elapsed() < Duration::from_secs(5), "{name}: took {:?}", begin.elapsed());
+            // Nothing here waits for anything; only what hangs takes as long, even where the processor is software.
+            assert!(begin.elapsed() < Duration::from_secs(60), "{name}: took {:?}", begin.elapsed());
             assert!(!ran.stderr.contains("panicked"), "{name}");
             assert!(ran.code >= 0 && (ran.code == 0) == ran.stderr.is_empty(), "neither done nor refused: {name}");
             started += usize::from(ran.code == 0);

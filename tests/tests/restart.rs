@@ -49,6 +49,26 @@ fn a_run_in_flight_finishes_and_is_recorded() {
 }
 
 #[test]
+fn a_stopped_box_keeps_its_uids() {
+    // As after a reboot: the daemon starts, and no box runs. A new box must not get the uids of an old one, or both
+    // would share them when the old one is started again.
+    let mut daemon = Daemon::start();
+    let old = daemon.api().create_default();
+    daemon.kill9();
+    daemon.cgroups().destroy(daemon.cgroup_root());
+    daemon.start_again();
+    let new = daemon.api().create_default();
+    let old = again(&daemon, &old);
+    old.out("true");
+    let first_uid = |made: &TestBox| {
+        let map =
+            std::fs::read_to_string(format!("/proc/{}/uid_map", daemon.init_pid(made))).expect("read the uid map");
+        map.split_whitespace().nth(1).expect("a host uid").to_owned()
+    };
+    assert_ne!(first_uid(&old), first_uid(&new), "two boxes have the same uids");
+}
+
+#[test]
 fn boxes_records_and_bills_are_equal_after_a_crash() {
     let mut daemon = Daemon::start();
     let api = daemon.api();

@@ -174,7 +174,10 @@ fn pypi_client(dir: &Path) -> Result<()> {
     let (name, version) = PYPI_CLIENT;
     let venv = dir.join("venv");
     let python = venv.join("bin/python3");
-    let test = format!("import importlib.metadata as m, sys; sys.exit(m.version('{name}') != '{version}')");
+    // Debian's own python is the one that is in the guest, too.
+    let test = format!(
+        "import importlib.metadata as m, sys; sys.exit(m.version('{name}') != '{version}' or sys.base_prefix != '/usr')"
+    );
     if python.exists() && run::quiet(Command::new(&python).args(["-c", &test])).is_ok() {
         return Ok(());
     }

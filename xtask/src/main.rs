@@ -1,5 +1,5 @@
 //! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `vm`,
-//! `image`, `deps`, `build`.
+//! `powercut`, `image`, `deps`, `build`.
 //!
 //! Leaves out what the product itself does: images are made, boxes are run and billed by `iceboxd`.
 
@@ -13,6 +13,7 @@ mod error;
 mod icebox;
 mod image;
 mod places;
+mod powercut;
 mod run;
 mod say;
 mod test;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Run a command in a guest with pure cgroup v2
     Vm(vm::VmArgs),
+    /// Cut the power of a guest at work, and look whether anything that was acknowledged is lost
+    Powercut(powercut::PowercutArgs),
     /// Build the binaries and the base image of boxes
     Image,
     /// Install the Debian packages and public clients that all tasks need
@@ -77,6 +80,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Test(args) => test::test(args),
         Task::Bench(args) => bench::run(args),
         Task::Vm(args) => vm::vm(args),
+        Task::Powercut(args) => powercut::powercut(args),
         Task::Image => image::prepare(&build::build(&Places::find()?)?),
         Task::Deps => {
             deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH, deps::VM])?;

@@ -89,6 +89,7 @@ impl Boxes {
             error: None,
             damaged: false,
             adopted: true,
+            range_held: true,
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
@@ -194,12 +195,23 @@ impl Boxes {
         }
     }
 
+    /// Makes the removal of disks durable. Comes before the record by which a disk could be found again is given up: a
+    /// power cut between the two must leave a record without a disk, not a disk without a record.
+    pub(super) async fn sync_removals(&self) -> Result<(), Error> {
+        let store = Arc::clone(&self.inner.store);
+        blocking("flush the removal of disks", move || store.sync_removals()).await
+    }
+
     /// Gives an unused reservation back.
     pub(super) fn give_back(&self, reservation: Reservation) {
         let boxes = self.clone();
         tokio::spawn(async move {
             boxes.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
-            if let Err(error) = boxes.inner.db.release(&reservation).await {
+            let released = match boxes.sync_removals().await {
+                Ok(()) => boxes.inner.db.release(&reservation).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = released {
                 // The next start of the daemon finds and releases it.
                 tracing::warn!(error = error.chain(), "cannot release a reservation");
             }

@@ -64,7 +64,8 @@ impl Boxes {
 
     /// Removes what is left of a box. Says whether nothing is.
     async fn finish_delete(&self, entry: &Arc<Entry>) -> bool {
-        let uid_base = entry.view().uid_base;
+        let view = entry.view();
+        let uid_base = view.uid_base;
         if !self.erase(&entry.id, uid_base).await {
             return false;
         }
@@ -72,8 +73,14 @@ impl Boxes {
         // Nobody waits for this record: without it, the next start finds the box marked and nothing left to remove.
         let (boxes, id) = (self.clone(), entry.id.clone());
         tokio::spawn(async move {
-            match boxes.inner.db.finish_delete(&id, uid_base).await {
-                Ok(()) => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
+            let recorded = match boxes.sync_removals().await {
+                Ok(()) => boxes.inner.db.finish_delete(&id, uid_base).await,
+                Err(error) => Err(error),
+            };
+            match recorded {
+                // A range that was not the box's own is somebody else's.
+                Ok(()) if view.range_held => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
+                Ok(()) => {}
                 Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
             }
         });

@@ -42,6 +42,9 @@ pub struct View {
     pub damaged: bool,
     /// Runs of an earlier life of the daemon have been taken over.
     pub adopted: bool,
+    /// The range of host uids at `uid_base` is this box's. A box that does not run keeps its range too: were it given to
+    /// a new box, both would have the same uids when the first one is started again.
+    pub range_held: bool,
 }
 
 /// A box.

@@ -52,7 +52,9 @@ impl Boxes {
             .incarnation
             .as_ref()
             .is_some_and(|init| handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        if alive && !self.inner.ranges.keep(record.uid_base)? {
+        // Before any new box can take it.
+        let range_held = self.inner.ranges.keep(record.uid_base)?;
+        if alive && !range_held {
             tracing::error!(
                 box_id = record.id,
                 uid_base = record.uid_base,
@@ -68,6 +70,7 @@ impl Boxes {
             error: damage.as_ref().map(|cause| format!("its record cannot be read: {cause}")),
             damaged: damage.is_some(),
             adopted: false,
+            range_held,
         };
         let idle = self.idle_in_force(&record.settings, account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), last_run));

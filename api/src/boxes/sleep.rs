@@ -125,11 +125,18 @@ impl Boxes {
 
     /// The uid range for the next start: the old one, unless another daemon has taken its block since a reboot.
     fn range_for_restart(&self, entry: &Arc<Entry>) -> Result<u32, Error> {
-        let old = entry.view().uid_base;
-        if self.inner.ranges.holds(old) || self.inner.ranges.keep(old)? {
-            return Ok(old);
+        let view = entry.view();
+        if view.range_held {
+            return Ok(view.uid_base);
         }
-        self.inner.ranges.take(crate::clock::unix_ms())
+        let ranges = &self.inner.ranges;
+        let old = view.uid_base;
+        let uid_base = if ranges.keep(old)? { old } else { ranges.take(crate::clock::unix_ms())? };
+        entry.change_view(|view| {
+            view.uid_base = uid_base;
+            view.range_held = true;
+        });
+        Ok(uid_base)
     }
 
     /// What follows when a box has come awake, whatever it did before. Not waited for: the counter has not moved.

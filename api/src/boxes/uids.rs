@@ -80,12 +80,6 @@ impl UidRanges {
         Ok(state.used.insert(uid_base))
     }
 
-    /// Whether this range is taken.
-    #[must_use]
-    pub fn holds(&self, uid_base: u32) -> bool {
-        self.lock().used.contains(&uid_base)
-    }
-
     /// A range that no box has, rested if possible.
     pub fn take(&self, now_ms: i64) -> Result<u32, Error> {
         let mut state = self.lock();

@@ -52,17 +52,19 @@ impl Boxes {
         })
     }
 
-    /// Reads the counters of boxes that are awake. A sleeping box has been read when it fell asleep.
+    /// Reads the counters of boxes that are awake. A sleeping box has been read when it fell asleep. Afterwards what the
+    /// bill rests on is on disk: a bill that was shown never shrinks, not even by a power cut. So a reading is written
+    /// even if it equals the last one, which may still be on its way.
     async fn read_now(&self, entries: &[Arc<Entry>]) -> Result<(), Error> {
         let mut samples = Vec::new();
         for entry in entries {
             if entry.view().phase == Phase::Ready && !entry.frozen() {
                 let storage = self.storage_bytes(&entry.id).await;
-                samples.extend(entry.meter.read(&entry.id, &entry.handle(), storage, Write::IfChanged, "bill"));
+                samples.extend(entry.meter.read(&entry.id, &entry.handle(), storage, Write::Always, "bill"));
             }
         }
         if samples.is_empty() {
-            return Ok(());
+            return self.db().settle().await;
         }
         self.db().write("append to the ledger", move |c| samples.iter().try_for_each(|sample| sample.insert(c))).await
     }

@@ -1,199 +1,174 @@
-//! The tier `vm`: the tests of the privileged and boxes tiers, built here and run in a guest with pure cgroup v2.
+//! The tier `vm`: the tests of the privileged and boxes tiers, built here and run in guests with pure cgroup v2.
 //!
-//! Which tests stay out is one list, [`LEFT_OUT`], with the reasons. A name in it that no test has fails the tier, and
-//! so does a test of which the guest doesn't tell how it went.
+//! Which tests don't is said in [`super::worlds`]. Each test is a process of its own with a time limit, as with
+//! cargo-nextest, and is reported in the same form. A test of which the guest doesn't tell how it went has failed.
 
-use std::io::BufRead;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
-use super::Tier;
-use super::runner::{Outcome, PRIVILEGED_THREADS, Selection, for_each_line};
+use super::runner::{Outcome, Selection, for_each_line};
+use super::suites::{self, Built, Suite};
 use super::tally::Tally;
+use super::{Tier, worlds};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
+use crate::say;
 use crate::vm::{self, Flavour, Job, Terminal};
-use crate::{run, say};
 
-/// Tests that don't run in the guest: binary, the beginning of their names (empty: all), and why.
-const LEFT_OUT: [(&str, &str, &str); 15] = [
-    ("edges", "", "reads the workspace, which is the same everywhere"),
-    ("sdk_npm", "", "the clients speak HTTP only; they know nothing of the kernel"),
-    ("sdk_pypi", "", "the clients speak HTTP only; they know nothing of the kernel"),
-    ("accounts", "", "HTTP and records only"),
-    ("api_errors", "", "HTTP and records only"),
-    ("routes", "", "HTTP and records only"),
-    ("churn", "", "hundreds of boxes: too slow in a machine made of software"),
-    ("races", "", "needs many rounds: too slow in a machine made of software"),
-    ("priv_attach", "priv_a_gigabyte", "a gigabyte: too slow in a machine made of software"),
-    ("priv_attach", "priv_finished_runs_are_bounded", "a thousand runs: too slow in a machine made of software"),
-    (
-        "priv_files",
-        "priv_file_work_leaves_no_process",
-        "counts over many rounds: too slow in a machine made of software",
-    ),
-    ("priv_volume", "priv_two_hundred", "loop devices are the same everywhere, and two hundred are slow"),
-    ("limits", "a_memory_hog", "four gigabytes; priv_box does the same with less"),
-    ("limits", "a_gigabyte_of_yes", "a gigabyte: too slow in a machine made of software"),
-    ("bill", "run_figures", "its upper bounds are those of a real processor"),
-];
+const SCRIPT: &str = include_str!("guest.sh");
 const TIER_DEADLINE: Duration = Duration::from_secs(20 * 60);
-/// One test binary; the guest's `timeout` ends it.
-const BINARY_SECONDS_MAX: u32 = 400;
+/// One test; the guest's `timeout` ends it.
+const TEST_SECONDS_MAX: u32 = 240;
+/// The guest has two processors.
+const MINIMAL_THREADS: u32 = 2;
+/// There is one unit, and every test changes it.
+const SYSTEMD_THREADS: u32 = 1;
+const FLAVOURS: [Flavour; 2] = [Flavour::Minimal, Flavour::Systemd];
 
-/// A test binary, and those of its tests that are to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Suite {
-    name: String,
-    path: PathBuf,
-    tests: Vec<String>,
+/// A test that is to run in a guest.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    suite: &'a Suite,
+    test: &'a str,
 }
 
-/// What cargo has built.
-#[derive(Debug, Default)]
-struct Built {
-    suites: Vec<Suite>,
-    /// Programs that tests start by the path they were built at.
-    programs: Vec<PathBuf>,
+/// How one test went, in the guest's words: `icebox-test NUMBER STATUS MILLISECONDS`.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    number: usize,
+    status: String,
+    milliseconds: u64,
 }
 
-/// Builds the tests and runs them in one guest.
+/// Builds the tests and runs them in one guest per flavour.
 pub(super) fn run(places: &Places, selection: &Selection<'_>) -> Result<Outcome> {
-    let mut built = build(places, selection)?;
-    for suite in &mut built.suites {
-        suite.tests = list(suite)?;
-    }
+    let built = suites::build(places, selection)?;
     if selection.packages.is_empty() {
-        check_left_out(&built.suites)?;
+        worlds::check(&built.suites)?;
     }
-    for suite in &mut built.suites {
-        suite.tests.retain(|test| is_wanted(&suite.name, test, selection.filter));
+    let mut total = Tally::default();
+    for flavour in FLAVOURS {
+        let wanted = wanted(&built.suites, selection.filter, flavour);
+        if !wanted.is_empty() {
+            total += in_guest(places, &built, &wanted, flavour)?;
+        }
     }
-    built.suites.retain(|suite| !suite.tests.is_empty());
-    let expected: usize = built.suites.iter().map(|suite| suite.tests.len()).sum();
-    if expected == 0 {
-        return Ok(Outcome { tally: Tally::default(), success: true });
-    }
-    say::fact(&format!("{expected} tests of {} binaries", built.suites.len()));
-    let (tally, status) = in_guest(places, &built)?;
-    let told = usize::try_from(tally.passed + tally.failed).unwrap_or(usize::MAX);
-    if told != expected {
-        eprintln!("{expected} tests were to run, and the guest told of {told}");
-    }
-    Ok(Outcome { tally, success: status == 0 && told == expected })
+    Ok(Outcome { tally: total, success: total.failed == 0 })
 }
 
-fn in_guest(places: &Places, built: &Built) -> Result<(Tally, i32)> {
-    let mut bring: Vec<PathBuf> = built.suites.iter().map(|suite| suite.path.clone()).collect();
+fn wanted<'a>(suites: &'a [Suite], filter: Option<&str>, flavour: Flavour) -> Vec<Wanted<'a>> {
+    let tests = suites.iter().flat_map(|suite| suite.tests.iter().map(move |test| Wanted { suite, test }));
+    tests
+        .filter(|Wanted { suite, test }| {
+            worlds::flavour_of(&suite.name, test) == Some(flavour) && filter.is_none_or(|filter| test.contains(filter))
+        })
+        .collect()
+}
+
+fn in_guest(places: &Places, built: &Built, wanted: &[Wanted<'_>], flavour: Flavour) -> Result<Tally> {
+    say::fact(&format!("{} tests in the guest \"{flavour}\"", wanted.len()));
+    let started = Instant::now();
+    let mut bring: Vec<_> = wanted.iter().map(|wanted| wanted.suite.path.clone()).collect();
+    bring.dedup();
     bring.extend(built.programs.iter().cloned());
-    bring.push(places.bin());
+    // Binaries, public clients, and the scenarios for these.
+    bring.extend([places.bin(), places.sdk(), places.root.join("tests/sdk")]);
     let (reader, writer) = std::io::pipe().or_fail("run", "the guest")?;
-    let reading = std::thread::spawn(move || {
-        let mut tally = Tally::default();
-        let read = for_each_line(reader, |line| {
-            eprintln!("{line}");
-            tally += Tally::of_libtest_line(line).unwrap_or_default();
-        });
-        read.map(|()| tally)
-    });
     let job = Job {
-        command: &[script(places, &built.suites)],
+        command: &[script(places, wanted, flavour)],
         bring: &bring,
-        flavour: Flavour::Minimal,
+        flavour,
         keep: false,
         deadline: TIER_DEADLINE,
         terminal: Terminal::Output(Box::new(writer)),
     };
-    let end = vm::run_job(places, job)?;
-    let panicked = || Error::new("read", "the guest's output", Cause::Unexpected("its reader panicked".to_owned()));
-    let tally = reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
-    Ok((tally, end.status))
+    let mut ends: Vec<Option<Told>> = wanted.iter().map(|_| None).collect();
+    let end = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read(reader, wanted, &mut ends));
+        let end = vm::run_job(places, job);
+        let panicked = || Error::new("read", "the guest's output", Cause::Unexpected("its reader panicked".to_owned()));
+        reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
+        end
+    });
+    let tally = conclude(wanted, &ends);
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!("     Summary [{seconds:8.3}s] {} tests run in the guest \"{flavour}\": {tally}", wanted.len());
+    // With an error of its own the guest has not come up, or has hung: what it told before stands above.
+    end.map(|_| tally)
 }
 
-/// The whole work of the guest. Its status is 1 if any binary's is not 0.
-fn script(places: &Places, suites: &[Suite]) -> String {
-    let mut text = "cd /data; mkdir -p tmp; status=0; export ICEBOX_TEST_DIR=/data/tmp".to_owned();
-    for (name, value) in Tier::Boxes.environment(places) {
-        if name != "ICEBOX_TEST_DIR" {
-            text.push_str(&format!(" {name}='{}'", value.display()));
-        }
-    }
-    for suite in suites {
-        text.push_str(&format!(
-            "\necho '== {}'\ntimeout {BINARY_SECONDS_MAX} '{}' --test-threads={PRIVILEGED_THREADS} --exact {} || status=1",
-            suite.name,
-            suite.path.display(),
-            suite.tests.join(" ")
-        ));
-    }
-    text + "\nexit $status"
-}
-
-fn is_wanted(binary: &str, test: &str, filter: Option<&str>) -> bool {
-    let left_out = LEFT_OUT.iter().any(|(name, start, _)| *name == binary && last(test).starts_with(start));
-    !left_out && filter.is_none_or(|filter| test.contains(filter))
-}
-
-/// A test's name without its modules.
-fn last(test: &str) -> &str {
-    test.rsplit("::").next().unwrap_or(test)
-}
-
-/// A name that no test has is out of date, and hides that a test runs nowhere or everywhere.
-fn check_left_out(suites: &[Suite]) -> Result<()> {
-    for (binary, start, _) in LEFT_OUT {
-        let mut tests = suites.iter().filter(|suite| suite.name == binary).flat_map(|suite| &suite.tests);
-        if !tests.any(|test| last(test).starts_with(start)) {
-            let why = "no test is called so any more".to_owned();
-            return Err(Error::new("leave out", format!("{binary} {start}"), Cause::Unexpected(why)));
-        }
-    }
-    Ok(())
-}
-
-fn build(places: &Places, selection: &Selection<'_>) -> Result<Built> {
-    let mut command = places.cargo();
-    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
-    if selection.packages.is_empty() {
-        command.args(["--workspace", "--exclude=xtask"]);
-    }
-    command.args(selection.packages.iter().map(|package| format!("--package={package}")));
-    let name = run::describe(&command);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().or_fail("run", &name)?;
-    let mut built = Built::default();
-    if let Some(stdout) = child.stdout.take() {
-        for line in std::io::BufReader::new(stdout).lines() {
-            built.take(&line.or_fail("read the output of", &name)?);
-        }
-    }
-    let status = child.wait().or_fail("wait for", &name)?;
-    if status.success() {
-        Ok(built)
-    } else {
-        Err(Error::new("run", name, Cause::Program { status, output: String::new() }))
-    }
-}
-
-impl Built {
-    /// Looks at one of cargo's messages.
-    fn take(&mut self, line: &str) {
-        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { return };
-        let (Some(path), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str()) else {
-            return;
+/// Shows what the guest prints, its words about tests in the form of cargo-nextest.
+fn read(reader: impl std::io::Read, wanted: &[Wanted<'_>], ends: &mut [Option<Told>]) -> std::io::Result<()> {
+    let mut count = 0;
+    for_each_line(reader, |line| {
+        let Some(told) = Told::parse(line).filter(|told| told.number < wanted.len()) else {
+            return eprintln!("{line}");
         };
-        let kind = &message["target"]["kind"][0];
-        if kind == "test" {
-            self.suites.push(Suite { name: name.to_owned(), path: path.into(), tests: Vec::new() });
-        } else if kind == "bin" && message["profile"]["test"] == false {
-            self.programs.push(path.into());
+        count += 1;
+        let Wanted { suite, test } = wanted[told.number];
+        eprintln!(
+            "{:>12} [{:8.3}s] ({count:>3}/{}) {}::{} {test}",
+            told.word(),
+            Duration::from_millis(told.milliseconds).as_secs_f64(),
+            wanted.len(),
+            suite.package,
+            suite.name,
+        );
+        let number = told.number;
+        ends[number] = Some(told);
+    })
+}
+
+/// Counts; a test that nothing was told of is named.
+fn conclude(wanted: &[Wanted<'_>], ends: &[Option<Told>]) -> Tally {
+    let mut tally = Tally::default();
+    for (Wanted { suite, test }, end) in wanted.iter().zip(ends) {
+        match end.as_ref().map(|told| told.status.as_str()) {
+            Some("0") => tally.passed += 1,
+            Some("skipped") => tally.skipped += 1,
+            Some(_) => tally.failed += 1,
+            None => {
+                eprintln!("        LOST {}::{} {test}: the guest did not tell how it went", suite.package, suite.name);
+                tally.failed += 1;
+            }
+        }
+    }
+    tally
+}
+
+impl Told {
+    fn parse(line: &str) -> Option<Told> {
+        let mut words = line.strip_prefix("icebox-test ")?.split(' ');
+        let number = words.next()?.parse().ok()?;
+        let status = words.next()?.to_owned();
+        Some(Told { number, status, milliseconds: words.next()?.parse().ok()? })
+    }
+
+    fn word(&self) -> &'static str {
+        match self.status.as_str() {
+            "0" => "PASS",
+            "skipped" => "SKIPPED",
+            // See timeout(1).
+            "124" | "137" => "TIMEOUT",
+            _ => "FAIL",
         }
     }
 }
 
-fn list(suite: &Suite) -> Result<Vec<String>> {
-    let text = run::quiet(Command::new(&suite.path).args(["--list", "--format", "terse"]))?;
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+/// The whole work of the guest.
+fn script(places: &Places, wanted: &[Wanted<'_>], flavour: Flavour) -> String {
+    let threads = if flavour == Flavour::Systemd { SYSTEMD_THREADS } else { MINIMAL_THREADS };
+    let mut text = format!("export TEST_SECONDS_MAX={TEST_SECONDS_MAX} TEST_THREADS={threads}");
+    for (name, value) in Tier::Boxes.environment(places) {
+        // Volumes need a disk of their own size.
+        let value = if name == "ICEBOX_TEST_DIR" { "/data/tmp".into() } else { value };
+        let _ = write!(text, " {name}='{}'", value.display());
+    }
+    text.push_str("\nmkdir -p /data/tmp && cd /data && cat >tests <<'END'\n");
+    for (number, Wanted { suite, test }) in wanted.iter().enumerate() {
+        let _ = writeln!(text, "{number} {} {test}", suite.path.display());
+    }
+    text + "END\n" + SCRIPT
 }
 
 #[cfg(test)]
@@ -201,28 +176,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn built_things_are_told_apart() {
-        let mut built = Built::default();
-        built.take(
-            r#"{"executable":"/t/deps/life-1","target":{"name":"life","kind":["test"]},"profile":{"test":true}}"#,
-        );
-        built.take(r#"{"executable":"/t/icerun","target":{"name":"icerun","kind":["bin"]},"profile":{"test":false}}"#);
-        built.take(
-            r#"{"executable":"/t/deps/icerun-1","target":{"name":"icerun","kind":["bin"]},"profile":{"test":true}}"#,
-        );
-        built.take(r#"{"executable":null,"target":{"name":"x","kind":["lib"]}}"#);
-        assert_eq!(built.suites.len(), 1);
-        assert_eq!(built.programs, [PathBuf::from("/t/icerun")]);
+    fn the_guests_words_are_read() {
+        let told = Told::parse("icebox-test 3 0 120").unwrap();
+        assert_eq!((told.number, told.word(), told.milliseconds), (3, "PASS", 120));
+        assert_eq!(Told::parse("icebox-test 3 101 1").unwrap().word(), "FAIL");
+        assert_eq!(Told::parse("icebox-test 3 124 1").unwrap().word(), "TIMEOUT");
+        assert_eq!(Told::parse("test 3 ... ok"), None);
+        assert_eq!(Told::parse("icebox-test x 0 1"), None);
     }
 
     #[test]
-    fn what_is_left_out_is_named() {
-        assert!(!is_wanted("edges", "anything", None));
-        assert!(!is_wanted("limits", "a_memory_hog_is_killed", None));
-        assert!(is_wanted("limits", "a_full_disk_stays_inside", None));
-        assert!(!is_wanted("limits", "a_full_disk_stays_inside", Some("fork")));
-        assert!(is_wanted("priv_cgroup", "priv_tree::priv_x", Some("priv_x")));
-        let suite = |name: &str| Suite { name: name.into(), path: PathBuf::new(), tests: vec!["x".into()] };
-        assert!(check_left_out(&[suite("edges")]).is_err());
+    fn what_is_not_told_has_failed() {
+        let tests = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let suite = Suite { name: "life".into(), package: "icebox-tests".into(), path: "/t/life".into(), tests };
+        let suites = [suite];
+        let wanted = wanted(&suites, None, Flavour::Minimal);
+        let mut ends = vec![None, None, None];
+        read("icebox-test 0 0 1\nnoise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n".as_bytes(), &wanted, &mut ends)
+            .unwrap();
+        assert_eq!(conclude(&wanted, &ends), Tally { passed: 1, failed: 1, skipped: 1 });
+        assert!(super::wanted(&suites, Some("x"), Flavour::Minimal).is_empty());
     }
 }

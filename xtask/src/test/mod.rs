@@ -1,13 +1,15 @@
 //! `cargo xtask test`: every tier, and one line at the end that says how it went.
 //!
 //! Tiers: `unit` needs nothing; `privileged` (tests whose name has `priv_`) needs root, loop devices and cgroups;
-//! `boxes` (the crate icebox-tests) drives the built binaries and the public clients; `vm` runs tests of the last two in
-//! a guest. A test that would be skipped
-//! counts, and fails the run: nothing here may be ignored quietly.
+//! `boxes` (the crate icebox-tests) drives the built binaries and the public clients; `vm` runs the tests of the last
+//! two again in a guest, and those that only a guest can run. A test that would be skipped counts, and fails the run:
+//! nothing here may be ignored quietly.
 
 mod guest;
 mod runner;
+mod suites;
 mod tally;
+mod worlds;
 
 use std::path::Path;
 
@@ -47,7 +49,7 @@ pub(crate) enum Tier {
 
 /// The crate with the tests of whole boxes.
 const BOXES_PACKAGE: &str = "icebox-tests";
-const TIERS: [Tier; 3] = [Tier::Unit, Tier::Privileged, Tier::Boxes];
+const TIERS: [Tier; 4] = [Tier::Unit, Tier::Privileged, Tier::Boxes, Tier::Vm];
 
 /// Runs the tiers; fails if anything failed, was skipped, or if there was nothing to run.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
@@ -104,7 +106,7 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         let bin = build::build(places)?;
         image::prepare(&bin)?;
     }
-    if tiers.contains(&Tier::Boxes) {
+    if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
         say::heading("Public clients");
         deps::sdk_clients(places)?;
         say::fact("npm and PyPI clients are installed");

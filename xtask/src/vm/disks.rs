@@ -1,12 +1,13 @@
 //! The disks of one run: what is brought along, the base images of boxes, and an empty one for data.
 //!
-//! They are found by their labels. Only the data disk is changed; what a guest writes to the others is forgotten.
+//! They are found by their labels. Only the data disk is changed; what a guest writes to the others is forgotten. The
+//! data disk is kept on request only.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::image::filesystem;
 use crate::error::{Cause, Error, Result, While};
@@ -27,7 +28,29 @@ pub(super) struct Bringing<'a> {
     /// The directory of base images.
     pub(super) images: Option<PathBuf>,
     pub(super) interactive: bool,
-    pub(super) keep: bool,
+    pub(super) data: Wanted<'a>,
+}
+
+/// Which data disk a run has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// An empty one, forgotten afterwards.
+    Fresh,
+    /// The one of the last run that kept it.
+    Kept,
+    /// This file, made where it is missing, and kept.
+    File(&'a Path),
+    /// What a server of ours offers on this socket.
+    Served(&'a Path),
+}
+
+/// Where the data disk is.
+#[derive(Debug)]
+pub(super) enum Data {
+    /// A file.
+    File(PathBuf),
+    /// The socket of a server.
+    Served(PathBuf),
 }
 
 /// The disks, and the directory of this run, which goes with them.
@@ -36,7 +59,24 @@ pub(super) struct Disks {
     pub(super) dir: PathBuf,
     pub(super) carry: PathBuf,
     pub(super) images: Option<PathBuf>,
-    pub(super) data: PathBuf,
+    pub(super) data: Data,
+}
+
+impl Disks {
+    /// The socket of one of the guest's ports.
+    pub(super) fn socket(&self, port: &str) -> PathBuf {
+        self.dir.join(port)
+    }
+
+    /// What the guest's console said.
+    pub(super) fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// The files that the command left.
+    pub(super) fn archive(&self) -> PathBuf {
+        self.dir.join("files.tar")
+    }
 }
 
 impl Drop for Disks {
@@ -50,10 +90,17 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
     let vm = places.target.join("vm");
     let dir = vm.join(format!("run-{}", std::process::id()));
     fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
-    let data = if bringing.keep { vm.join("data.img") } else { dir.join("data.img") };
+    let data = match bringing.data {
+        Wanted::Fresh => Data::File(dir.join("data.img")),
+        Wanted::Kept => Data::File(vm.join("data.img")),
+        Wanted::File(path) => Data::File(path.to_owned()),
+        Wanted::Served(socket) => Data::Served(socket.to_owned()),
+    };
     let mut disks = Disks { carry: dir.join("carry.img"), images: None, data, dir };
-    if !disks.data.exists() {
-        filesystem(&disks.data, DATA_BYTES, "data", None)?;
+    if let Data::File(path) = &disks.data
+        && !path.exists()
+    {
+        data_disk(path)?;
     }
     let tree = disks.dir.join("carry");
     carry(&tree, bringing)?;
@@ -65,6 +112,11 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
     Ok(disks)
 }
 
+/// Makes an empty data disk.
+pub(crate) fn data_disk(path: &Path) -> Result<()> {
+    filesystem(path, DATA_BYTES, "data", None)
+}
+
 /// Lays out what job.sh reads.
 fn carry(tree: &Path, bringing: &Bringing<'_>) -> Result<()> {
     let write = |name: &str, text: &str| {
@@ -74,7 +126,11 @@ fn carry(tree: &Path, bringing: &Bringing<'_>) -> Result<()> {
     fs::create_dir_all(tree).or_fail("make", tree.display().to_string())?;
     write("command", &script(bringing.command))?;
     if bringing.interactive {
-        write("interactive", "")?;
+        // Rows and columns; a terminal that doesn't know them has the size that the guest supposes.
+        let size = Command::new("stty").arg("size").stdin(Stdio::inherit()).output();
+        let size = size.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let name = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        write("interactive", &format!("{name} {}\n", size.trim()))?;
     }
     if let Some(images) = &bringing.images {
         write("images", &format!("{}\n", images.display()))?;

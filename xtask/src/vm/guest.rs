@@ -2,6 +2,7 @@
 //!
 //! Each port is a Unix socket that we listen on before QEMU starts, so nothing is said before somebody hears it. The
 //! guest says `ready`, then `exit STATUS`, on the control port; a guest that does not is ended and its console is shown.
+//! We say at most `reset` there, and the guest resets itself at once: one of the two ways in which its power is cut.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,12 +10,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Flavour;
-use super::disks::Disks;
+use super::disks::{Data, Disks};
 use super::image::Image;
+use super::kvm::Accelerator;
 use crate::error::{Cause, Error, Result, While};
 use crate::{run, say};
 
@@ -22,6 +25,8 @@ use crate::{run, say};
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 /// From the command's end to QEMU's.
 const END_DEADLINE: Duration = Duration::from_secs(30);
+/// From our word to the guest's reset, and from its end to its last output.
+const RESET_DEADLINE: Duration = Duration::from_secs(20);
 /// Untouched memory costs nothing; the largest box of the tests has 4 GiB.
 const MEMORY_MIB: u32 = 6144;
 const CONSOLE_LINES_MAX: usize = 60;
@@ -32,13 +37,32 @@ const INIT: &str = include_str!("guest/init.sh");
 const JOB: &str = include_str!("guest/job.sh");
 const JOB_SERVICE: &str = include_str!("guest/job.service");
 
-/// What is to be run.
+/// What is to be started.
 #[derive(Debug)]
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
-    pub(super) disks: &'a Disks,
+    pub(super) disks: Disks,
     pub(super) flavour: Flavour,
-    pub(super) deadline: Duration,
+    pub(super) accelerator: Accelerator,
+}
+
+/// A guest that has been started, ended with its owner. Its disks go with it, but for a data disk that is kept.
+#[derive(Debug)]
+pub(crate) struct Running {
+    qemu: Qemu,
+    disks: Disks,
+    said: Receiver<Said>,
+    /// Our end of the control port, once QEMU has taken the other.
+    control: Arc<OnceLock<UnixStream>>,
+}
+
+/// How the power of a guest is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The guest resets itself: what its kernel and devices had not done is not done.
+    Reset,
+    /// QEMU is killed: as the reset, and not even the guest is asked.
+    Kill,
 }
 
 /// Who sees what the command prints.
@@ -58,6 +82,7 @@ pub(crate) struct End {
 }
 
 /// What the ports bring.
+#[derive(Debug)]
 enum Said {
     Control(String),
     /// A port that has ended.
@@ -65,92 +90,56 @@ enum Said {
 }
 
 impl Guest<'_> {
-    /// Boots, runs the command, and unpacks into `out` the files it left.
-    pub(super) fn run(&self, terminal: Terminal, out: &Path) -> Result<End> {
+    /// Boots. The command begins when the guest is ready; what it prints goes to `terminal` all the time.
+    pub(super) fn start(self, terminal: Terminal) -> Result<Running> {
         let (sender, said) = channel();
-        let control = self.listen("control")?;
-        let output = self.listen("output")?;
-        let files = self.listen("files")?;
-        let initramfs = self.initramfs()?;
-        let mut qemu = Qemu(
-            self.command(&initramfs, matches!(terminal, Terminal::Own)).spawn().or_fail("run", "qemu-system-x86_64")?,
-        );
-        let archive = self.disks.dir.join("files.tar");
-        hear_control(control, sender.clone());
+        let ports =
+            Ports { control: self.listen("control")?, output: self.listen("output")?, files: self.listen("files")? };
+        let initramfs = initramfs(&self.disks.dir, self.image)?;
+        let archive = self.disks.archive();
+        let files = File::create(&archive).or_fail("make", archive.display().to_string())?;
+        let mut command = self.command(&initramfs, matches!(terminal, Terminal::Own));
+        let qemu = Qemu::spawn(&mut command)?;
+        let control = Arc::default();
+        hear_control(ports.control, Arc::clone(&control), sender.clone());
         let printed: Box<dyn Write + Send> = match terminal {
             Terminal::Own => Box::new(io::stdout()),
             Terminal::Output(to) => to,
         };
-        copy_port("output", output, printed, sender.clone());
-        copy_port("files", files, File::create(&archive).or_fail("make", archive.display().to_string())?, sender);
-        let heard = hear(&said, self.deadline);
-        let ended = qemu.end(if heard.is_ok() { END_DEADLINE } else { Duration::ZERO });
-        let status = heard.and_then(|status| ended.map(|()| status)).inspect_err(|_| self.show_console())?;
-        Ok(End { status, files: unpack(&archive, out)? })
+        copy_port("output", ports.output, printed, sender.clone());
+        copy_port("files", ports.files, files, sender);
+        Ok(Running { qemu, disks: self.disks, said, control })
     }
 
     fn listen(&self, port: &str) -> Result<UnixListener> {
-        let path = self.socket(port);
+        let path = self.disks.socket(port);
         UnixListener::bind(&path).or_fail("listen on", path.display().to_string())
     }
 
-    fn socket(&self, port: &str) -> PathBuf {
-        self.disks.dir.join(port)
-    }
-
-    fn console(&self) -> PathBuf {
-        self.disks.dir.join("console.log")
-    }
-
-    fn show_console(&self) {
-        let bytes = fs::read(self.console()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        say::heading("The guest's console ended with");
-        lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
-    }
-
-    /// The first root file system, with this version's scripts.
-    fn initramfs(&self) -> Result<PathBuf> {
-        let (tree, file) = (self.disks.dir.join("initramfs"), self.disks.dir.join("initramfs.cpio"));
-        for dir in ["bin", "dev", "icebox", "root"] {
-            fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
-        }
-        let scripts = [
-            ("init", INITRAMFS),
-            ("icebox/init", INIT),
-            ("icebox/job", JOB),
-            ("icebox/icebox-job.service", JOB_SERVICE),
-        ];
-        for (name, text) in scripts {
-            fs::write(tree.join(name), text).or_fail("write", name)?;
-        }
-        run::quiet(Command::new("chmod").arg("0755").args(scripts.map(|(name, _)| tree.join(name))))?;
-        run::quiet(Command::new("chmod").arg("0644").arg(tree.join("icebox/icebox-job.service")))?;
-        run::quiet(Command::new("cp").arg(self.image.busybox()).arg(tree.join("bin/busybox")))?;
-        run::quiet(Command::new("cp").arg("-r").arg(self.image.modules()).arg(tree.join("modules")))?;
-        let pack = "find . | busybox cpio -o -H newc >../initramfs.cpio";
-        run::quiet(Command::new("sh").args(["-c", pack]).current_dir(&tree))?;
-        Ok(file)
-    }
-
     fn command(&self, initramfs: &Path, interactive: bool) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = program();
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
+        qemu.args(self.accelerator.arguments()).args(["-smp", "2", "-m", &MEMORY_MIB.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
         // A panic ends the guest instead of waiting for somebody to look.
         let line = format!("console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={}", self.flavour.name());
-        qemu.args(["-append", &line, "-serial"]).arg(format!("file:{}", self.console().display()));
+        qemu.args(["-append", &line, "-serial"]).arg(format!("file:{}", self.disks.console().display()));
         let forgotten = "if=virtio,format=raw,snapshot=on,cache=unsafe";
         let root = self.image.root();
         for disk in [Some(&root), Some(&self.disks.carry), self.disks.images.as_ref()].into_iter().flatten() {
             qemu.arg("-drive").arg(format!("{forgotten},file={}", doubled(disk)));
         }
-        qemu.arg("-drive").arg(format!("if=virtio,format=raw,file={}", doubled(&self.disks.data)));
+        // To the guest this is a disk with a volatile write cache, and a flush is answered when QEMU's fdatasync is.
+        let data = match &self.disks.data {
+            Data::Served(socket) => {
+                format!("file.driver=nbd,file.server.type=unix,file.server.path={}", doubled(socket))
+            }
+            Data::File(path) => format!("file={}", doubled(path)),
+        };
+        qemu.arg("-drive").arg(format!("if=virtio,format=raw,cache=writeback,{data}"));
         qemu.args(["-device", "virtio-serial"]);
         for port in ["control", "output", "files"] {
-            qemu.arg("-chardev").arg(format!("socket,id={port},path={}", doubled(&self.socket(port))));
+            qemu.arg("-chardev").arg(format!("socket,id={port},path={}", doubled(&self.disks.socket(port))));
             qemu.arg("-device").arg(format!("virtserialport,chardev={port},name=icebox.{port}"));
         }
         if interactive {
@@ -164,19 +153,107 @@ impl Guest<'_> {
     }
 }
 
+/// The first root file system, with this version's scripts.
+pub(super) fn initramfs(dir: &Path, image: &Image) -> Result<PathBuf> {
+    let (tree, file) = (dir.join("initramfs"), dir.join("initramfs.cpio"));
+    for dir in ["bin", "dev", "icebox", "root"] {
+        fs::create_dir_all(tree.join(dir)).or_fail("make", tree.display().to_string())?;
+    }
+    let scripts =
+        [("init", INITRAMFS), ("icebox/init", INIT), ("icebox/job", JOB), ("icebox/icebox-job.service", JOB_SERVICE)];
+    for (name, text) in scripts {
+        fs::write(tree.join(name), text).or_fail("write", name)?;
+    }
+    run::quiet(Command::new("chmod").arg("0755").args(scripts.map(|(name, _)| tree.join(name))))?;
+    run::quiet(Command::new("chmod").arg("0644").arg(tree.join("icebox/icebox-job.service")))?;
+    run::quiet(Command::new("cp").arg(image.busybox()).arg(tree.join("bin/busybox")))?;
+    run::quiet(Command::new("cp").arg("-r").arg(image.modules()).arg(tree.join("modules")))?;
+    let pack = "find . | busybox cpio -o -H newc >../initramfs.cpio";
+    run::quiet(Command::new("sh").args(["-c", pack]).current_dir(&tree))?;
+    Ok(file)
+}
+
 /// QEMU's options are separated by commas; one in a name is written twice.
-fn doubled(path: &Path) -> String {
+pub(super) fn doubled(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
+struct Ports {
+    control: UnixListener,
+    output: UnixListener,
+    files: UnixListener,
+}
+
+impl Running {
+    /// Waits for the command's end, `patience` long from its start, and unpacks into `out` the files it left.
+    pub(super) fn wait(mut self, patience: Duration, out: &Path) -> Result<End> {
+        let heard = hear(&self.said, patience);
+        let ended = self.qemu.end(if heard.is_ok() { END_DEADLINE } else { Duration::ZERO });
+        let status = heard.and_then(|status| ended.map(|()| status)).inspect_err(|_| self.show_console())?;
+        Ok(End { status, files: unpack(&self.disks.archive(), out)? })
+    }
+
+    /// Cuts the power, and returns when the machine is off and everything that it had said before has been written to
+    /// its terminal.
+    pub(crate) fn cut(mut self, way: Cut) -> Result<()> {
+        match way {
+            Cut::Kill => {
+                self.qemu.0.kill().or_fail("kill", "qemu-system-x86_64")?;
+                self.qemu.0.wait().or_fail("wait for", "qemu-system-x86_64")?;
+            }
+            Cut::Reset => {
+                let port = self.control.get().ok_or_else(|| ended("it never took the control port"))?;
+                (&mut &*port).write_all(b"reset\n").or_fail("write to", "the guest's control port")?;
+                self.qemu.end(RESET_DEADLINE).inspect_err(|_| self.show_console())?;
+            }
+        }
+        let deadline = Instant::now() + RESET_DEADLINE;
+        loop {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Said::Ended("output")) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = RESET_DEADLINE.as_secs();
+                    return Err(Error::new("read", "the guest's output", Cause::Late { seconds }));
+                }
+            }
+        }
+    }
+
+    /// Shows how the console ended.
+    pub(crate) fn show_console(&self) {
+        let bytes = fs::read(self.disks.console()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        say::heading("The guest's console ended with");
+        lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
+    }
+}
+
+/// QEMU's program. It ends with the thread that starts it: a killed xtask leaves no guest behind.
+pub(super) fn program() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command
+}
+
 /// A running QEMU, ended with its owner.
-struct Qemu(Child);
+#[derive(Debug)]
+pub(super) struct Qemu(Child);
 
 impl Qemu {
+    pub(super) fn spawn(command: &mut Command) -> Result<Qemu> {
+        command.spawn().map(Qemu).or_fail("run", "qemu-system-x86_64")
+    }
+
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait().or_fail("wait for", "qemu-system-x86_64")?.is_some())
+    }
+
     fn end(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let late = || Error::new("wait for", "qemu-system-x86_64", Cause::Late { seconds: patience.as_secs() });
-        while self.0.try_wait().or_fail("wait for", "qemu-system-x86_64")?.is_none() {
+        while !self.has_ended()? {
             if Instant::now() >= deadline {
                 return Err(late());
             }
@@ -200,7 +277,6 @@ fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
     let mut deadline = Instant::now() + limit;
     let mut status = None;
     let mut open = 2;
-    let ended = |what: &str| Error::new("run", "the guest", Cause::Unexpected(what.to_owned()));
     loop {
         match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Said::Control(line)) => match line.split_once(' ') {
@@ -230,9 +306,17 @@ fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
     }
 }
 
-fn hear_control(listener: UnixListener, sender: Sender<Said>) {
+fn ended(what: &str) -> Error {
+    Error::new("run", "the guest", Cause::Unexpected(what.to_owned()))
+}
+
+fn hear_control(listener: UnixListener, ours: Arc<OnceLock<UnixStream>>, sender: Sender<Said>) {
     thread::spawn(move || {
-        let stream = listener.accept().map(|(stream, _)| BufReader::new(stream));
+        let stream = listener.accept().and_then(|(stream, _)| {
+            // Nobody else sets it.
+            let _ = ours.set(stream.try_clone()?);
+            Ok(BufReader::new(stream))
+        });
         for line in stream.into_iter().flat_map(BufRead::lines).map_while(io::Result::ok) {
             let _ = sender.send(Said::Control(line));
         }

@@ -14,8 +14,9 @@ use crate::places::Places;
 use crate::{run, say};
 
 const SUITE: &str = "bookworm";
-/// What the tests use in the guest, the kernel, and systemd for the flavour of that name.
-const PACKAGES: [&str; 20] = [
+/// What the tests use in the guest (node and python for the public clients), the kernel, and systemd for the flavour of
+/// that name.
+const PACKAGES: [&str; 21] = [
     "busybox-static",
     "curl",
     "dbus",
@@ -26,9 +27,10 @@ const PACKAGES: [&str; 20] = [
     "libpam-systemd",
     "linux-image-cloud-amd64",
     "mount",
+    "nodejs",
     "procps",
     "psmisc",
-    "python3-minimal",
+    "python3",
     "runc",
     "strace",
     "systemd",

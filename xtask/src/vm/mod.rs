@@ -7,6 +7,7 @@
 mod disks;
 mod guest;
 mod image;
+mod kvm;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use self::disks::Bringing;
+pub(crate) use self::disks::{Wanted, data_disk};
 use self::guest::Guest;
-pub(crate) use self::guest::{End, Terminal};
+pub(crate) use self::guest::{Cut, End, Running, Terminal};
 use crate::error::Result;
 use crate::places::{self, Places};
 use crate::{deps, run, say};
@@ -63,6 +65,12 @@ impl Flavour {
     }
 }
 
+impl std::fmt::Display for Flavour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What a guest is to do.
 pub(crate) struct Job<'a> {
     /// A line of shell, or a program and its arguments.
@@ -103,22 +111,47 @@ pub(crate) fn vm(args: &VmArgs) -> Result<()> {
     std::process::exit(end.status)
 }
 
-/// Boots a guest for one job. The base images of boxes are always there.
+/// Boots a guest for one job, and waits for its end.
 pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
+    let boot = Boot {
+        command: job.command,
+        bring: job.bring,
+        flavour: job.flavour,
+        data: if job.keep { Wanted::Kept } else { Wanted::Fresh },
+        terminal: job.terminal,
+    };
+    start(places, boot)?.wait(job.deadline, &out_dir(places))
+}
+
+/// What a guest is started with.
+pub(crate) struct Boot<'a> {
+    /// A line of shell, or a program and its arguments.
+    pub(crate) command: &'a [String],
+    /// What is to be seen at the same path as here.
+    pub(crate) bring: &'a [PathBuf],
+    pub(crate) flavour: Flavour,
+    /// Its data disk.
+    pub(crate) data: Wanted<'a>,
+    pub(crate) terminal: Terminal,
+}
+
+/// Boots a guest and leaves it to its owner. The base images of boxes are always there. A process has one guest at a
+/// time.
+pub(crate) fn start(places: &Places, boot: Boot<'_>) -> Result<Running> {
     run::require_root("vm")?;
     deps::ensure(&[deps::VM])?;
     let image = image::ensure(places)?;
     let images = places::image_dir();
     let bringing = Bringing {
-        command: job.command,
-        paths: job.bring,
+        command: boot.command,
+        paths: boot.bring,
         images: images.is_dir().then_some(images),
-        interactive: matches!(job.terminal, Terminal::Own),
-        keep: job.keep,
+        interactive: matches!(boot.terminal, Terminal::Own),
+        data: boot.data,
     };
     let disks = disks::make(places, &bringing)?;
-    let guest = Guest { image: &image, disks: &disks, flavour: job.flavour, deadline: job.deadline };
-    guest.run(job.terminal, &out_dir(places))
+    let accelerator = kvm::choose(&places.target.join("vm"), &disks.dir, &image)?;
+    Guest { image: &image, disks, flavour: boot.flavour, accelerator }.start(boot.terminal)
 }
 
 /// Where the files are that the last guest left.

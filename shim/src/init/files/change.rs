@@ -1,5 +1,7 @@
 //! Small operations on names: describe, make a directory, rename.
 
+use std::path::Path;
+
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -38,17 +40,35 @@ pub(super) fn mkdir(path: &str, parents: bool) -> Result<(), Error> {
     let folder = path::absolute(path)?;
     if parents {
         return match path::make_directory(folder) {
-            Ok(_) => Ok(()),
+            Ok(made) => path::flush_directory(made).map(|_| ()).map_err(|e| Error::io(step, path, e)),
             Err(Errno::NOTDIR) if rustix::fs::lstat(folder).is_ok() => {
                 Err(Error::new(ErrorKind::AlreadyExists, step, path))
             }
             Err(e) => Err(Error::io(step, path, e)),
         };
     }
-    rustix::fs::mkdir(folder, Mode::from_raw_mode(0o755)).map_err(|e| Error::io(step, path, e))
+    let made = || {
+        rustix::fs::mkdir(folder, Mode::from_raw_mode(0o755))?;
+        flush_parent(folder)
+    };
+    made().map_err(|e| Error::io(step, path, e))
 }
 
 pub(super) fn rename(from: &str, to: &str) -> Result<(), Error> {
     let (source, target) = (path::absolute(from)?, path::absolute(to)?);
-    rustix::fs::rename(source, target).map_err(|e| Error::io("rename", format_args!("{from} to {to}"), e))
+    let renamed = || {
+        rustix::fs::rename(source, target)?;
+        // One change of the journal: the old name goes with it.
+        flush_parent(target)
+    };
+    renamed().map_err(|e| Error::io("rename", format_args!("{from} to {to}"), e))
+}
+
+/// Makes a change of a name durable. It has happened by then: a parent that is gone meanwhile is no failure of it.
+fn flush_parent(path: &Path) -> Result<(), Errno> {
+    match path::open_directory(path.parent().unwrap_or(Path::new("/"))) {
+        Ok(parent) => path::flush_directory(parent).map(|_| ()),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(()),
+        Err(e) => Err(e),
+    }
 }

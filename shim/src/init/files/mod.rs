@@ -5,8 +5,9 @@
 //! only regular files are opened for their content, and never blocking; the child ends by itself when the client or
 //! the disk stands still too long. What several calls must agree on hangs on directory descriptors.
 //!
-//! Not here: fsync (a written file is whole or absent after a crash of programs, not of power), ownership and extended
-//! attributes of a replaced file (it becomes the user's own).
+//! What has been answered is on disk: files are flushed before they get their name, and the directory afterwards.
+//!
+//! Not here: ownership and extended attributes of a replaced file (it becomes the user's own).
 
 mod change;
 mod list;

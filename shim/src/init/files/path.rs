@@ -1,7 +1,7 @@
 //! Paths as clients give them.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,27 @@ pub(super) fn make_directory(path: &Path) -> Result<OwnedFd, Errno> {
         }
     }
     open_directory(path)
+}
+
+/// Writes everything of an open file to disk.
+pub(super) fn flush(file: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(file) {
+        // File systems that have nothing to flush to.
+        Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes durable what was made, renamed or removed in a directory, and the directory itself. The journal of the volume
+/// keeps the order of changes, so what was made above it is durable then too. `false` for a directory that the user may
+/// change but not open.
+pub(super) fn flush_directory(directory: impl AsFd) -> Result<bool, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, ".", flags, Mode::empty()) {
+        Ok(open) => flush(open).map(|()| true),
+        Err(Errno::ACCESS) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Where a path ends when its final symbolic links are followed, the last one possibly to nothing: what an editor

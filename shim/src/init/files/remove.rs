@@ -37,10 +37,10 @@ pub(super) fn remove(path: &str, recursive: bool) -> Result<(), Error> {
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR) if recursive => {}
         Err(Errno::ISDIR) => return Err(Error::new(ErrorKind::IsADirectory, "remove", path)),
-        result => return result.map_err(failed),
+        result => return result.and_then(|()| path::flush_directory(&parent).map(|_| ())).map_err(failed),
     }
     let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).map_err(|_| failed(Errno::INVAL))?;
-    remove_tree(parent.as_fd(), name).map_err(failed)
+    remove_tree(parent.as_fd(), name).and_then(|()| path::flush_directory(&parent).map(|_| ())).map_err(failed)
 }
 
 fn remove_tree(parent: BorrowedFd<'_>, name: CString) -> Result<(), Errno> {

@@ -1,8 +1,9 @@
-//! Writing a file: a new one beside it, then a rename over it.
+//! Writing a file: a new one beside it, flushed, then a rename over it.
 //!
-//! Invariant: a reader sees the old file or the whole new one. The new one has the mode of the old one (without set-id
+//! Invariants: a reader sees the old file or the whole new one. The new one has the mode of the old one (without set-id
 //! bits) but is the user's own; hard links to the old one keep the old content. A target that the user could not
-//! write to is refused even where the rename would work.
+//! write to is refused even where the rename would work. A power cut leaves the old file or the whole new one; after the
+//! answer, the new one.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -108,9 +109,16 @@ impl Beside {
 
     fn place(&mut self, name: &OsStr, mode: u32) -> Result<(), Errno> {
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode))?;
+        // Before the rename: else the new name could be on disk before the content is.
+        path::flush(&self.file)?;
         let directory = self.directory.as_fd();
         rustix::fs::renameat(directory, &self.name, directory, name)?;
         self.placed = true;
+        if !path::flush_directory(directory)? {
+            // A rename changes the file's own record too, so that flushing this takes the name along on the file
+            // systems that volumes have.
+            path::flush(&self.file)?;
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ if [ ! -e $port/icebox.control ]; then
         read -r name <"$sys/name" && ln -sf "/dev/${sys##*/}" "$port/$name"
     done
 fi
-exec 3>$port/icebox.control
+exec 3<>$port/icebox.control
 tell() { echo "$1" >&3; }
 fail() { echo "guest: $1"; tell "broken $1"; exit 1; }
 mount -t ext4 LABEL=carry /carry || fail "the disk carry can't be mounted"
@@ -31,7 +31,12 @@ while read -r path; do
     mount --bind "/carry/tree$path" "$path" || fail "$path can't be bound"
 done </carry/paths
 tell ready
+# The host's one word cuts the power: nothing is flushed, nothing is unmounted.
+(read -r word <&3 && [ "$word" = reset ] && echo b >/proc/sysrq-trigger) &
 if [ -e /carry/interactive ]; then
+    read -r TERM rows columns </carry/interactive
+    export TERM
+    [ -z "$columns" ] || stty rows "$rows" cols "$columns" </dev/hvc0
     setsid -c /bin/sh /carry/command <>/dev/hvc0 >&0 2>&1
 else
     # A session of its own, as every process of a usual machine has one.

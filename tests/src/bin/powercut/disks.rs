@@ -1,0 +1,70 @@
+//! What lies around: disks, temporary files, loop devices, cgroups, run directories. Everything belongs to a box.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use icebox_tests::wait::try_until;
+use icebox_tests::{Daemon, machine};
+
+use crate::check::Look;
+
+/// How long the kernel may take to unmount the disks of boxes whose processes have ended.
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(30);
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Compares what there is with the boxes that there are.
+pub(crate) fn look(daemon: &Daemon, look: &mut Look) {
+    let ids: BTreeSet<String> =
+        daemon.api().list().iter().filter_map(|data| data["id"].as_str().map(str::to_owned)).collect();
+    let data = daemon.data_dir();
+    let expected: BTreeSet<String> = ids.iter().map(|id| format!("{id}.img")).collect();
+    let found = names(&data.join("volumes"));
+    for name in found.difference(&expected) {
+        look.fact(false, || format!("the disk {name} belongs to no box"));
+    }
+    for name in expected.difference(&found) {
+        look.fact(false, || format!("a box has no disk {name}"));
+    }
+    for path in machine::tree(&data) {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let unfinished = name.starts_with(".tmp") || name.ends_with(".tmp") || name.ends_with(".new");
+        look.fact(!unfinished, || format!("{} is left in the data directory", path.display()));
+    }
+    for name in names(&daemon.run_dir().join("boxes")) {
+        look.fact(ids.contains(&name), || format!("the run directory {name} belongs to no box"));
+    }
+    let root = daemon.cgroup_root();
+    for dir in daemon.cgroups().below(root) {
+        // <mount>/<root>/<id>/…: the part after the root is the box.
+        let mut parts = dir.iter().skip_while(|part| *part != root).skip(1);
+        let id = parts.next().map(|part| part.to_string_lossy().into_owned());
+        look.fact(id.as_ref().is_none_or(|id| ids.contains(id)), || format!("{} belongs to no box", dir.display()));
+    }
+    for (device, file) in machine::loops_below(&data) {
+        let name = Path::new(&file).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        look.fact(expected.contains(&name), || format!("{device} is attached to {file}, which is no box's disk"));
+    }
+}
+
+/// Stops everything, politely this time, and has every disk of a box looked at by its file system's own checker.
+pub(crate) fn look_at_rest(mut daemon: Daemon) {
+    let mut look = Look::default();
+    daemon.stop();
+    daemon.cgroups().destroy(daemon.cgroup_root());
+    let data = daemon.data_dir();
+    let unmounted = try_until(UNMOUNT_DEADLINE, || machine::loops_below(&data).is_empty());
+    look.fact(unmounted, || format!("still attached: {:?}", machine::loops_below(&data)));
+    for name in names(&data.join("volumes")) {
+        let checked = Command::new("e2fsck").arg("-fn").arg(data.join("volumes").join(&name)).output();
+        let checked = checked.expect("run e2fsck");
+        look.fact(checked.status.success(), || format!("e2fsck finds {name} damaged: {checked:?}"));
+    }
+    // The disk itself is looked at by the host's script, after this program: the files of the data directory stay.
+    std::mem::forget(daemon);
+}

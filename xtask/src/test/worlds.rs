@@ -1,0 +1,92 @@
+//! Which tests run in one world only. All others run in both: here, and in the guest with pure cgroup v2.
+//!
+//! Both lists are checked: a name in them that no test has fails the tier, and so does a test binary for the guest that
+//! is missing here.
+
+use super::suites::Suite;
+use crate::error::{Cause, Error, Result};
+use crate::vm::Flavour;
+
+/// Test binaries whose names begin so run in the guest only, and each of them is in [`GUEST_ONLY`].
+pub(super) const GUEST_PREFIX: &str = "guest_";
+
+/// Tests that run here only: binary, the beginning of their names (empty: all), and why.
+const HOST_ONLY: [(&str, &str, &str); 6] = [
+    ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
+    // The guest's processor is software. What these count or fill takes it minutes each, and is not the kernel's.
+    ("priv_attach", "priv_a_gigabyte", "2.5 minutes for the gigabyte; fifty megabytes go the same way in both worlds"),
+    ("priv_attach", "priv_finished_runs_are_bounded", "3.5 minutes for 1100 runs; the bound is a count in memory"),
+    ("churn", "a_hundred_boxes", "3 minutes; boxes_made_and_deleted_by_many_clients does the same with fewer"),
+    ("limits", "a_gigabyte_of_yes", "minutes for the gigabyte; a reader that stops is tested in both worlds"),
+    ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in a cgroup of 96 MiB"),
+];
+
+/// Test binaries that run in the guest only: the flavour, and why.
+const GUEST_ONLY: [(&str, Flavour, &str); 0] = [];
+
+/// Where the guest's part of a binary's tests runs, or `None` for a test that runs here only.
+pub(super) fn flavour_of(binary: &str, test: &str) -> Option<Flavour> {
+    let is_of_host = |(name, start, _): &(&str, &str, &str)| *name == binary && last(test).starts_with(start);
+    if HOST_ONLY.iter().any(is_of_host) {
+        return None;
+    }
+    let special = GUEST_ONLY.iter().find(|(name, ..)| *name == binary);
+    Some(special.map_or(Flavour::Minimal, |(_, flavour, _)| *flavour))
+}
+
+/// A test's name without its modules.
+fn last(test: &str) -> &str {
+    test.rsplit("::").next().unwrap_or(test)
+}
+
+/// A name that no test has is out of date, and hides that a test runs nowhere or everywhere.
+pub(super) fn check(suites: &[Suite]) -> Result<()> {
+    let wrong = |subject: String, why: &str| Err(Error::new("sort", subject, Cause::Unexpected(why.to_owned())));
+    for (binary, start, _) in HOST_ONLY {
+        let mut tests = suites.iter().filter(|suite| suite.name == binary).flat_map(|suite| &suite.tests);
+        if !tests.any(|test| last(test).starts_with(start)) {
+            return wrong(format!("{binary} {start}"), "no test is called so any more; see HOST_ONLY");
+        }
+    }
+    for (binary, ..) in GUEST_ONLY {
+        if !suites.iter().any(|suite| suite.name == binary && !suite.tests.is_empty()) {
+            return wrong(binary.to_owned(), "there is no such test binary; see GUEST_ONLY");
+        }
+    }
+    let unlisted = |suite: &&Suite| {
+        suite.name.starts_with(GUEST_PREFIX) && !GUEST_ONLY.iter().any(|(name, ..)| *name == suite.name)
+    };
+    match suites.iter().find(unlisted) {
+        Some(suite) => wrong(suite.name.clone(), "a test binary for the guest has to be in GUEST_ONLY"),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suite(name: &str, test: &str) -> Suite {
+        Suite { name: name.into(), package: String::new(), path: "/".into(), tests: vec![format!("module::{test}_x")] }
+    }
+
+    fn all() -> Vec<Suite> {
+        let host = HOST_ONLY.iter().map(|(name, start, _)| suite(name, start));
+        host.chain(GUEST_ONLY.iter().map(|(name, ..)| suite(name, ""))).collect()
+    }
+
+    #[test]
+    fn what_runs_here_only_is_named() {
+        assert_eq!(flavour_of("edges", "anything"), None);
+        assert_eq!(flavour_of("priv_cgroup", "priv_tree::priv_x"), Some(Flavour::Minimal));
+    }
+
+    #[test]
+    fn lists_are_checked_against_what_there_is() {
+        assert!(check(&all()).is_ok());
+        assert!(check(&[]).is_err());
+        let mut more = all();
+        more.push(suite("guest_unknown", ""));
+        assert!(check(&more).is_err());
+    }
+}
