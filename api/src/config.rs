@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::HostLimits;
 use serde::Deserialize;
 
@@ -27,6 +28,9 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Base images; `images` below the default data directory if unset.
     pub image_dir: Option<PathBuf>,
+    /// Cgroup below which boxes are made, as a path below the root of the cgroup tree; empty is the root itself. On a
+    /// host with systemd it must be one that systemd has delegated.
+    pub cgroup_parent: String,
     /// Where to listen.
     pub listen: SocketAddr,
     /// Seconds without work until a box sleeps, unless account or box say otherwise.
@@ -64,6 +68,7 @@ impl Default for Config {
             data_dir: "/var/lib/icebox".into(),
             run_dir: "/run/icebox".into(),
             image_dir: None,
+            cgroup_parent: String::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             idle_seconds: 3600,
             idle_cpu_percent: 1.0,
@@ -92,6 +97,8 @@ pub struct Overrides {
     pub run_dir: Option<PathBuf>,
     /// `--image-dir`.
     pub image_dir: Option<PathBuf>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
     /// `--listen`.
     pub listen: Option<SocketAddr>,
 }
@@ -112,6 +119,9 @@ impl Config {
         }
         if let Some(image_dir) = &overrides.image_dir {
             config.image_dir = Some(absolute(image_dir)?);
+        }
+        if let Some(cgroup_parent) = &overrides.cgroup_parent {
+            config.cgroup_parent.clone_from(cgroup_parent);
         }
         if let Some(listen) = overrides.listen {
             config.listen = listen;
@@ -151,10 +161,21 @@ impl Config {
         if !self.run_dir.is_absolute() {
             return wrong("run_dir", "must be an absolute path");
         }
+        // Opening a handle looks at nothing but the path.
+        if self.cgroup_parent().is_some_and(|parent| BoxHandle::open(&self.run_dir, parent, 0).is_err()) {
+            return wrong("cgroup_parent", "must be a plain path, such as system.slice/icebox-boxes.service");
+        }
         if self.requests_max == 0 || self.connections_max == 0 || self.runs_per_box_max == 0 {
             return wrong("requests_max, connections_max, runs_per_box_max", "must be at least 1");
         }
         Ok(())
+    }
+
+    /// The cgroup that boxes are made below, without the slash that may lead; none if it is the root.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> Option<&str> {
+        let parent = self.cgroup_parent.strip_prefix('/').unwrap_or(&self.cgroup_parent);
+        (!parent.is_empty()).then_some(parent)
     }
 
     /// Where base images are.
@@ -217,6 +238,7 @@ mod tests {
             "[limits]\ncpuset_cpus = \"all\"",
             "[limits]\nio_write_bytes_per_second = 1",
             "[limits]\nio_reads_per_second = 0",
+            "cgroup_parent = \"a/../b\"",
         ] {
             assert!(Config::parse(text, "x").expect("readable").check().is_err(), "{text}");
         }

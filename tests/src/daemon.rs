@@ -82,7 +82,7 @@ pub fn unique(prefix: &str) -> String {
 }
 
 /// Where the base image lies: `ICEBOX_IMAGE_DIR`, or the place where `cargo xtask up` caches it.
-fn image_dir() -> PathBuf {
+pub fn image_dir() -> PathBuf {
     let dir = std::env::var_os("ICEBOX_IMAGE_DIR").unwrap_or_else(|| "/var/lib/icebox/images".into());
     let dir = PathBuf::from(dir);
     let has_image = fs::read_dir(&dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(|e| e.path().join("rootfs").is_dir())));
@@ -128,6 +128,13 @@ impl Daemon {
         };
         daemon.start_again();
         daemon
+    }
+
+    /// Gives `iceboxd` another TOML file, for its next start.
+    pub fn configure(&mut self, config: &str) {
+        let path = self.home.join("iceboxd.toml");
+        fs::write(&path, config).expect("write the config file");
+        self.config = Some(path);
     }
 
     /// Starts `iceboxd` on the same directories, after [`Daemon::kill9`] or [`Daemon::stop`].

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod oci;
 pub mod sdk;
 pub mod swap;
+pub mod systemd;
 pub mod wait;
 
 pub use api::{Api, Reply, TestBox};

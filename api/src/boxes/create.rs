@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use icebox_rootfs::CloneMethod;
 
 use super::launch::{Start, Started, remove_run_dir};
-use super::{Boxes, Entry, KILL_DEADLINE, Meter, Phase, View, Write, blocking, to_the_end};
+use super::{Boxes, Entry, Meter, Phase, View, Write, blocking, to_the_end};
 use crate::clock;
 use crate::db::{BoxRecord, BoxSettings, BoxState, LogRow, Reservation};
 use crate::error::Error;
@@ -39,6 +39,7 @@ impl Boxes {
         let began = std::time::Instant::now();
         // Without them nothing need be made at all.
         self.layers().await?;
+        self.check_cgroup_parent()?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation) {
             Ok(entry) => entry,
@@ -142,6 +143,7 @@ impl Boxes {
         entry.activity.restart(0);
         self.watch_death(entry);
         self.inner.awake.notify_one();
+        self.inner.number.notify_one();
         if entry.expires_ms.is_some() {
             self.inner.expiring.notify_one();
         }
@@ -174,19 +176,12 @@ impl Boxes {
     }
 
     async fn erase_parts(&self, id: &str, uid_base: u32) -> Result<(), Refusal> {
-        let handle = self.open_handle(id, uid_base)?;
-        let failed = |cause| Refusal::Failed(Error::new("end the processes of", id, cause));
-        match handle.kill(KILL_DEADLINE).await {
-            Err(error) if error.kind() != icebox_shim::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
+        self.kill_everywhere(id, uid_base).await?;
+        let (boxes, store, id_too) = (self.clone(), Arc::clone(&self.inner.store), id.to_owned());
         let run_dir = self.run_dir(id);
         let removed = tokio::task::spawn_blocking(move || {
-            handle
-                .remove_cgroup(KILL_DEADLINE)
-                .map_err(|cause| Error::new("remove the cgroup of", &volume_id, cause))?;
-            store.remove_volume(&volume_id).map_err(|cause| Error::new("remove the disk of", &volume_id, cause))?;
+            boxes.remove_cgroups(&id_too, uid_base)?;
+            store.remove_volume(&id_too).map_err(|cause| Error::new("remove the disk of", &id_too, cause))?;
             remove_run_dir(&run_dir)
         });
         match removed.await {

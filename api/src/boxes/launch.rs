@@ -8,7 +8,7 @@ use icebox_rootfs::Volume;
 use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched};
 
-use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, blocking};
+use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::{Incarnation, LogRow};
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
@@ -53,6 +53,7 @@ impl Boxes {
     pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
         let began = std::time::Instant::now();
         let lower = self.layers().await?;
+        self.check_cgroup_parent()?;
         let run_dir = self.run_dir(&start.id);
         let fresh = run_dir.clone();
         // Held until the launcher has mounted the device; the box's mount keeps it from then on.
@@ -98,11 +99,6 @@ impl Boxes {
             allow_unenforced_limits: self.inner.config.allow_unenforced_limits,
         };
         (spec, warnings)
-    }
-
-    pub(super) fn open_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
-        BoxHandle::open(&self.run_dir(id), &self.cgroup(id), uid_base)
-            .map_err(|cause| Error::new("open the box", id, cause))
     }
 
     /// The disk of a box that must have one.
@@ -153,11 +149,9 @@ impl Boxes {
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
     pub(super) async fn bury(&self, entry: &Arc<Entry>) {
         entry.set_sleep_timer(None);
-        let handle = entry.handle();
-        if let Err(error) = handle.kill(super::KILL_DEADLINE).await
-            && error.kind() != icebox_shim::ErrorKind::NotFound
-        {
-            tracing::error!(box_id = entry.id, error = error.report(), "cannot end the processes of a box");
+        let View { handle, uid_base, .. } = entry.view();
+        if let Err(error) = self.kill_everywhere(&entry.id, uid_base).await {
+            tracing::error!(box_id = entry.id, error = error.chain(), "cannot end the processes of a box");
         }
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &handle, storage, super::Write::Always, "exit");
@@ -167,9 +161,10 @@ impl Boxes {
         {
             tracing::error!(box_id = entry.id, error = error.chain(), "the last reading of a box is lost");
         }
-        let removed = tokio::task::spawn_blocking(move || handle.remove_cgroup(super::KILL_DEADLINE)).await;
+        let (boxes, id) = (self.clone(), entry.id.clone());
+        let removed = tokio::task::spawn_blocking(move || boxes.remove_cgroups(&id, uid_base)).await;
         if let Ok(Err(error)) = removed {
-            tracing::error!(box_id = entry.id, error = error.report(), "cannot remove the cgroup of a box");
+            tracing::error!(box_id = entry.id, error = error.chain(), "a box without processes keeps its cgroup");
         }
         entry.change_view(|view| view.incarnation = None);
     }

@@ -20,6 +20,7 @@ mod orphans;
 mod reclaim;
 mod reconcile;
 mod reserve;
+mod roots;
 mod sleep;
 mod uids;
 mod usage;
@@ -27,13 +28,12 @@ mod why;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use icebox_rootfs::Store;
-use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::Tools;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
@@ -49,11 +49,13 @@ pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
+pub use reconcile::Progress;
 pub use sleep::Awake;
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::bill;
 
 use reserve::Reservations;
+use roots::Roots;
 
 /// How long freezing may take before it is given up.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
@@ -81,7 +83,7 @@ struct Inner {
     ranges: Arc<UidRanges>,
     reservations: Reservations,
     metrics: Arc<Metrics>,
-    cgroup_root: String,
+    roots: Roots,
     layers: tokio::sync::OnceCell<Vec<PathBuf>>,
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
@@ -90,6 +92,10 @@ struct Inner {
     reclaiming: Semaphore,
     /// Told when a box with an end has come.
     expiring: Notify,
+    /// Told when there are more boxes, or fewer.
+    number: Notify,
+    /// Boxes that the start has dealt with.
+    settled: AtomicUsize,
 }
 
 /// What the table is built from.
@@ -114,7 +120,7 @@ impl Boxes {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
-        let cgroup_root = cgroup_root(&parts.config);
+        let roots = Roots::new(&parts.config);
         let inner = Inner {
             config: parts.config,
             db: parts.db,
@@ -123,12 +129,14 @@ impl Boxes {
             ranges: parts.ranges,
             reservations,
             metrics: parts.metrics,
-            cgroup_root,
+            roots,
             layers: tokio::sync::OnceCell::new(),
             table: RwLock::default(),
             awake: Notify::new(),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
+            number: Notify::new(),
+            settled: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -168,6 +176,7 @@ impl Boxes {
         });
         self.inner.db.append_samples(last.await.unwrap_or_default());
         self.inner.reservations.release_all().await;
+        self.forget_empty_roots().await;
         self.inner.db.close().await;
         self.inner.ranges.release_unused_blocks();
         self.remove_empty_root().await;
@@ -204,28 +213,18 @@ impl Boxes {
         table.values().map(Arc::clone).collect()
     }
 
-    /// A daemon without boxes leaves no cgroup behind.
-    async fn remove_empty_root(&self) {
-        if !self.all().is_empty() {
-            return;
-        }
-        let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, &self.inner.cgroup_root, 0) else { return };
-        let removed = tokio::task::spawn_blocking(move || root.remove_cgroup(KILL_DEADLINE)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(error = error.report(), "the cgroup of this daemon stays");
-        }
+    /// Waits until there are more boxes, or fewer. One waiter.
+    pub async fn number_changed(&self) {
+        self.inner.number.notified().await;
     }
 
     fn forget(&self, id: &str) {
+        self.inner.number.notify_one();
         self.inner.table.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     fn run_dir(&self, id: &str) -> PathBuf {
         self.inner.config.run_dir.join("boxes").join(id)
-    }
-
-    fn cgroup(&self, id: &str) -> String {
-        format!("{}/{id}", self.inner.cgroup_root)
     }
 
     /// The read-only layers below every box, the topmost first; looked up once.
@@ -255,14 +254,6 @@ impl Boxes {
             tracing::warn!(error = error.chain(), "cannot prepare the disk template");
         }
     }
-}
-
-/// The cgroup below which the boxes of this data directory live.
-fn cgroup_root(config: &Config) -> String {
-    let path = std::fs::canonicalize(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("icebox.{hex}")
 }
 
 /// Runs blocking work of the store in a thread of its own.

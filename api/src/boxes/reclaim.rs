@@ -86,10 +86,11 @@ impl Boxes {
     }
 
     /// What all boxes together use and wait for, read from the cgroup above them: a handful of files, whatever their
-    /// number. Nothing without boxes. Blocks a little.
+    /// number. Boxes that are still below a cgroup parent of before are not among them. Nothing without boxes. Blocks a
+    /// little.
     #[must_use]
     pub fn together(&self) -> (Footprint, BoxPressure) {
-        let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, &self.inner.cgroup_root, 0) else {
+        let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, self.inner.roots.current(), 0) else {
             return Default::default();
         };
         (root.footprint().unwrap_or_default(), root.pressure().unwrap_or_default())

@@ -4,7 +4,9 @@
 //! being deleted go on being deleted; what was being made when the daemon died is removed.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -20,9 +22,32 @@ const ADOPT_DEADLINE: Duration = Duration::from_secs(5);
 /// Boxes whose runs are taken over at once.
 const ADOPT_AT_ONCE: usize = 32;
 
+/// How far the start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Boxes that were read from disk.
+    known: usize,
+    /// Of these, boxes of which it is known what became of them.
+    settled: usize,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "starting: {} of {} boxes are looked after", self.settled, self.known)
+    }
+}
+
 impl Boxes {
+    /// How far [`Boxes::reconcile`] is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let settled = self.inner.settled.load(Ordering::Relaxed);
+        Progress { known: self.all().len(), settled }
+    }
+
     /// Fills the table. Requests are served only after this.
     pub async fn reconcile(&self) -> Result<(), Error> {
+        self.inner.roots.open(&self.inner.db).await?;
         let leftovers = self.inner.db.reservations().await?;
         let idles: HashMap<String, Option<u64>> =
             self.inner.db.accounts().await?.into_iter().map(|account| (account.id, account.idle_seconds)).collect();
@@ -36,6 +61,10 @@ impl Boxes {
         self.sweep_run_dirs();
         self.report_unknown_volumes().await;
         self.remove_half_made(leftovers).await;
+        self.forget_empty_roots().await;
+        if let Err(refusal) = self.check_cgroup_parent() {
+            tracing::error!(reason = super::create::full(&refusal), "no box can be started");
+        }
         Ok(())
     }
 
@@ -47,7 +76,7 @@ impl Boxes {
         account_idle: Option<u64>,
         last_run: u64,
     ) -> Result<(), Error> {
-        let handle = self.open_handle(&record.id, record.uid_base)?;
+        let handle = self.find_handle(&record.id, record.uid_base)?;
         let alive = record
             .incarnation
             .as_ref()
@@ -87,7 +116,10 @@ impl Boxes {
                 settling.join_next().await;
             }
             let boxes = self.clone();
-            settling.spawn(async move { boxes.settle(&entry).await });
+            settling.spawn(async move {
+                boxes.settle(&entry).await;
+                boxes.inner.settled.fetch_add(1, Ordering::Relaxed);
+            });
         }
         while settling.join_next().await.is_some() {}
     }

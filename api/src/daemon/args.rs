@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Base images [default: /var/lib/icebox/images]
     #[arg(long, global = true, value_name = "DIR")]
     image_dir: Option<PathBuf>,
+    /// Cgroup below which boxes are made, such as system.slice/icebox-boxes.service [default: the root of the tree]
+    #[arg(long, global = true, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7070]
     #[arg(long, global = true, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -65,6 +68,7 @@ impl Args {
             data_dir: self.data_dir.clone(),
             run_dir: self.run_dir.clone(),
             image_dir: self.image_dir.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
             listen: self.listen,
         })
     }

@@ -1,15 +1,115 @@
 //! The daemon's own log: to standard error, filtered by `ICEBOX_LOG` (default `info`).
+//!
+//! When standard error is the journal, lines carry their priority as `<N>` (sd-daemon(3)) and leave to it what it adds
+//! by itself: time and program. Fields stay in the text, where `journalctl -u iceboxd` shows them.
 
+use std::io::{self, IsTerminal, Write};
+
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Priority of an error, as syslog(3) counts.
+const PRIORITY_ERROR: u8 = 3;
 
 /// Starts logging. Once per process.
 pub(super) fn start(json: bool) {
     let filter = EnvFilter::try_from_env("ICEBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json {
-        logging.json().init();
+    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    if is_journal() {
+        let logging = logging.with_writer(Journal).with_ansi(false).without_time();
+        if json {
+            logging.json().init()
+        } else {
+            logging.with_level(false).init()
+        }
+        // The first line of a panic would be an error and the rest nothing in particular.
+        std::panic::set_hook(Box::new(|panic| {
+            let trace = std::backtrace::Backtrace::capture();
+            report(&format!("{panic}\n{trace}"));
+        }));
+    } else if json {
+        logging.with_writer(io::stderr).json().init();
     } else {
-        // No colours in files and journals.
-        logging.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        // No colours in files.
+        logging.with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    }
+}
+
+/// Says what ends the program, or a thread of it. Works without [`start`].
+pub(super) fn report(text: &str) {
+    let text = format!("{text}\n");
+    let bytes = if is_journal() { marked(PRIORITY_ERROR, text.as_bytes()) } else { text.into_bytes() };
+    // There is nobody left to be told that nobody can be told.
+    let _ = io::stderr().lock().write_all(&bytes);
+}
+
+/// Whether standard error goes to the journal: systemd names the socket's device and inode, and a program that was
+/// started with another standard error must not be fooled by the inherited variable.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// Makes a writer for each entry, which knows its level.
+#[derive(Debug, Clone, Copy)]
+struct Journal;
+
+/// One entry on its way.
+#[derive(Debug)]
+struct Entry(u8);
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Entry;
+
+    fn make_writer(&'a self) -> Entry {
+        Entry(priority(Level::INFO))
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Entry {
+        Entry(priority(*meta.level()))
+    }
+}
+
+impl Write for Entry {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        // At once, so that entries of two threads don't mix.
+        io::stderr().lock().write_all(&marked(self.0, text))?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => PRIORITY_ERROR,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// The journal takes every line for an entry of its own, so every line is marked.
+fn marked(priority: u8, text: &[u8]) -> Vec<u8> {
+    let mut marked = Vec::with_capacity(text.len() + 3);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        marked.extend_from_slice(format!("<{priority}>").as_bytes());
+        marked.extend_from_slice(line);
+    }
+    marked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_its_priority() {
+        assert_eq!(marked(priority(Level::WARN), b"a\nb\n"), b"<4>a\n<4>b\n");
+        assert_eq!(marked(priority(Level::ERROR), b"a"), b"<3>a");
     }
 }

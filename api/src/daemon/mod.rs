@@ -9,6 +9,7 @@ mod check;
 mod facts;
 mod image;
 mod log;
+mod manager;
 mod serve;
 
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // The one place where an error that ends the program is printed.
-            eprintln!("iceboxd: {}", error.chain());
+            log::report(&format!("iceboxd: {}", error.chain()));
             ExitCode::FAILURE
         }
     }

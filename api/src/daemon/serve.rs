@@ -10,7 +10,7 @@ use icebox_shim::launch::Tools;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{facts, log};
+use super::{facts, log, manager};
 use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
@@ -54,7 +54,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     for shortfall in icebox_shim::launch::shortfalls() {
         tracing::warn!("{shortfall}");
     }
-    boxes.reconcile().await?;
+    manager::while_starting(&boxes, boxes.reconcile()).await?;
     let config = boxes.config().clone();
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
@@ -67,14 +67,15 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     facts::write_facts(&config, address)?;
     let count = boxes.all().len();
     tracing::info!(%address, boxes = count, ready_ms = began.elapsed().as_millis(), "serving");
-    tell_service_manager(sd_notify::NotifyState::Ready);
+    manager::ready(&boxes, address);
+    tokio::spawn(manager::go_on_telling(boxes.clone(), address));
 
     let stopping = CancellationToken::new();
     let api = http::api(App::new(boxes.clone()));
     let metrics = boxes.shared_metrics();
     let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
     let stop = until_stopped(&mut signals, boxes.db().commit_failure()).await;
-    tell_service_manager(sd_notify::NotifyState::Stopping);
+    manager::stopping();
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
     if serving.await.is_err() {
@@ -149,13 +150,6 @@ async fn until_stopped(signals: &mut Signals, mut failure: CommitFailure) -> Sto
         _ = signals.terminate.recv() => Stop::Asked,
         _ = signals.interrupt.recv() => Stop::Asked,
         _ = failure.wait_for(|failed| *failed) => Stop::DatabaseFailed,
-    }
-}
-
-fn tell_service_manager(state: sd_notify::NotifyState<'_>) {
-    // Without a service manager there is nobody to tell.
-    if let Err(cause) = sd_notify::notify(&[state]) {
-        tracing::debug!(%cause, "cannot tell the service manager");
     }
 }
 

@@ -7,6 +7,7 @@
 mod accounts;
 mod boxes;
 mod logs;
+mod roots;
 mod runs;
 mod samples;
 mod schema;

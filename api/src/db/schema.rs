@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -95,6 +95,14 @@ CREATE TABLE uid_rest (
   uid_base INTEGER PRIMARY KEY,
   freed_ms INTEGER NOT NULL
 ) STRICT;
+";
+
+/// Boxes of version 1 were all made in the root without a parent: see `boxes::roots`.
+const VERSION_2: &str = "
+-- Cgroups below which boxes were made. All are looked at when the daemon starts.
+CREATE TABLE cgroup_roots (
+  path TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused, not guessed at.

@@ -191,3 +191,14 @@ async fn a_reserved_id_is_never_given_twice() {
     assert!(db.reservations().await.expect("read").is_empty());
     assert!(db.reserve(vec![reservation("a", 3)]).await.expect("an answer").is_empty());
 }
+
+#[tokio::test]
+async fn cgroup_roots_are_known_until_forgotten() {
+    let fixture = fixture().await;
+    for path in ["b/icebox.1", "icebox.1", "b/icebox.1"] {
+        fixture.db.add_cgroup_root(path).await.expect("added");
+    }
+    assert_eq!(fixture.db.cgroup_roots().await.expect("read"), ["b/icebox.1", "icebox.1"]);
+    fixture.db.forget_cgroup_root("icebox.1").await.expect("forgotten");
+    assert_eq!(fixture.db.cgroup_roots().await.expect("read"), ["b/icebox.1"]);
+}

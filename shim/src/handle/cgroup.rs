@@ -21,6 +21,9 @@ const BOX_V1: [Controller; 6] =
 /// An empty leaf goes at once; the kernel may need a moment after the last exit.
 const LEAF_REMOVE_MS_MAX: u64 = 20;
 
+/// The units of systemd that have a cgroup.
+const UNIT_KINDS: [&str; 3] = [".service", ".slice", ".scope"];
+
 /// What a box has used so far, and uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BoxUsage {
@@ -91,6 +94,24 @@ fn failed(step: &'static str, subject: &str, cause: cgroup::Error) -> Error {
 /// A path below the cgroup root.
 pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
     CgroupPath::new(cgroup).map_err(|e| failed("check cgroup path", cgroup, e))
+}
+
+/// Checks that boxes can be made below this cgroup. One that is named like a unit must be there already: on a host with
+/// systemd only systemd makes those, and a directory made in its stead would have no limits and no owner.
+///
+/// # Errors
+/// `InvalidInput` if it is not a plain relative path, `NotFound` for a missing unit.
+pub fn check_parent(parent: &str) -> Result<(), Error> {
+    let path = check_path(parent)?;
+    let found = || Cgroup::open(hierarchy()?, &path, &[]).map_err(|e| failed("open cgroup parent", parent, e));
+    if names_a_unit(parent) && found()?.is_none() {
+        return Err(Error::new(ErrorKind::NotFound, "find the systemd unit of cgroup parent", parent));
+    }
+    Ok(())
+}
+
+fn names_a_unit(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| UNIT_KINDS.iter().any(|kind| name.ends_with(kind)))
 }
 
 fn leaf_name(run: u64) -> String {
@@ -316,6 +337,20 @@ impl BoxHandle {
         .await
     }
 
+    /// The box has a cgroup now.
+    ///
+    /// # Errors
+    /// The cgroup cannot be opened.
+    pub fn has_cgroup(&self) -> Result<bool, Error> {
+        Ok(self.open_cgroup(&[])?.is_some())
+    }
+
+    /// The path of its cgroup, whether there is one now or not; empty for an init without cgroups.
+    #[must_use]
+    pub fn cgroup_path(&self) -> &str {
+        self.subject()
+    }
+
     /// Removes the box's cgroup in every hierarchy; none there is fine. Blocks up to the deadline.
     ///
     /// # Errors
@@ -369,5 +404,15 @@ mod tests {
             assert!(check_path(bad).is_err(), "{bad:?}");
         }
         assert!(check_path("icebox.12345678/right-flamingo-14486").is_ok());
+    }
+
+    #[test]
+    fn only_the_last_part_can_be_a_unit_that_holds_boxes() {
+        for unit in ["system.slice/icebox-boxes.service", "a.slice", "init.scope"] {
+            assert!(names_a_unit(unit), "{unit}");
+        }
+        for other in ["icebox", "system.slice/x", "a.service/payload"] {
+            assert!(!names_a_unit(other), "{other}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
-pub use cgroup::{BoxUsage, RunUsage};
+pub use cgroup::{BoxUsage, RunUsage, check_parent};
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
 pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};

@@ -22,7 +22,11 @@ const HOST_ONLY: [(&str, &str, &str); 6] = [
 ];
 
 /// Test binaries that run in the guest only: the flavour, and why.
-const GUEST_ONLY: [(&str, Flavour, &str); 0] = [];
+const GUEST_ONLY: [(&str, Flavour, &str); 3] = [
+    ("guest_limits", Flavour::Minimal, "v2's files, pressure and device filter; here most controllers are v1's"),
+    ("guest_reclaim", Flavour::Minimal, "needs swap of its own and memory.reclaim; v1's part is in limits"),
+    ("guest_systemd", Flavour::Systemd, "systemd is PID 1 there, and the units are installed"),
+];
 
 /// Where the guest's part of a binary's tests runs, or `None` for a test that runs here only.
 pub(super) fn flavour_of(binary: &str, test: &str) -> Option<Flavour> {
