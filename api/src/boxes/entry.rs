@@ -239,3 +239,19 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_counted_until_it_is_gone() {
+        let count = AtomicU32::new(0);
+        let one = Waiting::new(&count);
+        let two = Waiting::new(&count);
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        drop(one);
+        drop(two);
+        assert_eq!(count.load(Ordering::SeqCst), 0);
+    }
+}

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use super::disk::End;
+
 /// The cut comes so long after the first acknowledgements, at most.
 const DELAY_MAX: Duration = Duration::from_secs(8);
 
+/// And so many more writes and flushes of the disk, at most.
 const WRITES_MAX: u64 = 64;
 
 /// SplitMix64: small, and the same everywhere.
@@ -48,8 +51,8 @@ pub(super) struct Choice {
     pub(super) way: Way,
     /// From the first acknowledgements to the cut.
     pub(super) delay: Duration,
-    /// And so many more writes and flushes, where the disk decides.
-    pub(super) writes: u32,
+    /// And how far the disk goes on from there, where it decides.
+    pub(super) end: End,
     /// For the guest's work.
     pub(super) guest_seed: u64,
     /// For what becomes of writes that were not flushed.
@@ -67,8 +70,9 @@ pub(super) fn choose(seed: u64, round: u32, strict: bool) -> Choice {
     };
     let limit = u64::try_from(DELAY_MAX.as_millis()).unwrap_or(u64::MAX);
     let delay = Duration::from_millis(random.next() % limit);
-    let writes = u32::try_from(random.next() % WRITES_MAX).unwrap_or(0);
-    Choice { way, delay, writes, guest_seed: random.next(), disk_seed: random.next() }
+    let after = u32::try_from(random.next() % WRITES_MAX).unwrap_or(0);
+    let end = End { after, at_flush: random.next().is_multiple_of(2) };
+    Choice { way, delay, end, guest_seed: random.next(), disk_seed: random.next() }
 }
 
 /// A seed that nobody has chosen.

@@ -76,9 +76,18 @@ struct State {
     /// Writes since the last flush, in their order.
     cache: Vec<(u64, Vec<u8>)>,
     cached_bytes: usize,
-    /// So many writes and flushes are still done.
-    until_off: Option<u32>,
+    /// When the power goes.
+    end: Option<End>,
     off: bool,
+}
+
+/// The moment at which the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// So many writes and flushes are still done.
+    pub(super) after: u32,
+    /// Then not at the next one, but at the next flush: the cache is as full as it gets.
+    pub(super) at_flush: bool,
 }
 
 impl Disk {
@@ -98,7 +107,7 @@ impl Disk {
     }
 
     fn new(medium: File, bytes: u64) -> Disk {
-        let state = State { medium, bytes, cache: Vec::new(), cached_bytes: 0, until_off: None, off: false };
+        let state = State { medium, bytes, cache: Vec::new(), cached_bytes: 0, end: None, off: false };
         Disk(Arc::new(Shared { state: Mutex::new(state), gone: Condvar::new() }))
     }
 
@@ -106,12 +115,11 @@ impl Disk {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The power goes after so many more writes and flushes, and after `patience` at the latest. Nothing is answered
-    /// from then on.
-    pub(super) fn power_off(&self, after: u32, patience: Duration) {
+    /// The power goes at this moment, and after `patience` at the latest. Nothing is answered from then on.
+    pub(super) fn power_off(&self, end: End, patience: Duration) {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
-        state.until_off = Some(after);
+        state.end = Some(end);
         while !state.off {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -165,16 +173,23 @@ impl Disk {
     /// Does one request, unless the power has gone.
     fn perform(&self, kind: u16, offset: u64, data: &mut Vec<u8>) -> io::Result<Option<u32>> {
         let mut state = self.lock();
-        if kind != READ {
-            match &mut state.until_off {
-                Some(0) => state.off = true,
-                Some(left) => *left -= 1,
-                None => {}
-            }
-        }
         if state.off {
-            self.0.gone.notify_all();
             return Ok(None);
+        }
+        if kind != READ {
+            match &mut state.end {
+                Some(End { after: 0, at_flush }) if kind == FLUSH || !*at_flush => {
+                    state.off = true;
+                    // Half-way at this moment: it has come, and nobody hears of it.
+                    if kind == WRITE {
+                        state.write(offset, std::mem::take(data))?;
+                    }
+                    self.0.gone.notify_all();
+                    return Ok(None);
+                }
+                Some(End { after: 0, .. }) | None => {}
+                Some(end) => end.after -= 1,
+            }
         }
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > state.bytes) {
             return Ok(Some(EINVAL));
@@ -349,11 +364,14 @@ mod tests {
         for n in 1..100 {
             write(&disk, n * 4096, 2, 4096);
         }
-        disk.power_off(1, Duration::ZERO);
+        disk.lock().end = Some(End { after: 1, at_flush: true });
+        assert_eq!((write(&disk, 99 * 4096, 2, 4096), write(&disk, 100 * 4096, 2, 4096)), (Some(0), Some(0)));
+        assert_eq!(disk.perform(FLUSH, 0, &mut Vec::new()).unwrap(), None, "the power goes at the flush");
         assert_eq!(write(&disk, 0, 3, 512), None, "nobody answers without power");
+        disk.power_off(End { after: 1, at_flush: false }, Duration::ZERO);
         let fate = disk.settle(1).unwrap();
         assert!(fate.kept > 10 && fate.lost > 10 && fate.torn > 10, "{fate:?}");
-        assert_eq!(fate.kept + fate.lost + fate.torn, 99);
+        assert_eq!(fate.kept + fate.lost + fate.torn, 101);
         let mut all = vec![0; 100 * 4096];
         medium.read_exact_at(&mut all, 0).unwrap();
         assert!(all[..4096].iter().all(|byte| *byte == 1));

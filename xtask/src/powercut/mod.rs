@@ -37,6 +37,8 @@ const WORK_DEADLINE: Duration = Duration::from_secs(120);
 const END_DEADLINE: Duration = Duration::from_secs(120);
 /// The disk's writes that come before its power goes do not come for ever.
 const POWER_DEADLINE: Duration = Duration::from_secs(2);
+/// From the first thing that is wrong to the end of listening, unless the guest ends before.
+const GRACE: Duration = Duration::from_secs(15);
 /// So many acknowledgements come before the cut may.
 const ACKNOWLEDGED_MIN: u64 = 8;
 /// So many of the last operations are shown when a round fails.
@@ -130,6 +132,10 @@ impl<'a> Bench<'a> {
         let disk = if choice.way == Way::Forget && !last { Some(self.serve()?) } else { None };
         let guest = self.start(&kept, round, &choice, last)?;
         let outcome = self.watch(&choice, last);
+        if !self.heard.round.violations.is_empty() {
+            // One is seldom alone.
+            self.heard.through(GRACE);
+        }
         match outcome {
             Ok(true) if !last => cut(guest, disk.as_ref(), &choice)?,
             Ok(true) => drop(guest),
@@ -249,7 +255,7 @@ fn cut(guest: Running, disk: Option<&Disk>, choice: &Choice) -> Result<()> {
     let Some(disk) = disk else {
         return guest.cut(if choice.way == Way::Reset { Cut::Reset } else { Cut::Kill });
     };
-    disk.power_off(choice.writes, POWER_DEADLINE);
+    disk.power_off(choice.end, POWER_DEADLINE);
     guest.cut(Cut::Kill)?;
     let fate = disk.settle(choice.disk_seed)?;
     say::fact(&format!(
