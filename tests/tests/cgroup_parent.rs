@@ -121,32 +121,27 @@ fn boxes_stay_where_they_are_when_the_parent_changes_until_they_start_anew() {
 fn what_a_crash_left_in_an_earlier_place_is_removed() {
     let parent = Parent::new();
     let mut daemon = Daemon::start_with(&parent.config());
+    // Ids are reserved ahead; this waits for it.
+    daemon.api().create_default().delete();
     let root = format!("{}/{}", parent.name, daemon.cgroup_root());
-    let api = daemon.api();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            let api = api.clone();
-            scope.spawn(move || {
-                let request = api.build("POST", "/v2/box").header("content-type", "application/json").body("{}");
-                let _ = api.try_send("create", request);
-            });
-        }
-        // In the middle of a creation: it has a cgroup and no answer.
-        icebox_tests::wait_until(std::time::Duration::from_secs(30), "a cgroup of a box", || {
-            daemon.cgroups().below(&root).len() > 1
-        });
-        daemon.kill9();
-    });
+    daemon.kill9();
+    // As if the crash had come in the middle of a creation: an id that has a process, and no record.
+    let database = rusqlite::Connection::open(daemon.data_dir().join("icebox.db")).expect("open the database");
+    let id: String =
+        database.query_row("SELECT box_id FROM reservations LIMIT 1", [], |row| row.get(0)).expect("a reserved id");
+    drop(database);
+    let dir = daemon.cgroups().unified.join(&root).join(&id);
+    std::fs::create_dir_all(&dir).expect("make a cgroup");
+    let mut left = std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
+    std::fs::write(dir.join("cgroup.procs"), left.id().to_string()).expect("move it");
     daemon.configure("cgroup_parent = \"\"");
     daemon.start_again();
-    for data in daemon.api().list() {
-        let made = TestBox { api: daemon.api(), id: data["id"].as_str().expect("id").to_owned() };
-        assert_eq!(made.out("echo works"), "works");
-        made.delete();
-    }
-    daemon.stop();
-    daemon.start_again();
+    let ended = left.try_wait().expect("wait");
+    left.kill().expect("end it");
+    left.wait().expect("reap it");
+    assert!(ended.is_some(), "what was left is still running");
     assert!(daemon.cgroups().below(&root).is_empty(), "{:?}", daemon.cgroups().below(&root));
+    assert_eq!(daemon.api().create_default().out("echo works"), "works");
 }
 
 #[test]
