@@ -12,8 +12,8 @@ use super::tally::Tally;
 use super::{Tier, worlds};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
-use crate::say;
 use crate::vm::{self, Flavour, Job, Terminal};
+use crate::{powercut, say};
 
 const SCRIPT: &str = include_str!("guest.sh");
 const TIER_DEADLINE: Duration = Duration::from_secs(20 * 60);
@@ -23,7 +23,9 @@ const TEST_SECONDS_MAX: u32 = 240;
 const MINIMAL_THREADS: u32 = 2;
 /// There is one unit, and every test changes it.
 const SYSTEMD_THREADS: u32 = 1;
-const FLAVOURS: [Flavour; 2] = [Flavour::Minimal, Flavour::Systemd];
+/// What a filter is compared with.
+const POWER_CUTS: &str = "powercut";
+const POWER_CUT_ROUNDS: u32 = 5;
 
 /// A test that is to run in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -40,20 +42,36 @@ struct Told {
     milliseconds: u64,
 }
 
-/// Builds the tests and runs them in one guest per flavour.
+/// Builds the tests and runs them in one guest per flavour, and cuts the power of others. All at once: one guest does
+/// not keep two processors busy.
 pub(super) fn run(places: &Places, selection: &Selection<'_>) -> Result<Outcome> {
     let built = suites::build(places, selection)?;
     if selection.packages.is_empty() {
         worlds::check(&built.suites)?;
     }
-    let mut total = Tally::default();
-    for flavour in FLAVOURS {
+    let in_flavour = |flavour| {
         let wanted = wanted(&built.suites, selection.filter, flavour);
-        if !wanted.is_empty() {
-            total += in_guest(places, &built, &wanted, flavour)?;
-        }
+        if wanted.is_empty() { Ok(Tally::default()) } else { in_guest(places, &built, &wanted, flavour) }
+    };
+    let tally = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| Ok(in_flavour(Flavour::Systemd)? + power_cuts(places, selection)?));
+        let first = in_flavour(Flavour::Minimal);
+        let panicked = || Error::new("run", "the guests", Cause::Unexpected("a thread panicked".to_owned()));
+        Ok(beside.join().map_err(|_| panicked())?? + first?)
+    })?;
+    Ok(Outcome { tally, success: tally.failed == 0 })
+}
+
+/// Each round is a test. A failed one is the last, so those after it count as failed.
+fn power_cuts(places: &Places, selection: &Selection<'_>) -> Result<Tally> {
+    let is_wanted = selection.packages.is_empty() && selection.filter.is_none_or(|filter| POWER_CUTS.contains(filter));
+    if !is_wanted {
+        return Ok(Tally::default());
     }
-    Ok(Outcome { tally: total, success: total.failed == 0 })
+    let passed = powercut::run(places, POWER_CUT_ROUNDS, None, false)?.passed;
+    let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
+    eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
+    Ok(tally)
 }
 
 fn wanted<'a>(suites: &'a [Suite], filter: Option<&str>, flavour: Flavour) -> Vec<Wanted<'a>> {
@@ -79,6 +97,7 @@ fn in_guest(places: &Places, built: &Built, wanted: &[Wanted<'_>], flavour: Flav
         bring: &bring,
         flavour,
         keep: false,
+        out: &places.target.join("vm").join(format!("left-by-tests-{flavour}")),
         deadline: TIER_DEADLINE,
         terminal: Terminal::Output(Box::new(writer)),
     };

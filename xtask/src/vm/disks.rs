@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::image::filesystem;
 use crate::error::{Cause, Error, Result, While};
@@ -19,6 +20,9 @@ const DATA_BYTES: u64 = 30 << 30;
 const SPARE_BYTES: u64 = 256 << 20;
 /// An ext4 file system is larger than its files: so many percent of their size.
 const OVERHEAD_PERCENT: u64 = 130;
+
+/// Guests of this process so far.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// What a run brings along.
 #[derive(Debug)]
@@ -81,14 +85,15 @@ impl Disks {
 
 impl Drop for Disks {
     fn drop(&mut self) {
-        // It is named after this process; what can't be removed now is removed by the next cargo clean.
+        // It is named after this process; what can't be removed now is removed by a later run.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
     let vm = places.target.join("vm");
-    let dir = vm.join(format!("run-{}", std::process::id()));
+    remove_left(&vm);
+    let dir = vm.join(format!("run-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
     let data = match bringing.data {
         Wanted::Fresh => Data::File(dir.join("data.img")),
@@ -115,6 +120,18 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
 /// Makes an empty data disk.
 pub(crate) fn data_disk(path: &Path) -> Result<()> {
     filesystem(path, DATA_BYTES, "data", None)
+}
+
+/// Removes the directories of processes that were killed.
+fn remove_left(vm: &Path) {
+    for entry in fs::read_dir(vm).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix("run-")?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // It only takes space.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Lays out what job.sh reads.

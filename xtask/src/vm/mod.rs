@@ -10,7 +10,8 @@ mod image;
 mod kvm;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -25,6 +26,8 @@ use crate::{deps, run, say};
 
 /// A forgotten shell ends some day.
 const INTERACTIVE_DEADLINE: Duration = Duration::from_secs(12 * 3600);
+
+static PREPARING: Mutex<()> = Mutex::new(());
 
 /// Options of `vm`.
 #[derive(Debug, Args)]
@@ -82,6 +85,8 @@ pub(crate) struct Job<'a> {
     pub(crate) keep: bool,
     /// From the command's start to its end.
     pub(crate) deadline: Duration,
+    /// The directory for the files it leaves.
+    pub(crate) out: &'a Path,
     pub(crate) terminal: Terminal,
 }
 
@@ -94,6 +99,7 @@ pub(crate) fn vm(args: &VmArgs) -> Result<()> {
     let bin = places.bin();
     let mut bring = args.bring.clone();
     bring.extend(bin.is_dir().then_some(bin));
+    let out = places.target.join("vm/out");
     let end = run_job(
         &places,
         Job {
@@ -101,12 +107,13 @@ pub(crate) fn vm(args: &VmArgs) -> Result<()> {
             bring: &bring,
             flavour: args.flavour,
             keep: args.keep,
+            out: &out,
             deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
             terminal: if interactive { Terminal::Own } else { Terminal::Output(Box::new(std::io::stdout())) },
         },
     )?;
     if end.files {
-        say::fact(&format!("what it left in /out is in {}", out_dir(&places).display()));
+        say::fact(&format!("what it left in /out is in {}", out.display()));
     }
     std::process::exit(end.status)
 }
@@ -120,7 +127,7 @@ pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
         data: if job.keep { Wanted::Kept } else { Wanted::Fresh },
         terminal: job.terminal,
     };
-    start(places, boot)?.wait(job.deadline, &out_dir(places))
+    start(places, boot)?.wait(job.deadline, job.out)
 }
 
 /// What a guest is started with.
@@ -135,10 +142,12 @@ pub(crate) struct Boot<'a> {
     pub(crate) terminal: Terminal,
 }
 
-/// Boots a guest and leaves it to its owner. The base images of boxes are always there. A process has one guest at a
-/// time.
+/// Boots a guest and leaves it to its owner. The base images of boxes are always there. The guest ends with the thread
+/// that calls this.
 pub(crate) fn start(places: &Places, boot: Boot<'_>) -> Result<Running> {
     run::require_root("vm")?;
+    // What is kept between runs is made by one at a time.
+    let one = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
     deps::ensure(&[deps::VM])?;
     let image = image::ensure(places)?;
     let images = places::image_dir();
@@ -151,10 +160,6 @@ pub(crate) fn start(places: &Places, boot: Boot<'_>) -> Result<Running> {
     };
     let disks = disks::make(places, &bringing)?;
     let accelerator = kvm::choose(&places.target.join("vm"), &disks.dir, &image)?;
+    drop(one);
     Guest { image: &image, disks, flavour: boot.flavour, accelerator }.start(boot.terminal)
-}
-
-/// Where the files are that the last guest left.
-fn out_dir(places: &Places) -> PathBuf {
-    places.target.join("vm/out")
 }
