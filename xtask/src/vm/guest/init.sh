@@ -12,6 +12,7 @@ mount -t bpf bpf /sys/fs/bpf
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
+hostname -F /etc/hostname
 ip link set lo up
 /icebox/job
 poweroff -f

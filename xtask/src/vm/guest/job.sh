@@ -36,8 +36,8 @@ tell ready
 if [ -e /carry/interactive ]; then
     read -r TERM rows columns </carry/interactive
     export TERM
-    [ -z "$columns" ] || stty rows "$rows" cols "$columns" </dev/hvc0
-    setsid -c /bin/sh /carry/command <>/dev/hvc0 >&0 2>&1
+    # A terminal forgets its size when nobody has it open.
+    setsid -c /bin/sh -c "${columns:+stty rows $rows cols $columns;} . /carry/command" <>/dev/hvc0 >&0 2>&1
 else
     # A session of its own, as every process of a usual machine has one.
     setsid -w /bin/sh /carry/command </dev/null >$port/icebox.output 2>&1
