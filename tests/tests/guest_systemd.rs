@@ -304,6 +304,7 @@ fn the_hardening_is_in_force_and_boxes_do_not_inherit_it() {
         ("DevicePolicy", "closed"),
         ("RuntimeDirectoryPreserve", "yes"),
         ("NoNewPrivileges", "yes"),
+        ("StateDirectoryMode", "0700"),
         ("WatchdogUSec", "2min"),
         // What would reach into boxes.
         ("SystemCallFilter", "~"),
