@@ -125,7 +125,11 @@ impl State {
         let generation = Generation { boot_id: clock::boot_id().to_owned(), cgroup_inode };
         let news = |bytes: &u64| self.storage.as_ref() != Some(&(generation.boot_id.clone(), *bytes));
         let storage_bytes = storage_bytes.filter(news);
-        let same_cpu = cgroup_inode == 0 || self.fold.counter(&generation) == Some(cpu_usec);
+        let known = self.fold.counter(&generation);
+        // A reading may be noted after a later one (the clock reads many boxes first and notes them then). In the ledger a
+        // counter only grows.
+        let cpu_usec = known.map_or(cpu_usec, |known| known.max(cpu_usec));
+        let same_cpu = cgroup_inode == 0 || known == Some(cpu_usec);
         let worth_it = storage_bytes.is_some() || !same_cpu || (write == Write::Always && cgroup_inode != 0);
         if !worth_it {
             return None;
@@ -166,6 +170,15 @@ mod tests {
             .add("b", Counter { cgroup_inode: 9, cpu_usec: 0 }, None, Write::IfChanged, "tick")
             .expect("a new generation");
         assert_eq!(last.sample.sequence, 3);
+    }
+
+    #[test]
+    fn a_reading_that_was_overtaken_does_not_turn_the_counter_back() {
+        let mut state = state();
+        let mut add = |cpu_usec, write| state.add("b", Counter { cgroup_inode: 7, cpu_usec }, None, write, "x");
+        assert!(add(20, Write::IfChanged).is_some());
+        assert!(add(10, Write::IfChanged).is_none());
+        assert_eq!(add(10, Write::Always).expect("a transition").sample.cpu_usec, 20);
     }
 
     #[test]
