@@ -302,11 +302,12 @@ fn cgroup_namespace(cgroup: &Cgroup) -> Result<OwnedFd> {
             drop(theirs);
             let reply = mine.receive::<std::result::Result<(), Error>>().on(Step::Clone, "the scout's reply")?;
             // Until it is reaped it still counts as a process in the cgroup.
-            waitpid(nix::unistd::Pid::from_raw(scout.as_raw_pid()), None).on(Step::Clone, "the scout")?;
+            let end = waitpid(nix::unistd::Pid::from_raw(scout.as_raw_pid()), None).on(Step::Clone, "the scout")?;
             match reply {
                 Some((Ok(()), Some(namespace))) => Ok(namespace),
                 Some((Err(error), _)) => Err(error),
-                _ => Err(Error::invalid(Step::Clone, "scout", "it ended without a word")),
+                // The end tells who ended it: itself, or a signal.
+                _ => Err(Error::invalid(Step::Clone, "scout", format!("it ended without a word: {end:?}"))),
             }
         }
     }
