@@ -1,15 +1,18 @@
 //! Swap in compressed memory, for as long as a test needs it. Only in a guest: it is the whole machine's.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const CONTROL: &str = "/sys/class/zram-control";
+/// Held by the test that has the swap: the kernel chooses among all devices, so two tests could not tell theirs apart.
+const LOCK: &str = "/run/icebox-tests-swap.lock";
 
 /// A swap device of its own, on until this is dropped.
 #[derive(Debug)]
 pub struct ZramSwap {
     number: u32,
+    _turn: File,
 }
 
 impl ZramSwap {
@@ -18,9 +21,11 @@ impl ZramSwap {
         if !Path::new(CONTROL).is_dir() {
             run("modprobe", &["zram"]);
         }
+        let turn = File::create(LOCK).expect("make the lock of the swap");
+        turn.lock().expect("wait for the swap of another test");
         // Reading this file makes a device and tells its number.
         let number = fs::read_to_string(Path::new(CONTROL).join("hot_add")).expect("add a zram device");
-        let swap = Self { number: number.trim().parse().expect("a number") };
+        let swap = Self { number: number.trim().parse().expect("a number"), _turn: turn };
         fs::write(swap.sysfs("disksize"), bytes.to_string()).expect("set the size of the zram device");
         run("mkswap", &[&swap.device()]);
         run("swapon", &[&swap.device()]);

@@ -122,7 +122,11 @@ impl Guest<'_> {
         qemu.args(self.accelerator.arguments()).args(["-smp", "2", "-m", &MEMORY_MIB.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
         // A panic ends the guest instead of waiting for somebody to look.
-        let line = format!("console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={}", self.flavour.name());
+        let line = format!(
+            "console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={} {}",
+            self.flavour.name(),
+            self.accelerator.kernel_parameters()
+        );
         qemu.args(["-append", &line, "-serial"]).arg(format!("file:{}", self.disks.console().display()));
         let forgotten = "if=virtio,format=raw,snapshot=on,cache=unsafe";
         let root = self.image.root();
