@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
@@ -60,6 +61,17 @@ impl Ran {
     }
 }
 
+/// What `runc spec` writes, asked for once: runc takes a second to start where the processor is software.
+fn spec_of_runc(dir: &Path) -> &'static str {
+    static SPEC: OnceLock<String> = OnceLock::new();
+    SPEC.get_or_init(|| {
+        let made = Command::new("runc").arg("spec").current_dir(dir).output();
+        let made = made.expect("runc is installed (cargo xtask test installs it)");
+        assert!(made.status.success(), "runc spec: {made:?}");
+        fs::read_to_string(dir.join("config.json")).expect("read config.json")
+    })
+}
+
 impl Bundle {
     /// Makes a bundle by `runc spec`, without a terminal, that runs `args`.
     pub fn new(args: &[&str]) -> Self {
@@ -68,9 +80,7 @@ impl Bundle {
         let home = scratch_dir().join(&name);
         let bundle = Self { home, cgroup: name };
         busybox_root(&bundle.dir().join("rootfs"));
-        let made = Command::new("runc").arg("spec").current_dir(bundle.dir()).output();
-        let made = made.expect("runc is installed (cargo xtask test installs it)");
-        assert!(made.status.success(), "runc spec: {made:?}");
+        fs::write(bundle.dir().join("config.json"), spec_of_runc(&bundle.dir())).expect("write config.json");
         bundle.edit(|spec| {
             spec["process"]["terminal"] = json!(false);
             spec["process"]["args"] = json!(args);

@@ -24,12 +24,12 @@ pub fn sdk_dir() -> PathBuf {
 }
 
 /// Runs a scenario script against a daemon and panics with its output if it fails.
-pub fn run_scenario(daemon: &Daemon, interpreter: &Path, script: &str) {
+pub fn run_scenario(daemon: &Daemon, interpreter: &Path, flags: &[&str], script: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk").join(script);
     let cwd = scratch_dir().join(unique("sdk-cwd"));
     fs::create_dir_all(&cwd).expect("make the scenario's directory");
     let mut command = Command::new(interpreter);
-    command.arg(&script).current_dir(&cwd);
+    command.args(flags).arg(&script).current_dir(&cwd);
     command.env("ICEBOX_SDK_DIR", sdk_dir());
     command.env("UPSTASH_BOX_BASE_URL", daemon.url()).env("UPSTASH_BOX_API_KEY", daemon.key());
     let output = command.output().unwrap_or_else(|e| panic!("start {}: {e}", interpreter.display()));

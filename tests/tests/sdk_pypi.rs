@@ -7,5 +7,5 @@ fn scenario_of_the_pypi_client() {
     let python = sdk::sdk_dir().join("venv/bin/python");
     assert!(python.is_file(), "{} is missing: run `cargo xtask test`", python.display());
     let daemon = Daemon::start();
-    sdk::run_scenario(&daemon, &python, "scenario.py");
+    sdk::run_scenario(&daemon, &python, &[], "scenario.py");
 }
