@@ -26,7 +26,7 @@ use self::disk::Disk;
 use self::heard::{Heard, Round};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::{self, Places};
-use crate::vm::{self, Boot, Cut, Flavour, Running, Terminal, Wanted};
+use crate::vm::{self, Boot, Cut, Flavour, Running, ShortDir, Terminal, Wanted};
 use crate::{build, deps, image, run, say};
 
 /// From QEMU's start to the end of the look back.
@@ -107,6 +107,7 @@ struct Bench<'a> {
     seed: u64,
     strict: bool,
     dir: PathBuf,
+    sockets: ShortDir,
     program: PathBuf,
     heard: Heard,
 }
@@ -121,7 +122,8 @@ impl<'a> Bench<'a> {
         fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
         let program = build_program(places)?;
         vm::data_disk(&dir.join("data.img"))?;
-        Ok(Bench { places, seed, strict, dir, program, heard: Heard::new() })
+        let sockets = ShortDir::open(&dir)?;
+        Ok(Bench { places, seed, strict, dir, sockets, program, heard: Heard::new() })
     }
 
     /// One boot: the look back at the last round, and but for the last boot the work and the cut of this one.
@@ -161,7 +163,7 @@ impl<'a> Bench<'a> {
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.join("disk")
+        self.sockets.join("disk")
     }
 
     fn serve(&self) -> Result<Disk> {

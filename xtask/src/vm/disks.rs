@@ -4,7 +4,8 @@
 //! data disk is kept on request only.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -61,6 +62,7 @@ pub(super) enum Data {
 #[derive(Debug)]
 pub(super) struct Disks {
     pub(super) dir: PathBuf,
+    sockets: ShortDir,
     pub(super) carry: PathBuf,
     pub(super) images: Option<PathBuf>,
     pub(super) data: Data,
@@ -69,7 +71,7 @@ pub(super) struct Disks {
 impl Disks {
     /// The socket of one of the guest's ports.
     pub(super) fn socket(&self, port: &str) -> PathBuf {
-        self.dir.join(port)
+        self.sockets.join(port)
     }
 
     /// What the guest's console said.
@@ -80,6 +82,21 @@ impl Disks {
     /// The files that the command left.
     pub(super) fn archive(&self) -> PathBuf {
         self.dir.join("files.tar")
+    }
+}
+
+/// A directory by a name that is short wherever it is: the name of a socket may have 107 bytes (unix(7)).
+#[derive(Debug)]
+pub(crate) struct ShortDir(File);
+
+impl ShortDir {
+    pub(crate) fn open(dir: &Path) -> Result<ShortDir> {
+        File::open(dir).map(ShortDir).or_fail("open", dir.display().to_string())
+    }
+
+    /// The path of a file in it, for this process and its children, as long as this exists.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}/{name}", std::process::id(), self.0.as_raw_fd()))
     }
 }
 
@@ -101,7 +118,8 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
         Wanted::File(path) => Data::File(path.to_owned()),
         Wanted::Served(socket) => Data::Served(socket.to_owned()),
     };
-    let mut disks = Disks { carry: dir.join("carry.img"), images: None, data, dir };
+    let sockets = ShortDir::open(&dir)?;
+    let mut disks = Disks { carry: dir.join("carry.img"), images: None, data, dir, sockets };
     if let Data::File(path) = &disks.data
         && !path.exists()
     {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use self::disks::Bringing;
-pub(crate) use self::disks::{Wanted, data_disk};
+pub(crate) use self::disks::{ShortDir, Wanted, data_disk};
 use self::guest::Guest;
 pub(crate) use self::guest::{Cut, End, Running, Terminal};
 use crate::error::Result;
