@@ -24,6 +24,8 @@ const SIGNAL_PASSES_MAX: usize = 16;
 pub(super) const DEPTH_MAX: usize = 64;
 /// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
 const V1_RETRY: Duration = Duration::from_millis(2);
+/// Pauses between looks at `cgroup.events`, in µs; together they are as long as an event can be late. See [`wait`].
+const LOOKS_US: [u64; 9] = [50, 100, 200, 400, 800, 1600, 3200, 6400, 6400];
 
 impl Cgroup {
     /// Freezes every process here and below, and returns when the kernel reports it done. If that takes longer than
@@ -177,15 +179,21 @@ fn until(deadline: Duration) -> Instant {
 }
 
 /// Waits for a state of `cgroup.events`.
+///
+/// The kernel tells of changes of one file at most every 10 ms, rounded up to its ticks (`CGROUP_FILE_NOTIFY_MIN_INTV`
+/// in kernel/cgroup/cgroup.c): of a freeze that follows a thaw at once, the event comes up to 16 ms late. So the first
+/// looks come by themselves, at growing distances.
 fn wait(dir: &Dir, operation: &'static str, until: Instant, done: impl Fn(&Events) -> bool) -> Result<()> {
     let fail = |e| Error::errno(operation, dir.path(), e);
     let file = dir.open("cgroup.events", OFlags::RDONLY).map_err(fail)?;
+    let mut looks = LOOKS_US.into_iter();
     loop {
         // Reading takes note of the event count that poll compares with, so no change between the two is missed.
         if done(&parse_events(&read_all(file.as_fd()).map_err(fail)?)) {
             return Ok(());
         }
-        if !poll_one(&file, PollFlags::PRI, until).map_err(fail)? {
+        let look = looks.next().map_or(until, |us| until.min(Instant::now() + Duration::from_micros(us)));
+        if !poll_one(&file, PollFlags::PRI, look).map_err(fail)? && look == until {
             return Err(Error::new(operation, dir.path(), ErrorKind::Timeout));
         }
     }

@@ -48,7 +48,7 @@ const SHOWN_OPERATIONS: usize = 20;
 #[derive(Debug, Args)]
 pub(crate) struct PowercutArgs {
     /// How often the power is cut
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Repeat the choices of an earlier call
     #[arg(long, value_name = "SEED")]

@@ -229,6 +229,9 @@ impl Running {
         let bytes = fs::read(self.disks.console()).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        if lines.is_empty() {
+            return say::heading("The guest's console has said nothing");
+        }
         say::heading("The guest's console ended with");
         lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
     }
