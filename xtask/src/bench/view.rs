@@ -117,7 +117,7 @@ fn serve(todo: &Receiver<Job>) {
 fn measure(argv: &[String]) -> Result<Ran, String> {
     let (program, args) = argv.split_first().ok_or("an empty command")?;
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
     let start = Instant::now();
     let status = command.status().map_err(|e| format!("start {program}: {e}"))?;
     Ok(Ran { wall: start.elapsed(), success: status.success(), status: status.to_string() })
