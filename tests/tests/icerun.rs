@@ -299,7 +299,8 @@ fn a_memory_limit_of_the_bundle_kills_inside() {
         "head -c 200000000 /dev/zero | tail -c 190000000 | wc -c; echo survived ${PIPESTATUS}",
     ]);
     bundle.edit(|spec| {
-        spec["linux"]["resources"]["memory"] = json!({ "limit": 32 << 20 });
+        // Memory and swap together: with swap on (another test may have some), the hog would only be slow.
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 32 << 20, "swap": 32 << 20 });
         spec["process"]["args"] =
             json!(["sh", "-c", "dd if=/dev/zero of=/dev/null bs=120M count=1; echo dd ended with $?"]);
     });
