@@ -183,11 +183,17 @@ fn script(places: &Places, wanted: &[Wanted<'_>], flavour: Flavour) -> String {
         let value = if name == "ICEBOX_TEST_DIR" { "/data/tmp".into() } else { value };
         let _ = write!(text, " {name}='{}'", value.display());
     }
-    text.push_str("\nmkdir -p /data/tmp && cd /data && cat >tests <<'END'\n");
-    for (number, Wanted { suite, test }) in wanted.iter().enumerate() {
-        let _ = writeln!(text, "{number} {} {test}", suite.path.display());
+    text.push_str("\nmkdir -p /data/tmp && cd /data\n");
+    for (file, alone) in [("tests", false), ("alone", true)] {
+        let _ = writeln!(text, "cat >{file} <<'END'");
+        for (number, Wanted { suite, test }) in wanted.iter().enumerate() {
+            if worlds::is_alone(&suite.name) == alone {
+                let _ = writeln!(text, "{number} {} {test}", suite.path.display());
+            }
+        }
+        text.push_str("END\n");
     }
-    text + "END\n" + SCRIPT
+    text + SCRIPT
 }
 
 #[cfg(test)]

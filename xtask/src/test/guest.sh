@@ -1,6 +1,6 @@
 # Runs tests side by side, each in a process of its own with a time limit, and tells of each in one line that begins
-# with "icebox-test". Its variables come from what stands before it; /data/tests has a line for each test:
-# number, program, name.
+# with "icebox-test". Its variables come from what stands before it; /data/tests and /data/alone, whose tests run one by
+# one when all others are done, have a line for each test: number, program, name.
 mkdir -p /data/log
 cat >/data/one <<'END'
 log=/data/log/$1
@@ -15,4 +15,5 @@ flock 9
 [ $status = 0 ] || sed 's/^/    /' "$log"
 echo "icebox-test $1 $status $(((end - begin) / 1000000))"
 END
-xargs -P "$TEST_THREADS" -n 3 sh /data/one </data/tests
+xargs -r -P "$TEST_THREADS" -n 3 sh /data/one </data/tests
+xargs -r -n 3 sh /data/one </data/alone

@@ -28,6 +28,14 @@ const GUEST_ONLY: [(&str, Flavour, &str); 3] = [
     ("guest_systemd", Flavour::Systemd, "systemd is PID 1 there, and the units are installed"),
 ];
 
+/// Test binaries that run when all others are done, one test after the other: what they change is the whole machine's.
+const ALONE: [(&str, &str); 1] = [("guest_reclaim", "swap, with which no memory limit of another test would kill")];
+
+/// Whether a binary's tests must have the guest for themselves.
+pub(super) fn is_alone(binary: &str) -> bool {
+    ALONE.iter().any(|(name, _)| *name == binary)
+}
+
 /// Where the guest's part of a binary's tests runs, or `None` for a test that runs here only.
 pub(super) fn flavour_of(binary: &str, test: &str) -> Option<Flavour> {
     let is_of_host = |(name, start, _): &(&str, &str, &str)| *name == binary && last(test).starts_with(start);
@@ -56,6 +64,9 @@ pub(super) fn check(suites: &[Suite]) -> Result<()> {
         if !suites.iter().any(|suite| suite.name == binary && !suite.tests.is_empty()) {
             return wrong(binary.to_owned(), "there is no such test binary; see GUEST_ONLY");
         }
+    }
+    if let Some((name, _)) = ALONE.iter().find(|(name, _)| !GUEST_ONLY.iter().any(|(listed, ..)| listed == name)) {
+        return wrong((*name).to_owned(), "what runs alone has to be in GUEST_ONLY; see ALONE");
     }
     let unlisted = |suite: &&Suite| {
         suite.name.starts_with(GUEST_PREFIX) && !GUEST_ONLY.iter().any(|(name, ..)| *name == suite.name)
