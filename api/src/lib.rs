@@ -14,6 +14,7 @@ pub mod http;
 pub mod ids;
 pub mod ledger;
 pub mod metrics;
+pub mod net;
 pub mod refusal;
 pub mod runs;
 pub mod text;

@@ -1,0 +1,389 @@
+//! The firewall of all boxes: one nftables table in the namespace of the host side.
+//!
+//! Owns: the table `inet icebox`, and which elements of its sets belong to which box. The rules are written once and do
+//! not depend on boxes ([`ruleset`]); a box is a few elements ([`rules`], [`sets`]). All changes are transactions.
+//!
+//! The table stays when this process ends, so boxes stay closed in and connected. [`Firewall::open`] finds it: the rules
+//! are written anew in any case, the sets are kept with all that is in them, and a box whose elements are not exactly what
+//! a box has is taken out, which closes it. If the sets themselves are of another version, the whole table is replaced in
+//! one transaction, with its boxes.
+//!
+//! A [`Firewall`] belongs to the thread that opened it, in the namespace it has entered; one process may have one per
+//! namespace.
+//!
+//! Leaves out: links, names (the DNS proxy will [`Firewall::pin`] what they stand for), bandwidth, telling who was refused
+//! what, and forgetting tracked connections of a box that is gone.
+
+mod element;
+mod expr;
+mod rules;
+mod ruleset;
+mod sets;
+mod socket;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest as _, Sha256};
+
+use self::element::{Element, State, element_named, read_elements, set_named};
+use self::rules::Entry;
+pub use self::rules::{BoxRules, Limits, NETWORKS_MAX, PIN_SECONDS_MAX, PINS_MAX, Pin, Policy};
+pub use self::ruleset::PREFIX;
+use self::sets::{ALL, NAME_BYTES, OF_BOXES, Set, name_key};
+use self::socket::Socket;
+use self::wire::{Attrs, Batch, CREATE, Verb, attribute};
+use super::address::Pair;
+use super::cidr::{Cidr, disjoint};
+use crate::error::{Cause, Error};
+
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const PORT_SMTP: u16 = 25;
+const PORT_DNS: u16 = 53;
+const PORT_DNS_TLS: u16 = 853;
+
+/// What no box reaches, whatever its policy.
+const BLOCKED: [Cidr; 11] = [
+    Cidr::known(0, 0, 0, 0, 8),      // this network
+    Cidr::known(10, 0, 0, 0, 8),     // private
+    Cidr::known(100, 64, 0, 0, 10),  // carrier-grade NAT
+    Cidr::known(127, 0, 0, 0, 8),    // loopback
+    Cidr::known(169, 254, 0, 0, 16), // link-local, metadata of clouds
+    Cidr::known(172, 16, 0, 0, 12),  // private
+    Cidr::known(192, 0, 0, 0, 24),   // protocol assignments
+    Cidr::known(192, 168, 0, 0, 16), // private
+    Cidr::known(198, 18, 0, 0, 15),  // benchmarks
+    Cidr::known(224, 0, 0, 0, 4),    // multicast
+    Cidr::known(240, 0, 0, 0, 4),    // reserved, broadcast
+];
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What is the same for all boxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The addresses of boxes; no box reaches them, whatever they are.
+    pub pool: Cidr,
+    /// Whether boxes may send mail by themselves (TCP 25).
+    pub smtp_allowed: bool,
+    /// Where our proxies listen, at each box's gateway address.
+    pub proxies: Vec<(Protocol, u16)>,
+    /// Interfaces whose forwarding we have turned on.
+    pub opened: Vec<String>,
+}
+
+/// What passed and what did not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with IP headers.
+    pub bytes: u64,
+}
+
+/// The counters of a box.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What left it.
+    pub sent: Count,
+    /// What reached it.
+    pub received: Count,
+    /// What it was refused. What it may not even try (another's address, IPv6) is not in here.
+    pub refused: Count,
+}
+
+/// The firewall.
+#[derive(Debug)]
+pub struct Firewall {
+    socket: Socket,
+    boxes: BTreeMap<Pair, Entry>,
+    generation: u32,
+}
+
+impl Firewall {
+    /// The names of the interfaces that a former process opened, according to the table that is there.
+    pub fn opened_before() -> Result<Vec<String>, Error> {
+        let mut socket = Socket::open()?;
+        let bodies = socket.dump(Verb::GetElements, Set::Opened.name(), &set_named(Set::Opened))?.unwrap_or_default();
+        let (elements, _) = read_elements(Set::Opened, &bodies);
+        let name = |e: &Element| e.key.split(|b| *b == 0).next().map(|n| String::from_utf8_lossy(n).into_owned());
+        Ok(elements.iter().filter_map(name).collect())
+    }
+
+    /// Puts the table in place, or makes the one that is there good again. When this returns, nothing passes from or to
+    /// an interface that begins with [`PREFIX`] but for the boxes that were there before and are whole.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let mut socket = Socket::open()?;
+        let comment = comment();
+        let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
+        let is_current = found
+            .as_ref()
+            .and_then(|bodies| bodies.first())
+            .is_some_and(|body| attribute(body, 6).and_then(ruleset::comment) == Some(comment.as_str()));
+        let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
+        let mut firewall = Self { socket, boxes: BTreeMap::new(), generation };
+        if is_current && firewall.install(&comment, settings, Batch::default(), Batch::default()).is_ok() {
+            let damaged = firewall.read_back()?;
+            let mut batch = Batch::default();
+            element::remove(&mut batch, &damaged.iter().collect::<Vec<_>>());
+            firewall.socket.commit("repair firewall", "", &batch)?;
+            return Ok(firewall);
+        }
+        let mut first = Batch::default();
+        let mut then = Batch::default();
+        if found.is_some() {
+            first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
+            firewall.read_back()?;
+            for entry in firewall.boxes.values() {
+                then.append(element::change(&[], &entry.elements(Instant::now())));
+            }
+        }
+        firewall.install(&comment, settings, first, then)?;
+        Ok(firewall)
+    }
+
+    /// Writes table, sets, chains and rules, between `first` and `then`.
+    fn install(&mut self, comment: &str, settings: &Settings, first: Batch, then: Batch) -> Result<(), Error> {
+        let mut batch = first;
+        batch.push(Verb::NewTable, CREATE, ruleset::table(comment));
+        for set in ALL {
+            batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
+        }
+        batch.append(ruleset::chains());
+        batch.append(ruleset::rules());
+        for set in &ALL[OF_BOXES..] {
+            batch.push(Verb::DeleteElements, 0, set_named(*set));
+        }
+        for attrs in fixed(settings) {
+            batch.push(Verb::NewElements, CREATE, attrs);
+        }
+        batch.append(then);
+        self.socket.commit("install firewall", "", &batch)
+    }
+
+    /// Learns which boxes are there; what is left belongs to none that is whole.
+    fn read_back(&mut self) -> Result<Vec<Element>, Error> {
+        let mut by_box: BTreeMap<Pair, Vec<Element>> = BTreeMap::new();
+        let mut damaged = Vec::new();
+        for set in &ALL[..OF_BOXES] {
+            let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(*set))?.unwrap_or_default();
+            let (elements, strange) = read_elements(*set, &bodies);
+            if strange > 0 {
+                tracing::warn!(set = set.name(), strange, "the firewall has elements that are not ours");
+            }
+            for element in elements {
+                match set.box_in(&element.key) {
+                    Some(address) => by_box.entry(Pair::of(address)).or_default().push(element),
+                    None => damaged.push(element),
+                }
+            }
+        }
+        let now = Instant::now();
+        for (pair, elements) in by_box {
+            match Entry::of_elements(&elements, now) {
+                Some(entry) if entry.pair == pair => {
+                    self.generation = self.generation.max(entry.generation);
+                    self.boxes.insert(pair, entry);
+                }
+                _ => {
+                    tracing::warn!(address = %pair.guest(), "the firewall has half a box; it is taken out");
+                    damaged.extend(elements);
+                }
+            }
+        }
+        // Elements of one set go together in few messages.
+        damaged.sort_by_key(|e| e.set);
+        Ok(damaged)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        // Zero is the mark of connections that nobody marked.
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.generation
+    }
+
+    /// Lets a box in, or gives one that is there other rules.
+    pub fn set(&mut self, rules: &BoxRules) -> Result<(), Error> {
+        if !rules.interface.starts_with(PREFIX) || rules.interface.len() >= NAME_BYTES {
+            let cause = Cause::Invalid("the interface of a box begins with ice- and has at most 15 bytes");
+            return Err(Error::new("let in", rules.interface.clone(), cause));
+        }
+        let entry = Entry::new(rules, self.next_generation())?;
+        self.replace("let in", rules.pair, Some(entry))
+    }
+
+    /// Takes a box out: from now on nothing passes from it or to it. Of one that is not there nothing is to be done.
+    pub fn remove(&mut self, pair: Pair) -> Result<(), Error> {
+        self.replace("take out", pair, None)
+    }
+
+    /// Another policy, with the addresses that its names are known to stand for. Connections that it does not allow are
+    /// cut with their next packet; so are those to a name whose address is not among `pins`.
+    pub fn set_policy(&mut self, pair: Pair, policy: &Policy, pins: &[Pin]) -> Result<(), Error> {
+        let generation = self.next_generation();
+        let mut entry = self.entry("set policy of", pair)?.clone();
+        entry.set_policy(policy, generation)?;
+        if !pins.is_empty() {
+            entry.pin(pins, Instant::now())?;
+        }
+        self.replace("set policy of", pair, Some(entry))
+    }
+
+    /// Other limits. What was counted against the old ones is forgotten.
+    pub fn set_limits(&mut self, pair: Pair, limits: Limits) -> Result<(), Error> {
+        let mut entry = self.entry("set limits of", pair)?.clone();
+        entry.set_limits(limits)?;
+        self.replace("set limits of", pair, Some(entry))
+    }
+
+    /// Lets a box reach addresses for a while.
+    pub fn pin(&mut self, pair: Pair, pins: &[Pin]) -> Result<(), Error> {
+        let mut entry = self.entry("pin for", pair)?.clone();
+        entry.pin(pins, Instant::now())?;
+        self.replace("pin for", pair, Some(entry))
+    }
+
+    /// The boxes that are let in, and their interfaces.
+    pub fn boxes(&self) -> impl Iterator<Item = (Pair, &str)> {
+        self.boxes.iter().map(|(pair, entry)| (*pair, entry.interface.as_str()))
+    }
+
+    /// What a box sent, received and was refused.
+    pub fn counters(&mut self, pair: Pair) -> Result<Counters, Error> {
+        self.entry("count for", pair)?;
+        let mut one = |set: Set| -> Result<Count, Error> {
+            let question = element_named(set, pair.guest());
+            let bodies = self.socket.ask(Verb::GetElements, set.name(), &question)?.unwrap_or_default();
+            match read_elements(set, &bodies).0.first().map(|e| e.state) {
+                Some(State::Counter { packets, bytes }) => Ok(Count { packets, bytes }),
+                _ => Err(missing("count for", pair)),
+            }
+        };
+        Ok(Counters { sent: one(Set::Sent)?, received: one(Set::Received)?, refused: one(Set::Refused)? })
+    }
+
+    fn entry(&self, what: &'static str, pair: Pair) -> Result<&Entry, Error> {
+        self.boxes.get(&pair).ok_or_else(|| missing(what, pair))
+    }
+
+    fn replace(&mut self, what: &'static str, pair: Pair, new: Option<Entry>) -> Result<(), Error> {
+        let now = Instant::now();
+        let elements = |entry: Option<&Entry>| entry.map(|e| e.elements(now)).unwrap_or_default();
+        let batch = element::change(&elements(self.boxes.get(&pair)), &elements(new.as_ref()));
+        self.socket.commit(what, &Ipv4Addr::to_string(&pair.guest()), &batch)?;
+        match new {
+            Some(entry) => self.boxes.insert(pair, entry),
+            None => self.boxes.remove(&pair),
+        };
+        Ok(())
+    }
+}
+
+fn missing(what: &'static str, pair: Pair) -> Error {
+    Error::new(what, pair.guest().to_string(), Cause::Invalid("the firewall has no such box"))
+}
+
+/// What is kept with the table: a hash of how its sets are made. The rules are written anew each time, so their version
+/// does not matter.
+fn comment() -> String {
+    let mut hash = Sha256::new();
+    for set in ALL {
+        hash.update(set.attrs(ruleset::TABLE).as_bytes());
+    }
+    let hash = hash.finalize();
+    format!("of iceboxd; sets {:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3])
+}
+
+/// The elements that do not belong to a box, one message for each set that has any.
+fn fixed(settings: &Settings) -> Vec<Attrs> {
+    let list = |set: Set, keys: Vec<Vec<u8>>| {
+        let elements =
+            keys.iter().fold(Attrs::new(), |list, key| list.nested(1, &Attrs::new().nested(1, &expr::value(key))));
+        (!keys.is_empty()).then(|| set_named(set).nested(3, &elements))
+    };
+    let port = |protocol: u8, port: u16| [vec![protocol, 0, 0, 0], port.to_be_bytes().to_vec(), vec![0, 0]].concat();
+    let smtp = if settings.smtp_allowed { Vec::new() } else { vec![port(IPPROTO_TCP, PORT_SMTP)] };
+    let mut resolvers = Vec::new();
+    for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+        resolvers.extend([PORT_DNS, PORT_DNS_TLS].map(|number| port(protocol, number)));
+    }
+    let proxies = settings.proxies.iter().map(|(protocol, number)| match protocol {
+        Protocol::Tcp => port(IPPROTO_TCP, *number),
+        Protocol::Udp => port(IPPROTO_UDP, *number),
+    });
+    let protocols = [IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP].map(|p| vec![p]).to_vec();
+    let opened = settings.opened.iter().map(|name| name_key(name).to_vec());
+    let lists = [
+        list(Set::BlockedPorts, smtp),
+        list(Set::ResolverPorts, resolvers),
+        list(Set::Protocols, protocols),
+        list(Set::Proxies, proxies.collect()),
+        list(Set::Opened, opened.collect()),
+        Some(blocked(settings.pool)),
+    ];
+    lists.into_iter().flatten().collect()
+}
+
+/// The ranges that no box reaches. In this kind of set a range is two elements: its first address, and the first after
+/// it with a flag.
+fn blocked(pool: Cidr) -> Attrs {
+    const INTERVAL_END: u32 = 1;
+    let networks: Vec<Cidr> = BLOCKED.into_iter().chain([pool]).collect();
+    let key = |address: u32| Attrs::new().nested(1, &expr::value(&address.to_be_bytes()));
+    let mut elements = Attrs::new();
+    for range in disjoint(&networks) {
+        elements = elements.nested(1, &key(range.first.to_bits()));
+        // Nothing comes after the last address of all.
+        if let Some(after) = range.last.to_bits().checked_add(1) {
+            elements = elements.nested(1, &key(after).be32(3, INTERVAL_END));
+        }
+    }
+    set_named(Set::Blocked).nested(3, &elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_box_reaches_is_blocked() {
+        let merged = disjoint(&BLOCKED);
+        let blocked = |text: &str| {
+            let address: Ipv4Addr = text.parse().expect("address");
+            merged.iter().any(|r| (r.first..=r.last).contains(&address))
+        };
+        for address in [
+            "0.0.0.1",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.168.1.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "239.255.255.255",
+            "255.255.255.255",
+        ] {
+            assert!(blocked(address), "{address}");
+        }
+        for address in ["1.1.1.1", "100.63.0.1", "100.128.0.1", "172.32.0.1", "172.15.0.1", "192.0.1.1", "223.255.0.1"]
+        {
+            assert!(!blocked(address), "{address}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The table, its chains and its rules, which are the same whatever boxes there are.
+//!
+//! Who is a box is told by the name of the interface, which begins with [`PREFIX`] from the moment the kernel makes it.
+//! So a link that has no elements yet, or no more, meets only the drops: nothing has to happen for a box to be closed in.
+//!
+//! The base chains' own policy is `accept`: in the host's namespace other things than boxes pass through these hooks, and
+//! they are none of our business. Everything that comes from a box or goes to one leaves the base chains by `goto` for
+//! chains that end with a drop.
+//!
+//! `drop` is silent; `refuse` answers at once (a TCP reset, or ICMP "administratively prohibited"), so that programs in a
+//! box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
+//! cuts. Only packets whose source was found to be the box's own are answered.
+
+use super::expr::{Rule, Verdict, state};
+use super::sets::Set;
+use super::wire::{APPEND, Attrs, Batch, CREATE, Verb};
+
+/// The table.
+pub(super) const TABLE: &str = "icebox";
+/// How the host's end of every box's link begins, and nothing else.
+pub const PREFIX: &str = "ice-";
+
+/// Chains that policies lead to.
+pub(super) const ACCEPT_OUT: &str = "accept_out";
+pub(super) const CUSTOM_OUT: &str = "custom_out";
+pub(super) const REFUSE: &str = "refuse";
+pub(super) const ACCEPT_IN: &str = "accept_in";
+pub(super) const CUSTOM_IN: &str = "custom_in";
+pub(super) const DENY_IN: &str = "deny_in";
+
+const FROM_BOX: &str = "from_box";
+const TO_BOX: &str = "to_box";
+const CHECK_SOURCE: &str = "check_source";
+const TO_HOST: &str = "to_host";
+const HOST_TO_BOX: &str = "host_to_box";
+
+/// Where a base chain is hooked in: its type, hook number and priority.
+struct Hook(&'static str, u32, i32);
+
+/// Base chains.
+const PREROUTING: (&str, Hook) = ("prerouting", Hook("filter", 0, -300));
+const INPUT: (&str, Hook) = ("input", Hook("filter", 1, 0));
+const FORWARD: (&str, Hook) = ("forward", Hook("filter", 2, 0));
+const OUTPUT: (&str, Hook) = ("output", Hook("filter", 3, 0));
+const POSTROUTING: (&str, Hook) = ("postrouting", Hook("nat", 4, 100));
+
+const BASE_CHAINS: [(&str, Hook); 5] = [PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING];
+const CHAINS: [&str; 11] = [
+    FROM_BOX,
+    TO_BOX,
+    CHECK_SOURCE,
+    TO_HOST,
+    HOST_TO_BOX,
+    ACCEPT_OUT,
+    CUSTOM_OUT,
+    REFUSE,
+    ACCEPT_IN,
+    CUSTOM_IN,
+    DENY_IN,
+];
+
+/// Makes the table; `comment` is kept with it and says which sets it has.
+pub(super) fn table(comment: &str) -> Attrs {
+    // As `nft` keeps comments: kind, length, text.
+    let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
+    userdata.extend(comment.bytes());
+    userdata.push(0);
+    Attrs::new().text(1, TABLE).bytes(6, &userdata)
+}
+
+/// The comment of a table as the kernel tells it.
+pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
+    std::str::from_utf8(userdata.get(2..)?).ok()?.strip_suffix('\0')
+}
+
+/// All chains, made if they are not there.
+pub(super) fn chains() -> Batch {
+    let mut batch = Batch::default();
+    let named = |name: &str| Attrs::new().text(1, TABLE).text(3, name);
+    for (name, Hook(kind, number, priority)) in BASE_CHAINS {
+        const ACCEPT: u32 = 1;
+        let hook = Attrs::new().be32(1, number).bytes(2, &priority.to_be_bytes());
+        batch.push(Verb::NewChain, CREATE, named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind));
+    }
+    for name in CHAINS {
+        batch.push(Verb::NewChain, CREATE, named(name));
+    }
+    batch
+}
+
+/// All rules, in place of those that are there.
+pub(super) fn rules() -> Batch {
+    let mut batch = Batch::default();
+    batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
+    for rule in hooks().into_iter().chain(outward()).chain(inward()).chain(host()) {
+        let attrs = Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions);
+        batch.push(Verb::NewRule, CREATE | APPEND, attrs);
+    }
+    batch
+}
+
+/// From the hooks to our chains.
+fn hooks() -> Vec<Rule> {
+    let go = Verdict::Goto;
+    vec![
+        Rule::of(PREROUTING.0).from_interface(PREFIX).then(go(CHECK_SOURCE)),
+        Rule::of(INPUT.0).from_interface(PREFIX).then(go(TO_HOST)),
+        Rule::of(FORWARD.0).from_interface(PREFIX).then(go(FROM_BOX)),
+        Rule::of(FORWARD.0).to_interface(PREFIX).then(go(TO_BOX)),
+        // An uplink forwards because boxes need it to. It shall not make a router of the host.
+        Rule::of(FORWARD.0).from_interface_in(Set::Opened).state(state::NEW).then(Verdict::Drop),
+        Rule::of(OUTPUT.0).to_interface(PREFIX).then(go(HOST_TO_BOX)),
+        Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_to_interface(PREFIX).masquerade(),
+        // Before connections are tracked: what a box must not send at all doesn't fill the table of connections.
+        Rule::of(CHECK_SOURCE).not_ipv4().count().then(Verdict::Drop),
+        Rule::of(CHECK_SOURCE).has_ip_options().count().then(Verdict::Drop),
+        Rule::of(CHECK_SOURCE).from_interface_and_source_in(Set::Boxes).then(Verdict::Return),
+        Rule::of(CHECK_SOURCE).count().then(Verdict::Drop),
+    ]
+}
+
+/// What a box sends to others than the host.
+fn outward() -> Vec<Rule> {
+    const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
+    let refuse = Verdict::Goto(REFUSE);
+    vec![
+        Rule::of(FROM_BOX).to_interface(PREFIX).then(refuse),
+        Rule::of(FROM_BOX).destination_in(Set::Blocked).then(refuse),
+        Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(refuse),
+        Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(refuse),
+        // What belongs to no connection would not be masqueraded.
+        Rule::of(FROM_BOX).not_state(OURS).then(Verdict::Drop),
+        Rule::of(FROM_BOX).verdict_of_source(Set::PolicyOut),
+        Rule::of(FROM_BOX).then(Verdict::Drop),
+        // Denied wins. A connection that was allowed by a name keeps its mark when the name's answer has expired, until
+        // the policy changes and with it the mark.
+        Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(refuse),
+        Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(refuse),
+        Rule::of(CUSTOM_OUT).outward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_OUT)),
+        Rule::of(CUSTOM_OUT).outward_in(Set::Pinned).mark_from_source(Set::Generation).then(Verdict::Goto(ACCEPT_OUT)),
+        Rule::of(CUSTOM_OUT)
+            .state(state::ESTABLISHED | state::RELATED)
+            .source_and_mark_in(Set::Current)
+            .then(Verdict::Goto(ACCEPT_OUT)),
+        Rule::of(CUSTOM_OUT).then(refuse),
+        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(refuse),
+        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::Connections).then(refuse),
+        Rule::of(ACCEPT_OUT).source_in(Set::Sent),
+        Rule::of(ACCEPT_OUT).then(Verdict::Accept),
+        Rule::of(REFUSE).source_in(Set::Refused),
+        Rule::of(REFUSE).tcp().reset(),
+        Rule::of(REFUSE).prohibited(),
+    ]
+}
+
+/// What comes back. Nobody begins a connection to a box: public URLs will be dialled inside of its namespace.
+fn inward() -> Vec<Rule> {
+    vec![
+        Rule::of(TO_BOX).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
+        Rule::of(TO_BOX).verdict_of_destination(Set::PolicyIn),
+        Rule::of(TO_BOX).then(Verdict::Drop),
+        Rule::of(CUSTOM_IN).inward_in(Set::Denied).then(Verdict::Drop),
+        Rule::of(CUSTOM_IN).inward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).destination_and_mark_in(Set::Current).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).inward_in(Set::Pinned).then(Verdict::Goto(ACCEPT_IN)),
+        // A router on the way says that a packet was too big, or its target away; it is nobody that a policy names.
+        // There is no other way to be related here: connections of boxes have no helpers.
+        Rule::of(CUSTOM_IN).icmp().state(state::RELATED).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).then(Verdict::Drop),
+        Rule::of(ACCEPT_IN).destination_in(Set::Received),
+        Rule::of(ACCEPT_IN).then(Verdict::Accept),
+        Rule::of(DENY_IN).then(Verdict::Drop),
+    ]
+}
+
+/// Between a box and the host: our proxies, at the box's own gateway address only.
+fn host() -> Vec<Rule> {
+    vec![
+        Rule::of(TO_HOST).from_interface_and_destination_in(Set::Gateways).port_in(Set::Proxies).then(Verdict::Accept),
+        Rule::of(TO_HOST).then(Verdict::Goto(REFUSE)),
+        // Answers of proxies, and refusals.
+        Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).then(Verdict::Accept),
+        Rule::of(HOST_TO_BOX).then(Verdict::Drop),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_rules() -> Vec<Rule> {
+        hooks().into_iter().chain(outward()).chain(inward()).chain(host()).collect()
+    }
+
+    /// A chain without a last word would fall back to the base chain's `accept`.
+    #[test]
+    fn every_chain_a_box_meets_ends_with_a_decision() {
+        for chain in CHAINS {
+            let rules: Vec<_> = all_rules().into_iter().filter(|r| r.chain == chain).collect();
+            let last = rules.last().unwrap_or_else(|| panic!("{chain} is empty"));
+            let alone = |v| Rule::of(chain).then(v).expressions;
+            let ends = [
+                alone(Verdict::Drop),
+                alone(Verdict::Accept),
+                alone(Verdict::Goto(REFUSE)),
+                Rule::of(chain).count().then(Verdict::Drop).expressions,
+                Rule::of(chain).prohibited().expressions,
+            ];
+            assert!(ends.contains(&last.expressions), "{chain} does not end with a decision");
+            let accepts = matches!(chain, ACCEPT_OUT | ACCEPT_IN);
+            assert_eq!(last.expressions == alone(Verdict::Accept), accepts, "{chain} ends with accept");
+        }
+    }
+
+    #[test]
+    fn every_rule_stands_in_a_chain_that_is_made() {
+        for rule in all_rules() {
+            let base = BASE_CHAINS.iter().any(|(name, _)| *name == rule.chain);
+            assert!(base || CHAINS.contains(&rule.chain), "{}", rule.chain);
+        }
+    }
+
+    #[test]
+    fn the_comment_is_read_as_it_was_written() {
+        let attrs = table("icebox sets 1");
+        let userdata = super::super::wire::attribute(attrs.as_bytes(), 6).expect("userdata");
+        assert_eq!(comment(userdata), Some("icebox sets 1"));
+        assert_eq!(comment(&[]), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The sets and maps of the table: what their keys are made of.
+//!
+//! A box is a few elements in them. The rules never change, so a packet costs the same whether there is one box or a
+//! thousand, and so does making one.
+
+use std::net::Ipv4Addr;
+
+use super::expr::expression;
+use super::wire::Attrs;
+
+/// Bytes of an interface's name in a key.
+pub(super) const NAME_BYTES: usize = 16;
+
+const FLAG_INTERVAL: u32 = 0x4;
+const FLAG_MAP: u32 = 0x8;
+const FLAG_TIMEOUT: u32 = 0x10;
+const FLAG_DYNAMIC: u32 = 0x20;
+const FLAG_CONCAT: u32 = 0x80;
+
+/// `nft`'s number for a type (it prints by it; the kernel does not care), and its bytes.
+type Field = (u32, u32);
+const ADDRESS: Field = (7, 4);
+const PROTOCOL: Field = (12, 1);
+const PORT: Field = (13, 2);
+const MARK: Field = (19, 4);
+const NAME: Field = (41, 16);
+const VERDICT_TYPE: u32 = 0xffff_ff00;
+const VERDICT_BYTES: u32 = 16;
+
+/// A set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Set {
+    /// Interface and address that belong together.
+    Boxes,
+    /// Interface of a box and the host's address on it.
+    Gateways,
+    /// Addresses of boxes: what is masqueraded.
+    Addresses,
+    /// Box to what its policy does with what it sends.
+    PolicyOut,
+    /// Box to what its policy does with what comes back.
+    PolicyIn,
+    /// Box and destinations that its policy allows.
+    Allowed,
+    /// Box and destinations that its policy denies.
+    Denied,
+    /// Box and destination that a name the policy allows stood for, for a while.
+    Pinned,
+    /// Box to the mark its new connections get.
+    Generation,
+    /// Box and the mark of connections its policy has allowed.
+    Current,
+    /// Box, counting what left it.
+    Sent,
+    /// Box, counting what reached it.
+    Received,
+    /// Box, counting what it was refused.
+    Refused,
+    /// Box, with its limit of new connections per second.
+    NewRate,
+    /// Box, with its limit of connections at once.
+    Connections,
+    /// Destinations that no box reaches.
+    Blocked,
+    /// Protocol and port that no box reaches.
+    BlockedPorts,
+    /// Protocol and port of the ways around our resolver, closed if the policy is `custom`.
+    ResolverPorts,
+    /// What may be in an IP packet.
+    Protocols,
+    /// Protocol and port of our proxies on the host.
+    Proxies,
+    /// Interfaces that forward because we need it.
+    Opened,
+}
+
+use Set::{
+    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, Gateways, Generation, NewRate,
+    Opened, Pinned, PolicyIn, PolicyOut, Protocols, Proxies, Received, Refused, ResolverPorts, Sent,
+};
+
+/// All sets.
+pub(super) const ALL: [Set; 21] = [
+    Boxes,
+    Gateways,
+    Addresses,
+    PolicyOut,
+    PolicyIn,
+    Allowed,
+    Denied,
+    Pinned,
+    Generation,
+    Current,
+    Sent,
+    Received,
+    Refused,
+    NewRate,
+    Connections,
+    Blocked,
+    BlockedPorts,
+    ResolverPorts,
+    Protocols,
+    Proxies,
+    Opened,
+];
+
+/// How many of [`ALL`], from the first, hold elements of boxes.
+pub(super) const OF_BOXES: usize = 15;
+
+impl Set {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Boxes => "boxes",
+            Gateways => "gateways",
+            Addresses => "addresses",
+            PolicyOut => "policy_out",
+            PolicyIn => "policy_in",
+            Allowed => "allowed",
+            Denied => "denied",
+            Pinned => "pinned",
+            Generation => "generation",
+            Current => "current",
+            Sent => "sent",
+            Received => "received",
+            Refused => "refused",
+            NewRate => "new_rate",
+            Connections => "connections",
+            Blocked => "blocked",
+            BlockedPorts => "blocked_ports",
+            ResolverPorts => "resolver_ports",
+            Protocols => "protocols",
+            Proxies => "proxies",
+            Opened => "opened",
+        }
+    }
+
+    /// Its number inside a transaction.
+    pub(super) fn id(self) -> u32 {
+        self as u32 + 1
+    }
+
+    fn fields(self) -> &'static [Field] {
+        match self {
+            Boxes | Gateways => &[NAME, ADDRESS],
+            Addresses | PolicyOut | PolicyIn | Generation | Sent | Received | Refused | NewRate | Connections
+            | Blocked => &[ADDRESS],
+            Allowed | Denied | Pinned => &[ADDRESS, ADDRESS],
+            Current => &[ADDRESS, MARK],
+            BlockedPorts | ResolverPorts | Proxies => &[PROTOCOL, PORT],
+            Protocols => &[PROTOCOL],
+            Opened => &[NAME],
+        }
+    }
+
+    fn flags(self) -> u32 {
+        match self {
+            PolicyOut | PolicyIn | Generation => FLAG_MAP,
+            Allowed | Denied => FLAG_CONCAT | FLAG_INTERVAL,
+            Pinned => FLAG_TIMEOUT,
+            NewRate | Connections => FLAG_DYNAMIC,
+            Blocked => FLAG_INTERVAL,
+            _ => 0,
+        }
+    }
+
+    /// What every element has beside its key; the values are the elements' own.
+    fn stateful(self) -> Option<Attrs> {
+        match self {
+            Sent | Received | Refused => Some(counter(0, 0)),
+            NewRate => Some(rate_over(1)),
+            Connections => Some(connections_over(1)),
+            _ => None,
+        }
+    }
+
+    /// Where an element's box is in its key.
+    pub(super) fn box_in(self, key: &[u8]) -> Option<Ipv4Addr> {
+        let at = if matches!(self, Boxes | Gateways) { NAME_BYTES } else { 0 };
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?))
+    }
+
+    /// The attributes that make it.
+    pub(super) fn attrs(self, table: &str) -> Attrs {
+        let fields = self.fields();
+        let kind = fields.iter().fold(0, |kind, (number, _)| kind << 6 | number);
+        let (_, first_bytes) = fields[0];
+        // Several fields are words each; one alone is as long as it is.
+        let length =
+            if fields.len() == 1 { first_bytes } else { fields.iter().map(|(_, n)| n.next_multiple_of(4)).sum() };
+        let mut attrs = Attrs::new().text(1, table).text(2, self.name()).be32(3, self.flags());
+        attrs = attrs.be32(4, kind).be32(5, length).be32(10, self.id());
+        attrs = match self {
+            PolicyOut | PolicyIn => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
+            Generation => attrs.be32(6, MARK.0).be32(7, MARK.1),
+            _ => attrs,
+        };
+        if self.flags() & FLAG_CONCAT != 0 {
+            let parts = fields.iter().fold(Attrs::new(), |a, (_, n)| a.nested(1, &Attrs::new().be32(1, *n)));
+            attrs = attrs.nested(9, &Attrs::new().nested(2, &parts));
+        }
+        self.stateful().map_or(attrs.clone(), |stateful| attrs.nested(17, &stateful))
+    }
+}
+
+/// `counter packets PACKETS bytes BYTES`
+pub(super) fn counter(packets: u64, bytes: u64) -> Attrs {
+    expression("counter", &Attrs::new().be64(1, bytes).be64(2, packets))
+}
+
+/// `limit rate over N/second burst N packets`
+pub(super) fn rate_over(per_second: u32) -> Attrs {
+    const OVER: u32 = 1;
+    const PACKETS: u32 = 0;
+    let data = Attrs::new().be64(1, per_second.into()).be64(2, 1).be32(3, per_second).be32(4, PACKETS);
+    expression("limit", &data.be32(5, OVER))
+}
+
+/// `ct count over N`
+pub(super) fn connections_over(count: u32) -> Attrs {
+    const OVER: u32 = 1;
+    expression("connlimit", &Attrs::new().be32(1, count).be32(2, OVER))
+}
+
+/// An interface's name as a key has it.
+pub(super) fn name_key(name: &str) -> [u8; NAME_BYTES] {
+    let mut key = [0; NAME_BYTES];
+    // Interface names have at most fifteen bytes; `link::host_name` makes them so.
+    let length = name.len().min(NAME_BYTES - 1);
+    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_has_its_own_name_and_number() {
+        let mut names: Vec<_> = ALL.iter().map(|s| s.name()).collect();
+        let mut ids: Vec<_> = ALL.iter().map(|s| s.id()).collect();
+        names.sort_unstable();
+        names.dedup();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!((names.len(), ids.len()), (ALL.len(), ALL.len()));
+        // The elements of boxes are told from the others by their place.
+        assert_eq!(ALL[OF_BOXES], Blocked);
+        assert!(ALL.windows(2).all(|two| two[0] < two[1]));
+    }
+
+    #[test]
+    fn the_box_of_an_element_is_found_in_its_key() {
+        let mut key = name_key("ice-abcdefghijk").to_vec();
+        key.extend([10, 88, 0, 3]);
+        assert_eq!(Boxes.box_in(&key), Some([10, 88, 0, 3].into()));
+        assert_eq!(Pinned.box_in(&[10, 88, 0, 3, 1, 2, 3, 4]), Some([10, 88, 0, 3].into()));
+        assert_eq!(Boxes.box_in(&[10, 88, 0, 3]), None);
+    }
+}

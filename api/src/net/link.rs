@@ -1,0 +1,342 @@
+//! A box's link: a pair of virtual Ethernet interfaces, one end here, the other made inside the box's namespace.
+//!
+//! Owns: names, addresses, routes and settings of both ends. There is no bridge: every link is a network of two addresses
+//! (/31), so boxes do not see each other's frames at all, and what they send each other passes the firewall as anything
+//! else.
+//!
+//! Making a link is a list of [`Step`]s, each of which may be done again; whoever dies between two of them leaves a link
+//! that the firewall's prefix rule closes, and that [`Links::list`] finds by its name.
+//!
+//! Invariant: an interface that begins with the firewall's prefix and is not of the box asked for is never touched.
+//!
+//! Leaves out: bandwidth (a queueing discipline on the host's end), pairs made ahead of demand.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
+
+use super::address::{PAIR_PREFIX, Pair};
+use super::firewall::PREFIX;
+use super::namespace::Namespace;
+use super::sysctl;
+use crate::error::{Cause, Error};
+
+/// The box's end, as the box sees it.
+pub const GUEST_NAME: &str = "eth0";
+/// If there is no uplink to take it from.
+const MTU_DEFAULT: u32 = 1500;
+/// Least MTU of IPv4 hosts; what an uplink says below it is not believed.
+const MTU_MIN: u32 = 576;
+/// An interface's name has at most 15 bytes; four are the prefix.
+const HASH_LETTERS: usize = 11;
+const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// A link that is to be.
+#[derive(Debug, Clone)]
+pub struct LinkSpec {
+    /// The box; it is kept with the link as its alias.
+    pub id: String,
+    /// Its addresses.
+    pub pair: Pair,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Largest packet, from [`Links::uplink`].
+    pub mtu: u32,
+}
+
+/// A link of ours that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The host's end.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// The box it was made for; none if its maker died before telling.
+    pub id: Option<String>,
+}
+
+/// Where packets leave the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The interface of the default route, if there is one.
+    pub name: Option<String>,
+    /// Its largest packet.
+    pub mtu: u32,
+}
+
+/// What is done to make a link, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The box's namespace, before it has a link.
+    Prepare,
+    /// Both ends, down.
+    Create,
+    /// The box's id is kept with the link.
+    Name,
+    /// The host's end: settings, address, up.
+    Host,
+    /// The box's end: address, up, default route.
+    Guest,
+}
+
+impl Step {
+    /// All steps.
+    pub const ALL: [Self; 5] = [Self::Prepare, Self::Create, Self::Name, Self::Host, Self::Guest];
+}
+
+/// The name of the host's end: the same for the same box, and for no other but by a chance of one in 2^55, which is then
+/// found out by the alias.
+#[must_use]
+pub fn host_name(id: &str) -> String {
+    let hash = Sha256::digest(id.as_bytes());
+    let letters = hash.iter().take(HASH_LETTERS).map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
+    PREFIX.chars().chain(letters).collect()
+}
+
+/// Netlink to the interfaces of the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Links {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Links {
+    /// Opens the connection. What it asks is answered while somebody waits for it, on this thread.
+    pub fn open() -> Result<Self, Error> {
+        let failed = |e: io::Error| Error::new("open", "netlink socket for links", e);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let (connection, handle, _) = {
+            let _guard = runtime.enter();
+            rtnetlink::new_connection().map_err(failed)?
+        };
+        runtime.spawn(connection);
+        Ok(Self { runtime, handle })
+    }
+
+    /// Makes a link, or finishes one that was begun, or leaves one that is whole as it is.
+    pub fn create(&self, spec: &LinkSpec) -> Result<(), Error> {
+        Step::ALL.into_iter().try_for_each(|step| self.step(step, spec))
+    }
+
+    /// One step of [`Links::create`]; all before it must have been done.
+    pub fn step(&self, step: Step, spec: &LinkSpec) -> Result<(), Error> {
+        let name = host_name(&spec.id);
+        match step {
+            Step::Prepare => spec.namespace.run(sysctl::of_box),
+            Step::Create => self.make(&name, spec),
+            Step::Name => {
+                let alias = LinkUnspec::new_with_name(&name).alias(spec.id.as_str()).build();
+                self.wait("name link", &name, self.handle.link().set(alias).execute())
+            }
+            Step::Host => {
+                sysctl::host_end(&name)?;
+                let index = self.must_find(&name)?.index;
+                self.set_up(&name, index, spec.pair.host())
+            }
+            Step::Guest => spec.namespace.run(|| Self::open()?.set_up_guest(spec.pair)),
+        }
+    }
+
+    /// Removes a box's link, with both ends. Of one that is not there nothing is to be done.
+    pub fn remove(&self, id: &str) -> Result<(), Error> {
+        let name = host_name(id);
+        match self.find(&name)? {
+            Some(link) => {
+                check_owner(&link, id)?;
+                self.delete(&link)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// All links of boxes that are there, whoever made them.
+    pub fn list(&self) -> Result<Vec<Link>, Error> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = self.wait("list links", "", links)?;
+        Ok(links.iter().filter(|l| is_veth(l)).filter_map(read).filter(|l| l.name.starts_with(PREFIX)).collect())
+    }
+
+    /// Removes every link of a box for which `keep` is false, and tells which.
+    pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<Link>, Error> {
+        let mut gone = self.list()?;
+        // One without an id was never finished; its box, if there is one, makes it again.
+        gone.retain(|link| !link.id.as_deref().is_some_and(&keep));
+        gone.iter().try_for_each(|link| self.delete(link))?;
+        Ok(gone)
+    }
+
+    /// The interface of the default route with the lowest metric.
+    pub fn uplink(&self) -> Result<Uplink, Error> {
+        let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let routes = self.wait("list routes", "", all.try_collect::<Vec<_>>())?;
+        let best = routes.iter().filter_map(default_route).min();
+        let Some((_, index)) = best else {
+            return Ok(Uplink { name: None, mtu: MTU_DEFAULT });
+        };
+        let found = self.handle.link().get().match_index(index).execute().try_collect::<Vec<_>>();
+        let found = self.wait("find link", &index.to_string(), found)?;
+        let message = found.first().ok_or_else(|| missing(&index.to_string()))?;
+        let mtu = message.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(n) = a { Some(*n) } else { None });
+        // The loopback's 65536 would be as wrong as what is too small.
+        let mtu = mtu.filter(|n| (MTU_MIN..=u32::from(u16::MAX)).contains(n)).unwrap_or(MTU_DEFAULT);
+        Ok(Uplink { name: read(message).map(|l| l.name), mtu })
+    }
+
+    fn make(&self, name: &str, spec: &LinkSpec) -> Result<(), Error> {
+        if let Some(link) = self.find(name)? {
+            check_owner(&link, &spec.id)?;
+            if spec.namespace.run(|| Self::open()?.has_peer(link.index))? {
+                return Ok(());
+            }
+            // Of a namespace that the box no longer has; it would hold the name.
+            self.delete(&link)?;
+        }
+        let guest = LinkMessageBuilder::<LinkUnspec>::new().name(GUEST_NAME).mtu(spec.mtu);
+        let guest = guest.setns_by_fd(spec.namespace.raw_fd()).build();
+        let host = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name.to_owned());
+        let host = host.mtu(spec.mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(guest))).build();
+        self.wait("make link", name, self.handle.link().add(host).execute())
+    }
+
+    /// Whether this namespace has the box's end of the link whose other end has the number `index` elsewhere. A number
+    /// may be another interface's in a third namespace, but then that is not where the name of the link was found.
+    fn has_peer(&self, index: u32) -> Result<bool, Error> {
+        let Some(message) = self.get(GUEST_NAME)? else { return Ok(false) };
+        let is_peer = |a: &LinkAttribute| matches!(a, LinkAttribute::Link(n) if *n == index);
+        Ok(is_veth(&message) && message.attributes.iter().any(is_peer))
+    }
+
+    fn set_up_guest(&self, pair: Pair) -> Result<(), Error> {
+        let index = |name: &str| self.must_find(name).map(|l| l.index);
+        let up = |index: u32| LinkUnspec::new_with_index(index).up().build();
+        self.wait("set up", "lo", self.handle.link().set(up(index("lo")?)).execute())?;
+        self.set_up(GUEST_NAME, index(GUEST_NAME)?, pair.guest())?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.host()).build();
+        self.wait("set default route by", GUEST_NAME, self.handle.route().add(route).replace().execute())
+    }
+
+    fn set_up(&self, name: &str, index: u32, address: Ipv4Addr) -> Result<(), Error> {
+        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, PAIR_PREFIX).build();
+        let mut request = self.handle.address().add(index, address.into(), PAIR_PREFIX).replace();
+        *request.message_mut() = message;
+        self.wait("set address of", name, request.execute())?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.wait("set up", name, self.handle.link().set(up).execute())
+    }
+
+    fn delete(&self, link: &Link) -> Result<(), Error> {
+        let request = self.handle.link().del(link.index).execute();
+        match self.runtime.block_on(request) {
+            // It goes by itself with the box's namespace, at any moment.
+            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other.map_err(|e| failed("remove link", &link.name, e)),
+        }
+    }
+
+    fn must_find(&self, name: &str) -> Result<Link, Error> {
+        self.find(name)?.ok_or_else(|| missing(name))
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Link>, Error> {
+        Ok(self.get(name)?.as_ref().and_then(read))
+    }
+
+    fn get(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
+        let found = self.handle.link().get().match_name(name).execute().try_collect::<Vec<_>>();
+        match self.runtime.block_on(found) {
+            Ok(found) => Ok(found.into_iter().next()),
+            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(failed("find link", name, e)),
+        }
+    }
+
+    fn wait<T>(
+        &self,
+        what: &'static str,
+        subject: &str,
+        request: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, Error> {
+        self.runtime.block_on(request).map_err(|e| failed(what, subject, e))
+    }
+}
+
+fn failed(what: &'static str, subject: &str, error: rtnetlink::Error) -> Error {
+    let cause = match error {
+        rtnetlink::Error::NetlinkError(e) => e.to_io(),
+        other => io::Error::other(other),
+    };
+    Error::new(what, subject, cause)
+}
+
+fn missing(name: &str) -> Error {
+    Error::new("find link", name, io::Error::from_raw_os_error(libc::ENODEV))
+}
+
+/// A link that was made for another box is not this one's, whatever it is called.
+fn check_owner(link: &Link, id: &str) -> Result<(), Error> {
+    match &link.id {
+        Some(other) if other != id => {
+            Err(Error::new("use link", format!("{} for {id}", link.name), Cause::Invalid("it is another box's")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read(message: &LinkMessage) -> Option<Link> {
+    let text = |find: fn(&LinkAttribute) -> Option<&String>| message.attributes.iter().find_map(find).cloned();
+    let name = text(|a| if let LinkAttribute::IfName(name) = a { Some(name) } else { None })?;
+    let id = text(|a| if let LinkAttribute::IfAlias(alias) = a { Some(alias) } else { None });
+    Some(Link { name, index: message.header.index, id })
+}
+
+fn is_veth(message: &LinkMessage) -> bool {
+    let is_veth = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Veth));
+    let of_kind = |a: &LinkAttribute| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_veth));
+    message.attributes.iter().any(of_kind)
+}
+
+/// Metric and interface of a default route in the main table.
+fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
+    let is_ours = route.header.address_family == AddressFamily::Inet
+        && route.header.destination_prefix_length == 0
+        && route.header.table == RouteHeader::RT_TABLE_MAIN;
+    let number = |find: fn(&RouteAttribute) -> Option<u32>| route.attributes.iter().find_map(find);
+    let index = number(|a| if let RouteAttribute::Oif(n) = a { Some(*n) } else { None })?;
+    let metric = number(|a| if let RouteAttribute::Priority(n) = a { Some(*n) } else { None });
+    is_ours.then_some((metric.unwrap_or(0), index))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_fit_are_stable_and_differ() {
+        assert_eq!(host_name("right-flamingo-14486"), host_name("right-flamingo-14486"));
+        let names: HashSet<String> = (0..10_000).map(|n| host_name(&format!("box-{n}"))).collect();
+        assert_eq!(names.len(), 10_000);
+        for name in names {
+            assert!(name.len() <= 15 && name.starts_with(PREFIX), "{name}");
+            assert!(name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit()), "{name}");
+        }
+        // Fixed for all times: a changed hash would lose the links that are there. Computed by other means than this.
+        assert_eq!(host_name(""), "ice-dqecy44u23u");
+    }
+
+    #[test]
+    fn a_link_of_another_box_is_not_used() {
+        let link = |id: Option<&str>| Link { name: host_name("a"), index: 7, id: id.map(str::to_owned) };
+        assert!(check_owner(&link(Some("a")), "a").is_ok());
+        assert!(check_owner(&link(None), "a").is_ok(), "its maker died before naming it");
+        assert!(check_owner(&link(Some("b")), "a").is_err());
+    }
+}

@@ -1,0 +1,166 @@
+//! The network of boxes: addresses, links and firewall, on the host's side.
+//!
+//! Owns: [`HostSide`], which does for a box what has to be done together and in order. It works on one thread of its own
+//! that has entered the namespace of the host side: the machine's own, or the one `--netns` will name.
+//!
+//! The order is what keeps a box closed in whenever this process dies: the firewall's table first, which drops whatever
+//! comes from an interface of the prefix; then the link; and the box's elements in the firewall, which open, last. On the
+//! way back the elements go first.
+//!
+//! Not there yet, and wired into nothing: names (DNS proxy, SNI), `attach_headers`, public URLs, waking by a packet, what
+//! `icebox net` will tell (who was refused what), bandwidth, links made ahead of demand, IPv6 for boxes, the files in a
+//! box's `/etc`, the configuration, and `iceboxd` itself.
+
+pub mod address;
+pub mod cidr;
+pub mod firewall;
+pub mod link;
+pub mod namespace;
+mod sysctl;
+
+use self::address::Pair;
+use self::cidr::Cidr;
+use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, Protocol, Settings};
+use self::link::{LinkSpec, Links, Uplink, host_name};
+use self::namespace::{Namespace, Worker};
+use crate::error::Error;
+
+/// What an operator chooses for all boxes.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The addresses of boxes.
+    pub pool: Cidr,
+    /// Whether boxes may send mail by themselves (TCP 25).
+    pub smtp_allowed: bool,
+    /// Where our proxies listen, at each box's gateway address.
+    pub proxies: Vec<(Protocol, u16)>,
+}
+
+/// A box that is to be connected.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The box.
+    pub id: String,
+    /// Its addresses.
+    pub pair: Pair,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// What it may reach.
+    pub policy: Policy,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// What was left of boxes that are no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Interfaces removed.
+    pub links: Vec<String>,
+    /// Boxes taken out of the firewall.
+    pub boxes: Vec<Pair>,
+}
+
+#[derive(Debug)]
+struct State {
+    firewall: Firewall,
+    links: Links,
+    uplink: Uplink,
+}
+
+/// The host's side of all boxes.
+#[derive(Debug)]
+pub struct HostSide {
+    worker: Worker<State>,
+}
+
+impl HostSide {
+    /// Puts the firewall in place in `namespace`, then lets the uplink forward what comes back. Boxes that a former
+    /// process has connected are as they were.
+    pub async fn start(namespace: Namespace, config: HostConfig) -> Result<Self, Error> {
+        let worker = Worker::start("network", namespace, move || State::start(config)).await?;
+        Ok(Self { worker })
+    }
+
+    /// Where packets leave, as found at the start.
+    pub async fn uplink(&self) -> Result<Uplink, Error> {
+        self.worker.call(|state| Ok(state.uplink.clone())).await
+    }
+
+    /// Connects a box, or does what is missing of it.
+    pub async fn attach(&self, box_: Attachment) -> Result<(), Error> {
+        self.worker.call(move |state| state.attach(box_)).await
+    }
+
+    /// Disconnects a box, whatever there is of it.
+    pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
+        let id = id.to_owned();
+        let work = move |state: &mut State| {
+            state.firewall.remove(pair)?;
+            state.links.remove(&id)
+        };
+        self.worker.call(work).await
+    }
+
+    /// Another policy, with the addresses its names are known to stand for; see [`Firewall::set_policy`].
+    pub async fn set_policy(&self, pair: Pair, policy: Policy, pins: Vec<Pin>) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_policy(pair, &policy, &pins)).await
+    }
+
+    /// Other limits.
+    pub async fn set_limits(&self, pair: Pair, limits: Limits) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_limits(pair, limits)).await
+    }
+
+    /// Lets a box with a `custom` policy reach addresses for a while.
+    pub async fn pin(&self, pair: Pair, pins: Vec<Pin>) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.pin(pair, &pins)).await
+    }
+
+    /// What a box sent, received and was refused.
+    pub async fn counters(&self, pair: Pair) -> Result<Counters, Error> {
+        self.worker.call(move |state| state.firewall.counters(pair)).await
+    }
+
+    /// Removes what is left of boxes that are not among `kept`, after a crash.
+    pub async fn sweep(&self, kept: Vec<String>) -> Result<Swept, Error> {
+        self.worker.call(move |state| state.sweep(&kept)).await
+    }
+}
+
+impl State {
+    fn start(config: HostConfig) -> Result<Self, Error> {
+        let links = Links::open()?;
+        let uplink = links.uplink()?;
+        let mut opened = Firewall::opened_before()?;
+        let mut to_open = None;
+        if let Some(name) = &uplink.name {
+            if !sysctl::forwards(name)? {
+                opened.push(name.clone());
+                to_open = Some(name);
+            }
+        }
+        opened.sort();
+        opened.dedup();
+        let HostConfig { pool, smtp_allowed, proxies } = config;
+        let firewall = Firewall::open(&Settings { pool, smtp_allowed, proxies, opened })?;
+        // Only now: the rule that keeps the host from being a router for others is in the table.
+        to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
+        Ok(Self { firewall, links, uplink })
+    }
+
+    fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
+        let Attachment { id, pair, namespace, policy, limits } = box_;
+        let interface = host_name(&id);
+        self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
+        self.firewall.set(&BoxRules { interface, pair, policy, limits })
+    }
+
+    fn sweep(&mut self, kept: &[String]) -> Result<Swept, Error> {
+        let names: Vec<String> = kept.iter().map(|id| host_name(id)).collect();
+        let gone = self.firewall.boxes().filter(|(_, name)| !names.iter().any(|n| n == name));
+        let boxes: Vec<Pair> = gone.map(|(pair, _)| pair).collect();
+        boxes.iter().try_for_each(|pair| self.firewall.remove(*pair))?;
+        let links = self.links.sweep(|id| kept.iter().any(|k| k == id))?;
+        Ok(Swept { links: links.into_iter().map(|l| l.name).collect(), boxes })
+    }
+}

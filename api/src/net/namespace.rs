@@ -1,0 +1,167 @@
+//! Network namespaces, and threads that work in them.
+//!
+//! Owns: how a namespace is named and opened, and that nobody but a dedicated thread ever enters one. The namespace of a
+//! thread cannot be told from outside, so a worker of the async runtime that had entered one would take whatever it does
+//! next there; a thread that was made for it takes its namespace to its end.
+//!
+//! Leaves out: what is done there.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use nix::sched::CloneFlags;
+use rustix::process::{Pid, PidfdFlags};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Cause, Error};
+
+/// Where `ip netns add NAME` puts namespaces.
+const NAMED_DIR: &str = "/run/netns";
+/// Type of the file system of namespaces (`NSFS_MAGIC`).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// Jobs that may wait for a worker.
+const JOBS_MAX: usize = 1024;
+
+/// An open network namespace. It lives at least as long as this.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    file: Arc<File>,
+    /// For messages only.
+    name: String,
+}
+
+impl Namespace {
+    /// The namespace of the calling thread.
+    pub fn own() -> Result<Self, Error> {
+        Self::open_path(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The one that `--netns` names: a path (with a slash), or a name as `ip netns` uses it.
+    pub fn open(path_or_name: &str) -> Result<Self, Error> {
+        if path_or_name.contains('/') {
+            return Self::open_path(Path::new(path_or_name));
+        }
+        if path_or_name.is_empty() || path_or_name.starts_with('.') {
+            let cause = Cause::Invalid("a network namespace is a path or a name that `ip netns` lists");
+            return Err(Error::new("open network namespace", path_or_name, cause));
+        }
+        Self::open_path(&Path::new(NAMED_DIR).join(path_or_name))
+    }
+
+    /// The namespace of a process. The process may end at any time and its number be another's; so it is held by a
+    /// pidfd, and only if it is still there after the namespace was opened, the namespace was its.
+    pub fn of_process(pid: u32) -> Result<Self, Error> {
+        let failed = |cause: Cause| Error::new("open network namespace of process", pid.to_string(), cause);
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let number = number.ok_or_else(|| failed(Cause::Invalid("there is no such process")))?;
+        let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
+        let namespace = Self::open_path(&PathBuf::from(format!("/proc/{pid}/ns/net")))?;
+        let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        if rustix::event::poll(&mut poll, Some(&at_once)).map_err(|e| failed(e.into()))? > 0 {
+            return Err(failed(Cause::Invalid("the process has ended")));
+        }
+        Ok(namespace)
+    }
+
+    fn open_path(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let failed = |cause: Cause| Error::new("open network namespace", name.clone(), cause);
+        let file = File::open(path).map_err(|e| failed(e.into()))?;
+        let kind = rustix::fs::fstatfs(&file).map_err(|e| failed(e.into()))?;
+        if kind.f_type as i64 != NSFS_MAGIC {
+            return Err(failed(Cause::Invalid("this is not a namespace")));
+        }
+        Ok(Self { file: Arc::new(file), name })
+    }
+
+    /// Its descriptor, for a netlink attribute.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Whether both are the same.
+    pub fn is(&self, other: &Self) -> Result<bool, Error> {
+        let id = |n: &Self| {
+            let stat = rustix::fs::fstat(&n.file).map_err(|e| Error::new("compare namespace", n.name.clone(), e))?;
+            Ok::<_, Error>((stat.st_dev, stat.st_ino))
+        };
+        Ok(id(self)? == id(other)?)
+    }
+
+    /// Puts the calling thread there. Only for threads that are made for it and end with it.
+    fn enter(&self) -> Result<(), Error> {
+        nix::sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
+            .map_err(|e| Error::new("enter network namespace", self.name.clone(), e))
+    }
+
+    /// Does `work` in the namespace, on a thread of its own, and waits for it.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> Result<R, Error> + Send) -> Result<R, Error> {
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+                self.enter()?;
+                work()
+            });
+            let thread = thread.map_err(|e| Error::new("start thread for", self.name.clone(), e))?;
+            thread.join().unwrap_or_else(|_| Err(Error::new("work in", self.name.clone(), Cause::WorkerEnded)))
+        })
+    }
+}
+
+type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// A thread that has entered a namespace and does one job after the other there, with a state of its own. It ends when
+/// the worker is dropped and all jobs are done.
+#[derive(Debug)]
+pub struct Worker<S> {
+    jobs: mpsc::Sender<Job<S>>,
+    name: &'static str,
+}
+
+impl<S: 'static> Worker<S> {
+    /// Starts the thread `name`, and tells when `start` has made its state in there.
+    pub async fn start(
+        name: &'static str,
+        namespace: Namespace,
+        start: impl FnOnce() -> Result<S, Error> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let (jobs, mut queue) = mpsc::channel::<Job<S>>(JOBS_MAX);
+        let (ready, is_ready) = oneshot::channel();
+        let body = move || {
+            let mut state = match namespace.enter().and_then(|()| start()) {
+                Ok(state) => {
+                    let _ = ready.send(Ok(()));
+                    state
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            while let Some(job) = queue.blocking_recv() {
+                job(&mut state);
+            }
+        };
+        thread::Builder::new().name(name.into()).spawn(body).map_err(|e| Error::new("start thread", name, e))?;
+        is_ready.await.map_err(|_| Error::new("start", name, Cause::WorkerEnded))??;
+        Ok(Self { jobs, name })
+    }
+
+    /// Has `work` done there. Once it is queued it is done, even if nobody waits for it any more.
+    pub async fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let ended = || Error::new("ask", self.name, Cause::WorkerEnded);
+        let (answer, is_done) = oneshot::channel();
+        let job = Box::new(move |state: &mut S| {
+            let _ = answer.send(work(state));
+        });
+        self.jobs.send(job).await.map_err(|_| ended())?;
+        is_done.await.map_err(|_| ended())?
+    }
+}
