@@ -33,8 +33,6 @@ pub(super) const ACK: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE`
 pub(super) const CREATE: u16 = 0x400;
-/// `NLM_F_EXCL`: the element must be new.
-pub(super) const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_APPEND`
 pub(super) const APPEND: u16 = 0x800;
 

@@ -1,0 +1,8 @@
+//! The network of boxes against the kernel, in a world of network namespaces of its own. Needs root, and `nft` to be told
+//! by somebody else what the kernel has. Nothing touches the machine's own network or sends a packet out of this world.
+
+mod packet;
+mod priv_blocked;
+mod priv_life;
+mod priv_policy;
+mod world;
