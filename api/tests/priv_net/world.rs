@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icebox_api::error::Error;
 use icebox_api::net::address::Pair;
@@ -13,12 +13,13 @@ use icebox_api::net::firewall::{Limits, Policy, Protocol};
 use icebox_api::net::link::host_name;
 use icebox_api::net::namespace::Namespace;
 use icebox_api::net::{Attachment, HostConfig, HostSide};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, CpuSet};
+use nix::unistd::Pid;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 
-use crate::packet::{Packet, Recorder, UDP};
+use crate::packet::{Packet, Recorder, Seen, UDP};
 
 /// Never reached when all is well; long, since the machine may be an emulated one.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -57,6 +58,13 @@ pub(crate) const INTERNET: [[u8; 4]; 14] = [
     [198, 18, 0, 1],
     [198, 19, 255, 254],
 ];
+
+/// This thread, and all that it will start, stays on the processor it runs on.
+fn stay_on_one_processor() {
+    let mut one = CpuSet::new();
+    one.set(nix::sched::sched_getcpu().expect("a processor")).expect("its number");
+    nix::sched::sched_setaffinity(Pid::from_raw(0), &one).expect("stay there");
+}
 
 /// A namespace of its own, made by a thread that ends.
 pub(crate) fn namespace() -> Namespace {
@@ -170,6 +178,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        stay_on_one_processor();
         let (host, internet) = (namespace(), namespace());
         // A new namespace may begin with the settings of the machine's.
         write_sysctl(&host, "net/ipv4/ip_forward", "0");
@@ -279,19 +288,25 @@ impl World {
         b
     }
 
-    /// Sends something that passes, from the host, and returns all that the internet saw until then. What was sent before
-    /// has arrived by now, or never will.
-    pub(crate) fn seen(&mut self) -> Vec<crate::packet::Seen> {
-        self.fences += 1;
-        let text = format!("fence-{}.", self.fences);
-        let fence = Packet::new(UDP, UPLINK, SITE, &text);
-        fence.send(&self.host).expect("send the fence");
+    /// All that the internet saw since the last time. What was sent before has arrived by now, or never will.
+    ///
+    /// For that, something that passes is sent from the host and waited for. All of this is one processor's work, whose
+    /// queue of packets is served in order; so after each fence, every packet that was in the queue has made its next
+    /// step. The longest way is: ask for the gateway's Ethernet address, the answer, the packet itself; the same on the
+    /// other side of the host.
+    pub(crate) fn seen(&mut self) -> Vec<Seen> {
+        const STEPS: u32 = 8;
         let mut all = Vec::new();
-        let begun = std::time::Instant::now();
-        while !all.iter().any(|s: &crate::packet::Seen| s.has(&text)) {
-            assert!(begun.elapsed() < DEADLINE, "the fence did not arrive");
-            all.extend(self.recorder.seen());
-            thread::yield_now();
+        for _ in 0..STEPS {
+            self.fences += 1;
+            let text = format!("fence-{}.", self.fences);
+            Packet::new(UDP, UPLINK, SITE, &text).send(&self.host).expect("send the fence");
+            let begun = Instant::now();
+            while !all.iter().any(|s: &Seen| s.has(&text)) {
+                assert!(begun.elapsed() < DEADLINE, "the fence did not arrive");
+                all.extend(self.recorder.seen());
+                thread::yield_now();
+            }
         }
         all
     }

@@ -103,6 +103,14 @@ pub struct Counters {
     pub refused: Count,
 }
 
+/// The elements of boxes that a table has.
+struct Found {
+    /// Those of boxes that have all of theirs.
+    whole: Vec<Element>,
+    /// Those of others.
+    damaged: Vec<Element>,
+}
+
 /// The firewall.
 #[derive(Debug)]
 pub struct Firewall {
@@ -134,7 +142,7 @@ impl Firewall {
         let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
         let mut firewall = Self { socket, boxes: BTreeMap::new(), generation };
         if is_current && firewall.install(&comment, settings, Batch::default(), Batch::default()).is_ok() {
-            let damaged = firewall.read_back()?;
+            let Found { damaged, .. } = firewall.read_back()?;
             let mut batch = Batch::default();
             element::remove(&mut batch, &damaged.iter().collect::<Vec<_>>());
             firewall.socket.commit("repair firewall", "", &batch)?;
@@ -144,10 +152,9 @@ impl Firewall {
         let mut then = Batch::default();
         if found.is_some() {
             first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
-            firewall.read_back()?;
-            for entry in firewall.boxes.values() {
-                then.append(element::change(&[], &entry.elements(Instant::now())));
-            }
+            // As they were found: with what they have counted, and the time they have left.
+            let Found { whole, .. } = firewall.read_back()?;
+            element::add(&mut then, &whole.iter().collect::<Vec<_>>());
         }
         firewall.install(&comment, settings, first, then)?;
         Ok(firewall)
@@ -172,10 +179,10 @@ impl Firewall {
         self.socket.commit("install firewall", "", &batch)
     }
 
-    /// Learns which boxes are there; what is left belongs to none that is whole.
-    fn read_back(&mut self) -> Result<Vec<Element>, Error> {
+    /// Learns which boxes are there.
+    fn read_back(&mut self) -> Result<Found, Error> {
         let mut by_box: BTreeMap<Pair, Vec<Element>> = BTreeMap::new();
-        let mut damaged = Vec::new();
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
         for set in &ALL[..OF_BOXES] {
             let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(*set))?.unwrap_or_default();
             let (elements, strange) = read_elements(*set, &bodies);
@@ -195,6 +202,7 @@ impl Firewall {
                 Some(entry) if entry.pair == pair => {
                     self.generation = self.generation.max(entry.generation);
                     self.boxes.insert(pair, entry);
+                    whole.extend(elements);
                 }
                 _ => {
                     tracing::warn!(address = %pair.guest(), "the firewall has half a box; it is taken out");
@@ -203,8 +211,9 @@ impl Firewall {
             }
         }
         // Elements of one set go together in few messages.
+        whole.sort_by_key(|e| e.set);
         damaged.sort_by_key(|e| e.set);
-        Ok(damaged)
+        Ok(Found { whole, damaged })
     }
 
     fn next_generation(&mut self) -> u32 {

@@ -173,6 +173,19 @@ impl Set {
         }
     }
 
+    /// For `nft`, which would print names and marks the wrong way round: the order of bytes in key and data. It takes a
+    /// list of kind, length, number.
+    fn byte_orders(self, key_type: u32) -> Vec<u8> {
+        const KEY: u8 = 0;
+        const DATA: u8 = 1;
+        let order = |kind: u8, is_host: bool| {
+            let order: u32 = if is_host { 1 } else { 2 };
+            [&[kind, 4][..], &order.to_ne_bytes()].concat()
+        };
+        let key = order(KEY, key_type == NAME.0);
+        if self == Generation { [key, order(DATA, true)].concat() } else { key }
+    }
+
     /// Where an element's box is in its key.
     pub(super) fn box_in(self, key: &[u8]) -> Option<Ipv4Addr> {
         let at = if matches!(self, Boxes | Gateways) { NAME_BYTES } else { 0 };
@@ -194,6 +207,9 @@ impl Set {
             Generation => attrs.be32(6, MARK.0).be32(7, MARK.1),
             _ => attrs,
         };
+        if let [(number, _)] = fields {
+            attrs = attrs.bytes(13, &self.byte_orders(*number));
+        }
         if self.flags() & FLAG_CONCAT != 0 {
             let parts = fields.iter().fold(Attrs::new(), |a, (_, n)| a.nested(1, &Attrs::new().be32(1, *n)));
             attrs = attrs.nested(9, &Attrs::new().nested(2, &parts));
