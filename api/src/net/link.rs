@@ -13,12 +13,17 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State as OperState,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
@@ -34,6 +39,8 @@ pub const GUEST_NAME: &str = "eth0";
 const MTU_DEFAULT: u32 = 1500;
 /// Least MTU of IPv4 hosts; what an uplink says below it is not believed.
 const MTU_MIN: u32 = 576;
+/// The kernel needs a moment.
+const READY_SECONDS_MAX: u64 = 20;
 /// An interface's name has at most 15 bytes; four are the prefix.
 const HASH_LETTERS: usize = 11;
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -84,11 +91,13 @@ pub enum Step {
     Host,
     /// The box's end: address, up, default route.
     Guest,
+    /// The kernel has noticed that the host's end is connected, and lets it send.
+    Ready,
 }
 
 impl Step {
     /// All steps.
-    pub const ALL: [Self; 5] = [Self::Prepare, Self::Create, Self::Name, Self::Host, Self::Guest];
+    pub const ALL: [Self; 6] = [Self::Prepare, Self::Create, Self::Name, Self::Host, Self::Guest, Self::Ready];
 }
 
 /// The name of the host's end: the same for the same box, and for no other but by a chance of one in 2^55, which is then
@@ -111,7 +120,7 @@ impl Links {
     /// Opens the connection. What it asks is answered while somebody waits for it, on this thread.
     pub fn open() -> Result<Self, Error> {
         let failed = |e: io::Error| Error::new("open", "netlink socket for links", e);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (connection, handle, _) = {
             let _guard = runtime.enter();
             rtnetlink::new_connection().map_err(failed)?
@@ -141,6 +150,7 @@ impl Links {
                 self.set_up(&name, index, spec.pair.host())
             }
             Step::Guest => spec.namespace.run(|| Self::open()?.set_up_guest(spec.pair)),
+            Step::Ready => self.wait_until_up(&name),
         }
     }
 
@@ -229,6 +239,33 @@ impl Links {
         self.wait("set address of", name, request.execute())?;
         let up = LinkUnspec::new_with_index(index).up().build();
         self.wait("set up", name, self.handle.link().set(up).execute())
+    }
+
+    /// The end that was up first learns of the other by a worker of the kernel; until then it drops what it should send.
+    /// The box's first question for the host's Ethernet address would get no answer, and be asked again a second later.
+    fn wait_until_up(&self, name: &str) -> Result<(), Error> {
+        let wait = async {
+            let (connection, _, mut changes) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .map_err(|e| Error::new("listen for", name, e))?;
+            let listener = tokio::spawn(connection);
+            // Any change of any link is a reason to look again; the first look is after the listening began.
+            while !self.is_up(name).await? {
+                changes.next().await.ok_or_else(|| Error::new("listen for", name, Cause::WorkerEnded))?;
+            }
+            listener.abort();
+            Ok(())
+        };
+        let limited = async { tokio::time::timeout(Duration::from_secs(READY_SECONDS_MAX), wait).await };
+        self.runtime
+            .block_on(limited)
+            .map_err(|_| Error::new("set up", name, io::Error::from(io::ErrorKind::TimedOut)))?
+    }
+
+    async fn is_up(&self, name: &str) -> Result<bool, Error> {
+        let found = self.handle.link().get().match_name(name).execute().try_collect::<Vec<_>>().await;
+        let found = found.map_err(|e| failed("find link", name, e))?;
+        let is_up = |a: &LinkAttribute| matches!(a, LinkAttribute::OperState(OperState::Up));
+        Ok(found.iter().any(|message| message.attributes.iter().any(is_up)))
     }
 
     fn delete(&self, link: &Link) -> Result<(), Error> {
