@@ -13,6 +13,8 @@ pub(crate) const UDP: u8 = 17;
 const RAW: u32 = 255;
 /// `ETH_P_IP`
 const ETHERTYPE_IPV4: u16 = 0x0800;
+/// Room for what is seen between two looks.
+const RECORDER_BYTES: usize = 32 << 20;
 const SOURCE_PORT: u16 = 40_000;
 
 /// A packet that is to be sent.
@@ -127,7 +129,9 @@ impl Recorder {
             let protocol = Protocol::from_raw(u32::from(ETHERTYPE_IPV4.to_be()).try_into().expect("a number"));
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, Some(protocol));
-            Ok(socket.expect("a packet socket"))
+            let socket = socket.expect("a packet socket");
+            sockopt::set_socket_recv_buffer_size_force(&socket, RECORDER_BYTES).expect("room for packets");
+            Ok(socket)
         };
         Self(namespace.run(open).expect("a recorder"))
     }

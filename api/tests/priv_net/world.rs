@@ -99,6 +99,23 @@ async fn index_of(handle: &Handle, name: &str) -> u32 {
     found.expect("find link").expect("the link").header.index
 }
 
+/// Waits until the kernel has noticed that an end of a pair is connected; until then it drops what that end should send.
+fn wait_until_up(namespace: &Namespace, name: &'static str) {
+    use futures::TryStreamExt as _;
+    use rtnetlink::packet_route::link::{LinkAttribute, State};
+    netlink(namespace, move |handle| async move {
+        let begun = Instant::now();
+        loop {
+            let link = handle.link().get().match_name(name).execute().try_next().await?.expect("the link");
+            if link.attributes.iter().any(|a| matches!(a, LinkAttribute::OperState(State::Up))) {
+                return Ok(());
+            }
+            assert!(begun.elapsed() < DEADLINE, "{name} does not come up");
+            thread::yield_now();
+        }
+    });
+}
+
 async fn address(handle: &Handle, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), rtnetlink::Error> {
     let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix).build();
     let mut request = handle.address().add(index, IpAddr::V4(address), prefix);
@@ -201,6 +218,7 @@ impl World {
             }
             Ok(())
         });
+        wait_until_up(&host, "up0");
         netlink(&host, |handle| async move {
             let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(ROUTER).build();
             handle.route().add(route).execute().await
@@ -229,6 +247,7 @@ impl World {
             let index = up(&handle, "eth0").await?;
             address(&handle, index, STRANGER, 24).await
         });
+        wait_until_up(&self.host, "other0");
         self.internet_routes([192, 168, 77, 0].into());
         stranger
     }
