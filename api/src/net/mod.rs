@@ -133,11 +133,11 @@ impl State {
         let uplink = links.uplink()?;
         let mut opened = Firewall::opened_before()?;
         let mut to_open = None;
-        if let Some(name) = &uplink.name {
-            if !sysctl::forwards(name)? {
-                opened.push(name.clone());
-                to_open = Some(name);
-            }
+        if let Some(name) = &uplink.name
+            && !sysctl::forwards(name)?
+        {
+            opened.push(name.clone());
+            to_open = Some(name);
         }
         opened.sort();
         opened.dedup();

@@ -132,17 +132,17 @@ impl Rule {
     // What is looked at.
 
     /// `iifname "PREFIX*"`
-    pub(super) fn from_interface(self, prefix: &str) -> Self {
+    pub(super) fn in_by(self, prefix: &str) -> Self {
         self.meta(META_IIFNAME, REGISTER_1).compare(Is::Equal, prefix.as_bytes())
     }
 
     /// `oifname "PREFIX*"`
-    pub(super) fn to_interface(self, prefix: &str) -> Self {
+    pub(super) fn out_by(self, prefix: &str) -> Self {
         self.meta(META_OIFNAME, REGISTER_1).compare(Is::Equal, prefix.as_bytes())
     }
 
     /// `oifname != "PREFIX*"`
-    pub(super) fn not_to_interface(self, prefix: &str) -> Self {
+    pub(super) fn not_out_by(self, prefix: &str) -> Self {
         self.meta(META_OIFNAME, REGISTER_1).compare(Is::Different, prefix.as_bytes())
     }
 
@@ -185,17 +185,17 @@ impl Rule {
     // What is looked up.
 
     /// `iifname @SET`
-    pub(super) fn from_interface_in(self, set: Set) -> Self {
+    pub(super) fn in_by_one_of(self, set: Set) -> Self {
         self.meta(META_IIFNAME, REGISTER_1).find(set)
     }
 
     /// `iifname . ip saddr @SET`
-    pub(super) fn from_interface_and_source_in(self, set: Set) -> Self {
+    pub(super) fn in_by_and_source_in(self, set: Set) -> Self {
         self.ipv4().meta(META_IIFNAME, REGISTER_1).source(REGISTER_2).find(set)
     }
 
     /// `iifname . ip daddr @SET`
-    pub(super) fn from_interface_and_destination_in(self, set: Set) -> Self {
+    pub(super) fn in_by_and_destination_in(self, set: Set) -> Self {
         self.ipv4().meta(META_IIFNAME, REGISTER_1).destination(REGISTER_2).find(set)
     }
 

@@ -103,18 +103,18 @@ pub(super) fn rules() -> Batch {
 fn hooks() -> Vec<Rule> {
     let go = Verdict::Goto;
     vec![
-        Rule::of(PREROUTING.0).from_interface(PREFIX).then(go(CHECK_SOURCE)),
-        Rule::of(INPUT.0).from_interface(PREFIX).then(go(TO_HOST)),
-        Rule::of(FORWARD.0).from_interface(PREFIX).then(go(FROM_BOX)),
-        Rule::of(FORWARD.0).to_interface(PREFIX).then(go(TO_BOX)),
+        Rule::of(PREROUTING.0).in_by(PREFIX).then(go(CHECK_SOURCE)),
+        Rule::of(INPUT.0).in_by(PREFIX).then(go(TO_HOST)),
+        Rule::of(FORWARD.0).in_by(PREFIX).then(go(FROM_BOX)),
+        Rule::of(FORWARD.0).out_by(PREFIX).then(go(TO_BOX)),
         // An uplink forwards because boxes need it to. It shall not make a router of the host.
-        Rule::of(FORWARD.0).from_interface_in(Set::Opened).state(state::NEW).then(Verdict::Drop),
-        Rule::of(OUTPUT.0).to_interface(PREFIX).then(go(HOST_TO_BOX)),
-        Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_to_interface(PREFIX).masquerade(),
+        Rule::of(FORWARD.0).in_by_one_of(Set::Opened).state(state::NEW).then(Verdict::Drop),
+        Rule::of(OUTPUT.0).out_by(PREFIX).then(go(HOST_TO_BOX)),
+        Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_out_by(PREFIX).masquerade(),
         // Before connections are tracked: what a box must not send at all doesn't fill the table of connections.
         Rule::of(CHECK_SOURCE).not_ipv4().count().then(Verdict::Drop),
         Rule::of(CHECK_SOURCE).has_ip_options().count().then(Verdict::Drop),
-        Rule::of(CHECK_SOURCE).from_interface_and_source_in(Set::Boxes).then(Verdict::Return),
+        Rule::of(CHECK_SOURCE).in_by_and_source_in(Set::Boxes).then(Verdict::Return),
         Rule::of(CHECK_SOURCE).count().then(Verdict::Drop),
     ]
 }
@@ -124,7 +124,7 @@ fn outward() -> Vec<Rule> {
     const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
     let refuse = Verdict::Goto(REFUSE);
     vec![
-        Rule::of(FROM_BOX).to_interface(PREFIX).then(refuse),
+        Rule::of(FROM_BOX).out_by(PREFIX).then(refuse),
         Rule::of(FROM_BOX).destination_in(Set::Blocked).then(refuse),
         Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(refuse),
         Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(refuse),
@@ -176,7 +176,7 @@ fn inward() -> Vec<Rule> {
 /// Between a box and the host: our proxies, at the box's own gateway address only.
 fn host() -> Vec<Rule> {
     vec![
-        Rule::of(TO_HOST).from_interface_and_destination_in(Set::Gateways).port_in(Set::Proxies).then(Verdict::Accept),
+        Rule::of(TO_HOST).in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).then(Verdict::Accept),
         Rule::of(TO_HOST).then(Verdict::Goto(REFUSE)),
         // Answers of proxies, and refusals.
         Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).then(Verdict::Accept),

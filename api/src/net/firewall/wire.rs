@@ -1,7 +1,7 @@
 //! Netlink's bytes: attributes, messages, and one transaction of nftables.
 //!
-//! Why this is not `netlink-packet-netfilter` (0.4): of the fifteen expressions the ruleset uses, nine (`ct`, `counter`,
-//! `limit`, `connlimit`, `masq`, `reject` and those in set elements) are untyped bytes there, so that more would be
+//! Why this is not `netlink-packet-netfilter` (0.4): of the twelve expressions the ruleset uses, six (`ct`, `counter`,
+//! `limit`, `connlimit`, `masq`, `reject`) are untyped bytes there, so that more would be
 //! written by hand than taken; it has no batch; and it reads set elements only together with expressions it knows.
 //! What is left to do is this file.
 //!
