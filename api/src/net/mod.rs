@@ -13,10 +13,15 @@
 
 pub mod address;
 pub mod cidr;
+pub mod denial;
 pub mod firewall;
 pub mod link;
+pub mod names;
 pub mod namespace;
+pub mod policy;
+pub mod sockets;
 mod sysctl;
+pub mod table;
 
 use self::address::Pair;
 use self::cidr::Cidr;

@@ -94,7 +94,7 @@ impl Namespace {
     }
 
     /// Puts the calling thread there. Only for threads that are made for it and end with it.
-    fn enter(&self) -> Result<(), Error> {
+    pub(super) fn enter(&self) -> Result<(), Error> {
         nix::sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::new("enter network namespace", self.name.clone(), e))
     }

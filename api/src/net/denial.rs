@@ -1,0 +1,101 @@
+//! What a box was refused: the latest refusals, kept for whoever asks.
+//!
+//! Owns: the list of one box, bounded, where the same refusal again is counted instead of listed again.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Different refusals kept per box.
+pub const DENIALS_MAX: usize = 100;
+
+/// Something that a box was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Denial {
+    /// The rule that refused it, e.g. `deny-all`, `blocked network`, `denied_cidrs`, `not in allowed_domains`.
+    pub rule: String,
+    /// `tcp`, `udp`, `icmp`, `dns`, `tls`, `http`, or a protocol's number.
+    pub protocol: String,
+    /// Where it wanted to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// The port there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The name it wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A refusal with its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Denied {
+    /// What was refused.
+    #[serde(flatten)]
+    pub what: Denial,
+    /// How often.
+    pub count: u64,
+    /// Unix milliseconds of the first time.
+    pub first_ms: i64,
+    /// Unix milliseconds of the last time.
+    pub last_ms: i64,
+}
+
+/// The latest refusals of one box, the last one last.
+#[derive(Debug, Default)]
+pub struct Denials {
+    list: Mutex<VecDeque<Denied>>,
+}
+
+impl Denials {
+    /// Notes a refusal. True if it is not in the list yet: then it is worth a line in the log.
+    pub fn record(&self, what: Denial, now_ms: i64) -> bool {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = list.iter().position(|denied| denied.what == what)
+            && let Some(mut denied) = list.remove(at)
+        {
+            denied.count += 1;
+            denied.last_ms = now_ms;
+            list.push_back(denied);
+            return false;
+        }
+        if list.len() >= DENIALS_MAX {
+            list.pop_front();
+        }
+        list.push_back(Denied { what, count: 1, first_ms: now_ms, last_ms: now_ms });
+        true
+    }
+
+    /// The list, the last one first.
+    #[must_use]
+    pub fn latest(&self) -> Vec<Denied> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denial(port: u16) -> Denial {
+        let address = Some(Ipv4Addr::new(192, 0, 2, 1));
+        Denial { rule: "deny-all".into(), protocol: "tcp".into(), address, port: Some(port), name: None }
+    }
+
+    #[test]
+    fn the_same_again_is_counted_and_the_list_is_bounded() {
+        let denials = Denials::default();
+        assert!(denials.record(denial(1), 10) && denials.record(denial(2), 20) && !denials.record(denial(1), 30));
+        let latest = denials.latest();
+        assert_eq!((latest.len(), latest[0].count, latest[0].first_ms, latest[0].last_ms), (2, 2, 10, 30));
+        assert_eq!(latest[0].what, denial(1));
+        (0..500).for_each(|port| {
+            denials.record(denial(port), 40);
+        });
+        assert_eq!(denials.latest().len(), DENIALS_MAX);
+    }
+}

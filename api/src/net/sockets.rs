@@ -1,0 +1,53 @@
+//! Sockets that belong to a network namespace other than that of the process.
+//!
+//! A socket belongs for ever to the namespace its maker was in. One thread goes from namespace to namespace and makes them;
+//! who uses them may be anywhere. Nothing waits there: connecting and listening is done by the caller.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use tokio::net::{TcpSocket, UdpSocket};
+
+use super::namespace::{Namespace, Worker};
+use crate::error::Error;
+
+/// The maker of sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    worker: Worker<()>,
+}
+
+impl Sockets {
+    /// Starts the thread.
+    pub async fn start() -> Result<Self, Error> {
+        let worker = Worker::start("sockets", Namespace::own()?, || Ok(())).await?;
+        Ok(Self { worker })
+    }
+
+    /// A TCP socket, not bound and not connected.
+    pub async fn tcp(&self, namespace: &Namespace, for_address: SocketAddr) -> Result<TcpSocket, Error> {
+        let socket = self.make(namespace, for_address, SocketType::STREAM).await?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    /// A UDP socket bound to `address`.
+    pub async fn udp(&self, namespace: &Namespace, address: SocketAddr) -> Result<UdpSocket, Error> {
+        let failed = |cause: std::io::Error| Error::new("bind", address.to_string(), cause);
+        let socket = self.make(namespace, address, SocketType::DGRAM).await?;
+        rustix::net::bind(&socket, &address).map_err(|cause| failed(cause.into()))?;
+        UdpSocket::from_std(socket.into()).map_err(failed)
+    }
+
+    async fn make(&self, namespace: &Namespace, address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Error> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let namespace = namespace.clone();
+        let work = move |(): &mut ()| {
+            namespace.enter()?;
+            socket_with(family, kind, flags, None)
+                .map_err(|cause| Error::new("make a socket for", address.to_string(), cause))
+        };
+        self.worker.call(work).await
+    }
+}
