@@ -177,11 +177,7 @@ fn bad_bodies_are_400_with_a_text() {
 fn what_is_not_there_yet_says_so() {
     let daemon = Daemon::start();
     let api = daemon.api();
-    for body in [
-        json!({ "network_policy": { "mode": "allow-all" } }),
-        json!({ "browser": true }),
-        json!({ "agent": "claude-code" }),
-    ] {
+    for body in [json!({ "browser": true }), json!({ "agent": "claude-code" })] {
         let reply = api.post("/v2/box", &body);
         assert!([400, 501].contains(&reply.status), "{body}: {} {}", reply.status, reply.text());
         assert!(reply.error_text().contains("not"), "{body}: {}", reply.text());

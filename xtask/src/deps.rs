@@ -41,8 +41,10 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon.
-pub(crate) const RUN: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
+/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon, `ip` makes it a
+/// network namespace.
+pub(crate) const RUN: &[Need] =
+    &[program("ip", "iproute2"), program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
 
 /// For the tests: peers, other file systems, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[

@@ -13,11 +13,13 @@
 
 pub mod address;
 pub mod cidr;
+pub mod config;
 pub mod denial;
 pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod namespace;
+mod network;
 pub mod policy;
 pub mod sockets;
 mod sysctl;
@@ -28,6 +30,7 @@ use self::cidr::Cidr;
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, Protocol, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Worker};
+pub use self::network::Network;
 use crate::error::Error;
 
 /// What an operator chooses for all boxes.
