@@ -46,18 +46,27 @@ pub(crate) const IMAGE: &[Need] = &[
 pub(crate) const RUN: &[Need] =
     &[program("ip", "iproute2"), program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
 
-/// For the tests: peers, other file systems, and what the public clients run on.
+/// For the tests: peers, other file systems, networks, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[
     program("busybox", "busybox-static"),
     program("cmp", "diffutils"),
+    program("conntrack", "conntrack"),
     program("e2fsck", "e2fsprogs"),
+    program("ethtool", "ethtool"),
+    program("ip", "iproute2"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
+    program("nft", "nftables"),
     program("node", "nodejs"),
     program("npm", "npm"),
     program("python3", "python3"),
     Need { what: What::Module("ensurepip"), package: "python3-venv" },
+    program("openssl", "openssl"),
+    program("ping", "iputils-ping"),
     program("runc", "runc"),
+    program("socat", "socat"),
+    program("tc", "iproute2"),
+    program("tcpdump", "tcpdump"),
 ];
 
 /// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.
