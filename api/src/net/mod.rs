@@ -27,7 +27,7 @@ pub mod table;
 
 use self::address::Pair;
 use self::cidr::Cidr;
-use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, Protocol, Settings};
+use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Worker};
 pub use self::network::Network;
@@ -40,8 +40,8 @@ pub struct HostConfig {
     pub pool: Cidr,
     /// Whether boxes may send mail by themselves (TCP 25).
     pub smtp_allowed: bool,
-    /// Where our proxies listen, at each box's gateway address.
-    pub proxies: Vec<(Protocol, u16)>,
+    /// Where our proxies listen.
+    pub ports: ProxyPorts,
 }
 
 /// A box that is to be connected.
@@ -57,6 +57,8 @@ pub struct Attachment {
     pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
+    /// Whether headers may have to be added to what it sends.
+    pub intercept_tls: bool,
 }
 
 /// What was left of boxes that are no more.
@@ -119,6 +121,11 @@ impl HostSide {
         self.worker.call(move |state| state.firewall.set_limits(pair, limits)).await
     }
 
+    /// Whether what a box sends to port 443 goes to our proxy, whatever address it is for.
+    pub async fn set_intercept_tls(&self, pair: Pair, intercept_tls: bool) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_intercept_tls(pair, intercept_tls)).await
+    }
+
     /// Lets a box with a `custom` policy reach addresses for a while.
     pub async fn pin(&self, pair: Pair, pins: Vec<Pin>) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.pin(pair, &pins)).await
@@ -149,18 +156,18 @@ impl State {
         }
         opened.sort();
         opened.dedup();
-        let HostConfig { pool, smtp_allowed, proxies } = config;
-        let firewall = Firewall::open(&Settings { pool, smtp_allowed, proxies, opened })?;
+        let HostConfig { pool, smtp_allowed, ports } = config;
+        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
         Ok(Self { firewall, links, uplink })
     }
 
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
-        let Attachment { id, pair, namespace, policy, limits } = box_;
+        let Attachment { id, pair, namespace, policy, limits, intercept_tls } = box_;
         let interface = host_name(&id);
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
-        self.firewall.set(&BoxRules { interface, pair, policy, limits })
+        self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
     }
 
     fn sweep(&mut self, kept: &[String]) -> Result<Swept, Error> {
