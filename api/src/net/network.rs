@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::{Pair, Pool};
 use super::config::NetworkConfig;
+use super::firewall::ProxyPorts;
 use super::namespace::Namespace;
 use super::policy::BoxPolicy;
 use super::sockets::Sockets;
@@ -37,7 +38,7 @@ impl Network {
     /// process has connected are as they were.
     pub async fn start(config: &NetworkConfig, netns: Option<&str>) -> Result<Self, Error> {
         let namespace = netns.map_or_else(Namespace::own, Namespace::open)?;
-        let host = HostConfig { pool: config.pool, smtp_allowed: config.smtp_allowed, proxies: Vec::new() };
+        let host = HostConfig { pool: config.pool, smtp_allowed: config.smtp_allowed, ports: ProxyPorts::default() };
         let inner = Inner {
             config: config.clone(),
             host: HostSide::start(namespace, host).await?,
@@ -83,7 +84,7 @@ impl Network {
         let rules = policy.of_firewall();
         self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy)));
         let limits = self.inner.config.limits.of_firewall();
-        let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits };
+        let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits, intercept_tls: false };
         let attached = self.inner.host.attach(attachment).await;
         if attached.is_err() {
             self.inner.table.remove(pair);

@@ -28,10 +28,7 @@ const HOST_END: [(&str, &str); 11] = [
 ];
 
 /// A box's own namespace. Nothing relies on it. Its link has no IPv6; its loopback has, for programs that listen at `::1`.
-const BOX: [(&str, &str); 2] = [
-    ("ipv6/conf/default/disable_ipv6", "1"),
-    ("ipv4/conf/all/accept_redirects", "0"),
-];
+const BOX: [(&str, &str); 2] = [("ipv6/conf/default/disable_ipv6", "1"), ("ipv4/conf/all/accept_redirects", "0")];
 
 fn file(name: &str, interface: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace("IF", interface))
