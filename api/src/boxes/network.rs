@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::net::address::Pair;
 use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
-use crate::wire::{LogLevel, LogSource, NetworkPolicy};
+use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
 
 impl BoxSettings {
     /// The policy in force. A record from before there was a network, or one that cannot be understood, allows nothing.
@@ -131,6 +131,28 @@ impl Boxes {
         }
         self.inner.db.log(LogRow::system(&entry.id, format!("the network policy is {mode} now")));
         Ok(())
+    }
+
+    /// What there is to tell of the network of a box.
+    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
+        let pair = entry.view().pair;
+        let mut told = BoxNetwork {
+            connected: false,
+            address: pair.map(Pair::guest),
+            gateway: pair.map(Pair::host),
+            mtu: None,
+            policy: entry.settings().shown_policy(),
+            sent: Counted::default(),
+            received: Counted::default(),
+            refused: Counted::default(),
+            connections: Vec::new(),
+            connections_total: 0,
+            denials: Vec::new(),
+        };
+        if let Some(network) = &self.inner.network {
+            network.report(&entry.id, &mut told).await?;
+        }
+        Ok(told)
     }
 
     /// Refuses what a host without a network for boxes cannot keep.

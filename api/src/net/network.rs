@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::{Pair, Pool};
 use super::config::NetworkConfig;
-use super::firewall::ProxyPorts;
+use super::firewall::{Count, ProxyPorts};
 use super::namespace::Namespace;
 use super::policy::BoxPolicy;
 use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable};
 use super::{Attachment, HostConfig, HostSide};
 use crate::error::{Cause, Error};
+use crate::wire::{BoxNetwork, Counted};
 
 /// The network of all boxes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -120,6 +121,20 @@ impl Network {
         if swept != super::Swept::default() {
             tracing::info!(links = ?swept.links, boxes = swept.boxes.len(), "removed what was left of boxes' networks");
         }
+        Ok(())
+    }
+
+    /// Fills in what is known of a box that is connected.
+    pub async fn report(&self, id: &str, told: &mut BoxNetwork) -> Result<(), Error> {
+        let Some((pair, box_)) = self.find(id) else { return Ok(()) };
+        let counters = self.inner.host.counters(pair).await?;
+        let counted = |count: Count| Counted { packets: count.packets, bytes: count.bytes };
+        told.connected = true;
+        told.mtu = Some(self.inner.host.uplink().await?.mtu);
+        told.sent = counted(counters.sent);
+        told.received = counted(counters.received);
+        told.refused = counted(counters.refused);
+        told.denials = box_.denials.latest();
         Ok(())
     }
 
