@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod own;
 mod session;
+mod urls;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,6 +19,7 @@ pub use exec::*;
 pub use files::*;
 pub use own::*;
 pub use session::*;
+pub use urls::*;
 
 /// The body of every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
