@@ -18,6 +18,7 @@ pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod namespace;
+mod netlink;
 pub mod policy;
 pub mod sockets;
 mod sysctl;
