@@ -14,6 +14,7 @@
 pub mod address;
 pub mod cidr;
 pub mod denial;
+pub mod dns;
 pub mod firewall;
 pub mod link;
 pub mod names;
