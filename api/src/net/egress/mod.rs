@@ -14,6 +14,8 @@ mod connection;
 mod headers;
 mod hello;
 mod http;
+#[cfg(test)]
+mod tests;
 mod way;
 mod wire;
 
