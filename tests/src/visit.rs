@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -157,11 +157,6 @@ impl Visitor {
     /// Sets how long it waits for bytes.
     pub fn patience(&mut self, patience: Duration) {
         self.stream.set_read_timeout(Some(patience)).expect("a time limit");
-    }
-
-    /// Says that nothing more comes.
-    pub fn finish(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("shut down");
     }
 
     /// More bytes, if there are any before the end.

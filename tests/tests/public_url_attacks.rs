@@ -15,15 +15,17 @@ fn served(daemon: &Daemon) -> (TestBox, Url) {
     (made, url)
 }
 
-/// Sends bytes and reads the statuses of everything that is answered until the connection ends. The other side must end it
-/// or fall silent.
+/// Sends bytes and reads the statuses of everything that is answered, until the other side ends the connection or has
+/// nothing more to say.
 fn statuses(url: &Url, bytes: &str) -> Vec<u16> {
     let mut visitor = Visitor::new(&url.address);
     visitor.try_send(bytes);
-    visitor.finish();
     let mut found = Vec::new();
     while !visitor.is_closed() {
         found.push(visitor.answer("GET").status);
+        if visitor.is_silent(Duration::from_millis(300)) {
+            break;
+        }
     }
     found
 }
@@ -48,7 +50,6 @@ fn hosts_that_only_resemble_one_reach_nothing() {
         format!("{id}-08080.localhost"),
         format!("{id}-65536.localhost"),
         format!("{id}-4294975376.localhost"),
-        format!("{id}-+8080.localhost"),
         format!("{id}.localhost"),
         format!("x.{id}-8080.localhost"),
         format!("x-{id}-8080.localhost"),
@@ -162,7 +163,6 @@ fn a_request_is_one_request() {
     let chunked = format!("{size:x}\r\n{smuggled}\r\n0\r\n\r\n");
     let post = format!("POST /x HTTP/1.1\r\nHost: {host}\r\n");
     let refused = [
-        ("CL and TE", format!("{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}")),
         ("two CL", format!("{post}Content-Length: 0\r\nContent-Length: {size}\r\n\r\n{smuggled}")),
         ("CL list", format!("{post}Content-Length: 0, {size}\r\n\r\n{smuggled}")),
         ("CL sign", format!("{post}Content-Length: +{size}\r\n\r\n{smuggled}")),
@@ -204,6 +204,7 @@ fn a_request_is_one_request() {
     // What can be read in one way only is one request for the box too; in it, everything is said once.
     for (name, request) in [
         ("equal CLs", format!("{post}Content-Length: {size}\r\nContent-Length: {size}\r\n\r\n{smuggled}")),
+        ("CL and TE", format!("{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}")),
         ("TE and CL", format!("{post}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{chunked}")),
         ("a body for GET", format!("GET /x HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n{smuggled}")),
         ("bare line feeds", format!("POST /x HTTP/1.1\nHost: {host}\nContent-Length: {size}\n\n{smuggled}")),
@@ -215,6 +216,13 @@ fn a_request_is_one_request() {
         let reached = u64::from(found == [200]);
         assert_eq!(seen(&url), before + 1 + reached, "{name} was more than one request");
     }
+    // The chunks count, the length is not passed on, and nothing can follow on that connection.
+    let mut visitor = Visitor::new(&url.address);
+    visitor.send(&format!("{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"));
+    let told = visitor.answer("POST");
+    assert_eq!((told.json()["size"].as_u64(), told.told("content-length")), (Some(size as u64), None));
+    assert_eq!(told.header("connection"), Some("close"));
+    assert!(visitor.is_closed());
 }
 
 #[test]
