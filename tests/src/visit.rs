@@ -168,10 +168,10 @@ impl Visitor {
                 count > 0
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-            Err(error) => panic!(
-                "read: {error}; so far {:?}",
-                String::from_utf8_lossy(&self.read.iter().copied().collect::<Vec<_>>())
-            ),
+            Err(error) => {
+                let some: Vec<u8> = self.read.iter().copied().take(200).collect();
+                panic!("read: {error}; {} bytes so far: {:?}", self.read.len(), String::from_utf8_lossy(&some))
+            }
         }
     }
 

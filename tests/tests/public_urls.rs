@@ -1,5 +1,7 @@
 //! Public URLs: who is let in, what happens to the box, what goes through, and that nothing but the box is reached.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use icebox_tests::visit::{Answer, Url, Visitor, serve, serve_at};
@@ -345,4 +347,75 @@ fn what_is_open_ends_with_its_url() {
     drop(leaving);
     wait_until(DEADLINE, "the request to be over", || !why(&made).contains("public URL request"));
     wait_until(DEADLINE, "the box to hear that its client has gone", || made.sh("test -e /tmp/gone").code == 0);
+}
+
+/// The listener that an operator opens to the world: TLS, boxes only, a certificate that is replaced while it runs.
+#[test]
+fn a_listener_of_its_own_speaks_tls_and_serves_boxes_only() {
+    let dir = icebox_tests::daemon::scratch_dir().join(icebox_tests::daemon::unique("tls"));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let path = |name: &str| dir.join(name).display().to_string();
+    let certify = |name: &str| {
+        let subject = format!("/CN={name}");
+        let (key, certificate) = (path("new.key"), path("new.pem"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args([
+                "-subj",
+                &subject,
+                "-addext",
+                "subjectAltName=DNS:*.p.example",
+                "-keyout",
+                &key,
+                "-out",
+                &certificate,
+            ])
+            .output()
+            .expect("openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::rename(key, path("key.pem")).expect("rename");
+        std::fs::rename(certificate, path("cert.pem")).expect("rename");
+    };
+    certify("first");
+    let daemon = Daemon::start_with(&format!(
+        "[public_urls]\ndomain = \"p.example\"\nport = 443\nlisten = \"127.0.0.1:0\"\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        path("cert.pem"),
+        path("key.pem")
+    ));
+    let made = daemon.api().create_default();
+    serve(&made, PORT);
+    let url = Url::open(&made, PORT, &json!({}));
+    let host = format!("{}-{PORT}.p.example", made.id);
+    assert_eq!(url.made["url"], format!("https://{host}/"));
+    let log = daemon.log();
+    let address = log.split("serving public URLs address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.unwrap_or_else(|| panic!("no listener in {log}"));
+    let ask = |host: &str, path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-connect", address, "-servername", host])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl");
+        let mut input = client.stdin.take().expect("its input");
+        input.write_all(request.as_bytes()).expect("send");
+        let told = client.wait_with_output().expect("its end");
+        drop(input);
+        (String::from_utf8_lossy(&told.stdout).into_owned(), String::from_utf8_lossy(&told.stderr).into_owned())
+    };
+    let (answer, session) = ask(&host, "/x");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("[\"x-forwarded-proto\", \"https\"]"), "{answer}");
+    assert!(session.contains("CN = first"), "{session}");
+    for (host, path) in [("127.0.0.1", "/v2/box"), ("localhost", "/healthz"), ("x.p.example", "/")] {
+        let (answer, _) = ask(host, path);
+        assert!(answer.starts_with("HTTP/1.1 404") && !answer.contains("error"), "{host}: {answer}");
+    }
+    certify("second");
+    wait_until(DEADLINE, "the new certificate", || ask(&host, "/x").1.contains("CN = second"));
+    std::fs::write(path("key.pem"), "no key").expect("write");
+    wait_until(DEADLINE, "the bad key to be noticed", || daemon.log().contains("stays in use"));
+    assert!(ask(&host, "/x").0.starts_with("HTTP/1.1 200"), "the old certificate stays");
+    std::fs::remove_dir_all(&dir).expect("clean up");
 }
