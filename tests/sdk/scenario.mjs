@@ -249,26 +249,22 @@ await step("public URLs", async () => {
   await box.exec.command("mkdir -p www && echo from the box > www/index.html");
   await box.exec.command("setsid python3 -m http.server 8000 --bind 127.0.0.1 --directory www >/dev/null 2>&1 &");
   await box.exec.command("until curl -s http://127.0.0.1:8000/ >/dev/null; do sleep 0.05; done");
-  const free = await box.getPublicUrl(8000);
+  const free = await box.getPublicURL(8000);
   assert.equal(free.port, 8000);
   assert.ok(!("token" in free) && !("username" in free) && !("password" in free), JSON.stringify(free));
-  assert.deepEqual(await visit(free.url), [200, "from the box
-"]);
-  const both = await box.getPublicUrl(8000, { bearerToken: true, basicAuth: true });
+  assert.deepEqual(await visit(free.url), [200, "from the box\n"]);
+  const both = await box.getPublicURL(8000, { bearerToken: true, basicAuth: true });
   assert.equal(both.username, "user");
   assert.equal((await visit(both.url))[0], 401);
   await box.pause();
   assert.equal((await visit(both.url, { authorization: "Bearer x" }))[0], 401);
   assert.equal((await box.getStatus()).status, "paused");
-  assert.deepEqual(await visit(both.url, { authorization: `Bearer ${both.token}` }), [200, "from the box
-"]);
+  assert.deepEqual(await visit(both.url, { authorization: `Bearer ${both.token}` }), [200, "from the box\n"]);
   const basic = Buffer.from(`user:${both.password}`).toString("base64");
-  assert.deepEqual(await visit(both.url, { authorization: `Basic ${basic}` }), [200, "from the box
-"]);
-  const listed = await box.listPublicUrls();
-  const previews = Array.isArray(listed) ? listed : listed.previews;
-  assert.deepEqual(previews.map((u) => [u.id, u.port, u.url]), [[`${box.id}-8000`, 8000, both.url]]);
-  await box.deletePublicUrl(8000);
+  assert.deepEqual(await visit(both.url, { authorization: `Basic ${basic}` }), [200, "from the box\n"]);
+  const { publicURLs } = await box.listPublicURLs();
+  assert.deepEqual(publicURLs.map((u) => [u.id, u.port, u.url]), [[`${box.id}-8000`, 8000, both.url]]);
+  await box.deletePublicURL(8000);
   assert.equal((await visit(both.url))[0], 404);
 });
 
