@@ -89,7 +89,7 @@ fn hosts_that_only_resemble_one_reach_nothing() {
     }
     let name = format!("{id}-8080.localhost");
     for (request, wanted) in [
-        (format!("GET / HTTP/1.1\r\nConnection: close\r\n\r\n"), 400),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), 400),
         (format!("GET / HTTP/1.1\r\nHost: {name}\r\nHost: {name}\r\nConnection: close\r\n\r\n"), 400),
         (format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"), 400),
         (format!("GET http://127.0.0.1/ HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"), 400),
@@ -276,4 +276,30 @@ fn connections_have_a_limit_per_box_and_the_api_stays_open() {
     assert_eq!(made.status(), "idle");
     held.pop();
     icebox_tests::wait_until(Duration::from_secs(20), "room for one more", || url.get("/").status == 200);
+}
+
+/// Clients that take their time for a head hold a connection for a while, and nobody else up.
+#[test]
+fn clients_that_do_not_come_to_the_point_are_sent_away() {
+    let daemon = Daemon::start();
+    let (made, url) = served(&daemon);
+    made.pause();
+    let mut slow: Vec<Visitor> = (0..300).map(|_| Visitor::new(&url.address)).collect();
+    for (number, visitor) in slow.iter_mut().enumerate() {
+        match number % 3 {
+            0 => {}
+            1 => visitor.send("G"),
+            _ => visitor.send(&format!("GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: ", url.host)),
+        }
+    }
+    assert_eq!(daemon.api().get("/healthz").status, 200);
+    assert_eq!(made.status(), "paused", "half a request wakes nothing");
+    assert_eq!(url.get("/").status, 200);
+    // They dribble on, which does not give them more time.
+    for visitor in &mut slow {
+        visitor.try_send("x");
+    }
+    for visitor in &mut slow {
+        assert!(visitor.is_closed() || visitor.answer("GET").status == 408);
+    }
 }

@@ -53,7 +53,6 @@ impl Answers for UrlsOnly {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment")]
 enum Sorted {
     Answered(Response),
     Other(Request),
