@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{Api, TestBox};
 use crate::machine::{self, Cgroups};
+use crate::netns::Netns;
 use crate::wait::{wait_for, wait_until};
 
 /// How long `iceboxd` may take to answer after it was started (the first start formats a volume template).
@@ -36,6 +37,8 @@ pub struct Daemon {
     config: Option<PathBuf>,
     cgroups: Cgroups,
     root: String,
+    /// Where the host side of its boxes' networking lives: never the machine's own namespace.
+    netns: Netns,
 }
 
 /// The directory of the built binaries: `ICEBOX_BIN_DIR`, or the profile directory of this test executable.
@@ -105,6 +108,16 @@ impl Daemon {
     /// Starts an `iceboxd` that lives in `home`, perhaps with what an earlier one has left there. `name` is part of its
     /// run directory and its key. Dropping it removes all of it, as with the others.
     pub fn start_at(home: &Path, name: &str, config: &str) -> Self {
+        Self::start_here(home, name, config, Netns::new())
+    }
+
+    /// Starts an `iceboxd` whose host side of networking is in `netns`.
+    pub fn start_in(netns: Netns, config: &str) -> Self {
+        let name = unique("icebox-test");
+        Self::start_here(&scratch_dir().join(&name), &name, config, netns)
+    }
+
+    fn start_here(home: &Path, name: &str, config: &str, netns: Netns) -> Self {
         machine::require_root();
         let home = home.to_owned();
         let data = home.join("data");
@@ -125,6 +138,7 @@ impl Daemon {
             config,
             cgroups: Cgroups::probe(),
             root: format!("icebox.{hex}"),
+            netns,
         };
         daemon.start_again();
         daemon
@@ -145,7 +159,7 @@ impl Daemon {
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(&self.run_dir);
         command.arg("--image-dir").arg(image_dir());
-        command.args(["--listen", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0", "--netns", &self.netns.path()]);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
