@@ -15,12 +15,12 @@ use sha2::{Digest, Sha256};
 use crate::api::{Api, TestBox};
 use crate::machine::{self, Cgroups};
 use crate::netns::Netns;
-use crate::wait::{wait_for, wait_until};
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// How long `iceboxd` may take to answer after it was started (the first start formats a volume template).
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = PATIENCE;
 /// How long `iceboxd` may take to end after SIGTERM.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = PATIENCE;
 /// How much of the log a failed test prints.
 const LOG_TAIL_BYTES: usize = 6000;
 

@@ -21,4 +21,4 @@ pub mod wait;
 pub use api::{Api, Reply, TestBox};
 pub use daemon::Daemon;
 pub use leaks::LeakGuard;
-pub use wait::{wait_for, wait_until};
+pub use wait::{PATIENCE, wait_for, wait_until};

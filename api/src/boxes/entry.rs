@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use super::activity::Activity;
 use super::meter::Meter;
 use crate::db::{BoxRecord, BoxSettings, Incarnation};
+use crate::net::address::Pair;
 use crate::runs::RunTable;
 use crate::wire::BoxStatus;
 
@@ -45,6 +46,8 @@ pub struct View {
     /// The range of host uids at `uid_base` is this box's. A box that does not run keeps its range too: were it given to
     /// a new box, both would have the same uids when the first one is started again.
     pub range_held: bool,
+    /// Its addresses, if it has a network.
+    pub pair: Option<Pair>,
 }
 
 /// A box.
@@ -185,6 +188,7 @@ impl Entry {
             created_ms: self.created_ms,
             updated_ms: config.updated_ms,
             expires_ms: self.expires_ms,
+            address: view.pair.map(Pair::guest),
         }
     }
 

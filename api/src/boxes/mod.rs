@@ -16,6 +16,7 @@ mod idle;
 mod launch;
 mod meter;
 mod monitor;
+mod network;
 mod orphans;
 mod reclaim;
 mod reconcile;
@@ -41,6 +42,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::ids;
 use crate::metrics::Metrics;
+use crate::net::Network;
 use crate::refusal::Refusal;
 
 pub use activity::{Counts, Work, WorkKind};
@@ -84,6 +86,8 @@ struct Inner {
     reservations: Reservations,
     metrics: Arc<Metrics>,
     roots: Roots,
+    /// None if boxes have no network here.
+    network: Option<Network>,
     layers: tokio::sync::OnceCell<Vec<PathBuf>>,
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
@@ -113,6 +117,8 @@ pub struct Parts {
     pub ranges: Arc<UidRanges>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The network, if boxes have one.
+    pub network: Option<Network>,
 }
 
 impl Boxes {
@@ -130,6 +136,7 @@ impl Boxes {
             reservations,
             metrics: parts.metrics,
             roots,
+            network: parts.network,
             layers: tokio::sync::OnceCell::new(),
             table: RwLock::default(),
             awake: Notify::new(),

@@ -9,6 +9,7 @@ use super::meter::counter;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, THAW_DEADLINE, Verdict, Work, WorkKind, Write, decide, to_the_end};
 use crate::db::LogRow;
 use crate::error::Error;
+use crate::net::address::Pair;
 use crate::refusal::Refusal;
 use crate::runs;
 
@@ -88,7 +89,10 @@ impl Boxes {
         self.bury(entry).await;
         runs::fail_orphans(self, entry).await?;
         let uid_base = self.range_for_restart(entry)?;
-        let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base };
+        let pair = self.addresses_for_restart(entry)?;
+        let settings = entry.settings();
+        let policy = settings.checked_policy();
+        let start = Start { id: entry.id.clone(), size: settings.size, uid_base, pair, policy };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => self.start(&start, volume).await,
             Err(refusal) => Err(refusal),
@@ -115,7 +119,8 @@ impl Boxes {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
         let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
-        self.inner.db.update_incarnation(&entry.id, uid_base, &started.incarnation, sample, logs).await?;
+        let address = pair.map(Pair::guest);
+        self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
         entry.activity.restart(0);
         self.watch_death(entry);
         self.inner.awake.notify_one();

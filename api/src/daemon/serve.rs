@@ -17,6 +17,7 @@ use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
 use crate::http::{self, App, Listening};
 use crate::metrics::Metrics;
+use crate::net::Network;
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
@@ -103,6 +104,7 @@ async fn open(config: Config) -> Result<Boxes, Error> {
     let rest = db.uid_bases_at_rest().await?;
     let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
+    let network = start_network(&config).await?;
     Ok(Boxes::new(Parts {
         config: Arc::new(config),
         db,
@@ -110,7 +112,17 @@ async fn open(config: Config) -> Result<Boxes, Error> {
         tools,
         ranges: Arc::new(ranges),
         metrics: Arc::new(Metrics::default()),
+        network,
     }))
+}
+
+/// The network of boxes, if they are to have one.
+async fn start_network(config: &Config) -> Result<Option<Network>, Error> {
+    if !config.network.enabled {
+        tracing::info!("boxes have a loopback interface only");
+        return Ok(None);
+    }
+    Network::start(&config.network, config.netns.as_deref()).await.map(Some)
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.

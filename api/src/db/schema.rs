@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -103,6 +103,11 @@ const VERSION_2: &str = "
 CREATE TABLE cgroup_roots (
   path TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+";
+
+/// The network of boxes.
+const VERSION_3: &str = "
+ALTER TABLE boxes ADD COLUMN address TEXT;
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused, not guessed at.

@@ -30,6 +30,7 @@ fn record(id: &str, account: &str, name: Option<&str>) -> BoxRecord {
         incarnation: Some(Incarnation { pid: 7, start_time_ticks: 8, boot_id: "boot".into(), cgroup_inode: 9 }),
         created_ms: 1,
         updated_ms: 2,
+        address: None,
         expires_ms: Some(3),
     }
 }

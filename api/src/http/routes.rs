@@ -71,6 +71,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(own::box_idle))
         .routes(routes!(own::account_idle))
         .routes(routes!(own::top))
+        .routes(routes!(own::net))
         .routes(routes!(own::reclaim))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))

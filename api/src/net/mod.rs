@@ -13,22 +13,27 @@
 
 pub mod address;
 pub mod cidr;
+pub mod config;
 pub mod denial;
 pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod namespace;
+mod network;
 pub mod policy;
 pub mod sockets;
 mod sysctl;
 pub mod table;
 
+use std::os::fd::OwnedFd;
+
 use self::address::Pair;
 use self::cidr::Cidr;
-use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, Protocol, Settings};
+use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Worker};
-use crate::error::Error;
+pub use self::network::Network;
+use crate::error::{Cause, Error};
 
 /// What an operator chooses for all boxes.
 #[derive(Debug, Clone)]
@@ -37,8 +42,8 @@ pub struct HostConfig {
     pub pool: Cidr,
     /// Whether boxes may send mail by themselves (TCP 25).
     pub smtp_allowed: bool,
-    /// Where our proxies listen, at each box's gateway address.
-    pub proxies: Vec<(Protocol, u16)>,
+    /// Where our proxies listen.
+    pub ports: ProxyPorts,
 }
 
 /// A box that is to be connected.
@@ -54,6 +59,8 @@ pub struct Attachment {
     pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
+    /// Whether headers may have to be added to what it sends.
+    pub intercept_tls: bool,
 }
 
 /// What was left of boxes that are no more.
@@ -65,8 +72,30 @@ pub struct Swept {
     pub boxes: Vec<Pair>,
 }
 
+/// Names in the abstract space of Unix sockets belong to a network namespace, and go with the process that has bound them.
+const CLAIM: &[u8] = b"icebox/host-side";
+
+/// Makes this process the one Icebox of the namespace: two would take each other's boxes for leftovers.
+fn claim() -> Result<OwnedFd, Error> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+    let failed = |cause: Cause| Error::new("take the network namespace of the host side", "", cause);
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(|e| failed(e.into()))?;
+    let name = SocketAddrUnix::new_abstract_name(CLAIM).map_err(|e| failed(e.into()))?;
+    match bind(&socket, &name) {
+        Ok(()) => Ok(socket),
+        Err(rustix::io::Errno::ADDRINUSE) => Err(failed(Cause::Invalid(
+            "another iceboxd connects its boxes there; give each a namespace of its own by --netns, or set `[network] enabled \
+             = false` for one",
+        ))),
+        Err(e) => Err(failed(e.into())),
+    }
+}
+
 #[derive(Debug)]
 struct State {
+    /// Keeps every other Icebox out of the namespace as long as it is open.
+    _claim: OwnedFd,
     firewall: Firewall,
     links: Links,
     uplink: Uplink,
@@ -116,6 +145,11 @@ impl HostSide {
         self.worker.call(move |state| state.firewall.set_limits(pair, limits)).await
     }
 
+    /// Whether what a box sends to port 443 goes to our proxy, whatever address it is for.
+    pub async fn set_intercept_tls(&self, pair: Pair, intercept_tls: bool) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_intercept_tls(pair, intercept_tls)).await
+    }
+
     /// Lets a box with a `custom` policy reach addresses for a while.
     pub async fn pin(&self, pair: Pair, pins: Vec<Pin>) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.pin(pair, &pins)).await
@@ -134,6 +168,7 @@ impl HostSide {
 
 impl State {
     fn start(config: HostConfig) -> Result<Self, Error> {
+        let claim = claim()?;
         let links = Links::open()?;
         let uplink = links.uplink()?;
         let mut opened = Firewall::opened_before()?;
@@ -146,18 +181,18 @@ impl State {
         }
         opened.sort();
         opened.dedup();
-        let HostConfig { pool, smtp_allowed, proxies } = config;
-        let firewall = Firewall::open(&Settings { pool, smtp_allowed, proxies, opened })?;
+        let HostConfig { pool, smtp_allowed, ports } = config;
+        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { firewall, links, uplink })
+        Ok(Self { _claim: claim, firewall, links, uplink })
     }
 
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
-        let Attachment { id, pair, namespace, policy, limits } = box_;
+        let Attachment { id, pair, namespace, policy, limits, intercept_tls } = box_;
         let interface = host_name(&id);
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
-        self.firewall.set(&BoxRules { interface, pair, policy, limits })
+        self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
     }
 
     fn sweep(&mut self, kept: &[String]) -> Result<Swept, Error> {

@@ -7,6 +7,7 @@
 mod boxes;
 mod exec;
 mod files;
+mod net;
 mod own;
 mod session;
 
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 pub use boxes::*;
 pub use exec::*;
 pub use files::*;
+pub use net::*;
 pub use own::*;
 pub use session::*;
 

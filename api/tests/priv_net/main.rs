@@ -5,4 +5,5 @@ mod packet;
 mod priv_blocked;
 mod priv_life;
 mod priv_policy;
+mod priv_redirect;
 mod world;

@@ -7,8 +7,8 @@ use icebox_api::net::firewall::Policy;
 
 use crate::packet::{ICMP, Packet, Recorder, TCP, UDP};
 use crate::world::{
-    HOST_PORT, MTU, PROXY_PORT, SITE, SITE_3, STRANGER, TestBox, UPLINK, World, connect, echo, is_silent, udp,
-    write_sysctl,
+    DNS_PORT, EGRESS_PORT, HOST_PORT, MTU, SITE, SITE_3, STRANGER, TestBox, UPLINK, World, connect, echo, is_silent,
+    udp, write_sysctl,
 };
 
 /// Destinations that are closed to every box.
@@ -213,12 +213,13 @@ fn priv_the_host_is_closed_but_for_its_proxies() {
         world.seen();
         assert!(is_silent(&datagrams), "a datagram reached the host by its {what} address");
     }
-    echo(&mut b.connect(b.pair.host(), PROXY_PORT).expect("the proxy")).expect("echo");
-    assert!(b.connect(UPLINK, PROXY_PORT).is_err(), "the proxy was reached by the uplink's address");
-    assert!(b.connect(other.pair.host(), PROXY_PORT).is_err(), "the proxy was reached by another box's gateway");
+    for port in [DNS_PORT, EGRESS_PORT, 53] {
+        assert!(b.connect(UPLINK, port).is_err(), "a proxy was reached by the uplink's address, port {port}");
+        assert!(b.connect(other.pair.host(), port).is_err(), "a proxy was reached by another box's gateway");
+    }
     // Every port, from the box's side of the gateway.
     let open: Vec<u16> = (1..=u16::MAX).filter(|port| b.connect(b.pair.host(), *port).is_ok()).collect();
-    assert_eq!(open, [PROXY_PORT], "of all ports of the gateway");
+    assert_eq!(open, [53], "of all ports of the gateway");
 }
 
 #[test]

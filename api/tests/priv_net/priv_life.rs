@@ -8,7 +8,7 @@ use icebox_api::net::firewall::{BoxRules, Firewall, Limits, PREFIX, Policy, Sett
 use icebox_api::net::link::{LinkSpec, Links, Step};
 
 use crate::packet::{ICMP, Packet, TCP, UDP};
-use crate::world::{HOST_PORT, MTU, SITE, TestBox, UPLINK, World, echo};
+use crate::world::{DEADLINE, HOST_PORT, MTU, SITE, TestBox, UPLINK, World, echo};
 
 fn links(world: &World) -> BTreeSet<String> {
     let list = || -> Result<_, Error> { Links::open()?.list() };
@@ -21,7 +21,7 @@ fn spec(b: &TestBox) -> LinkSpec {
 
 fn settings() -> Settings {
     let config = World::config();
-    Settings { pool: config.pool, smtp_allowed: false, proxies: config.proxies, opened: vec!["up0".into()] }
+    Settings { pool: config.pool, smtp_allowed: false, ports: config.ports, opened: vec!["up0".into()] }
 }
 
 fn passes(world: &mut World, b: &TestBox, text: &str) -> bool {
@@ -112,7 +112,12 @@ fn priv_a_crash_between_any_two_steps_leaves_no_hole() {
             assert_eq!(links(&world), BTreeSet::new());
         }
         world.attach(&b, Policy::AllowAll, Limits::default());
-        assert!(passes(&mut world, &b, "whole."), "a box that was begun cannot be finished after {done} steps");
+        // Before the link was whole, the host's end may have dropped its answer to the box's question for its Ethernet
+        // address; the box asks again a second later.
+        let begun = Instant::now();
+        while !passes(&mut world, &b, "whole.") {
+            assert!(begun.elapsed() < DEADLINE, "a box that was begun cannot be finished after {done} steps");
+        }
     }
 }
 
@@ -167,7 +172,7 @@ fn priv_nft_two_hundred_boxes_have_the_rules_of_one_and_each_costs_the_same() {
     let mut world = World::new();
     world.add_box(Policy::AllowAll);
     let (rules, chains) = (count(&world, "rule"), count(&world, "chain"));
-    assert!(rules > 30 && chains == 16, "{rules} rules in {chains} chains");
+    assert!(rules > 40 && chains == 20, "{rules} rules in {chains} chains");
     world.die();
     let add = || -> Result<Vec<Duration>, Error> {
         let mut firewall = Firewall::open(&settings())?;
@@ -178,7 +183,13 @@ fn priv_nft_two_hundred_boxes_have_the_rules_of_one_and_each_costs_the_same() {
                 let policy = Policy::Custom { allowed: vec![network(n), network(n + 7)], denied: vec![network(n + 3)] };
                 let limits = Limits { connections_max: Some(100), new_per_second_max: Some(100) };
                 let begun = Instant::now();
-                firewall.set(&BoxRules { interface: format!("{PREFIX}{n}"), pair, policy, limits })?;
+                firewall.set(&BoxRules {
+                    interface: format!("{PREFIX}{n}"),
+                    pair,
+                    policy,
+                    limits,
+                    intercept_tls: false,
+                })?;
                 Ok(begun.elapsed())
             })
             .collect()

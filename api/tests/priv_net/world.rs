@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use icebox_api::error::Error;
 use icebox_api::net::address::Pair;
-use icebox_api::net::firewall::{Limits, Policy, Protocol};
+use icebox_api::net::firewall::{Limits, Policy, ProxyPorts};
 use icebox_api::net::link::host_name;
 use icebox_api::net::namespace::Namespace;
 use icebox_api::net::{Attachment, HostConfig, HostSide};
@@ -33,9 +33,12 @@ pub(crate) const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const SITE_2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 pub(crate) const SITE_3: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
 /// Where the internet's servers listen.
-pub(crate) const PORTS: [u16; 4] = [25, 53, 80, 853];
-/// Where a proxy of the host listens.
-pub(crate) const PROXY_PORT: u16 = 8053;
+pub(crate) const PORTS: [u16; 6] = [25, 53, 80, 443, 853, PLAIN_PORT];
+/// One that nobody has an opinion of.
+pub(crate) const PLAIN_PORT: u16 = 8000;
+/// Where the host's proxies listen.
+pub(crate) const DNS_PORT: u16 = 41_053;
+pub(crate) const EGRESS_PORT: u16 = 41_080;
 /// Another port of the host.
 pub(crate) const HOST_PORT: u16 = 8080;
 /// Smaller than usual, to see that links take it.
@@ -168,14 +171,41 @@ pub(crate) fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Asks a proxy where the connection was meant to go.
+pub(crate) fn original(stream: &mut TcpStream) -> std::io::Result<SocketAddr> {
+    let mut line = String::new();
+    let mut one = [0];
+    loop {
+        stream.read_exact(&mut one)?;
+        match one[0] {
+            b'\n' => return Ok(line.parse().expect("an address")),
+            byte => line.push(byte.into()),
+        }
+    }
+}
+
+/// A proxy that tells where each connection was meant to go, then echoes.
+fn proxy(namespace: &Namespace, port: u16) {
+    listen(namespace, port, |stream| {
+        let meant = rustix::net::sockopt::ip_original_dst(&*stream);
+        let text = meant.map_or_else(|e| format!("{e}\n"), |address| format!("{address}\n"));
+        let _ = stream.write_all(text.as_bytes());
+    });
+}
+
 /// Echoes whatever connects, until the process ends.
 pub(crate) fn serve(namespace: &Namespace, port: u16) {
+    listen(namespace, port, |_| {});
+}
+
+fn listen(namespace: &Namespace, port: u16, greet: fn(&mut TcpStream)) {
     let listen = || Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen"));
     let listener = namespace.run(listen).expect("a thread there");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
             thread::spawn(move || {
+                greet(&mut stream);
                 let mut reader = stream.try_clone().expect("clone");
                 let _ = std::io::copy(&mut reader, &mut stream);
             });
@@ -224,7 +254,8 @@ impl World {
             handle.route().add(route).execute().await
         });
         PORTS.iter().for_each(|port| serve(&internet, *port));
-        [PROXY_PORT, HOST_PORT].iter().for_each(|port| serve(&host, *port));
+        serve(&host, HOST_PORT);
+        [DNS_PORT, EGRESS_PORT].iter().for_each(|port| proxy(&host, *port));
         let runtime = Runtime::new().expect("runtime");
         let recorder = Recorder::new(&internet);
         let mut world = Self { runtime, host, internet, recorder, side: None, boxes: 0, fences: 0 };
@@ -262,7 +293,7 @@ impl World {
 
     pub(crate) fn config() -> HostConfig {
         let pool = "10.88.0.0/16".parse().expect("pool");
-        HostConfig { pool, smtp_allowed: false, proxies: vec![(Protocol::Tcp, PROXY_PORT)] }
+        HostConfig { pool, smtp_allowed: false, ports: ProxyPorts { dns: DNS_PORT, egress: EGRESS_PORT } }
     }
 
     /// Begins the host's side, as a daemon that starts does.
@@ -298,7 +329,8 @@ impl World {
 
     pub(crate) fn attach(&self, b: &TestBox, policy: Policy, limits: Limits) {
         let (id, namespace) = (b.id.clone(), b.namespace.clone());
-        self.wait(self.side().attach(Attachment { id, pair: b.pair, namespace, policy, limits }));
+        let attachment = Attachment { id, pair: b.pair, namespace, policy, limits, intercept_tls: false };
+        self.wait(self.side().attach(attachment));
     }
 
     pub(crate) fn add_box(&mut self, policy: Policy) -> TestBox {

@@ -118,6 +118,7 @@ impl Server {
             tools: icebox_shim::launch::Tools { init: "/nowhere".into(), launch: "/nowhere".into() },
             ranges: std::sync::Arc::new(ranges),
             metrics: std::sync::Arc::new(Metrics::default()),
+            network: None,
         });
         Self { api: api(App::new(boxes)), data_dir }
     }
@@ -246,7 +247,8 @@ async fn bad_bodies_are_explained() {
         ("POST", "/v2/box", r#"{"size":"huge"}"#, 400, "huge"),
         ("POST", "/v2/box", r#"{"name":7}"#, 400, "invalid body"),
         ("POST", "/v2/box", r#"{"env_vars":{"PATH":"/x"}}"#, 400, "PATH"),
-        ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "not available yet"),
+        ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "deny-all"),
+        ("POST", "/v2/box", r#"{"network_policy":{"mode":"custom","allowed_domains":["a b"]}}"#, 400, "a b"),
         ("POST", "/v2/box", r#"{"agent":"codex"}"#, 501, "agents"),
         ("DELETE", "/v2/box", "", 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":[]}"#, 400, "ids"),

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::expr::{Verdict, value};
-use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, REFUSE, TABLE};
+use super::ruleset::{LED_TO, TABLE};
 use super::sets::{Set, connections_over, counter, rate_over};
 use super::wire::{Attrs, Batch, CREATE, Verb, attribute, attributes, be32, be64};
 
@@ -120,8 +120,7 @@ fn read_data(bytes: &[u8]) -> Option<Data> {
         return Some(Data::Mark(u32::from_ne_bytes(mark.try_into().ok()?)));
     }
     let chain = attribute(attribute(bytes, 2)?, 2)?.strip_suffix(&[0])?;
-    let known = [ACCEPT_OUT, CUSTOM_OUT, REFUSE, ACCEPT_IN, CUSTOM_IN, DENY_IN];
-    known.into_iter().find(|name| name.as_bytes() == chain).map(Data::Goto)
+    LED_TO.into_iter().find(|name| name.as_bytes() == chain).map(Data::Goto)
 }
 
 fn read_state(bytes: &[u8]) -> Option<State> {
@@ -203,6 +202,7 @@ fn without<'a>(elements: &'a [Element], others: &[Element]) -> Vec<&'a Element> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::ruleset::CUSTOM_OUT;
     use super::*;
 
     fn round_trip(element: &Element) -> Element {

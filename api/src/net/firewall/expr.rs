@@ -10,6 +10,8 @@ use super::wire::Attrs;
 const REGISTER_1: u32 = 1;
 /// The second word of register 1.
 const REGISTER_1B: u32 = 9;
+/// The third word of register 1.
+const REGISTER_1C: u32 = 10;
 const REGISTER_2: u32 = 2;
 /// Register of the decision.
 const REGISTER_VERDICT: u32 = 0;
@@ -19,12 +21,18 @@ const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
 const CT_MARK: u32 = 3;
 const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
 const NFPROTO_IPV4: u8 = 2;
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+/// `IPS_DST_NAT`
+const STATUS_DNAT: u32 = 1 << 5;
+/// `RTN_LOCAL`
+const ROUTE_LOCAL: u32 = 2;
 /// IPv4 header: its length in words is in the low half of the first byte.
 const HEADER_WORDS_MASK: u8 = 0x0f;
 const HEADER_WORDS_PLAIN: u8 = 5;
@@ -166,6 +174,11 @@ impl Rule {
         self.meta(META_L4PROTO, REGISTER_1).compare(Is::Equal, &[IPPROTO_TCP])
     }
 
+    /// `meta l4proto udp`
+    pub(super) fn udp(self) -> Self {
+        self.meta(META_L4PROTO, REGISTER_1).compare(Is::Equal, &[IPPROTO_UDP])
+    }
+
     /// `ip hdrlength != 5`: there are options, such as a source route.
     pub(super) fn has_ip_options(self) -> Self {
         let first_byte = self.ipv4().payload(BASE_NETWORK, 0, 1, REGISTER_1);
@@ -180,6 +193,19 @@ impl Rule {
     /// `ct state & (STATES) == 0`, none of them.
     pub(super) fn not_state(self, states: u32) -> Self {
         self.ct(CT_STATE, REGISTER_1).masked(&states.to_ne_bytes()).compare(Is::Equal, &0_u32.to_ne_bytes())
+    }
+
+    /// `ct status dnat`: it came here because a rule sent it here, not because somebody asked for this address.
+    pub(super) fn redirected(self) -> Self {
+        self.ct(CT_STATUS, REGISTER_1).masked(&STATUS_DNAT.to_ne_bytes()).compare(Is::Different, &0_u32.to_ne_bytes())
+    }
+
+    /// `fib daddr type local`: an address of the host itself.
+    pub(super) fn destination_is_local(self) -> Self {
+        const RESULT_TYPE: u32 = 3;
+        const OF_DESTINATION: u32 = 2;
+        let data = Attrs::new().be32(1, REGISTER_1).be32(2, RESULT_TYPE).be32(3, OF_DESTINATION);
+        self.ipv4().with("fib", &data).compare(Is::Equal, &ROUTE_LOCAL.to_ne_bytes())
     }
 
     // What is looked up.
@@ -285,6 +311,18 @@ impl Rule {
     /// `ip daddr vmap @SET`
     pub(super) fn verdict_of_destination(self, map: Set) -> Self {
         self.ipv4().destination(REGISTER_1).find_into(map, REGISTER_VERDICT)
+    }
+
+    /// `ip saddr . meta l4proto . th dport vmap @SET`
+    pub(super) fn verdict_of_source_and_port(self, map: Set) -> Self {
+        let key = self.ipv4().source(REGISTER_1).meta(META_L4PROTO, REGISTER_1B);
+        key.payload(BASE_TRANSPORT, 2, 2, REGISTER_1C).find_into(map, REGISTER_VERDICT)
+    }
+
+    /// `redirect to :PORT`
+    pub(super) fn redirect_to(self, port: u16) -> Self {
+        let data = Attrs::new().be32(1, REGISTER_1).nested(2, &value(&port.to_be_bytes()));
+        self.with("immediate", &data).with("redir", &Attrs::new().be32(1, REGISTER_1))
     }
 
     /// The decision.

@@ -46,6 +46,9 @@ const PORT_SMTP: u16 = 25;
 const PORT_DNS: u16 = 53;
 const PORT_DNS_TLS: u16 = 853;
 
+const PORT_HTTP: u16 = 80;
+const PORT_HTTPS: u16 = 443;
+
 /// What no box reaches, whatever its policy.
 const BLOCKED: [Cidr; 11] = [
     Cidr::known(0, 0, 0, 0, 8),      // this network
@@ -61,13 +64,27 @@ const BLOCKED: [Cidr; 11] = [
     Cidr::known(240, 0, 0, 0, 4),    // reserved, broadcast
 ];
 
-/// A protocol with ports.
+/// Where our proxies listen in the host side's namespace, at any address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
+pub struct ProxyPorts {
+    /// The DNS proxy, TCP and UDP.
+    pub dns: u16,
+    /// The proxy for what is allowed by names: HTTP and TLS, TCP.
+    pub egress: u16,
+}
+
+impl Default for ProxyPorts {
+    /// Below the ports that Linux gives to clients by itself (32768 to 60999): one of these may be taken at any moment.
+    fn default() -> Self {
+        Self { dns: 21_053, egress: 21_080 }
+    }
+}
+
+/// Whether no box reaches an address, whatever its policy; `pool` are the addresses of boxes. The host's own addresses are
+/// closed, too, also where they are public: the firewall asks the kernel which these are.
+#[must_use]
+pub fn closed(pool: Cidr, address: Ipv4Addr) -> bool {
+    pool.contains(address) || BLOCKED.iter().any(|network| network.contains(address))
 }
 
 /// What is the same for all boxes.
@@ -77,8 +94,8 @@ pub struct Settings {
     pub pool: Cidr,
     /// Whether boxes may send mail by themselves (TCP 25).
     pub smtp_allowed: bool,
-    /// Where our proxies listen, at each box's gateway address.
-    pub proxies: Vec<(Protocol, u16)>,
+    /// Where our proxies listen.
+    pub ports: ProxyPorts,
     /// Interfaces whose forwarding we have turned on.
     pub opened: Vec<String>,
 }
@@ -168,7 +185,7 @@ impl Firewall {
             batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
         }
         batch.append(ruleset::chains());
-        batch.append(ruleset::rules());
+        batch.append(ruleset::rules(settings.ports));
         for set in &ALL[OF_BOXES..] {
             batch.push(Verb::DeleteElements, 0, set_named(*set));
         }
@@ -228,7 +245,13 @@ impl Firewall {
             let cause = Cause::Invalid("the interface of a box begins with ice- and has at most 15 bytes");
             return Err(Error::new("let in", rules.interface.clone(), cause));
         }
-        let entry = Entry::new(rules, self.next_generation())?;
+        let mut entry = Entry::new(rules, self.next_generation())?;
+        // Said again, the same policy cuts nothing: so it is after a restart.
+        if let Some(old) = self.boxes.get(&rules.pair)
+            && entry.has_policy_of(old)
+        {
+            entry.continues(old);
+        }
         self.replace("let in", rules.pair, Some(entry))
     }
 
@@ -254,6 +277,13 @@ impl Firewall {
         let mut entry = self.entry("set limits of", pair)?.clone();
         entry.set_limits(limits)?;
         self.replace("set limits of", pair, Some(entry))
+    }
+
+    /// Whether what a box sends to port 443 goes to our proxy; it counts for new connections.
+    pub fn set_intercept_tls(&mut self, pair: Pair, intercept_tls: bool) -> Result<(), Error> {
+        let mut entry = self.entry("redirect", pair)?.clone();
+        entry.intercept_tls = intercept_tls;
+        self.replace("redirect", pair, Some(entry))
     }
 
     /// Lets a box reach addresses for a while.
@@ -321,23 +351,26 @@ fn fixed(settings: &Settings) -> Vec<Attrs> {
             keys.iter().fold(Attrs::new(), |list, key| list.nested(1, &Attrs::new().nested(1, &expr::value(key))));
         (!keys.is_empty()).then(|| set_named(set).nested(3, &elements))
     };
-    let port = |protocol: u8, port: u16| [vec![protocol, 0, 0, 0], port.to_be_bytes().to_vec(), vec![0, 0]].concat();
+    let port = |protocol: u8, port: u16| rules::port_key(protocol, port).to_vec();
     let smtp = if settings.smtp_allowed { Vec::new() } else { vec![port(IPPROTO_TCP, PORT_SMTP)] };
     let mut resolvers = Vec::new();
     for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
         resolvers.extend([PORT_DNS, PORT_DNS_TLS].map(|number| port(protocol, number)));
     }
-    let proxies = settings.proxies.iter().map(|(protocol, number)| match protocol {
-        Protocol::Tcp => port(IPPROTO_TCP, *number),
-        Protocol::Udp => port(IPPROTO_UDP, *number),
-    });
+    let gateway = [IPPROTO_TCP, IPPROTO_UDP].map(|protocol| port(protocol, PORT_DNS)).to_vec();
+    let ProxyPorts { dns, egress } = settings.ports;
+    let proxies = vec![port(IPPROTO_TCP, dns), port(IPPROTO_UDP, dns), port(IPPROTO_TCP, egress)];
+    // HTTP/3 has names as well, but nobody here to check them; a client goes back to TCP.
+    let named = vec![port(IPPROTO_TCP, PORT_HTTP), port(IPPROTO_TCP, PORT_HTTPS), port(IPPROTO_UDP, PORT_HTTPS)];
     let protocols = [IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP].map(|p| vec![p]).to_vec();
     let opened = settings.opened.iter().map(|name| name_key(name).to_vec());
     let lists = [
         list(Set::BlockedPorts, smtp),
         list(Set::ResolverPorts, resolvers),
         list(Set::Protocols, protocols),
-        list(Set::Proxies, proxies.collect()),
+        list(Set::NamedPorts, named),
+        list(Set::GatewayPorts, gateway),
+        list(Set::Proxies, proxies),
         list(Set::Opened, opened.collect()),
         Some(blocked(settings.pool)),
     ];
@@ -368,9 +401,13 @@ mod tests {
     #[test]
     fn what_no_box_reaches_is_blocked() {
         let merged = disjoint(&BLOCKED);
+        let pool: Cidr = "100.63.64.0/24".parse().expect("network");
+        assert!(closed(pool, [100, 63, 64, 7].into()) && !closed(pool, [100, 63, 65, 7].into()));
         let blocked = |text: &str| {
             let address: Ipv4Addr = text.parse().expect("address");
-            merged.iter().any(|r| (r.first..=r.last).contains(&address))
+            let in_set = merged.iter().any(|r| (r.first..=r.last).contains(&address));
+            assert_eq!(in_set, closed(pool, address), "{address}");
+            in_set
         };
         for address in [
             "0.0.0.1",

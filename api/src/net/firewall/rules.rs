@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::element::{Data, Element, State};
-use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, REFUSE};
+use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, REFUSE, TO_DNS, TO_EGRESS};
 use super::sets::{NAME_BYTES, Set, name_key};
+use super::{IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_HTTP, PORT_HTTPS};
 use crate::error::{Cause, Error};
 use crate::net::address::Pair;
 use crate::net::cidr::{Cidr, Range, disjoint};
@@ -15,6 +16,9 @@ use crate::net::cidr::{Cidr, Range, disjoint};
 pub const NETWORKS_MAX: usize = 512;
 /// Addresses that one box may have pinned at once.
 pub const PINS_MAX: usize = 4096;
+const DNS: [(u8, u16); 2] = [(IPPROTO_TCP, PORT_DNS), (IPPROTO_UDP, PORT_DNS)];
+const HTTP: (u8, u16) = (IPPROTO_TCP, PORT_HTTP);
+const HTTPS: (u8, u16) = (IPPROTO_TCP, PORT_HTTPS);
 /// Longest time an address is pinned for, however long the answer says it is good.
 pub const PIN_SECONDS_MAX: u64 = 24 * 3600;
 
@@ -63,6 +67,8 @@ pub struct BoxRules {
     pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
+    /// Whether what it sends to port 443 goes to our proxy wherever it goes, as headers may have to be added.
+    pub intercept_tls: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +97,7 @@ pub(super) struct Entry {
     allowed: Vec<Range>,
     denied: Vec<Range>,
     pub(super) limits: Limits,
+    pub(super) intercept_tls: bool,
     /// The mark of connections that a name allowed; another one for each policy of each box, so that neither an older
     /// policy's connections pass nor those of another box that had the address before.
     pub(super) generation: u32,
@@ -107,6 +114,7 @@ impl Entry {
             allowed: Vec::new(),
             denied: Vec::new(),
             limits: rules.limits,
+            intercept_tls: rules.intercept_tls,
             generation,
             pins: BTreeMap::new(),
         };
@@ -190,9 +198,38 @@ impl Entry {
         elements.extend([Set::Sent, Set::Received, Set::Refused].map(|set| Element::new(set, own).with(nothing)));
         elements
             .extend(self.limits.new_per_second_max.map(|n| Element::new(Set::NewRate, own).with(State::RateOver(n))));
+        elements.extend(self.redirected());
         let connections = self.limits.connections_max.map(State::ConnectionsOver);
         elements.extend(connections.map(|limit| Element::new(Set::Connections, own).with(limit)));
         elements
+    }
+
+    /// What goes to our proxies. Under `custom`, names are theirs to check.
+    fn redirected(&self) -> Vec<Element> {
+        let element = |set: Set, (protocol, port): (u8, u16), chain: &'static str| {
+            let key = [&self.pair.guest().octets()[..], &port_key(protocol, port)].concat();
+            Element::new(set, key).leads_to(Data::Goto(chain))
+        };
+        let mut elements = Vec::new();
+        if self.kind == Kind::Custom {
+            elements.extend(DNS.map(|dns| element(Set::RedirectAlways, dns, TO_DNS)));
+            elements.extend([HTTP, HTTPS].map(|web| element(Set::RedirectElse, web, TO_EGRESS)));
+        }
+        if self.kind != Kind::DenyAll && self.intercept_tls {
+            elements.push(element(Set::RedirectAlways, HTTPS, TO_EGRESS));
+        }
+        elements
+    }
+
+    /// Whether both let the same through.
+    pub(super) fn has_policy_of(&self, other: &Self) -> bool {
+        (self.kind, &self.allowed, &self.denied) == (other.kind, &other.allowed, &other.denied)
+    }
+
+    /// Goes on as `old` did: its pins stay, and so do the connections that they allowed.
+    pub(super) fn continues(&mut self, old: &Self) {
+        self.generation = old.generation;
+        self.pins.clone_from(&old.pins);
     }
 
     fn pinned(&self, address: Ipv4Addr, time: Duration) -> Element {
@@ -229,6 +266,9 @@ impl Entry {
                     _ => None,
                 }),
             },
+            intercept_tls: elements
+                .iter()
+                .any(|e| e.set == Set::RedirectAlways && e.key.get(4..) == Some(&port_key(HTTPS.0, HTTPS.1)[..])),
             generation,
             pins: pins.map(|e| Some((address(&e.key)?, now + e.timeout?))).collect::<Option<_>>()?,
         };
@@ -236,6 +276,12 @@ impl Entry {
         let complete = should.iter().all(|e| elements.iter().any(|other| e.does_the_same_as(other)));
         (complete && should.len() == elements.len()).then_some(entry)
     }
+}
+
+/// Protocol and port as a key has them.
+pub(super) fn port_key(protocol: u8, port: u16) -> [u8; 8] {
+    let [high, low] = port.to_be_bytes();
+    [protocol, 0, 0, 0, high, low, 0, 0]
 }
 
 #[cfg(test)]
@@ -252,6 +298,7 @@ mod tests {
                 denied: vec![net("203.0.113.9/32"), net("203.0.113.8/32")],
             },
             limits: Limits { connections_max: Some(5), new_per_second_max: Some(6) },
+            intercept_tls: true,
         }
     }
 
@@ -267,7 +314,9 @@ mod tests {
             let lost = rest.remove(gone);
             // A box may be without limits, networks and pins; without anything else it is damaged.
             let optional = [Set::Allowed, Set::Denied, Set::Pinned, Set::NewRate, Set::Connections];
-            assert_eq!(Entry::of_elements(&rest, now).is_some(), optional.contains(&lost.set), "without {lost:?}");
+            let may_be_without = optional.contains(&lost.set)
+                || lost.data == Some(Data::Goto(TO_EGRESS)) && lost.set == Set::RedirectAlways;
+            assert_eq!(Entry::of_elements(&rest, now).is_some(), may_be_without, "without {lost:?}");
         }
         let mut more = elements;
         more.push(Element::new(Set::Current, [10, 88, 0, 3, 1, 0, 0, 0]));
@@ -290,6 +339,19 @@ mod tests {
         assert_eq!(entry.pins.len(), 1);
         entry.set_policy(&Policy::AllowAll, 9).expect("policy");
         assert!(entry.pin(&[pin(1)], now).is_err(), "nothing to pin for");
+    }
+
+    #[test]
+    fn what_goes_to_proxies_is_the_policys_and_the_headers() {
+        let count = |policy: Policy, intercept_tls: bool| {
+            let entry = Entry::new(&BoxRules { policy, intercept_tls, ..custom() }, 1).expect("entry");
+            let of = |set: Set| entry.redirected().iter().filter(|e| e.set == set).count();
+            (of(Set::RedirectAlways), of(Set::RedirectElse))
+        };
+        let lists = || Policy::Custom { allowed: vec![], denied: vec![] };
+        assert_eq!((count(Policy::DenyAll, true), count(Policy::DenyAll, false)), ((0, 0), (0, 0)));
+        assert_eq!((count(Policy::AllowAll, true), count(Policy::AllowAll, false)), ((1, 0), (0, 0)));
+        assert_eq!((count(lists(), true), count(lists(), false)), ((3, 2), (2, 2)));
     }
 
     #[test]

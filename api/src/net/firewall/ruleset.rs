@@ -11,6 +11,7 @@
 //! box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
 //! cuts. Only packets whose source was found to be the box's own are answered.
 
+use super::ProxyPorts;
 use super::expr::{Rule, Verdict, state};
 use super::sets::Set;
 use super::wire::{APPEND, Attrs, Batch, CREATE, Verb};
@@ -28,6 +29,13 @@ pub(super) const ACCEPT_IN: &str = "accept_in";
 pub(super) const CUSTOM_IN: &str = "custom_in";
 pub(super) const DENY_IN: &str = "deny_in";
 
+/// Chains that lead to our proxies.
+pub(super) const TO_DNS: &str = "to_dns";
+pub(super) const TO_EGRESS: &str = "to_egress";
+/// Where elements may lead to.
+pub(super) const LED_TO: [&str; 8] = [ACCEPT_OUT, CUSTOM_OUT, REFUSE, ACCEPT_IN, CUSTOM_IN, DENY_IN, TO_DNS, TO_EGRESS];
+
+const REDIRECT_BOX: &str = "redirect_box";
 const FROM_BOX: &str = "from_box";
 const TO_BOX: &str = "to_box";
 const CHECK_SOURCE: &str = "check_source";
@@ -39,13 +47,17 @@ struct Hook(&'static str, u32, i32);
 
 /// Base chains.
 const PREROUTING: (&str, Hook) = ("prerouting", Hook("filter", 0, -300));
+const REDIRECT: (&str, Hook) = ("to_proxies", Hook("nat", 0, -100));
 const INPUT: (&str, Hook) = ("input", Hook("filter", 1, 0));
 const FORWARD: (&str, Hook) = ("forward", Hook("filter", 2, 0));
 const OUTPUT: (&str, Hook) = ("output", Hook("filter", 3, 0));
 const POSTROUTING: (&str, Hook) = ("postrouting", Hook("nat", 4, 100));
 
-const BASE_CHAINS: [(&str, Hook); 5] = [PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING];
-const CHAINS: [&str; 11] = [
+const BASE_CHAINS: [(&str, Hook); 6] = [PREROUTING, REDIRECT, INPUT, FORWARD, OUTPUT, POSTROUTING];
+const CHAINS: [&str; 14] = [
+    REDIRECT_BOX,
+    TO_DNS,
+    TO_EGRESS,
     FROM_BOX,
     TO_BOX,
     CHECK_SOURCE,
@@ -89,14 +101,18 @@ pub(super) fn chains() -> Batch {
 }
 
 /// All rules, in place of those that are there.
-pub(super) fn rules() -> Batch {
+pub(super) fn rules(ports: ProxyPorts) -> Batch {
     let mut batch = Batch::default();
     batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
-    for rule in hooks().into_iter().chain(outward()).chain(inward()).chain(host()) {
+    for rule in all(ports) {
         let attrs = Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions);
         batch.push(Verb::NewRule, CREATE | APPEND, attrs);
     }
     batch
+}
+
+fn all(ports: ProxyPorts) -> impl Iterator<Item = Rule> {
+    hooks().into_iter().chain(redirection(ports)).chain(outward()).chain(inward()).chain(host())
 }
 
 /// From the hooks to our chains.
@@ -104,7 +120,10 @@ fn hooks() -> Vec<Rule> {
     let go = Verdict::Goto;
     vec![
         Rule::of(PREROUTING.0).in_by(PREFIX).then(go(CHECK_SOURCE)),
+        Rule::of(REDIRECT.0).in_by(PREFIX).then(go(REDIRECT_BOX)),
         Rule::of(INPUT.0).in_by(PREFIX).then(go(TO_HOST)),
+        // The proxies are there for boxes only. A connection that the host began from a port of the same number goes on.
+        Rule::of(INPUT.0).port_in(Set::Proxies).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
         Rule::of(FORWARD.0).in_by(PREFIX).then(go(FROM_BOX)),
         Rule::of(FORWARD.0).out_by(PREFIX).then(go(TO_BOX)),
         // An uplink forwards because boxes need it to. It shall not make a router of the host.
@@ -116,6 +135,28 @@ fn hooks() -> Vec<Rule> {
         Rule::of(CHECK_SOURCE).has_ip_options().count().then(Verdict::Drop),
         Rule::of(CHECK_SOURCE).in_by_and_source_in(Set::Boxes).then(Verdict::Return),
         Rule::of(CHECK_SOURCE).count().then(Verdict::Drop),
+    ]
+}
+
+/// What goes to our proxies instead of where it was sent. Asked once for each connection. What the policy refuses is left
+/// alone here, so that it meets the rule that refuses it; so are the host's own addresses, public ones among them: a proxy
+/// would reach them as the host does.
+fn redirection(ports: ProxyPorts) -> Vec<Rule> {
+    let go = Verdict::Goto;
+    let rule = || Rule::of(REDIRECT_BOX);
+    vec![
+        rule().in_by_and_destination_in(Set::Gateways).port_in(Set::GatewayPorts).then(go(TO_DNS)),
+        rule().destination_in(Set::Blocked).then(Verdict::Accept),
+        rule().destination_is_local().then(Verdict::Accept),
+        rule().outward_in(Set::Denied).then(Verdict::Accept),
+        rule().verdict_of_source_and_port(Set::RedirectAlways),
+        rule().outward_in(Set::Allowed).then(Verdict::Accept),
+        rule().verdict_of_source_and_port(Set::RedirectElse),
+        rule().then(Verdict::Accept),
+        // `nft` wants to read the protocol here, though nothing else leads here.
+        Rule::of(TO_DNS).tcp().redirect_to(ports.dns),
+        Rule::of(TO_DNS).udp().redirect_to(ports.dns),
+        Rule::of(TO_EGRESS).tcp().redirect_to(ports.egress),
     ]
 }
 
@@ -137,6 +178,8 @@ fn outward() -> Vec<Rule> {
         Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(refuse),
         Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(refuse),
         Rule::of(CUSTOM_OUT).outward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_OUT)),
+        // By which name one was begun that was open before the policy came, nobody knows; the others went to a proxy.
+        Rule::of(CUSTOM_OUT).port_in(Set::NamedPorts).then(refuse),
         Rule::of(CUSTOM_OUT).outward_in(Set::Pinned).mark_from_source(Set::Generation).then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(CUSTOM_OUT)
             .state(state::ESTABLISHED | state::RELATED)
@@ -173,12 +216,14 @@ fn inward() -> Vec<Rule> {
     ]
 }
 
-/// Between a box and the host: our proxies, at the box's own gateway address only.
+/// Between a box and the host: our proxies, at the box's own gateway address and only for what was redirected there.
 fn host() -> Vec<Rule> {
+    let proxy = |rule: Rule| rule.in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).redirected();
     vec![
-        Rule::of(TO_HOST).in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).then(Verdict::Accept),
+        proxy(Rule::of(TO_HOST)).then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(TO_HOST).then(Verdict::Goto(REFUSE)),
         // Answers of proxies, and refusals.
+        Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).redirected().then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).then(Verdict::Accept),
         Rule::of(HOST_TO_BOX).then(Verdict::Drop),
     ]
@@ -189,7 +234,7 @@ mod tests {
     use super::*;
 
     fn all_rules() -> Vec<Rule> {
-        hooks().into_iter().chain(outward()).chain(inward()).chain(host()).collect()
+        all(ProxyPorts::default()).collect()
     }
 
     /// A chain without a last word would fall back to the base chain's `accept`.
@@ -205,9 +250,12 @@ mod tests {
                 alone(Verdict::Goto(REFUSE)),
                 Rule::of(chain).count().then(Verdict::Drop).expressions,
                 Rule::of(chain).prohibited().expressions,
+                Rule::of(chain).udp().redirect_to(ProxyPorts::default().dns).expressions,
+                Rule::of(chain).tcp().redirect_to(ProxyPorts::default().egress).expressions,
             ];
             assert!(ends.contains(&last.expressions), "{chain} does not end with a decision");
-            let accepts = matches!(chain, ACCEPT_OUT | ACCEPT_IN);
+            // What is not redirected goes on to the chains that decide.
+            let accepts = matches!(chain, ACCEPT_OUT | ACCEPT_IN | REDIRECT_BOX);
             assert_eq!(last.expressions == alone(Verdict::Accept), accepts, "{chain} ends with accept");
         }
     }

@@ -60,6 +60,10 @@ pub(super) enum Set {
     NewRate,
     /// Box, with its limit of connections at once.
     Connections,
+    /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
+    RedirectAlways,
+    /// The same, but not for destinations that the policy allows by their address.
+    RedirectElse,
     /// Destinations that no box reaches.
     Blocked,
     /// Protocol and port that no box reaches.
@@ -68,6 +72,10 @@ pub(super) enum Set {
     ResolverPorts,
     /// What may be in an IP packet.
     Protocols,
+    /// Protocol and port of what is allowed by names and not by addresses, if the policy is `custom`.
+    NamedPorts,
+    /// Protocol and port at a box's gateway that the DNS proxy answers.
+    GatewayPorts,
     /// Protocol and port of our proxies on the host.
     Proxies,
     /// Interfaces that forward because we need it.
@@ -75,12 +83,13 @@ pub(super) enum Set {
 }
 
 use Set::{
-    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, Gateways, Generation, NewRate,
-    Opened, Pinned, PolicyIn, PolicyOut, Protocols, Proxies, Received, Refused, ResolverPorts, Sent,
+    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, GatewayPorts, Gateways, Generation,
+    NamedPorts, NewRate, Opened, Pinned, PolicyIn, PolicyOut, Protocols, Proxies, Received, RedirectAlways,
+    RedirectElse, Refused, ResolverPorts, Sent,
 };
 
 /// All sets.
-pub(super) const ALL: [Set; 21] = [
+pub(super) const ALL: [Set; 25] = [
     Boxes,
     Gateways,
     Addresses,
@@ -96,16 +105,20 @@ pub(super) const ALL: [Set; 21] = [
     Refused,
     NewRate,
     Connections,
+    RedirectAlways,
+    RedirectElse,
     Blocked,
     BlockedPorts,
     ResolverPorts,
     Protocols,
+    NamedPorts,
+    GatewayPorts,
     Proxies,
     Opened,
 ];
 
 /// How many of [`ALL`], from the first, hold elements of boxes.
-pub(super) const OF_BOXES: usize = 15;
+pub(super) const OF_BOXES: usize = 17;
 
 impl Set {
     pub(super) fn name(self) -> &'static str {
@@ -125,10 +138,14 @@ impl Set {
             Refused => "refused",
             NewRate => "new_rate",
             Connections => "connections",
+            RedirectAlways => "redirect_always",
+            RedirectElse => "redirect_else",
             Blocked => "blocked",
             BlockedPorts => "blocked_ports",
             ResolverPorts => "resolver_ports",
             Protocols => "protocols",
+            NamedPorts => "named_ports",
+            GatewayPorts => "gateway_ports",
             Proxies => "proxies",
             Opened => "opened",
         }
@@ -146,7 +163,8 @@ impl Set {
             | Blocked => &[ADDRESS],
             Allowed | Denied | Pinned => &[ADDRESS, ADDRESS],
             Current => &[ADDRESS, MARK],
-            BlockedPorts | ResolverPorts | Proxies => &[PROTOCOL, PORT],
+            RedirectAlways | RedirectElse => &[ADDRESS, PROTOCOL, PORT],
+            BlockedPorts | ResolverPorts | NamedPorts | GatewayPorts | Proxies => &[PROTOCOL, PORT],
             Protocols => &[PROTOCOL],
             Opened => &[NAME],
         }
@@ -154,7 +172,7 @@ impl Set {
 
     fn flags(self) -> u32 {
         match self {
-            PolicyOut | PolicyIn | Generation => FLAG_MAP,
+            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse => FLAG_MAP,
             Allowed | Denied => FLAG_CONCAT | FLAG_INTERVAL,
             Pinned => FLAG_TIMEOUT,
             NewRate | Connections => FLAG_DYNAMIC,
@@ -203,7 +221,7 @@ impl Set {
         let mut attrs = Attrs::new().text(1, table).text(2, self.name()).be32(3, self.flags());
         attrs = attrs.be32(4, kind).be32(5, length).be32(10, self.id());
         attrs = match self {
-            PolicyOut | PolicyIn => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
+            PolicyOut | PolicyIn | RedirectAlways | RedirectElse => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
             Generation => attrs.be32(6, MARK.0).be32(7, MARK.1),
             _ => attrs,
         };
