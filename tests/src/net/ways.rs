@@ -282,8 +282,11 @@ impl World {
     /// Addresses to which packets came since `before`.
     #[must_use]
     pub fn reached(&self, before: &Seen) -> BTreeSet<IpAddr> {
-        // What the kernel says to its neighbours by itself (IPv6) is none of the boxes' doing.
-        let own_talk = |a: &IpAddr| matches!(a, IpAddr::V6(v6) if v6.is_multicast());
+        // Answers to the host, and what the kernel says to its neighbours by itself (IPv6), are none of the boxes' doing.
+        let own_talk = |a: &IpAddr| match a {
+            IpAddr::V4(v4) => *v4 == HOST,
+            IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local(),
+        };
         self.capture.since(&before.packets).into_keys().map(|t| t.address).filter(|a| !own_talk(a)).collect()
     }
 }
