@@ -248,6 +248,12 @@ impl Daemon {
         child.wait().expect("reap iceboxd");
     }
 
+    /// Reaps an `iceboxd` that somebody has killed.
+    pub fn reap(&mut self) {
+        let mut child = self.child.take().expect("iceboxd was started");
+        child.wait().expect("reap iceboxd");
+    }
+
     /// SIGTERM, and waits for a clean end.
     pub fn stop(&mut self) {
         let pid = Pid::from_raw(self.pid());
