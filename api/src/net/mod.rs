@@ -12,15 +12,18 @@
 //! box's `/etc`, the configuration, and `iceboxd` itself.
 
 pub mod address;
+pub mod authority;
 pub mod cidr;
 pub mod config;
 pub mod denial;
+pub mod egress;
 pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod namespace;
 mod network;
 pub mod policy;
+pub mod secret;
 pub mod sockets;
 mod sysctl;
 pub mod table;
