@@ -10,6 +10,7 @@ pub mod api;
 pub mod daemon;
 pub mod leaks;
 pub mod machine;
+pub mod net;
 pub mod netns;
 pub mod oci;
 pub mod sdk;
