@@ -10,6 +10,8 @@ use icebox_shim::launch::HostLimits;
 use serde::Deserialize;
 
 use crate::error::{Cause, Error};
+use crate::net::config::NetworkConfig;
+use crate::preview::PublicUrls;
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
@@ -33,6 +35,11 @@ pub struct Config {
     pub cgroup_parent: String,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// The network namespace in which the host side of all boxes' networking lives (links, firewall, proxies), as a path
+    /// or as a name of `ip netns`. Default: that of the daemon. The API is served in the daemon's own in any case.
+    pub netns: Option<String>,
+    /// The network of boxes.
+    pub network: NetworkConfig,
     /// Seconds without work until a box sleeps, unless account or box say otherwise.
     pub idle_seconds: u64,
     /// CPU use over the idle window, in percent of one core, up to which a box counts as idle.
@@ -60,6 +67,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Log lines as JSON instead of text.
     pub log_json: bool,
+    /// Ports of boxes that are reached from outside.
+    pub public_urls: PublicUrls,
 }
 
 impl Default for Config {
@@ -70,6 +79,8 @@ impl Default for Config {
             image_dir: None,
             cgroup_parent: String::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            netns: None,
+            network: NetworkConfig::default(),
             idle_seconds: 3600,
             idle_cpu_percent: 1.0,
             allow_unenforced_limits: false,
@@ -82,6 +93,7 @@ impl Default for Config {
             reply_after_commit: false,
             cors_origins: Vec::new(),
             log_json: false,
+            public_urls: PublicUrls::default(),
         }
     }
 }
@@ -101,6 +113,8 @@ pub struct Overrides {
     pub cgroup_parent: Option<String>,
     /// `--listen`.
     pub listen: Option<SocketAddr>,
+    /// `--netns`.
+    pub netns: Option<String>,
 }
 
 impl Config {
@@ -125,6 +139,9 @@ impl Config {
         }
         if let Some(listen) = overrides.listen {
             config.listen = listen;
+        }
+        if let Some(netns) = &overrides.netns {
+            config.netns = Some(netns.clone());
         }
         config.check()?;
         Ok(config)
@@ -152,7 +169,10 @@ impl Config {
         if self.reclaim_after_seconds.is_some_and(|seconds| seconds > IDLE_SECONDS_MAX) {
             return wrong("reclaim_after_seconds", "must be 0 to 2592000");
         }
-        if let Err((key, expected)) = self.limits.check() {
+        if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
+            return wrong(key, expected);
+        }
+        if let Err((key, expected)) = self.public_urls.check() {
             return wrong(key, expected);
         }
         if !self.data_dir.is_absolute() {

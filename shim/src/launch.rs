@@ -4,6 +4,7 @@
 //! there. It is spawned without any code between fork and exec, talks over the socket that is its standard input, and
 //! is killed when it takes too long. Leaves out: how a box is put together (`translate`, and the runtime).
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct BoxSpec {
     pub volume_device: PathBuf,
     /// First of the 65536 host ids that are its own.
     pub uid_base: u32,
+    /// The DNS server it asks; none if it has no network.
+    pub nameserver: Option<Ipv4Addr>,
     /// CPU quota in cores.
     pub cores: f64,
     /// Memory limit.

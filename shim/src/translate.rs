@@ -181,6 +181,7 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         ),
         text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), readonly),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
+        text("/etc/resolv.conf", resolv_conf(spec), readonly),
     ]
 }
 
@@ -195,6 +196,14 @@ fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttrib
         .collect();
     let source = MountSource::Filesystem { fstype: fstype.to_owned(), source: Some(fstype.to_owned()), options };
     Mount { target: target.into(), source, attributes, propagation: None }
+}
+
+/// resolv.conf(5). A box without a network gets one that says so, not the one that the image happens to have.
+fn resolv_conf(spec: &BoxSpec) -> String {
+    match spec.nameserver {
+        Some(address) => format!("nameserver {address}\n"),
+        None => "# no network\n".to_owned(),
+    }
 }
 
 fn text(target: &str, text: String, attributes: MountAttributes) -> Mount {
@@ -321,6 +330,7 @@ mod tests {
             lower: vec!["/base".into()],
             volume_device: "/dev/loop7".into(),
             uid_base: 524_288,
+            nameserver: Some([10, 213, 0, 2].into()),
             cores: 1.5,
             memory_bytes: 4 << 30,
             pids_max: 1024,

@@ -98,13 +98,18 @@ async fn priv_sudo_forwards_signals() {
 #[tokio::test]
 async fn priv_a_command_goes_with_its_client_unless_in_the_background() {
     let init = Init::start();
-    let text = "sudo sh -c 'trap \"\" HUP; echo up; sleep 1000' & sleep 0.3; kill -KILL $!; wait";
-    assert_eq!(run(&init, text).await.text(), "up\n");
+    let up = init.path("up");
+    let text = format!(
+        "sudo sh -c 'trap \"\" HUP; echo up; touch {up}; sleep 1000' & until [ -e {up} ]; do sleep 0.05; done; kill -KILL $!; wait"
+    );
+    assert_eq!(run(&init, &text).await.text(), "up\n");
     eventually("the command is killed", || init.children().is_empty()).await;
-    let flag = init.path("flag");
-    let output = run(&init, &format!("sudo -b sh -c 'sleep 0.3; touch {flag}'; echo back")).await;
+    let (go, flag) = (init.path("go"), init.path("flag"));
+    let text = format!("sudo -b sh -c 'until [ -e {go} ]; do sleep 0.05; done; touch {flag}'; echo back");
+    let output = run(&init, &text).await;
     assert_eq!(output.text(), "back\n");
     assert!(!exists(&flag));
+    std::fs::write(&go, "").unwrap();
     eventually("the command went on", || exists(&flag)).await;
 }
 

@@ -205,7 +205,7 @@ def exec_session():
         assert session.wait(timeout=20) == 0
     assert b"".join(out) == b"to cat"
     out = []
-    command = "stty size; trap 'stty size; exit 3' WINCH; while :; do sleep 0.05; done"
+    command = "trap 'stty size; exit 3' WINCH; stty size; while :; do sleep 0.05; done"
     with box.exec.session(cmd=command, tty=True, rows=33, cols=101, on_stdout=out.append) as session:
         deadline = time.monotonic() + 20
         while b"33 101" not in b"".join(out) and time.monotonic() < deadline:

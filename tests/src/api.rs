@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::wait::wait_until;
+use crate::wait::{PATIENCE, wait_until};
 
 /// Longest time a test waits for one answer.
 const REQUEST_TIMEOUT_S: u64 = 120;
@@ -144,7 +144,7 @@ impl Api {
         let data = self.post("/v2/box", options).ok();
         let id = data["id"].as_str().unwrap_or_else(|| panic!("create answered without id: {data}")).to_owned();
         let made = TestBox { api: self.clone(), id };
-        wait_until(Duration::from_secs(60), "the box to leave the state creating", || made.status() != "creating");
+        wait_until(PATIENCE, "the box to leave the state creating", || made.status() != "creating");
         let status = made.status();
         assert!(status == "idle" || status == "running", "a new box is {status}");
         made

@@ -14,12 +14,13 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{Api, TestBox};
 use crate::machine::{self, Cgroups};
-use crate::wait::{wait_for, wait_until};
+use crate::netns::Netns;
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// How long `iceboxd` may take to answer after it was started (the first start formats a volume template).
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = PATIENCE;
 /// How long `iceboxd` may take to end after SIGTERM.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = PATIENCE;
 /// How much of the log a failed test prints.
 const LOG_TAIL_BYTES: usize = 6000;
 
@@ -36,6 +37,8 @@ pub struct Daemon {
     config: Option<PathBuf>,
     cgroups: Cgroups,
     root: String,
+    /// Where the host side of its boxes' networking lives: never the machine's own namespace.
+    netns: Netns,
 }
 
 /// The directory of the built binaries: `ICEBOX_BIN_DIR`, or the profile directory of this test executable.
@@ -125,6 +128,7 @@ impl Daemon {
             config,
             cgroups: Cgroups::probe(),
             root: format!("icebox.{hex}"),
+            netns: Netns::new(),
         };
         daemon.start_again();
         daemon
@@ -145,7 +149,7 @@ impl Daemon {
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(&self.run_dir);
         command.arg("--image-dir").arg(image_dir());
-        command.args(["--listen", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0", "--netns", &self.netns.path()]);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::machine;
-use crate::wait::wait_until;
+use crate::wait::{PATIENCE, wait_until};
 
 /// How long the kernel may take to finish what was asked for (netns and loop teardown are asynchronous).
-const SETTLE_DEADLINE: Duration = Duration::from_secs(20);
+const SETTLE_DEADLINE: Duration = PATIENCE;
 /// File descriptors that `iceboxd` may hold more than before: pooled database and keep-alive client connections.
 const FD_SLACK: usize = 12;
 

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::wait::{wait_for, wait_until};
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// Clock ticks per second of `/proc/<pid>/stat` on Linux user space.
 const TICKS_PER_SECOND: u64 = 100;
@@ -128,7 +127,7 @@ impl Cgroups {
             for pid in self.v1_procs(root) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
             }
-            wait_until(Duration::from_secs(20), &format!("the cgroup {root} to be removable"), || {
+            wait_until(PATIENCE, &format!("the cgroup {root} to be removable"), || {
                 for dir in self.below(root).into_iter().rev() {
                     let _ = fs::remove_dir(dir);
                 }
@@ -213,7 +212,7 @@ pub fn namespace(pid: &str, kind: &str) -> Option<String> {
 
 /// The host pid of a box's PID 1: the process below the cgroup whose innermost pid is 1.
 pub fn init_pid(cgroups: &Cgroups, cgroup: &str) -> i32 {
-    wait_for(Duration::from_secs(5), &format!("an init process in the cgroup {cgroup}"), || {
+    wait_for(PATIENCE, &format!("an init process in the cgroup {cgroup}"), || {
         cgroups.procs(cgroup).into_iter().find(|pid| {
             status_line(*pid, "NSpid").is_some_and(|l| {
                 let pids: Vec<&str> = l.split_whitespace().collect();

@@ -102,9 +102,14 @@ impl Service {
         TestBox { api: self.api(), id: made.id.clone() }
     }
 
-    /// The pid of the daemon.
+    /// The pid of the daemon, which has to be serving.
     pub fn pid(&self) -> i32 {
-        show(DAEMON, "MainPID").parse().expect("a pid")
+        serving_pid().unwrap_or_else(|| panic!("{DAEMON} does not serve: {}", show(DAEMON, "ActiveState")))
+    }
+
+    /// Waits until another process than `old` is the daemon, and serves.
+    pub fn wait_replaced(&self, old: i32, what: &str) {
+        wait_until(DEADLINE, what, || serving_pid().is_some_and(|pid| pid != old));
     }
 
     /// The control group of a box, relative to the mount point.
@@ -209,6 +214,15 @@ pub fn systemctl(arguments: &[&str]) -> String {
 /// A property of a unit.
 pub fn show(unit: &str, property: &str) -> String {
     systemctl(&["show", unit, "--value", "-p", property]).trim().to_owned()
+}
+
+/// The daemon's pid if it serves. Both are of one moment: between two questions it may have been killed and be about to
+/// start again, "active" in the first answer and without a process in the second.
+fn serving_pid() -> Option<i32> {
+    let text = systemctl(&["show", DAEMON, "-p", "ActiveState", "-p", "MainPID"]);
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let pid = value("MainPID").and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no MainPID in {text}"));
+    (value("ActiveState") == Some("active") && pid != 0).then_some(pid)
 }
 
 /// Whether a unit is active.

@@ -1,12 +1,11 @@
 //! The bill against the kernel's own count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icebox_tests::wait::let_pass;
-use icebox_tests::{Daemon, TestBox, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, wait_until};
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(20);
 /// The price of the smallest size: dollars for one core used for one hour.
 const DOLLARS_PER_CORE_HOUR: f64 = 0.10;
 
@@ -71,7 +70,7 @@ fn a_frozen_box_adds_nothing_but_storage() {
     assert!(number(&after, "gb_hours") > 0.0, "{after}");
     assert!(number(&after, "gb_hours") > number(&before, "gb_hours"), "storage costs while asleep: {before} {after}");
     made.resume();
-    wait_until(DEADLINE, "the loop to be billed again", || made.bill()["cpu_usec"] != after["cpu_usec"]);
+    wait_until(PATIENCE, "the loop to be billed again", || made.bill()["cpu_usec"] != after["cpu_usec"]);
     made.delete();
 }
 
@@ -80,12 +79,18 @@ fn a_running_box_is_sampled_every_second() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     made.out("(while :; do :; done) >/dev/null 2>&1 & true");
-    for _ in 0..3 {
+    let mut quickest = Duration::MAX;
+    // The first one may come at once: it is not known when the one before it was taken.
+    for is_counted in [false, true, true, true, true] {
         let first = made.billed_usec();
-        let start = std::time::Instant::now();
-        wait_until(DEADLINE, "a new sample", || made.billed_usec() > first);
-        assert!(start.elapsed() < Duration::from_millis(1500), "a sample came after {:?}", start.elapsed());
+        let start = Instant::now();
+        wait_until(PATIENCE, "a new sample", || made.billed_usec() > first);
+        if is_counted {
+            quickest = quickest.min(start.elapsed());
+        }
     }
+    // A machine with other work is late now and then, not always.
+    assert!(quickest < Duration::from_millis(1500), "the quickest of the samples came after {quickest:?}");
     made.delete();
 }
 
@@ -93,15 +98,25 @@ fn a_running_box_is_sampled_every_second() {
 fn run_figures_are_exact_and_their_own() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    made.python_out("import time\nend=time.process_time()+0.4\nwhile time.process_time()<end: pass");
+    let timed = |run: &dyn Fn() -> String| {
+        let start = Instant::now();
+        let text = run();
+        (text, u64::try_from(start.elapsed().as_nanos()).expect("small"))
+    };
+    let code =
+        "import time\nend=time.process_time()+0.4\nwhile time.process_time()<end: pass\nprint(time.process_time_ns())";
+    let (told, busy_ns) = timed(&|| made.python_out(code));
     made.python_out("keep=bytearray(150_000_000)");
-    made.out("true");
+    let (_, quick_ns) = timed(&|| made.out("true"));
     let runs = made.runs();
     let figures =
         |index: usize, key: &str| runs[index][key].as_u64().unwrap_or_else(|| panic!("{key} in {}", runs[index]));
-    assert!((380_000_000..900_000_000).contains(&figures(2, "cpu_ns")), "{}", runs[2]);
+    // One thread cannot use more time than passes, and this one knows what it has used at least. The kernel's two counts
+    // differ by a tick or so.
+    let told: u64 = told.parse().expect("nanoseconds");
+    assert!(told > 400_000_000 && (told / 100 * 95..=busy_ns).contains(&figures(2, "cpu_ns")), "{told} {}", runs[2]);
     assert!((140_000_000..260_000_000).contains(&figures(1, "memory_peak_bytes")), "{}", runs[1]);
-    assert!(figures(0, "cpu_ns") < 100_000_000 && figures(0, "memory_peak_bytes") < 100_000_000, "{}", runs[0]);
+    assert!(figures(0, "cpu_ns") <= quick_ns && figures(0, "memory_peak_bytes") < 100_000_000, "{}", runs[0]);
 }
 
 #[test]
@@ -129,11 +144,12 @@ fn storage_is_what_is_allocated_over_time() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     made.out("head -c 300000000 /dev/urandom > big; sync");
-    wait_until(DEADLINE, "the size to be seen", || number(&made.bill(), "storage_bytes") > 290e6);
-    let (start, first) = (std::time::Instant::now(), number(&made.bill(), "gb_hours"));
-    let_pass(Duration::from_secs(2));
+    wait_until(PATIENCE, "the size to be seen", || number(&made.bill(), "storage_bytes") > 290e6);
+    let (start, first) = (Instant::now(), number(&made.bill(), "gb_hours"));
+    let_pass(Duration::from_secs(5));
     let (passed, grown) = (start.elapsed().as_secs_f64(), number(&made.bill(), "gb_hours") - first);
     let rate = number(&made.bill(), "storage_bytes") / 1e9 / 3600.0;
     let seconds = grown / rate;
-    assert!((seconds - passed).abs() < 1.3, "{seconds:.2} s of storage in {passed:.2} s");
+    // Each end may be a second of sampling and a late answer away.
+    assert!((seconds - passed).abs() < 2.5, "{seconds:.2} s of storage in {passed:.2} s");
 }

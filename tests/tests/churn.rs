@@ -1,10 +1,13 @@
 //! A hundred lives and deaths, and nothing left of them.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use icebox_tests::{Daemon, LeakGuard, machine};
 
 const CYCLES: usize = 100;
+/// A delete that asks the processes first, or waits for one, takes longer than this where it is slow, too.
+const DELETE_MAX: Duration = Duration::from_secs(20);
 /// Growth of `iceboxd` that is no leak: allocator arenas and caches after the first boxes.
 const GROWTH_MAX_KB: u64 = 24 * 1024;
 /// Network namespaces that the kernel may still hold: its teardown is asynchronous, and other tests make boxes too.
@@ -42,7 +45,7 @@ fn a_hundred_boxes_leave_nothing() {
     guard.check(&daemon);
     let grown = machine::rss_kb(daemon.pid()).saturating_sub(memory);
     assert!(grown < GROWTH_MAX_KB, "iceboxd grew by {grown} kB");
-    icebox_tests::wait_until(std::time::Duration::from_secs(30), "the kernel to free network namespaces", || {
+    icebox_tests::wait_until(icebox_tests::PATIENCE, "the kernel to free network namespaces", || {
         kernel_netns() < netns + NETNS_SLACK
     });
     assert!(api.list().is_empty());
@@ -77,9 +80,9 @@ fn a_box_deleted_while_it_works_is_gone_at_once() {
     for _ in 0..5 {
         let made = daemon.api().create_default();
         let stream = made.stream(&["sh", "-c", "trap '' TERM HUP; yes > /dev/null & while :; do :; done"]);
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         made.delete();
-        assert!(start.elapsed() < std::time::Duration::from_secs(5), "delete took {:?}", start.elapsed());
+        assert!(start.elapsed() < DELETE_MAX, "delete took {:?}", start.elapsed());
         drop(stream);
     }
     guard.check(&daemon);

@@ -1,10 +1,10 @@
 //! A sleeping box gives its memory back, to swap in compressed memory, and has it again when it is needed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use icebox_tests::oci::Bundle;
 use icebox_tests::swap::ZramSwap;
-use icebox_tests::{Daemon, TestBox, machine, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, machine, wait_until};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -124,9 +124,7 @@ fn who_wants_the_box_does_not_wait_for_its_reclaim() {
     made.pause();
     std::thread::scope(|scope| {
         let reclaiming = scope.spawn(|| reclaim(&made).ok());
-        wait_until(Duration::from_secs(30), "the reclaim to begin", || {
-            cgroups.number(&cgroup, "memory.swap.current", "") > 0
-        });
+        wait_until(PATIENCE, "the reclaim to begin", || cgroups.number(&cgroup, "memory.swap.current", "") > 0);
         assert_eq!(made.out("echo awake"), "awake");
         assert_eq!(cgroups.event(&cgroup, "frozen"), Some(0));
         assert_eq!(cgroups.read(&cgroup, "memory.swap.max"), "0");
@@ -150,12 +148,12 @@ fn a_box_that_has_slept_long_enough_gives_its_pages_back_by_itself() {
     let swapped = |daemon: &Daemon| daemon.cgroups().number(&cgroup, "memory.swap.current", "");
     assert_eq!(swapped(&daemon), 0);
     made.pause();
-    wait_until(Duration::from_secs(60), "the pages to go", || swapped(&daemon) > HELD_MIB * MIB * 3 / 4);
+    wait_until(PATIENCE, "the pages to go", || swapped(&daemon) > HELD_MIB * MIB * 3 / 4);
     assert_eq!(daemon.cgroups().event(&cgroup, "frozen"), Some(1));
     let awake = daemon.cgroup(&other);
     assert_eq!(daemon.cgroups().number(&awake, "memory.swap.current", ""), 0, "a box that is awake was reclaimed");
     assert_eq!(daemon.cgroups().read(&awake, "memory.swap.max"), "0");
-    wait_until(Duration::from_secs(10), "the reclaim to be counted", || {
+    wait_until(PATIENCE, "the reclaim to be counted", || {
         daemon.api().get("/metrics").text().contains("icebox_reclaim_seconds_count 1")
     });
     let text = daemon.api().get("/metrics").text();
@@ -168,7 +166,7 @@ fn a_box_that_has_slept_long_enough_gives_its_pages_back_by_itself() {
     made.pause();
     daemon.kill9();
     daemon.start_again();
-    wait_until(Duration::from_secs(60), "the pages to go", || swapped(&daemon) > HELD_MIB * MIB * 3 / 4);
+    wait_until(PATIENCE, "the pages to go", || swapped(&daemon) > HELD_MIB * MIB * 3 / 4);
     let made = TestBox { api: daemon.api(), id: made.id };
     made.out("echo > question");
     assert_eq!(made.out("cat answer"), hash);

@@ -166,11 +166,9 @@ fn boxes_and_runs_outlive_restart_kill_reload_and_upgrade() {
         systemctl(&["restart", DAEMON]);
     });
     through(&service, &busy, &frozen, "kill -9", || {
-        let pid = show(DAEMON, "MainPID");
+        let pid = service.pid();
         systemctl(&["kill", "--signal=KILL", "--kill-who=main", DAEMON]);
-        wait_until(DEADLINE, "systemd to restart iceboxd", || {
-            show(DAEMON, "ActiveState") == "active" && show(DAEMON, "MainPID") != pid
-        });
+        service.wait_replaced(pid, "systemd to restart iceboxd");
     });
     through(&service, &busy, &frozen, "a changed unit", || {
         service.drop_in("[Service]\nOOMScoreAdjust=-800\nWatchdogSec=10s\n");
@@ -179,11 +177,9 @@ fn boxes_and_runs_outlive_restart_kill_reload_and_upgrade() {
         assert_eq!(score.trim(), "-800");
     });
     through(&service, &busy, &frozen, "a hang", || {
-        let pid = show(DAEMON, "MainPID");
+        let pid = service.pid();
         systemctl(&["kill", "--signal=STOP", "--kill-who=main", DAEMON]);
-        wait_until(DEADLINE, "the watchdog to replace iceboxd", || {
-            show(DAEMON, "ActiveState") == "active" && show(DAEMON, "MainPID") != pid
-        });
+        service.wait_replaced(pid, "the watchdog to replace iceboxd");
     });
     let newer = newer_binaries();
     through(&service, &busy, &frozen, "an upgrade", || {

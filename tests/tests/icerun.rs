@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use icebox_tests::machine::{self, Cgroups};
 use icebox_tests::oci::{Bundle, Ran};
-use icebox_tests::wait_until;
+use icebox_tests::{PATIENCE, wait_until};
 use serde_json::{Value, json};
-
-const DEADLINE: Duration = Duration::from_secs(10);
 
 fn state(bundle: &Bundle, id: &str) -> Value {
     let text = bundle.icerun(&["state", id]).ok();
@@ -16,7 +14,7 @@ fn state(bundle: &Bundle, id: &str) -> Value {
 }
 
 fn wait_status(bundle: &Bundle, id: &str, status: &str) {
-    wait_until(DEADLINE, &format!("the container to be {status}"), || state(bundle, id)["status"] == status);
+    wait_until(PATIENCE, &format!("the container to be {status}"), || state(bundle, id)["status"] == status);
 }
 
 /// A container that sleeps, created and started.
@@ -63,7 +61,7 @@ fn create_start_state_exec_pause_resume_kill_delete() {
     bundle.icerun(&["start", "c1"]).ok();
     wait_status(&bundle, "c1", "running");
     assert_eq!(state(&bundle, "c1")["pid"].as_i64(), Some(i64::from(pid)));
-    wait_until(DEADLINE, "the user's process", || {
+    wait_until(PATIENCE, "the user's process", || {
         fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with("sleep\0"))
     });
 
@@ -110,7 +108,7 @@ fn kill_reaches_the_process_with_the_signal_that_was_named() {
     bundle.edit(|spec| spec["root"]["readonly"] = json!(false));
     bundle.icerun_detached(&["create", "sig"]).ok();
     bundle.icerun(&["start", "sig"]).ok();
-    wait_until(DEADLINE, "the trap", || bundle.icerun(&["exec", "sig", "test", "-e", "/tmp/ready"]).code == 0);
+    wait_until(PATIENCE, "the trap", || bundle.icerun(&["exec", "sig", "test", "-e", "/tmp/ready"]).code == 0);
     for bad in ["NOPE", "999", "-1", ""] {
         bundle.icerun(&["kill", "sig", bad]).failed();
     }
@@ -188,7 +186,7 @@ fn delete_force_ends_a_running_container_and_a_frozen_one() {
     let pid = i32::try_from(state(&bundle, "forced")["pid"].as_i64().expect("pid")).expect("pid");
     bundle.icerun(&["pause", "forced"]).ok();
     bundle.icerun(&["delete", "--force", "forced"]).ok();
-    wait_until(DEADLINE, "the process to end", || machine::start_time(pid).is_none());
+    wait_until(PATIENCE, "the process to end", || machine::start_time(pid).is_none());
     assert!(Cgroups::probe().below(bundle.cgroup()).is_empty());
 }
 
@@ -283,7 +281,7 @@ fn cpu_is_held_to_the_quota_of_the_bundle() {
     bundle.icerun_detached(&["create", "quota"]).ok();
     bundle.icerun(&["start", "quota"]).ok();
     let cgroups = Cgroups::probe();
-    wait_until(DEADLINE, "the loop to run", || cgroups.cpu_stat(bundle.cgroup(), "usage_usec") > 20_000);
+    wait_until(PATIENCE, "the loop to run", || cgroups.cpu_stat(bundle.cgroup(), "usage_usec") > 20_000);
     let (start, used) = (std::time::Instant::now(), cgroups.cpu_stat(bundle.cgroup(), "usage_usec"));
     icebox_tests::wait::let_pass(Duration::from_millis(1500));
     let used = cgroups.cpu_stat(bundle.cgroup(), "usage_usec") - used;

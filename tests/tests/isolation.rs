@@ -105,7 +105,7 @@ fn boxes_do_not_see_each_other() {
     assert_eq!(b.out("echo still alive"), "still alive", "kill -1 inside must not end the box");
     a.out("nohup python3 -m http.server 8123 --bind 127.0.0.1 >/dev/null 2>&1 & true");
     let connect = "import socket;s=socket.socket();print(s.connect_ex(('127.0.0.1',8123)))";
-    icebox_tests::wait_until(std::time::Duration::from_secs(10), "A's server", || a.python_out(connect) == "0");
+    icebox_tests::wait_until(icebox_tests::PATIENCE, "A's server", || a.python_out(connect) == "0");
     assert_ne!(b.python_out(connect), "0", "B reaches A's loopback");
     a.python_out("import socket;from multiprocessing import shared_memory as m;s=m.SharedMemory('of_a',True,64);import os;os._exit(0)");
     assert_ne!(b.out("ls -A /dev/shm | wc -l"), "1", "B sees A's shared memory");

@@ -4,13 +4,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use icebox_tests::wait::let_pass;
-use icebox_tests::{Daemon, TestBox, machine, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, machine, wait_until};
 use serde_json::json;
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
 fn wait_status(made: &TestBox, wanted: &[&str]) {
-    wait_until(DEADLINE, &format!("the box to be {wanted:?}"), || wanted.contains(&made.status().as_str()));
+    wait_until(PATIENCE, &format!("the box to be {wanted:?}"), || wanted.contains(&made.status().as_str()));
 }
 
 #[test]
@@ -27,7 +25,7 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
         let start = Instant::now();
         let result = made.sh(line);
         assert_eq!(result.code, 0, "{name}: {result:?}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{name} was waited for: {:?}", start.elapsed());
+        assert!(start.elapsed() < PATIENCE, "{name} was waited for: {:?}", start.elapsed());
     }
     let running = made.out("ps -eo args | grep -c '[s]leep 30[1-5]'");
     assert_eq!(running, "5", "a background child was killed");
@@ -43,7 +41,7 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
     };
     assert_eq!(output, b"streamed\n");
     assert_eq!(trailer["exit_code"], 2);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < PATIENCE);
 }
 
 #[test]
@@ -53,7 +51,7 @@ fn zombies_are_reaped() {
     // Grandchildren whose parent ends at once: they become children of init.
     let code = "import os\nfor i in range(300):\n  p=os.fork()\n  if p==0:\n    if os.fork()==0: os._exit(3)\n    os._exit(0)\n  os.waitpid(p,0)";
     made.python_out(code);
-    wait_until(DEADLINE, "init to reap orphans", || {
+    wait_until(PATIENCE, "init to reap orphans", || {
         let pids = daemon.cgroups().procs(&daemon.cgroup(&made));
         pids.iter().all(|pid| machine::process_state(*pid) != Some('Z')) && pids.len() == 1
     });
@@ -91,7 +89,7 @@ fn work_keeps_a_box_awake() {
     let busy = daemon.api().create(&json!({ "idle_seconds": 1 }));
     let waiting = daemon.api().create(&json!({ "idle_seconds": 1 }));
     // A run that only waits is work, and so is a background process that computes.
-    let stream = waiting.stream(&["sleep", "4"]);
+    let stream = waiting.stream(&["sleep", "4321"]);
     busy.out("(while :; do :; done) >/dev/null 2>&1 &");
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
@@ -102,6 +100,7 @@ fn work_keeps_a_box_awake() {
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
     drop(stream);
+    waiting.out("pkill -x sleep");
     busy.out("kill $(pgrep -f '[w]hile :') ; true");
     wait_status(&waiting, &["paused"]);
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
@@ -157,7 +156,7 @@ fn processes_memory_and_sockets_are_intact_after_sleep() {
     let made = daemon.api().create_default();
     made.write("stateful.py", STATEFUL);
     made.out("nohup python3 stateful.py >/dev/null 2>&1 & true");
-    wait_until(DEADLINE, "the program to be ready", || made.sh("test -e ready").code == 0);
+    wait_until(PATIENCE, "the program to be ready", || made.sh("test -e ready").code == 0);
     let ask = |word: &str| made.out(&format!("echo {word} > ask; cat answer"));
     let first = ask("one");
     let pid = first.split(' ').next().expect("pid").to_owned();
@@ -206,7 +205,7 @@ fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     daemon.kill9();
     let root = daemon.cgroup_root().to_owned();
     daemon.cgroups().destroy(&root);
-    wait_until(DEADLINE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
+    wait_until(PATIENCE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
     daemon.start_again();
     let made = TestBox { api: daemon.api(), id: made.id };
     assert!(["idle", "paused"].contains(&made.status().as_str()), "{}", made.status());
@@ -224,10 +223,10 @@ fn a_box_whose_init_was_killed_is_started_anew_by_the_next_request() {
     let init = daemon.init_pid(&made);
     let cgroup = daemon.cgroups().unified.join(daemon.cgroup(&made));
     fs::write(cgroup.join("cgroup.kill"), "1").expect("kill the box");
-    wait_until(DEADLINE, "init to end", || {
+    wait_until(PATIENCE, "init to end", || {
         machine::start_time(init).is_none_or(|_| machine::process_state(init) == Some('Z'))
     });
-    wait_until(DEADLINE, "the box to work again", || {
+    wait_until(PATIENCE, "the box to work again", || {
         let reply = made.post("/exec", &json!({ "command": ["cat", "kept.txt"] }));
         reply.status == 200 && reply.json()["output"] == "durable\n"
     });
@@ -238,7 +237,7 @@ fn a_box_whose_init_was_killed_is_started_anew_by_the_next_request() {
 fn an_init_command_runs_at_each_start() {
     let daemon = Daemon::start();
     let made = daemon.api().create(&json!({ "init_command": "echo started >> /workspace/home/starts" }));
-    wait_until(DEADLINE, "the init command", || made.sh("grep -c started starts").stdout.trim() == "1");
+    wait_until(PATIENCE, "the init command", || made.sh("grep -c started starts").stdout.trim() == "1");
     assert_eq!(made.get("/startup").ok()["init_command"], "echo started >> /workspace/home/starts");
 }
 
@@ -251,8 +250,8 @@ fn cancel_ends_a_run_and_its_children() {
     let run = made.runs().into_iter().find(|r| r["status"] == "running").expect("a running run");
     let id = run["id"].as_str().expect("id");
     daemon.api().post_empty(&made.path(&format!("/runs/{id}/cancel"))).ok();
-    wait_until(DEADLINE, "the children to end", || made.sh("ps -eo args | grep '[s]leep 888'").code == 1);
-    wait_until(DEADLINE, "the run to read cancelled", || {
+    wait_until(PATIENCE, "the children to end", || made.sh("ps -eo args | grep '[s]leep 888'").code == 1);
+    wait_until(PATIENCE, "the run to read cancelled", || {
         made.runs().iter().any(|r| r["id"] == id && r["status"] == "cancelled")
     });
     let unknown = daemon.api().post_empty(&made.path("/runs/0190f0c8-0000-7000-8000-000000000000/cancel"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use icebox_tests::api::split_stream;
 use icebox_tests::wait::let_pass;
-use icebox_tests::{Daemon, LeakGuard, TestBox, wait_until};
+use icebox_tests::{Daemon, LeakGuard, PATIENCE, TestBox, wait_until};
 use serde_json::json;
 
 const CLIENTS: usize = 6;
@@ -59,7 +59,7 @@ fn commands_succeed_while_the_box_sleeps_and_wakes_again_and_again() {
                     for number in 0..25 {
                         let start = Instant::now();
                         assert_eq!(made.out(&format!("echo {client}.{number}")), format!("{client}.{number}"));
-                        assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+                        assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
                     }
                 })
             })
@@ -78,7 +78,8 @@ fn commands_succeed_while_the_box_sleeps_and_wakes_again_and_again() {
 fn a_run_that_was_put_to_sleep_goes_on_where_it_was() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    let line = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.1; done; exit 9";
+    // Long enough to be asleep before the last line, also where a request takes a second.
+    let line = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.5; done; exit 9";
     let mut stream = made.stream(&["sh", "-c", line]);
     let mut seen = icebox_tests::api::read_until(&mut stream, "line 2\n").into_bytes();
     made.pause();
@@ -116,7 +117,7 @@ fn deleting_a_box_under_load_answers_everybody() {
 
 /// Works with a box until it is not there any more. What is answered is a result or an error with a text.
 fn until_gone(made: &TestBox) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     loop {
         let reply = made.post("/exec", &json!({ "command": ["sh", "-c", "echo x; sleep 0.01"] }));
         if reply.status == 404 {
@@ -151,7 +152,7 @@ fn a_stream_whose_reader_went_away_runs_on_and_is_recorded() {
     let mut stream = made.stream(&["sh", "-c", "echo begun; sleep 0.4; echo ended > ended; exit 4"]);
     icebox_tests::api::read_until(&mut stream, "begun");
     drop(stream);
-    wait_until(Duration::from_secs(20), "the run to end", || {
+    wait_until(PATIENCE, "the run to end", || {
         made.runs().iter().any(|r| r["exit_code"] == 4 && r["status"] == "failed")
     });
     assert_eq!(made.read("/workspace/home/ended"), "ended\n");

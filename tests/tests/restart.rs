@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use icebox_tests::{Daemon, LeakGuard, TestBox, machine, wait_until};
+use icebox_tests::{Daemon, LeakGuard, PATIENCE, TestBox, machine, wait_until};
 use serde_json::{Value, json};
-
-const DEADLINE: Duration = Duration::from_secs(30);
 
 fn again(daemon: &Daemon, made: &TestBox) -> TestBox {
     TestBox { api: daemon.api(), id: made.id.clone() }
@@ -29,14 +27,15 @@ fn a_run_in_flight_finishes_and_is_recorded() {
     let quick = made.stream(&["sh", "-c", "sleep 0.3; echo ended while iceboxd was down; exit 5"]);
     daemon.kill9();
     drop((stream, quick));
-    icebox_tests::wait::let_pass(Duration::from_millis(600));
+    // The init and the shell that waits.
+    wait_until(PATIENCE, "the quick run to end", || daemon.cgroups().procs(&daemon.cgroup(&made)).len() == 2);
     daemon.start_again();
     let made = again(&daemon, &made);
     assert_eq!(daemon.init_pid(&made), init, "the box was started anew");
     assert_eq!(machine::start_time(init), started);
     assert_eq!(run_of(&made.runs(), "before the crash")["status"], "running");
     made.out("echo now > gate");
-    wait_until(DEADLINE, "the run to end", || run_of(&made.runs(), "before the crash")["status"] != "running");
+    wait_until(PATIENCE, "the run to end", || run_of(&made.runs(), "before the crash")["status"] != "running");
     let runs = made.runs();
     let run = run_of(&runs, "before the crash");
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(23)), "{run}");
@@ -148,7 +147,7 @@ fn a_crash_at_a_random_moment_of_a_create_leaves_no_half_made_box() {
         // Every box that is listed works, or becomes one that works; a box that was not finished is not listed for ever.
         for data in daemon.api().list() {
             let made = TestBox { api: daemon.api(), id: data["id"].as_str().expect("id").to_owned() };
-            wait_until(DEADLINE, "the box to leave the state creating", || {
+            wait_until(PATIENCE, "the box to leave the state creating", || {
                 daemon.api().get(&made.path("")).status == 404 || made.status() != "creating"
             });
             if daemon.api().get(&made.path("")).status == 200 {
@@ -179,13 +178,13 @@ fn a_crash_in_the_middle_of_a_delete_is_finished_later() {
         let left = again(&daemon, &made);
         if daemon.api().get(&left.path("")).status == 200 && left.status() != "deleted" {
             // Its processes may have been dying at the restart: a client is told to try again then.
-            wait_until(DEADLINE, "the box to be whole, or gone", || {
+            wait_until(PATIENCE, "the box to be whole, or gone", || {
                 let reply = left.post("/exec", &json!({ "command": ["echo", "intact"] }));
                 reply.status == 200 && reply.json()["output"] == "intact\n"
             });
             left.delete();
         }
-        wait_until(DEADLINE, "the box to be gone", || daemon.api().get(&left.path("")).status == 404);
+        wait_until(PATIENCE, "the box to be gone", || daemon.api().get(&left.path("")).status == 404);
         guard.check(&daemon);
     }
 }

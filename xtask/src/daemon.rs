@@ -30,6 +30,8 @@ const HTTP_ANSWER_BYTES_MAX: u64 = 4096;
 const LOG_BYTES_MAX: u64 = 3000;
 const LOG_DIR: &str = "/var/log/icebox";
 const KEY_BYTES: usize = 24;
+/// Where `ip netns` keeps its names.
+const NETNS_DIR: &str = "/run/netns";
 
 /// Where the daemon keeps its things and listens.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,9 +54,54 @@ struct Record {
     start_time_ticks: u64,
     boot_id: String,
     listen: SocketAddr,
+    #[serde(default)]
+    network: HostSide,
+}
+
+/// Where the host side of the boxes' networking lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HostSide {
+    /// In a namespace made for it, which has no way out: trying Icebox changes nothing of this machine's network.
+    #[default]
+    Apart,
+    /// In this machine's own.
+    Own,
+    /// In a namespace that somebody else has made.
+    Named(String),
+}
+
+impl HostSide {
+    /// The value for `iceboxd --netns`, with the namespace made if it is ours to make.
+    fn prepare(&self, settings: &Settings) -> Result<Option<String>> {
+        match self {
+            Self::Own => Ok(None),
+            Self::Named(name) => Ok(Some(name.clone())),
+            Self::Apart => {
+                let name = settings.netns_name();
+                if !Path::new(NETNS_DIR).join(&name).exists() {
+                    run::quiet(Command::new("ip").args(["netns", "add", &name]))?;
+                }
+                Ok(Some(name))
+            }
+        }
+    }
 }
 
 impl Settings {
+    /// One per port, as only one daemon can have it.
+    fn netns_name(&self) -> String {
+        format!("icebox-{}", self.listen.port())
+    }
+
+    /// Removes the namespace that `up` made, when nothing of its boxes is left.
+    pub(crate) fn remove_netns(&self) -> Result<()> {
+        let name = self.netns_name();
+        if Path::new(NETNS_DIR).join(&name).exists() {
+            run::quiet(Command::new("ip").args(["netns", "delete", &name]))?;
+        }
+        Ok(())
+    }
+
     fn record_path(&self) -> PathBuf {
         self.run_dir.join("up.json")
     }
@@ -83,28 +130,33 @@ impl Settings {
     }
 
     /// Makes sure that the daemon of these binaries runs and answers.
-    pub(crate) fn start(&self, bin: &Path) -> Result<()> {
+    pub(crate) fn start(&self, bin: &Path, network: &HostSide) -> Result<()> {
         let iceboxd = bin.join("iceboxd");
         if let Some(record) = self.running()? {
-            if record.listen == self.listen && runs_file(record.pid, &iceboxd) && healthz(self.listen) {
+            if record.listen == self.listen
+                && record.network == *network
+                && runs_file(record.pid, &iceboxd)
+                && healthz(self.listen)
+            {
                 say::fact(&format!("iceboxd is running already (pid {})", record.pid));
                 return Ok(());
             }
-            say::fact("another build or address is running; boxes go on while iceboxd is replaced");
+            say::fact("another build, address or network is running; boxes go on while iceboxd is replaced");
             self.stop()?;
         }
         check_port(self.listen)?;
         let key = self.key()?;
-        let mut child = self.spawn(&iceboxd, &key)?;
+        let netns = network.prepare(self)?;
+        let mut child = self.spawn(&iceboxd, &key, netns.as_deref())?;
         let wait = say::wait("starting iceboxd");
-        self.write_record(&child)?;
+        self.write_record(&child, network)?;
         self.wait_healthy(&mut child)?;
         wait.done(&format!("iceboxd answers on http://{} (pid {})", self.listen, child.id()));
         // For the command line; iceboxd writes the same.
         write_private(&self.run_dir.join("key"), &format!("{key}\n"))
     }
 
-    fn spawn(&self, iceboxd: &Path, key: &str) -> Result<Child> {
+    fn spawn(&self, iceboxd: &Path, key: &str, netns: Option<&str>) -> Result<Child> {
         let log_path = self.log_path();
         let dir = log_path.parent().unwrap_or(Path::new("/"));
         make_private_dir(&self.run_dir)?;
@@ -123,6 +175,7 @@ impl Settings {
             .arg(places::image_dir())
             .arg("--listen")
             .arg(self.listen.to_string())
+            .args(netns.iter().flat_map(|name| ["--netns", *name]))
             .env("ICEBOX_API_KEY", key)
             .current_dir("/")
             .stdin(Stdio::null())
@@ -132,13 +185,14 @@ impl Settings {
             .or_fail("start", iceboxd.display().to_string())
     }
 
-    fn write_record(&self, child: &Child) -> Result<()> {
+    fn write_record(&self, child: &Child, network: &HostSide) -> Result<()> {
         let pid = i32::try_from(child.id()).unwrap_or(-1);
         // It is our child and not waited for, so it has an entry in /proc even if it has died.
         let start_time_ticks = start_time(pid).ok_or_else(|| {
             Error::new("read the start time of", "iceboxd", Cause::Unexpected("it has none in /proc".to_owned()))
         })?;
-        let record = Record { pid, start_time_ticks, boot_id: boot_id()?, listen: self.listen };
+        let network = network.clone();
+        let record = Record { pid, start_time_ticks, boot_id: boot_id()?, listen: self.listen, network };
         let text = serde_json::to_string(&record)
             .map_err(|error| Error::new("write", "up.json", Cause::Unexpected(error.to_string())))?;
         write_private(&self.record_path(), &text)
@@ -321,6 +375,7 @@ mod tests {
             start_time_ticks: start_time(pid).unwrap(),
             boot_id: boot_id().unwrap(),
             listen: ([127, 0, 0, 1], 1).into(),
+            network: HostSide::default(),
         };
         assert!(is_alive(&record));
         assert!(runs_file(pid, &std::env::current_exe().unwrap()));
@@ -369,7 +424,7 @@ mod tests {
         script(&dir, "#!/bin/sh\necho 'the disk is on fire' >&2\nexit 3\n");
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let settings = Settings { data_dir: dir.join("data"), run_dir: dir.join("run"), listen: free };
-        let error = settings.start(&dir).unwrap_err();
+        let error = settings.start(&dir, &HostSide::Own).unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert!(text.contains("on fire") && text.contains("exit status: 3"), "{text}");
         assert!(!settings.is_running().unwrap());

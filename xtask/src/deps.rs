@@ -41,21 +41,32 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon.
-pub(crate) const RUN: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
+/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon, `ip` makes it a
+/// network namespace.
+pub(crate) const RUN: &[Need] =
+    &[program("ip", "iproute2"), program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
 
-/// For the tests: peers, other file systems, and what the public clients run on.
+/// For the tests: peers, other file systems, networks, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[
     program("busybox", "busybox-static"),
     program("cmp", "diffutils"),
+    program("conntrack", "conntrack"),
     program("e2fsck", "e2fsprogs"),
+    program("ethtool", "ethtool"),
+    program("ip", "iproute2"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
+    program("nft", "nftables"),
     program("node", "nodejs"),
     program("npm", "npm"),
     program("python3", "python3"),
     Need { what: What::Module("ensurepip"), package: "python3-venv" },
+    program("openssl", "openssl"),
+    program("ping", "iputils-ping"),
     program("runc", "runc"),
+    program("socat", "socat"),
+    program("tc", "iproute2"),
+    program("tcpdump", "tcpdump"),
 ];
 
 /// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.

@@ -33,6 +33,9 @@ pub(crate) fn down(args: &DownArgs) -> Result<()> {
     let bin = Places::find()?.bin();
     let left = settle_boxes(&bin, settings, args.purge)?;
     settings.stop()?;
+    if left == 0 {
+        settings.remove_netns()?;
+    }
     if left > 0 {
         say::fact(&format!("{left} boxes are asleep with their memory and disks; `cargo xtask up` serves them again"));
         say::fact("to delete them: cargo xtask up --no-demo && cargo xtask down --purge");

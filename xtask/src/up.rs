@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::daemon::Settings;
+use crate::daemon::{HostSide, Settings};
 use crate::error::Result;
 use crate::icebox::Icebox;
 use crate::places::Places;
@@ -16,6 +16,23 @@ pub(crate) struct UpArgs {
     /// Start iceboxd, but show nothing
     #[arg(long)]
     no_demo: bool,
+    /// Connect boxes through this machine's own network: iceboxd makes links, an nftables table `icebox`, and turns on
+    /// forwarding for the uplink. Without, boxes have a network of their own that leads nowhere
+    #[arg(long, conflicts_with = "netns")]
+    host_network: bool,
+    /// Connect boxes through this network namespace: a path, or a name of `ip netns`
+    #[arg(long, value_name = "PATH|NAME")]
+    netns: Option<String>,
+}
+
+impl UpArgs {
+    fn host_side(&self) -> HostSide {
+        match &self.netns {
+            Some(name) => HostSide::Named(name.clone()),
+            None if self.host_network => HostSide::Own,
+            None => HostSide::Apart,
+        }
+    }
 }
 
 /// Installs, builds, prepares, starts, shows.
@@ -28,9 +45,14 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
     let bin = build::build(&places)?;
     image::prepare(&bin)?;
     say::heading("iceboxd");
-    args.settings.start(&bin)?;
+    args.settings.start(&bin, &args.host_side())?;
     if !args.no_demo {
         demo::show(&Icebox::new(&bin, &args.settings), &places.target.join("icebox/demo"))?;
+    }
+    if args.host_side() == HostSide::Apart {
+        say::heading("Network");
+        say::fact("boxes have no way out yet: nothing of this machine's network was changed");
+        say::fact("to connect them through it: cargo xtask up --host-network");
     }
     say_how_to_go_on(&places, &args.settings);
     Ok(())

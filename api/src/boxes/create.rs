@@ -81,6 +81,7 @@ impl Boxes {
             created_ms: now,
             updated_ms: now,
             expires_ms: lifetime.map(|ms| now + ms),
+            address: None,
         };
         let view = View {
             phase: Phase::Creating,
@@ -91,6 +92,7 @@ impl Boxes {
             damaged: false,
             adopted: true,
             range_held: true,
+            pair: None,
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
@@ -105,6 +107,9 @@ impl Boxes {
             let most = self.inner.config.boxes_per_account_max;
             return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
         }
+        // Last: nothing after it may fail, for nobody would give the address back.
+        let pair = self.assign_addresses(&record.id)?;
+        entry.change_view(|view| view.pair = pair);
         table.insert(record.id, Arc::clone(&entry));
         Ok(entry)
     }
@@ -117,7 +122,9 @@ impl Boxes {
         if method != CloneMethod::Reflink {
             tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
         }
-        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base };
+        let policy = entry.settings().checked_policy();
+        let pair = entry.view().pair;
+        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base, pair, policy };
         // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
         let synced = volume.clone();
         let (started, flushed) =
@@ -141,6 +148,10 @@ impl Boxes {
     fn welcome(&self, entry: &Arc<Entry>, started: Started) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
+        if entry.settings().init_command.is_some() {
+            // It starts something, as after a start on the disk.
+            entry.activity.woken();
+        }
         self.watch_death(entry);
         self.inner.awake.notify_one();
         self.inner.number.notify_one();
@@ -177,6 +188,7 @@ impl Boxes {
 
     async fn erase_parts(&self, id: &str, uid_base: u32) -> Result<(), Refusal> {
         self.kill_everywhere(id, uid_base).await?;
+        self.give_up_network(id).await?;
         let (boxes, store, id_too) = (self.clone(), Arc::clone(&self.inner.store), id.to_owned());
         let run_dir = self.run_dir(id);
         let removed = tokio::task::spawn_blocking(move || {

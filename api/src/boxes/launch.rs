@@ -11,6 +11,8 @@ use icebox_shim::launch::{BoxSpec, Launched};
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::{Incarnation, LogRow};
 use crate::error::{Cause, Error};
+use crate::net::address::Pair;
+use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxSize, LogLevel, LogSource};
 
@@ -20,6 +22,9 @@ pub(super) struct Start {
     pub(super) id: String,
     pub(super) size: BoxSize,
     pub(super) uid_base: u32,
+    /// Its addresses; none if it has no network.
+    pub(super) pair: Option<Pair>,
+    pub(super) policy: BoxPolicy,
 }
 
 /// A box that has started.
@@ -64,6 +69,7 @@ impl Boxes {
             .await
             .map_err(|cause| Refusal::Failed(Error::new("start the box", &start.id, cause)))?;
         drop(attached);
+        self.connect(&start.id, start.pair, launched.pid, start.policy.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
         self.inner.metrics.launched(began.elapsed());
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
@@ -92,6 +98,7 @@ impl Boxes {
             lower,
             volume_device: device,
             uid_base: start.uid_base,
+            nameserver: start.pair.map(Pair::host),
             cores: f64::from(cores.min(HOST.cores)),
             memory_bytes: memory_bytes.min(HOST.memory_bytes),
             pids_max: PIDS_MAX,
@@ -149,6 +156,7 @@ impl Boxes {
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
     pub(super) async fn bury(&self, entry: &Arc<Entry>) {
         entry.set_sleep_timer(None);
+        self.disconnect(&entry.id).await;
         let View { handle, uid_base, .. } = entry.view();
         if let Err(error) = self.kill_everywhere(&entry.id, uid_base).await {
             tracing::error!(box_id = entry.id, error = error.chain(), "cannot end the processes of a box");

@@ -16,6 +16,7 @@ mod idle;
 mod launch;
 mod meter;
 mod monitor;
+mod network;
 mod orphans;
 mod reclaim;
 mod reconcile;
@@ -41,9 +42,10 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::ids;
 use crate::metrics::Metrics;
+use crate::net::Network;
 use crate::refusal::Refusal;
 
-pub use activity::{Counts, Work, WorkKind};
+pub use activity::{Activity, Counts, Work, WorkKind};
 pub use create::NewBox;
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
@@ -84,6 +86,8 @@ struct Inner {
     reservations: Reservations,
     metrics: Arc<Metrics>,
     roots: Roots,
+    /// None if boxes have no network here.
+    network: Option<Network>,
     layers: tokio::sync::OnceCell<Vec<PathBuf>>,
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
@@ -113,6 +117,8 @@ pub struct Parts {
     pub ranges: Arc<UidRanges>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The network, if boxes have one.
+    pub network: Option<Network>,
 }
 
 impl Boxes {
@@ -130,6 +136,7 @@ impl Boxes {
             reservations,
             metrics: parts.metrics,
             roots,
+            network: parts.network,
             layers: tokio::sync::OnceCell::new(),
             table: RwLock::default(),
             awake: Notify::new(),
@@ -195,6 +202,13 @@ impl Boxes {
         }
         let named = |entry: &&Arc<Entry>| entry.name.as_deref() == Some(id_or_name);
         table.values().filter(named).find(mine).map(Arc::clone).ok_or_else(unknown)
+    }
+
+    /// The box with this id, whoever owns it. For callers that have their own proof of who may reach it.
+    #[must_use]
+    pub fn with_id(&self, id: &str) -> Option<Arc<Entry>> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(id).filter(|entry| entry.view().phase != Phase::Deleting).map(Arc::clone)
     }
 
     /// The boxes of an account, oldest first.

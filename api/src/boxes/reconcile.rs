@@ -58,6 +58,7 @@ impl Boxes {
             self.restore(record, damage, account_idle, last_run).await?;
         }
         self.settle_all().await;
+        self.sweep_network().await;
         self.sweep_run_dirs();
         self.report_unknown_volumes().await;
         self.remove_half_made(leftovers).await;
@@ -100,6 +101,7 @@ impl Boxes {
             damaged: damage.is_some(),
             adopted: false,
             range_held,
+            pair: self.claim_addresses(&record),
         };
         let idle = self.idle_in_force(&record.settings, account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), last_run));
@@ -132,6 +134,7 @@ impl Boxes {
             return self.settle_dead(entry).await;
         }
         self.watch_death(entry);
+        self.reconnect(entry).await;
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &entry.handle(), storage, Write::Always, "restart");
         entry.activity.restart(sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec));

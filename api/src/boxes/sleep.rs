@@ -9,6 +9,7 @@ use super::meter::counter;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, THAW_DEADLINE, Verdict, Work, WorkKind, Write, decide, to_the_end};
 use crate::db::LogRow;
 use crate::error::Error;
+use crate::net::address::Pair;
 use crate::refusal::Refusal;
 use crate::runs;
 
@@ -88,7 +89,10 @@ impl Boxes {
         self.bury(entry).await;
         runs::fail_orphans(self, entry).await?;
         let uid_base = self.range_for_restart(entry)?;
-        let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base };
+        let pair = self.addresses_for_restart(entry)?;
+        let settings = entry.settings();
+        let policy = settings.checked_policy();
+        let start = Start { id: entry.id.clone(), size: settings.size, uid_base, pair, policy };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => self.start(&start, volume).await,
             Err(refusal) => Err(refusal),
@@ -115,8 +119,10 @@ impl Boxes {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
         let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
-        self.inner.db.update_incarnation(&entry.id, uid_base, &started.incarnation, sample, logs).await?;
+        let address = pair.map(Pair::guest);
+        self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
         entry.activity.restart(0);
+        entry.activity.woken();
         self.watch_death(entry);
         self.inner.awake.notify_one();
         runs::run_init_command(self, entry).await;
@@ -144,6 +150,7 @@ impl Boxes {
         let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);
         let cpu_usec = sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec);
         entry.activity.restart(cpu_usec);
+        entry.activity.woken();
         self.inner.db.append_samples(sample.into_iter().collect());
         self.inner.db.log(LogRow::system(&entry.id, what));
         self.inner.awake.notify_one();
@@ -162,10 +169,12 @@ impl Boxes {
         entry.activity.requests_over(PAUSE_DRAIN).await;
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         to_the_end(async move {
+            let arrivals = entry.activity.arrivals();
             boxes.freeze(&entry, Why::Asked).await?;
             // A short request may have found the box awake just before: it waits for an answer that a frozen init
-            // cannot give. It wakes the box like one that comes after the pause. (Commands in flight stay frozen.)
-            if entry.activity.requests_in_progress() {
+            // cannot give. It wakes the box like one that comes after the pause, and so does what a client has sent through
+            // a public URL meanwhile. (Commands in flight stay frozen.)
+            if entry.activity.is_needed(arrivals) {
                 boxes.wake(&entry).await?;
             }
             Ok(())

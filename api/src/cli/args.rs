@@ -113,6 +113,12 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         #[arg(value_name = "BOX", env = "BOX_ID")]
         name: String,
     },
+    /// Show the network of a box: addresses, policy, counters, connections, what it was refused
+    Net {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
     /// Show the log of a box
     Logs(Logs),
     /// Show the runs of a box, newest first

@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7070]
     #[arg(long, global = true, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Network namespace of the host side of boxes' networking: a path, or a name of `ip netns` [default: the daemon's]
+    #[arg(long, global = true, value_name = "PATH|NAME")]
+    netns: Option<String>,
     #[command(subcommand)]
     pub(super) verb: Option<Verb>,
 }
@@ -70,6 +73,7 @@ impl Args {
             image_dir: self.image_dir.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             listen: self.listen,
+            netns: self.netns.clone(),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Facts only. Whether a box runs, sleeps or is dead is asked of the kernel.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Db, LogRow, StoredSample, from_sql, to_sql};
 use crate::clock;
 use crate::error::{Cause, Error};
-use crate::wire::BoxSize;
+use crate::wire::{BoxSize, NetworkPolicy};
 
 /// What the owner asked for. New keys get a default, so that old records stay readable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub struct BoxSettings {
     pub git_user_email: Option<String>,
     /// Idle time of its own.
     pub idle_seconds: Option<u64>,
+    /// What it may reach. Boxes from before there was a network have none: nothing.
+    pub network_policy: Option<NetworkPolicy>,
 }
 
 /// State of a record. Boxes in the making have no record yet, only a reservation.
@@ -75,6 +78,8 @@ pub struct BoxRecord {
     pub settings: BoxSettings,
     /// First of its 65536 host uids.
     pub uid_base: u32,
+    /// Its address, if it has ever had a network.
+    pub address: Option<Ipv4Addr>,
     /// The last process that was its PID 1.
     pub incarnation: Option<Incarnation>,
     /// Unix milliseconds.
@@ -104,7 +109,7 @@ pub struct DeletedBox {
 }
 
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
-                       created_ms, updated_ms, expires_ms";
+                       created_ms, updated_ms, expires_ms, address";
 
 /// A row whose settings may be unreadable: one damaged record must not keep the others from being served.
 fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json::Error>)> {
@@ -130,6 +135,7 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json:
         created_ms: row.get(10)?,
         updated_ms: row.get(11)?,
         expires_ms: row.get(12)?,
+        address: row.get::<_, Option<String>>(13)?.and_then(|text| text.parse().ok()),
     };
     Ok((record, damage))
 }
@@ -139,8 +145,8 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
     connection
         .prepare_cached(
             "INSERT INTO boxes (id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, \
-             cgroup_inode, created_ms, updated_ms, expires_ms) \
-             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             cgroup_inode, created_ms, updated_ms, expires_ms, address) \
+             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
         .execute(params![
             record.id,
@@ -155,6 +161,7 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
             record.created_ms,
             record.updated_ms,
             record.expires_ms,
+            record.address.map(|address| address.to_string()),
         ])
         .map(|_| ())
 }
@@ -204,6 +211,7 @@ impl Db {
         &self,
         box_id: &str,
         uid_base: u32,
+        address: Option<Ipv4Addr>,
         incarnation: &Incarnation,
         sample: StoredSample,
         logs: Vec<LogRow>,
@@ -211,15 +219,16 @@ impl Db {
         let (box_id, incarnation) = (box_id.to_owned(), incarnation.clone());
         self.write("record the start of a box", move |connection| {
             connection.execute(
-                "UPDATE boxes SET uid_base = ?2, pid = ?3, start_time_ticks = ?4, boot_id = ?5, cgroup_inode = ?6 \
-                 WHERE id = ?1",
+                "UPDATE boxes SET uid_base = ?2, pid = ?3, start_time_ticks = ?4, boot_id = ?5, cgroup_inode = ?6, \
+                 address = coalesce(?7, address) WHERE id = ?1",
                 params![
                     box_id,
                     uid_base,
                     incarnation.pid,
                     to_sql(incarnation.start_time_ticks),
                     incarnation.boot_id,
-                    to_sql(incarnation.cgroup_inode)
+                    to_sql(incarnation.cgroup_inode),
+                    address.map(|address| address.to_string())
                 ],
             )?;
             sample.insert(connection)?;
@@ -249,6 +258,7 @@ impl Db {
             )?;
             connection.execute("DELETE FROM runs WHERE box_id = ?1", [&box_id])?;
             connection.execute("DELETE FROM logs WHERE box_id = ?1", [&box_id])?;
+            connection.execute("DELETE FROM public_urls WHERE box_id = ?1", [&box_id])?;
             rest_uid_range(connection, uid_base, now)
         })
         .await

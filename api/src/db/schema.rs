@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -102,6 +102,28 @@ const VERSION_2: &str = "
 -- Cgroups below which boxes were made. All are looked at when the daemon starts.
 CREATE TABLE cgroup_roots (
   path TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+";
+
+/// The network of boxes.
+const VERSION_3: &str = "
+ALTER TABLE boxes ADD COLUMN address TEXT;
+-- Ports of boxes that are reached from outside. Credentials are kept as their SHA-256.
+CREATE TABLE public_urls (
+  box_id          TEXT NOT NULL REFERENCES boxes(id),
+  port            INTEGER NOT NULL CHECK (port BETWEEN 1 AND 65535),
+  created_ms      INTEGER NOT NULL,
+  token_sha256    BLOB,
+  password_sha256 BLOB,
+  PRIMARY KEY (box_id, port)
+) STRICT, WITHOUT ROWID;
+
+-- What must not be read in this file: sealed with a key that is kept elsewhere.
+CREATE TABLE box_secrets (
+  box_id TEXT NOT NULL REFERENCES boxes(id),
+  kind   TEXT NOT NULL,
+  sealed BLOB NOT NULL,
+  PRIMARY KEY (box_id, kind)
 ) STRICT, WITHOUT ROWID;
 ";
 

@@ -16,7 +16,7 @@ use crate::boxes::{Deleted, Entry};
 use crate::error::{Cause, Error};
 use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
-use crate::wire::{BoxData, DeleteBoxes, Empty, ErrorBody, NetworkPolicy};
+use crate::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 
 /// Boxes of one bulk request.
 const BULK_IDS_MAX: usize = 1000;
@@ -26,6 +26,7 @@ const BULK_AT_ONCE: usize = 16;
 /// A box as the clients see it. Asks the kernel, waits for nothing.
 pub(super) fn describe(entry: &Entry) -> BoxData {
     let (settings, usage) = (entry.settings(), entry.meter.usage());
+    let network_policy = settings.shown_policy();
     #[expect(clippy::cast_precision_loss, reason = "for people; the bill has the exact integers")]
     let cost = cpu_micro_dollars(usage.cpu_usec) as f64 / 1e6;
     BoxData {
@@ -37,7 +38,7 @@ pub(super) fn describe(entry: &Entry) -> BoxData {
         labels: settings.labels,
         enabled_skills: Vec::new(),
         keep_alive: settings.keep_alive,
-        network_policy: NetworkPolicy::deny_all(),
+        network_policy,
         customer_id: entry.account_id.clone(),
         created_at: entry.created_ms.div_euclid(1000),
         updated_at: entry.updated_ms().div_euclid(1000),

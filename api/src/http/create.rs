@@ -14,6 +14,7 @@ use crate::boxes::NewBox;
 use crate::config::check_idle_seconds;
 use crate::db::{Account, BoxSettings};
 use crate::ids;
+use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxData, CreateBox, ErrorBody, NetworkPolicy};
 
@@ -32,13 +33,19 @@ pub(super) async fn create(
     Json(body): Json<CreateBox>,
 ) -> Answer<BoxData> {
     let account_env = app.boxes.db().account_env(&account.id).await?;
-    let wanted = checked(body, &account, account_env)?;
+    let wanted = checked(body, &account, account_env, app.boxes.has_network())?;
+    app.boxes.check_policy_possible(&wanted.settings.checked_policy())?;
     let entry = app.boxes.create(wanted).await?;
     Ok(axum::Json(describe(&entry)))
 }
 
 /// Turns a body into what `boxes` understands, or says what is wrong with it.
-fn checked(body: CreateBox, account: &Account, account_env: BTreeMap<String, String>) -> Result<NewBox, Refusal> {
+fn checked(
+    body: CreateBox,
+    account: &Account,
+    account_env: BTreeMap<String, String>,
+    has_network: bool,
+) -> Result<NewBox, Refusal> {
     refuse_what_is_not_there(&body)?;
     if let Some(name) = &body.name {
         ids::check_name(name).map_err(Refusal::Invalid)?;
@@ -64,6 +71,7 @@ fn checked(body: CreateBox, account: &Account, account_env: BTreeMap<String, Str
         git_user_name: check_git_identity(body.git_user_name)?,
         git_user_email: check_git_identity(body.git_user_email)?,
         idle_seconds: body.idle_seconds,
+        network_policy: Some(policy_of(body.network_policy, has_network)?),
     };
     let ttl_seconds = if ephemeral { Some(check_ttl(body.ttl)?) } else { None };
     Ok(NewBox {
@@ -98,7 +106,7 @@ fn refuse_what_is_not_there(body: &CreateBox) -> Result<(), Refusal> {
             return Err(Refusal::Invalid(text));
         }
     }
-    body.network_policy.as_ref().map_or(Ok(()), check_policy)
+    Ok(())
 }
 
 /// Values by which clients say "nothing".
@@ -112,17 +120,13 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Only one policy can be kept in this version.
-pub(super) fn check_policy(policy: &NetworkPolicy) -> Result<(), Refusal> {
-    match policy.mode.as_str() {
-        "deny-all" => Ok(()),
-        "allow-all" | "custom" => Err(Refusal::Invalid(format!(
-            "the network policy '{}' is not available yet in this version of Icebox: boxes have a loopback interface only \
-             (deny-all)",
-            policy.mode
-        ))),
-        _ => Err(Refusal::Invalid("network_policy.mode must be allow-all, deny-all or custom".into())),
-    }
+/// The policy that was asked for; if none was, everything, as far as there is a network.
+fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkPolicy, Refusal> {
+    let Some(asked) = asked else {
+        return Ok(if has_network { NetworkPolicy::allow_all() } else { NetworkPolicy::deny_all() });
+    };
+    BoxPolicy::check(&asked)?;
+    Ok(asked)
 }
 
 /// An init command; the empty one is none.
@@ -179,7 +183,7 @@ mod tests {
         let account = Account { id: "a".into(), name: "default".into(), key_sha256: [0; 32], idle_seconds: None };
         let account_env =
             BTreeMap::from([("A".to_owned(), "account".to_owned()), ("B".to_owned(), "account".to_owned())]);
-        checked(serde_json::from_value(body).expect("readable"), &account, account_env)
+        checked(serde_json::from_value(body).expect("readable"), &account, account_env, true)
     }
 
     #[test]
@@ -205,8 +209,6 @@ mod tests {
             (json!({"skills": ["a/b/c"]}), "skills"),
             (json!({"attach_headers": {"x": {"a": "b"}}}), "attach_headers"),
             (json!({"runtime": "rust"}), "rust"),
-            (json!({"network_policy": {"mode": "allow-all"}}), "allow-all"),
-            (json!({"network_policy": {"mode": "custom", "allowed_domains": null}}), "custom"),
         ] {
             let text = check(body.clone()).expect_err("not there").to_string();
             assert!(text.contains(word) && text.contains("not available yet"), "{body}: {text}");

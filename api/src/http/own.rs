@@ -11,7 +11,8 @@ use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 use crate::wire::{
-    AccountUsage, BoxBill, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
+    AccountUsage, BoxBill, BoxNetwork, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall,
+    Why,
 };
 
 /// The bill of the account, deleted boxes included.
@@ -94,6 +95,12 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
     };
     let pressure = TopPressure { cpu: stall(read.cpu), memory: stall(read.memory), io: stall(read.io) };
     (pressure.cpu.is_some() || pressure.memory.is_some() || pressure.io.is_some()).then_some(pressure)
+}
+
+/// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
+pub(super) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
+    Ok(axum::Json(app.boxes.network_of(&found.entry).await?))
 }
 
 /// What the box uses now. Wakes nothing.

@@ -16,7 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::later::LATER;
-use super::{App, account, auth, boxes, create, exec, files, lifecycle, own, reply, session, settings, system, upload};
+use super::{
+    App, account, auth, boxes, create, exec, files, lifecycle, own, preview, reply, session, settings, system, upload,
+};
 
 /// The whole API as a service.
 #[derive(Debug, Clone)]
@@ -65,12 +67,15 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
+        .routes(routes!(preview::open, preview::list))
+        .routes(routes!(preview::close))
         .routes(routes!(own::account_usage))
         .routes(routes!(own::box_usage))
         .routes(routes!(own::why))
         .routes(routes!(own::box_idle))
         .routes(routes!(own::account_idle))
         .routes(routes!(own::top))
+        .routes(routes!(own::net))
         .routes(routes!(own::reclaim))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))

@@ -3,18 +3,24 @@
 use axum::extract::{Path, State};
 
 use super::App;
-use super::create::{check_git_identity, check_policy};
+use super::create::check_git_identity;
 use super::found::TheBox;
 use super::reply::{Answer, Json, done};
 use crate::ids;
+use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::runs;
 use crate::wire::{AddLabel, BoxStatus, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 
-/// Sets the network policy. Only `deny-all` exists in this version.
+/// Sets the network policy. It is in force when this has an answer, for connections that are open too.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn network_policy(_found: TheBox, Json(body): Json<NetworkPolicy>) -> Answer<Empty> {
-    check_policy(&body)?;
+pub(super) async fn network_policy(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<NetworkPolicy>,
+) -> Answer<Empty> {
+    let policy = BoxPolicy::check(&body)?;
+    app.boxes.change_policy(&found.entry, found.account.idle_seconds, body, policy).await?;
     done()
 }
 

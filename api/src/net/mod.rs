@@ -12,25 +12,33 @@
 //! box's `/etc`, the configuration, and `iceboxd` itself.
 
 pub mod address;
+pub mod authority;
 pub mod cidr;
+pub mod config;
 pub mod denial;
 pub mod dns;
+pub mod egress;
 pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod namespace;
 mod netlink;
+mod network;
 pub mod policy;
+pub mod secret;
 pub mod sockets;
 mod sysctl;
 pub mod table;
+
+use std::os::fd::OwnedFd;
 
 use self::address::Pair;
 use self::cidr::Cidr;
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Worker};
-use crate::error::Error;
+pub use self::network::Network;
+use crate::error::{Cause, Error};
 
 /// What an operator chooses for all boxes.
 #[derive(Debug, Clone)]
@@ -69,8 +77,30 @@ pub struct Swept {
     pub boxes: Vec<Pair>,
 }
 
+/// Names in the abstract space of Unix sockets belong to a network namespace, and go with the process that has bound them.
+const CLAIM: &[u8] = b"icebox/host-side";
+
+/// Makes this process the one Icebox of the namespace: two would take each other's boxes for leftovers.
+fn claim() -> Result<OwnedFd, Error> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+    let failed = |cause: Cause| Error::new("take the network namespace of the host side", "", cause);
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(|e| failed(e.into()))?;
+    let name = SocketAddrUnix::new_abstract_name(CLAIM).map_err(|e| failed(e.into()))?;
+    match bind(&socket, &name) {
+        Ok(()) => Ok(socket),
+        Err(rustix::io::Errno::ADDRINUSE) => Err(failed(Cause::Invalid(
+            "another iceboxd connects its boxes there; give each a namespace of its own by --netns, or set `[network] enabled \
+             = false` for one",
+        ))),
+        Err(e) => Err(failed(e.into())),
+    }
+}
+
 #[derive(Debug)]
 struct State {
+    /// Keeps every other Icebox out of the namespace as long as it is open.
+    _claim: OwnedFd,
     firewall: Firewall,
     links: Links,
     uplink: Uplink,
@@ -143,6 +173,7 @@ impl HostSide {
 
 impl State {
     fn start(config: HostConfig) -> Result<Self, Error> {
+        let claim = claim()?;
         let links = Links::open()?;
         let uplink = links.uplink()?;
         let mut opened = Firewall::opened_before()?;
@@ -159,7 +190,7 @@ impl State {
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { firewall, links, uplink })
+        Ok(Self { _claim: claim, firewall, links, uplink })
     }
 
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {

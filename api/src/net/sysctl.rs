@@ -27,12 +27,8 @@ const HOST_END: [(&str, &str); 11] = [
     ("ipv6/conf/IF/disable_ipv6", "1"),
 ];
 
-/// A box's own namespace. What is in the box may change it again; nothing relies on it.
-const BOX: [(&str, &str); 3] = [
-    ("ipv6/conf/all/disable_ipv6", "1"),
-    ("ipv6/conf/default/disable_ipv6", "1"),
-    ("ipv4/conf/all/accept_redirects", "0"),
-];
+/// A box's own namespace. Nothing relies on it. Its link has no IPv6; its loopback has, for programs that listen at `::1`.
+const BOX: [(&str, &str); 2] = [("ipv6/conf/default/disable_ipv6", "1"), ("ipv4/conf/all/accept_redirects", "0")];
 
 fn file(name: &str, interface: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace("IF", interface))

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::address::Pair;
 use super::denial::Denials;
+use super::egress::HeaderRules;
 use super::names::Names;
 use super::policy::BoxPolicy;
 
@@ -25,6 +26,8 @@ pub struct BoxNet {
     pub denials: Denials,
     /// What the names it has asked for stand for.
     pub names: Names,
+    /// Headers that its requests get on their way out; fixed when it was made.
+    pub headers: Option<Arc<HeaderRules>>,
     policy: watch::Sender<Arc<BoxPolicy>>,
     gone: tokio_util::sync::CancellationToken,
 }
@@ -32,12 +35,13 @@ pub struct BoxNet {
 impl BoxNet {
     /// A box with nothing asked and nothing refused yet.
     #[must_use]
-    pub fn new(id: &str, pair: Pair, policy: BoxPolicy) -> Self {
+    pub fn new(id: &str, pair: Pair, policy: BoxPolicy, headers: Option<Arc<HeaderRules>>) -> Self {
         Self {
             id: id.to_owned(),
             pair,
             denials: Denials::default(),
             names: Names::default(),
+            headers,
             policy: watch::Sender::new(Arc::new(policy)),
             gone: tokio_util::sync::CancellationToken::new(),
         }
@@ -61,7 +65,8 @@ impl BoxNet {
         &self.gone
     }
 
-    pub(super) fn set_policy(&self, policy: BoxPolicy) {
+    /// Puts a policy in force for names; the firewall's comes after it.
+    pub fn set_policy(&self, policy: BoxPolicy) {
         self.policy.send_replace(Arc::new(policy));
     }
 }
@@ -85,14 +90,16 @@ impl NetTable {
         self.boxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    pub(super) fn insert(&self, box_: Arc<BoxNet>) {
+    /// A box has a network; one that had its address has none any more.
+    pub fn insert(&self, box_: Arc<BoxNet>) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = boxes.insert(box_.pair.guest(), box_) {
             old.gone.cancel();
         }
     }
 
-    pub(super) fn remove(&self, pair: Pair) {
+    /// A box has no network any more.
+    pub fn remove(&self, pair: Pair) {
         if let Some(old) = self.boxes.write().unwrap_or_else(PoisonError::into_inner).remove(&pair.guest()) {
             old.gone.cancel();
         }

@@ -96,7 +96,13 @@ pub struct NetworkPolicy {
 }
 
 impl NetworkPolicy {
-    /// The one policy that exists now: loopback only.
+    /// Everything but what no box reaches.
+    #[must_use]
+    pub fn allow_all() -> Self {
+        Self { mode: "allow-all".into(), ..Self::deny_all() }
+    }
+
+    /// Nothing.
     #[must_use]
     pub fn deny_all() -> Self {
         Self { mode: "deny-all".into(), allowed_domains: None, allowed_cidrs: None, denied_cidrs: None }

@@ -7,8 +7,10 @@
 mod boxes;
 mod exec;
 mod files;
+mod net;
 mod own;
 mod session;
+mod urls;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,8 +18,10 @@ use utoipa::ToSchema;
 pub use boxes::*;
 pub use exec::*;
 pub use files::*;
+pub use net::*;
 pub use own::*;
 pub use session::*;
+pub use urls::*;
 
 /// The body of every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

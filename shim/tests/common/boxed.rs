@@ -5,7 +5,6 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
 use icebox_shim::handle::{BoxHandle, ExecRequest};
@@ -95,6 +94,7 @@ impl TestBox {
             cgroup: format!("{cgroup_root}/test-box-1"),
             lower: vec![image],
             volume_device: make_volume(dir.path()).into(),
+            nameserver: None,
             uid_base: 0x1000_0000 + u32::try_from(number).unwrap() * 65_536,
             cores: 1.0,
             memory_bytes: 256 << 20,
@@ -156,8 +156,8 @@ impl Drop for TestBox {
             let path = CgroupPath::new(path.clone()).unwrap();
             if let Ok(Some(cgroup)) = Cgroup::open(&hierarchy, &path, &V1) {
                 let _ = cgroup.kill();
-                let _ = cgroup.wait_empty(Duration::from_secs(10));
-                let _ = cgroup.remove(Duration::from_secs(10));
+                let _ = cgroup.wait_empty(super::PATIENCE);
+                let _ = cgroup.remove(super::PATIENCE);
             }
         }
         // Detached now or, if the kernel still holds the mount for a moment, when it lets go.

@@ -8,6 +8,7 @@ mod boxes;
 mod bundle;
 mod fleet;
 mod http;
+mod netns;
 mod oci;
 mod peers;
 mod seccomp_names;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::http::Client;
+use super::netns::Netns;
 use super::{Context, failed, make_dir, shown};
 use crate::error::{Result, While};
 
@@ -22,6 +23,8 @@ pub(super) struct Server {
     key: String,
     run_dir: PathBuf,
     cgroup: String,
+    /// Held as long as boxes are connected there.
+    _netns: Netns,
 }
 
 impl Server {
@@ -34,13 +37,15 @@ impl Server {
         let file = std::fs::File::create(&log).or_fail("create", shown(&log))?;
         let program = context.binary("iceboxd")?;
         let key = format!("box_bench_{}", std::process::id());
+        let netns = Netns::new()?;
         let mut command = Command::new(&program);
         command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir);
         command.arg("--image-dir").arg(&context.image_dir).args(["--listen", "127.0.0.1:0"]);
+        command.arg("--netns").arg(netns.path());
         command.env("ICEBOX_API_KEY", &key).env("ICEBOX_LIBEXEC", &context.bin_dir);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn().or_fail("start", shown(&program))?;
-        let mut server = Self { child, url: String::new(), key, run_dir, cgroup: cgroup_of(&data_dir)? };
+        let mut server = Self { child, url: String::new(), key, run_dir, cgroup: cgroup_of(&data_dir)?, _netns: netns };
         server.url = server.wait_ready(&log)?;
         Ok(server)
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use super::failures::{Excerpt, Failures};
 use super::runner::{Outcome, Selection, for_each_line};
 use super::suites::{self, Built, Suite};
 use super::tally::Tally;
@@ -34,6 +35,12 @@ struct Wanted<'a> {
     test: &'a str,
 }
 
+impl std::fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}::{} {}", self.suite.package, self.suite.name, self.test)
+    }
+}
+
 /// How one test went, in the guest's words: `icebox-test NUMBER STATUS MILLISECONDS`.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {
@@ -44,17 +51,17 @@ struct Told {
 
 /// Builds the tests and runs them in one guest per flavour, and cuts the power of others. All at once: one guest does
 /// not keep two processors busy.
-pub(super) fn run(places: &Places, selection: &Selection<'_>) -> Result<Outcome> {
+pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
     let built = suites::build(places, selection)?;
     if selection.packages.is_empty() {
         worlds::check(&built.suites)?;
     }
     let in_flavour = |flavour| {
         let wanted = wanted(&built.suites, selection.filter, flavour);
-        if wanted.is_empty() { Ok(Tally::default()) } else { in_guest(places, &built, &wanted, flavour) }
+        if wanted.is_empty() { Ok(Tally::default()) } else { in_guest(places, &built, &wanted, flavour, failures) }
     };
     let tally = std::thread::scope(|scope| {
-        let beside = scope.spawn(|| Ok(in_flavour(Flavour::Systemd)? + power_cuts(places, selection)?));
+        let beside = scope.spawn(|| Ok(in_flavour(Flavour::Systemd)? + power_cuts(places, selection, failures)?));
         let first = in_flavour(Flavour::Minimal);
         let panicked = || Error::new("run", "the guests", Cause::Unexpected("a thread panicked".to_owned()));
         Ok(beside.join().map_err(|_| panicked())?? + first?)
@@ -63,7 +70,7 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>) -> Result<Outcome>
 }
 
 /// Each round is a test. A failed one is the last, so those after it count as failed.
-fn power_cuts(places: &Places, selection: &Selection<'_>) -> Result<Tally> {
+fn power_cuts(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
     let is_wanted = selection.packages.is_empty() && selection.filter.is_none_or(|filter| POWER_CUTS.contains(filter));
     if !is_wanted {
         return Ok(Tally::default());
@@ -71,6 +78,9 @@ fn power_cuts(places: &Places, selection: &Selection<'_>) -> Result<Tally> {
     let passed = powercut::run(places, POWER_CUT_ROUNDS, None, false)?.passed;
     let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
     eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
+    if tally.failed > 0 {
+        failures.add(POWER_CUTS, vec![format!("round {}: see further up", passed + 1)]);
+    }
     Ok(tally)
 }
 
@@ -83,7 +93,13 @@ fn wanted<'a>(suites: &'a [Suite], filter: Option<&str>, flavour: Flavour) -> Ve
         .collect()
 }
 
-fn in_guest(places: &Places, built: &Built, wanted: &[Wanted<'_>], flavour: Flavour) -> Result<Tally> {
+fn in_guest(
+    places: &Places,
+    built: &Built,
+    wanted: &[Wanted<'_>],
+    flavour: Flavour,
+    failures: &Failures,
+) -> Result<Tally> {
     say::fact(&format!("{} tests in the guest \"{flavour}\"", wanted.len()));
     let started = Instant::now();
     let mut bring: Vec<_> = wanted.iter().map(|wanted| wanted.suite.path.clone()).collect();
@@ -102,52 +118,65 @@ fn in_guest(places: &Places, built: &Built, wanted: &[Wanted<'_>], flavour: Flav
         terminal: Terminal::Output(Box::new(writer)),
     };
     let mut ends: Vec<Option<Told>> = wanted.iter().map(|_| None).collect();
-    let end = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| read(reader, wanted, &mut ends));
+    let (end, last) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read(reader, wanted, &mut ends, failures));
         let end = vm::run_job(places, job);
         let panicked = || Error::new("read", "the guest's output", Cause::Unexpected("its reader panicked".to_owned()));
-        reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
-        end
-    });
-    let tally = conclude(wanted, &ends);
+        let last = reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
+        Ok((end, last))
+    })?;
+    let tally = conclude(wanted, &ends, last, failures);
     let seconds = started.elapsed().as_secs_f64();
     eprintln!("     Summary [{seconds:8.3}s] {} tests run in the guest \"{flavour}\": {tally}", wanted.len());
     // With an error of its own the guest has not come up, or has hung: what it told before stands above.
     end.map(|_| tally)
 }
 
-/// Shows what the guest prints, its words about tests in the form of cargo-nextest.
-fn read(reader: impl std::io::Read, wanted: &[Wanted<'_>], ends: &mut [Option<Told>]) -> std::io::Result<()> {
+/// Shows what the guest prints, its words about tests in the form of cargo-nextest. What came after the last of them is
+/// returned in short.
+fn read(
+    reader: impl std::io::Read,
+    wanted: &[Wanted<'_>],
+    ends: &mut [Option<Told>],
+    failures: &Failures,
+) -> std::io::Result<Excerpt> {
     let mut count = 0;
+    // The output of a failed test comes before its word, and nothing else does.
+    let mut excerpt = Excerpt::default();
     for_each_line(reader, |line| {
         let Some(told) = Told::parse(line).filter(|told| told.number < wanted.len()) else {
+            excerpt.see(line.strip_prefix("    ").unwrap_or(line));
             return eprintln!("{line}");
         };
         count += 1;
-        let Wanted { suite, test } = wanted[told.number];
+        let (number, wanted_test) = (told.number, wanted[told.number]);
         eprintln!(
-            "{:>12} [{:8.3}s] ({count:>3}/{}) {}::{} {test}",
+            "{:>12} [{:8.3}s] ({count:>3}/{}) {wanted_test}",
             told.word(),
             Duration::from_millis(told.milliseconds).as_secs_f64(),
             wanted.len(),
-            suite.package,
-            suite.name,
         );
-        let number = told.number;
+        let excerpt = std::mem::take(&mut excerpt);
+        if told.word() != "PASS" {
+            failures.add(format!("{wanted_test} ({} in the guest)", told.word()), excerpt.lines());
+        }
         ends[number] = Some(told);
-    })
+    })?;
+    Ok(excerpt)
 }
 
-/// Counts; a test that nothing was told of is named.
-fn conclude(wanted: &[Wanted<'_>], ends: &[Option<Told>]) -> Tally {
+/// Counts; a test that nothing was told of is named, the first of them with what came last from the guest.
+fn conclude(wanted: &[Wanted<'_>], ends: &[Option<Told>], last: Excerpt, failures: &Failures) -> Tally {
+    let mut last = last.lines();
     let mut tally = Tally::default();
-    for (Wanted { suite, test }, end) in wanted.iter().zip(ends) {
+    for (wanted_test, end) in wanted.iter().zip(ends) {
         match end.as_ref().map(|told| told.status.as_str()) {
             Some("0") => tally.passed += 1,
             Some("skipped") => tally.skipped += 1,
             Some(_) => tally.failed += 1,
             None => {
-                eprintln!("        LOST {}::{} {test}: the guest did not tell how it went", suite.package, suite.name);
+                eprintln!("        LOST {wanted_test}: the guest did not tell how it went");
+                failures.add(format!("{wanted_test} (LOST in the guest)"), std::mem::take(&mut last));
                 tally.failed += 1;
             }
         }
@@ -217,9 +246,13 @@ mod tests {
         let suites = [suite];
         let wanted = wanted(&suites, None, Flavour::Minimal);
         let mut ends = vec![None, None, None];
-        read("icebox-test 0 0 1\nnoise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n".as_bytes(), &wanted, &mut ends)
-            .unwrap();
-        assert_eq!(conclude(&wanted, &ends), Tally { passed: 1, failed: 1, skipped: 1 });
+        let failures = Failures::default();
+        let told = "icebox-test 0 0 1\n    noise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n    Kernel panic\n";
+        let last = read(told.as_bytes(), &wanted, &mut ends, &failures).unwrap();
+        assert_eq!(conclude(&wanted, &ends, last, &failures), Tally { passed: 1, failed: 1, skipped: 1 });
+        let why = "\nfailed: icebox-tests::life c (SKIPPED in the guest)\n    noise\n\n\
+                   failed: icebox-tests::life b (LOST in the guest)\n    icebox-test 9 0 1\n    Kernel panic\n";
+        assert_eq!(failures.report(), why);
         assert!(super::wanted(&suites, Some("x"), Flavour::Minimal).is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! two again in a guest, and those that only a guest can run. A test that would be skipped counts, and fails the run:
 //! nothing here may be ignored quietly.
 
+mod failures;
 mod guest;
 mod runner;
 mod suites;
@@ -15,7 +16,8 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use self::runner::{Runner, Selection};
+use self::failures::Failures;
+use self::runner::{Outcome, Runner, Selection};
 use self::tally::Tally;
 use crate::error::{Cause, Error, Result};
 use crate::places::{self, Places};
@@ -58,20 +60,26 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     tiers.retain(|tier| tier.has_any_of(&args.packages));
     prepare(&places, &tiers)?;
     let runner = Runner::choose(&places)?;
+    let failures = Failures::default();
     let mut total = Tally::default();
     let mut broken = Vec::new();
-    for tier in tiers {
+    let ran = tiers.into_iter().try_for_each(|tier| {
         say::heading(&format!("Tests: {}", tier.name()));
         let selection = Selection { packages: &args.packages, filter: args.filter.as_deref() };
-        let outcome = if tier == Tier::Vm { guest::run(&places, &selection)? } else { runner.run(tier, &selection)? };
-        total += outcome.tally;
+        let Outcome { tally, success } = match tier {
+            Tier::Vm => guest::run(&places, &selection, &failures)?,
+            _ => runner.run(tier, &selection, &failures)?,
+        };
+        total += tally;
         // A runner may fail without a failed test: a test binary that does not compile, or one that crashed.
-        if !outcome.success && outcome.tally.failed == 0 {
+        if !success && tally.failed == 0 {
             broken.push(tier.name());
             total.failed += 1;
         }
-    }
-    conclude(total, &broken)
+        Ok(())
+    });
+    eprint!("{}", failures.report());
+    ran.and_then(|()| conclude(total, &broken))
 }
 
 fn conclude(total: Tally, broken: &[&str]) -> Result<()> {

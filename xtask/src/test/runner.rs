@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
+use super::failures::{Failures, Reader};
 use super::tally::{Tally, ignored_in_list};
 use super::{BOXES_PACKAGE, Tier};
 use crate::error::{Cause, Error, Result, While};
@@ -46,18 +47,26 @@ impl<'a> Runner<'a> {
         Ok(Runner { places, nextest })
     }
 
-    pub(super) fn run(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
-        if self.nextest { self.run_nextest(tier, selection) } else { self.run_libtest(tier, selection) }
+    pub(super) fn run(&self, tier: Tier, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
+        let mut reader = Reader::default();
+        let see = |line: &str| reader.see(line, failures);
+        let outcome =
+            if self.nextest { self.run_nextest(tier, selection, see) } else { self.run_libtest(tier, selection, see) };
+        reader.finish(failures);
+        outcome
     }
 
-    fn run_nextest(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
+    fn run_nextest(&self, tier: Tier, selection: &Selection<'_>, mut see: impl FnMut(&str)) -> Result<Outcome> {
         let mut command = self.nextest("run", tier, selection);
         command.args(["--no-fail-fast", "--no-tests", "pass", "--status-level", "pass"]);
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
         }
         let mut tally = Tally::default();
-        let success = follow(&mut command, |line| tally += Tally::of_nextest_line(line).unwrap_or_default())?;
+        let success = follow(&mut command, |line| {
+            tally += Tally::of_nextest_line(line).unwrap_or_default();
+            see(line);
+        })?;
         if success || tally.failed > 0 {
             let ignored = self.ignored(tier, selection)?;
             ignored.iter().for_each(|name| eprintln!("     SKIPPED {name}"));
@@ -91,7 +100,7 @@ impl<'a> Runner<'a> {
         command
     }
 
-    fn run_libtest(&self, tier: Tier, selection: &Selection<'_>) -> Result<Outcome> {
+    fn run_libtest(&self, tier: Tier, selection: &Selection<'_>, mut see: impl FnMut(&str)) -> Result<Outcome> {
         let mut command = self.places.cargo();
         command.args(["test", "--no-fail-fast", "--color", "never"]).args(packages(tier, selection)).arg("--");
         match tier {
@@ -107,7 +116,10 @@ impl<'a> Runner<'a> {
         }
         command.envs(tier.environment(self.places));
         let mut tally = Tally::default();
-        let success = follow(&mut command, |line| tally += Tally::of_libtest_line(line).unwrap_or_default())?;
+        let success = follow(&mut command, |line| {
+            tally += Tally::of_libtest_line(line).unwrap_or_default();
+            see(line);
+        })?;
         Ok(Outcome { tally, success })
     }
 }

@@ -14,27 +14,34 @@ use crate::places::Places;
 use crate::{run, say};
 
 const SUITE: &str = "bookworm";
-/// What the tests use in the guest (node and python for the public clients), the kernel, and systemd for the flavour of
-/// that name.
-const PACKAGES: [&str; 21] = [
+/// What the tests use in the guest (node and python for the public clients; what shapes, shows and sends packets), the
+/// kernel, and systemd for the flavour of that name.
+const PACKAGES: [&str; 28] = [
     "busybox-static",
+    "conntrack",
     "curl",
     "dbus",
     "diffutils",
     "e2fsprogs",
+    "ethtool",
     "iproute2",
+    "iputils-ping",
     "kmod",
     "libpam-systemd",
     "linux-image-cloud-amd64",
     "mount",
+    "nftables",
     "nodejs",
+    "openssl",
     "procps",
     "psmisc",
     "python3",
     "runc",
+    "socat",
     "strace",
     "systemd",
     "systemd-sysv",
+    "tcpdump",
     "udev",
     "util-linux",
     "xfsprogs",

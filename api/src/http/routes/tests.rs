@@ -9,6 +9,7 @@ use crate::boxes::{Boxes, Parts, UidRanges};
 use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
 use crate::metrics::Metrics;
+use crate::preview::Preview;
 
 /// The 84 endpoints that the public clients call, and both spellings of what has two.
 const ENDPOINTS: [(&str, &str); 84] = [
@@ -118,8 +119,9 @@ impl Server {
             tools: icebox_shim::launch::Tools { init: "/nowhere".into(), launch: "/nowhere".into() },
             ranges: std::sync::Arc::new(ranges),
             metrics: std::sync::Arc::new(Metrics::default()),
+            network: None,
         });
-        Self { api: api(App::new(boxes)), data_dir }
+        Self { api: api(App::new(boxes.clone(), Preview::new(boxes))), data_dir }
     }
 
     async fn ask(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (StatusCode, Value) {
@@ -246,7 +248,8 @@ async fn bad_bodies_are_explained() {
         ("POST", "/v2/box", r#"{"size":"huge"}"#, 400, "huge"),
         ("POST", "/v2/box", r#"{"name":7}"#, 400, "invalid body"),
         ("POST", "/v2/box", r#"{"env_vars":{"PATH":"/x"}}"#, 400, "PATH"),
-        ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "not available yet"),
+        ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "deny-all"),
+        ("POST", "/v2/box", r#"{"network_policy":{"mode":"custom","allowed_domains":["a b"]}}"#, 400, "a b"),
         ("POST", "/v2/box", r#"{"agent":"codex"}"#, 501, "agents"),
         ("DELETE", "/v2/box", "", 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":[]}"#, 400, "ids"),

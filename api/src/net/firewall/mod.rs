@@ -73,8 +73,9 @@ pub struct ProxyPorts {
 }
 
 impl Default for ProxyPorts {
+    /// Below the ports that Linux gives to clients by itself (32768 to 60999): one of these may be taken at any moment.
     fn default() -> Self {
-        Self { dns: 41_053, egress: 41_080 }
+        Self { dns: 21_053, egress: 21_080 }
     }
 }
 

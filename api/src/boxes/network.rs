@@ -1,0 +1,167 @@
+//! What the life of a box means for its network.
+//!
+//! Owns: when a box gets its addresses, is connected and disconnected. A box has its addresses from its creation to its
+//! deletion; it is connected while it has processes, frozen or not.
+
+use std::sync::Arc;
+
+use super::{Boxes, Entry};
+use crate::db::{BoxRecord, BoxSettings, LogRow};
+use crate::error::Error;
+use crate::net::address::Pair;
+use crate::net::policy::BoxPolicy;
+use crate::refusal::Refusal;
+use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
+
+impl BoxSettings {
+    /// The policy in force. A record from before there was a network, or one that cannot be understood, allows nothing.
+    #[must_use]
+    pub fn checked_policy(&self) -> BoxPolicy {
+        self.network_policy.as_ref().and_then(|wire| BoxPolicy::check(wire).ok()).unwrap_or(BoxPolicy::DenyAll)
+    }
+
+    /// The policy as clients see it.
+    #[must_use]
+    pub fn shown_policy(&self) -> NetworkPolicy {
+        self.network_policy.clone().unwrap_or_else(NetworkPolicy::deny_all)
+    }
+}
+
+impl Boxes {
+    /// Whether boxes have a network here.
+    #[must_use]
+    pub fn has_network(&self) -> bool {
+        self.inner.network.is_some()
+    }
+
+    /// Addresses for a new box; none where boxes have no network.
+    pub(super) fn assign_addresses(&self, id: &str) -> Result<Option<Pair>, Error> {
+        self.inner.network.as_ref().map(|network| network.assign(id)).transpose()
+    }
+
+    /// The addresses that the record of a box names, if it can have them still.
+    pub(super) fn claim_addresses(&self, record: &BoxRecord) -> Option<Pair> {
+        let network = self.inner.network.as_ref()?;
+        match network.claim(&record.id, record.address?) {
+            Ok(pair) => Some(pair),
+            Err(error) => {
+                let reason = error.chain();
+                tracing::warn!(
+                    box_id = record.id,
+                    reason,
+                    "a box cannot keep its address; it gets another when it starts"
+                );
+                None
+            }
+        }
+    }
+
+    /// The addresses of a box that is about to start again.
+    pub(super) fn addresses_for_restart(&self, entry: &Arc<Entry>) -> Result<Option<Pair>, Error> {
+        let pair = self.assign_addresses(&entry.id)?;
+        entry.change_view(|view| view.pair = pair);
+        Ok(pair)
+    }
+
+    /// Connects a box that has just started.
+    pub(super) async fn connect(
+        &self,
+        id: &str,
+        pair: Option<Pair>,
+        pid: i32,
+        policy: BoxPolicy,
+    ) -> Result<(), Refusal> {
+        let (Some(network), Some(pair)) = (&self.inner.network, pair) else { return Ok(()) };
+        Ok(network.attach(id, pair, pid, policy).await?)
+    }
+
+    /// Sees to it that a box which has outlived the daemon is connected. It goes on without a network if that fails.
+    pub(super) async fn reconnect(&self, entry: &Arc<Entry>) {
+        let view = entry.view();
+        let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return };
+        if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.settings().checked_policy()).await {
+            let reason = super::create::full(&refusal);
+            tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
+            let text = format!("the box has no network: {reason}");
+            self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
+        }
+    }
+
+    /// Takes away the connection of a box without processes.
+    pub(super) async fn disconnect(&self, id: &str) {
+        let Some(network) = &self.inner.network else { return };
+        if let Err(error) = network.detach(id).await {
+            // Its link is gone with its processes; what is left of it is closed, and swept at the next start.
+            tracing::error!(box_id = id, error = error.chain(), "something of a box's network is left");
+        }
+    }
+
+    /// Disconnects a box that is going away, and gives its addresses back.
+    pub(super) async fn give_up_network(&self, id: &str) -> Result<(), Error> {
+        let Some(network) = &self.inner.network else { return Ok(()) };
+        network.detach(id).await?;
+        network.release(id);
+        Ok(())
+    }
+
+    /// Removes what is left of the networks of boxes that are no more.
+    pub(super) async fn sweep_network(&self) {
+        let Some(network) = &self.inner.network else { return };
+        let kept = self.all().into_iter().filter(|entry| entry.alive()).map(|entry| entry.id.clone()).collect();
+        if let Err(error) = network.sweep(kept).await {
+            tracing::error!(error = error.chain(), "cannot look for leftovers of boxes' networks");
+        }
+    }
+
+    /// Another policy: on disk first, then in force. When this returns, it is.
+    pub async fn change_policy(
+        &self,
+        entry: &Arc<Entry>,
+        account_idle: Option<u64>,
+        wire: NetworkPolicy,
+        policy: BoxPolicy,
+    ) -> Result<(), Refusal> {
+        self.check_policy_possible(&policy)?;
+        // A start in progress would go on with the old one.
+        let _life = entry.lock_life().await;
+        let mode = wire.mode.clone();
+        self.change_settings(entry, account_idle, |settings| settings.network_policy = Some(wire)).await?;
+        if let Some(network) = &self.inner.network {
+            network.set_policy(&entry.id, policy).await?;
+        }
+        self.inner.db.log(LogRow::system(&entry.id, format!("the network policy is {mode} now")));
+        Ok(())
+    }
+
+    /// What there is to tell of the network of a box.
+    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
+        let pair = entry.view().pair;
+        let mut told = BoxNetwork {
+            connected: false,
+            address: pair.map(Pair::guest),
+            gateway: pair.map(Pair::host),
+            mtu: None,
+            policy: entry.settings().shown_policy(),
+            sent: Counted::default(),
+            received: Counted::default(),
+            refused: Counted::default(),
+            connections: Vec::new(),
+            connections_total: 0,
+            denials: Vec::new(),
+        };
+        if let Some(network) = &self.inner.network {
+            network.report(&entry.id, &mut told).await?;
+        }
+        Ok(told)
+    }
+
+    /// Refuses what a host without a network for boxes cannot keep.
+    pub fn check_policy_possible(&self, policy: &BoxPolicy) -> Result<(), Refusal> {
+        if self.has_network() || *policy == BoxPolicy::DenyAll {
+            return Ok(());
+        }
+        let text = "boxes of this Icebox have a loopback interface only (its configuration says `[network] enabled = \
+                    false`): the one network_policy it can keep is deny-all";
+        Err(Refusal::Invalid(text.into()))
+    }
+}

@@ -1,0 +1,114 @@
+//! `icebox net`: the network of a box. Reading it wakes nothing.
+
+use super::client::{Client, read};
+use super::error::Error;
+use super::human;
+use super::output::Output;
+use super::table::Table;
+use crate::wire::{BoxNetwork, Counted, NetworkPolicy};
+
+/// `icebox net`.
+pub(crate) async fn net(client: &Client, output: &Output, name: &str) -> Result<(), Error> {
+    let data = client.find(name).await?;
+    let answer = client.get(&["v1", "boxes", &data.id, "net"], &[]).await?;
+    if output.is_json() {
+        return output.json(&answer);
+    }
+    output.text(&text(data.title(), &read(answer)?))
+}
+
+fn text(title: &str, net: &BoxNetwork) -> String {
+    let address = match (net.address, net.gateway) {
+        (Some(address), Some(gateway)) => format!("{address}, gateway and DNS server {gateway}"),
+        _ => "none: this box has a loopback interface only".to_owned(),
+    };
+    let state = if net.connected { "" } else { " (not connected: it has no processes, or no network)" };
+    let mut text = format!("{title}{state}\naddress   {address}\npolicy    {}\n", policy(&net.policy));
+    for (label, count) in [("sent", net.sent), ("received", net.received), ("refused", net.refused)] {
+        text.push_str(&format!("{label:<10}{}\n", counted(count)));
+    }
+    text.push_str(&format!("{} open connections\n", net.connections_total));
+    let mut text = human::plain(&text);
+    if !net.connections.is_empty() {
+        text.push_str(&connections(net));
+    }
+    if !net.denials.is_empty() {
+        text.push_str("refused lately:\n");
+        text.push_str(&denials(net));
+    }
+    text
+}
+
+fn counted(count: Counted) -> String {
+    format!("{} in {} packets", human::bytes(count.bytes), count.packets)
+}
+
+fn policy(policy: &NetworkPolicy) -> String {
+    let lists =
+        [("domains", &policy.allowed_domains), ("networks", &policy.allowed_cidrs), ("but not", &policy.denied_cidrs)];
+    let told = lists.iter().filter_map(|(label, list)| {
+        let list = list.as_ref().filter(|list| !list.is_empty())?;
+        Some(format!("; {label}: {}", list.join(" ")))
+    });
+    std::iter::once(policy.mode.clone()).chain(told).collect()
+}
+
+fn connections(net: &BoxNetwork) -> String {
+    let mut table = Table::new(&["PROTOCOL", "TO", "STATE"]);
+    for one in &net.connections {
+        let port = one.port.map_or_else(String::new, |port| format!(":{port}"));
+        table.row([one.protocol.clone(), format!("{}{port}", one.address), one.state.clone().unwrap_or_default()]);
+    }
+    table.render()
+}
+
+fn denials(net: &BoxNetwork) -> String {
+    let mut table = Table::new(&["LAST", "TIMES", "WHAT", "RULE"]);
+    for denied in &net.denials {
+        let what = &denied.what;
+        let target = [what.name.clone(), what.address.map(|a| a.to_string())].into_iter().flatten();
+        let port = what.port.map(|port| format!("port {port}"));
+        let parts: Vec<String> = std::iter::once(what.protocol.clone()).chain(target).chain(port).collect();
+        let last = human::age(Some(denied.last_ms.div_euclid(1000)));
+        table.row([last, denied.count.to_string(), parts.join(" "), what.rule.clone()]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::denial::{Denial, Denied};
+
+    #[test]
+    fn everything_is_told() {
+        let what = Denial {
+            rule: "not in allowed_domains".into(),
+            protocol: "dns".into(),
+            address: None,
+            port: None,
+            name: Some("evil.example".into()),
+        };
+        let net = BoxNetwork {
+            connected: true,
+            address: Some([10, 213, 0, 3].into()),
+            gateway: Some([10, 213, 0, 2].into()),
+            mtu: Some(1500),
+            policy: NetworkPolicy {
+                allowed_domains: Some(vec!["a.example".into()]),
+                mode: "custom".into(),
+                ..NetworkPolicy::deny_all()
+            },
+            sent: Counted { packets: 2, bytes: 3000 },
+            received: Counted::default(),
+            refused: Counted::default(),
+            connections: Vec::new(),
+            connections_total: 0,
+            denials: vec![Denied { what, count: 7, first_ms: 0, last_ms: 0 }],
+        };
+        let text = text("b", &net);
+        for part in ["10.213.0.3", "custom; domains: a.example", "in 2 packets", "dns evil.example", "not in allowed"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

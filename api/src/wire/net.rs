@@ -1,0 +1,66 @@
+//! Our own name space `/v1`: the network of a box.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::NetworkPolicy;
+use crate::net::denial::Denied;
+
+/// Packets and their bytes, IP headers included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A connection as the kernel tracks it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BoxConnection {
+    /// `tcp`, `udp`, `icmp`.
+    pub protocol: String,
+    /// Where it goes: what the box has asked for, not a proxy of ours.
+    #[schema(value_type = String)]
+    pub address: Ipv4Addr,
+    /// The port there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// State of a TCP connection, in the kernel's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// Answer of `GET /v1/boxes/{id}/net`. It wakes nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BoxNetwork {
+    /// Whether the box has a link now; one without processes has none.
+    pub connected: bool,
+    /// Its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// Its gateway and DNS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<Ipv4Addr>,
+    /// Largest packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// What it may reach.
+    pub policy: NetworkPolicy,
+    /// What left it since it was started.
+    pub sent: Counted,
+    /// What reached it.
+    pub received: Counted,
+    /// What it was refused by the firewall.
+    pub refused: Counted,
+    /// Its connections, at most so many as a screen shows.
+    pub connections: Vec<BoxConnection>,
+    /// How many there are.
+    pub connections_total: u64,
+    /// What it was refused lately and why, the last first.
+    pub denials: Vec<Denied>,
+}
