@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::error::{Cause, Error};
 use crate::net::config::NetworkConfig;
+use crate::preview::PublicUrls;
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
@@ -66,6 +67,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Log lines as JSON instead of text.
     pub log_json: bool,
+    /// Ports of boxes that are reached from outside.
+    pub public_urls: PublicUrls,
 }
 
 impl Default for Config {
@@ -90,6 +93,7 @@ impl Default for Config {
             reply_after_commit: false,
             cors_origins: Vec::new(),
             log_json: false,
+            public_urls: PublicUrls::default(),
         }
     }
 }
@@ -166,6 +170,9 @@ impl Config {
             return wrong("reclaim_after_seconds", "must be 0 to 2592000");
         }
         if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
+            return wrong(key, expected);
+        }
+        if let Err((key, expected)) = self.public_urls.check() {
             return wrong(key, expected);
         }
         if !self.data_dir.is_absolute() {

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod ledger;
 pub mod metrics;
 pub mod net;
+pub mod preview;
 pub mod refusal;
 pub mod runs;
 pub mod text;

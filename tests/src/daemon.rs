@@ -108,6 +108,16 @@ impl Daemon {
     /// Starts an `iceboxd` that lives in `home`, perhaps with what an earlier one has left there. `name` is part of its
     /// run directory and its key. Dropping it removes all of it, as with the others.
     pub fn start_at(home: &Path, name: &str, config: &str) -> Self {
+        Self::start_here(home, name, config, Netns::new())
+    }
+
+    /// Starts an `iceboxd` whose host side of networking is in `netns`.
+    pub fn start_in(netns: Netns, config: &str) -> Self {
+        let name = unique("icebox-test");
+        Self::start_here(&scratch_dir().join(&name), &name, config, netns)
+    }
+
+    fn start_here(home: &Path, name: &str, config: &str, netns: Netns) -> Self {
         machine::require_root();
         let home = home.to_owned();
         let data = home.join("data");
@@ -128,7 +138,7 @@ impl Daemon {
             config,
             cgroups: Cgroups::probe(),
             root: format!("icebox.{hex}"),
-            netns: Netns::new(),
+            netns,
         };
         daemon.start_again();
         daemon
@@ -235,6 +245,12 @@ impl Daemon {
     pub fn kill9(&mut self) {
         let mut child = self.child.take().expect("iceboxd runs");
         child.kill().expect("kill iceboxd");
+        child.wait().expect("reap iceboxd");
+    }
+
+    /// Reaps an `iceboxd` that somebody has killed.
+    pub fn reap(&mut self) {
+        let mut child = self.child.take().expect("iceboxd was started");
         child.wait().expect("reap iceboxd");
     }
 

@@ -10,11 +10,13 @@ pub mod api;
 pub mod daemon;
 pub mod leaks;
 pub mod machine;
+pub mod net;
 pub mod netns;
 pub mod oci;
 pub mod sdk;
 pub mod swap;
 pub mod systemd;
+pub mod visit;
 pub mod wait;
 
 pub use api::{Api, Reply, TestBox};

@@ -96,6 +96,8 @@ pub(crate) const BENCH: &[Need] = &[
 const PYTHON: &str = "/usr/bin/python3";
 /// The public clients, with the versions that the tests are written for.
 const NPM_CLIENT: (&str, &str) = ("@upstash/box", "0.5.5");
+/// npm itself, for boxes: the base image has none. The last one that node 18 runs.
+const NPM: (&str, &str) = ("npm", "10.9.4");
 const PYPI_CLIENT: (&str, &str) = ("upstash-box", "0.4.0");
 
 impl Need {
@@ -157,27 +159,30 @@ fn missing(groups: &[&[Need]]) -> Vec<&'static str> {
 pub(crate) fn sdk_clients(places: &Places) -> Result<()> {
     let dir = places.sdk();
     fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
-    npm_client(&dir)?;
+    npm_packages(&dir)?;
     pypi_client(&dir)
 }
 
-fn npm_client(dir: &Path) -> Result<()> {
-    let (name, version) = NPM_CLIENT;
-    let manifest = dir.join("node_modules").join(name).join("package.json");
-    let installed = run::read_if_there(&manifest)?
-        .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
-        .is_some_and(|package| package["version"] == version);
-    if installed {
+/// Both in one go: npm takes away what it was not asked for.
+fn npm_packages(dir: &Path) -> Result<()> {
+    let is_installed = |(name, version): (&str, &str)| -> Result<bool> {
+        let manifest = dir.join("node_modules").join(name).join("package.json");
+        let package = run::read_if_there(&manifest)?;
+        let package = package.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        Ok(package.is_some_and(|package| package["version"] == version))
+    };
+    if is_installed(NPM_CLIENT)? && is_installed(NPM)? {
         return Ok(());
     }
-    let wait = say::wait(format!("npm install {name}@{version}"));
+    let wanted = [NPM_CLIENT, NPM].map(|(name, version)| format!("{name}@{version}"));
+    let wait = say::wait(format!("npm install {}", wanted.join(" ")));
     // A manifest of its own keeps npm from looking for one further up.
     let own = dir.join("package.json");
     fs::write(&own, "{\"private\": true}\n").or_fail("write", own.display().to_string())?;
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--prefix"]).arg(dir);
-    run::quiet(npm.arg(format!("{name}@{version}")).current_dir(dir))?;
-    wait.done(&format!("{name} {version} is installed"));
+    run::quiet(npm.args(&wanted).current_dir(dir))?;
+    wait.done(&format!("{} are installed", wanted.join(" and ")));
     Ok(())
 }
 

@@ -24,6 +24,10 @@ pub enum WorkKind {
     Session,
     /// Icebox is settling a run that has ended: not seen by the owner, not waited for by a pause.
     Settling,
+    /// A request through a public URL that the box has and has not begun to answer.
+    Url,
+    /// Bytes of a client on their way into the box, through a public URL. Lasts as long as one write.
+    Arriving,
 }
 
 /// The work of one box.
@@ -41,6 +45,12 @@ struct State {
     runs: u32,
     sessions: u32,
     settling: u32,
+    urls: u32,
+    arriving: u32,
+    /// Writes that have ended, so that a pause can tell whether one happened meanwhile.
+    arrivals: u64,
+    /// When it was last woken or started again.
+    woken: Option<Instant>,
     quiet_since: Instant,
     last_work_ms: i64,
     cpu: CpuWindow,
@@ -55,6 +65,8 @@ pub struct Counts {
     pub runs: u32,
     /// Sessions open.
     pub sessions: u32,
+    /// Requests through public URLs in progress.
+    pub urls: u32,
 }
 
 /// A piece of work; it ends when this is dropped.
@@ -74,6 +86,10 @@ impl Activity {
             runs: 0,
             sessions: 0,
             settling: 0,
+            urls: 0,
+            arriving: 0,
+            arrivals: 0,
+            woken: None,
             quiet_since: now,
             last_work_ms,
             cpu: CpuWindow::default(),
@@ -96,14 +112,18 @@ impl Activity {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.lock();
-        Counts { requests: state.requests, runs: state.runs, sessions: state.sessions }
+        Counts { requests: state.requests, runs: state.runs, sessions: state.sessions, urls: state.urls }
     }
 
     /// Unix milliseconds of the last work; now if some is going on.
     #[must_use]
     pub fn last_work_ms(&self) -> i64 {
         let state = self.lock();
-        if state.requests + state.runs + state.sessions > 0 { clock::unix_ms() } else { state.last_work_ms }
+        if state.requests + state.runs + state.sessions + state.urls > 0 {
+            clock::unix_ms()
+        } else {
+            state.last_work_ms
+        }
     }
 
     /// The idle time begins anew: the box was just started or woken.
@@ -112,6 +132,30 @@ impl Activity {
         let mut state = self.lock();
         state.quiet_since = Instant::now();
         state.cpu.restart(at, cpu_usec);
+    }
+
+    /// Something has passed in or out just now: work without a length.
+    pub fn touch(&self) {
+        let mut state = self.lock();
+        state.quiet_since = Instant::now();
+        state.last_work_ms = clock::unix_ms();
+    }
+
+    /// The box was just woken, or started again on its disk.
+    pub fn woken(&self) {
+        self.lock().woken = Some(Instant::now());
+    }
+
+    /// Time since it was woken or started again, if it was in this life of the daemon.
+    #[must_use]
+    pub fn since_woken(&self) -> Option<Duration> {
+        self.lock().woken.map(|at| at.elapsed())
+    }
+
+    /// A number that is another one if bytes of clients have gone into the box since it was read.
+    #[must_use]
+    pub fn arrivals(&self) -> u64 {
+        self.lock().arrivals
     }
 
     /// Adds a reading of the CPU counter.
@@ -135,9 +179,11 @@ impl Activity {
         }
     }
 
-    /// True while a short request needs the box.
-    pub fn requests_in_progress(&self) -> bool {
-        self.lock().requests > 0
+    /// True while a short request needs the box, bytes are on their way into it, or some have gone into it since
+    /// [`Activity::arrivals`] said `arrivals`.
+    pub fn is_needed(&self, arrivals: u64) -> bool {
+        let state = self.lock();
+        state.requests + state.arriving > 0 || state.arrivals != arrivals
     }
 
     /// Waits until no request is in progress, at most for `limit`.
@@ -145,7 +191,7 @@ impl Activity {
         let wait = async {
             loop {
                 let over = self.no_requests.notified();
-                if self.lock().requests == 0 {
+                if self.lock().answering() == 0 {
                     return;
                 }
                 over.await;
@@ -163,11 +209,18 @@ impl State {
             WorkKind::Run => &mut self.runs,
             WorkKind::Session => &mut self.sessions,
             WorkKind::Settling => &mut self.settling,
+            WorkKind::Url => &mut self.urls,
+            WorkKind::Arriving => &mut self.arriving,
         }
     }
 
     fn busy(&self) -> bool {
-        self.requests + self.runs + self.sessions + self.settling > 0
+        self.requests + self.runs + self.sessions + self.settling + self.urls + self.arriving > 0
+    }
+
+    /// Requests whose answer somebody waits for.
+    fn answering(&self) -> u32 {
+        self.requests + self.urls
     }
 }
 
@@ -178,7 +231,10 @@ impl Drop for Work {
         *counter = counter.saturating_sub(1);
         state.quiet_since = Instant::now();
         state.last_work_ms = clock::unix_ms();
-        if state.requests == 0 {
+        if self.kind == WorkKind::Arriving {
+            state.arrivals += 1;
+        }
+        if state.answering() == 0 {
             self.activity.no_requests.notify_waiters();
         }
     }
@@ -197,7 +253,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         assert!(activity.observe(0, window, false, 1.0).busy);
         drop(request);
-        assert_eq!(activity.counts(), Counts { requests: 0, runs: 1, sessions: 0 });
+        assert_eq!(activity.counts(), Counts { requests: 0, runs: 1, sessions: 0, urls: 0 });
         drop(run);
         let observed = activity.observe(0, window, false, 1.0);
         assert!(!observed.busy && observed.quiet.is_zero(), "{observed:?}");
@@ -208,9 +264,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_for_requests_ends_with_the_last_one_or_the_limit() {
         let activity = Activity::new(0);
-        assert!(!activity.requests_in_progress());
+        assert!(!activity.is_needed(0));
         let request = activity.begin(WorkKind::Request);
-        assert!(activity.requests_in_progress());
+        assert!(activity.is_needed(0));
         let begun = Instant::now();
         activity.requests_over(Duration::from_secs(2)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
@@ -222,5 +278,22 @@ mod tests {
         drop(request);
         waiting.await.expect("it ends");
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_arrive_are_noticed_and_begin_the_idle_time_anew() {
+        let activity = Activity::new(0);
+        let before = activity.arrivals();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let arriving = activity.begin(WorkKind::Arriving);
+        let observed = activity.observe(0, Duration::from_secs(9), false, 1.0);
+        assert!(observed.busy && activity.is_needed(before));
+        drop(arriving);
+        assert!(activity.is_needed(before) && !activity.is_needed(activity.arrivals()));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        activity.touch();
+        let observed = activity.observe(0, Duration::from_secs(9), false, 1.0);
+        assert!(!observed.busy && observed.quiet.is_zero(), "{observed:?}");
+        assert_eq!(activity.counts(), Counts { requests: 0, runs: 0, sessions: 0, urls: 0 });
     }
 }

@@ -148,6 +148,10 @@ impl Boxes {
     fn welcome(&self, entry: &Arc<Entry>, started: Started) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
+        if entry.settings().init_command.is_some() {
+            // It starts something, as after a start on the disk.
+            entry.activity.woken();
+        }
         self.watch_death(entry);
         self.inner.awake.notify_one();
         self.inner.number.notify_one();

@@ -53,6 +53,7 @@ impl Boxes {
             return Err(error.into());
         }
         drop(life);
+        entry.gone.cancel();
         tracing::info!(box_id = entry.id, "deleted");
         self.inner.metrics.deleted();
         if self.finish_delete(entry).await {

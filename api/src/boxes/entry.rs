@@ -7,6 +7,7 @@ use std::time::Duration;
 use icebox_shim::handle::BoxHandle;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
@@ -79,6 +80,8 @@ pub struct Entry {
     pub meter: Meter,
     /// Its runs.
     pub runs: RunTable,
+    /// Cancelled when it is deleted: what goes on for it ends.
+    pub gone: CancellationToken,
 }
 
 /// What its owner may change.
@@ -108,6 +111,7 @@ impl Entry {
             activity: Activity::new(record.updated_ms),
             meter,
             runs: RunTable::new(last_run),
+            gone: CancellationToken::new(),
         }
     }
 
@@ -116,6 +120,13 @@ impl Entry {
         // Counted until it is taken, or until whoever waits is gone.
         let _waiting = Waiting::new(&self.life_waiting);
         self.life.lock().await
+    }
+
+    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait;
+    /// who hears `false` knows that it will not fall asleep while he holds it, unless it is paused.
+    #[must_use]
+    pub fn maybe_asleep(&self) -> bool {
+        self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
     /// Somebody waits for the lifecycle lock.

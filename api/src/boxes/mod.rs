@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::net::Network;
 use crate::refusal::Refusal;
 
-pub use activity::{Counts, Work, WorkKind};
+pub use activity::{Activity, Counts, Work, WorkKind};
 pub use create::NewBox;
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
@@ -202,6 +202,13 @@ impl Boxes {
         }
         let named = |entry: &&Arc<Entry>| entry.name.as_deref() == Some(id_or_name);
         table.values().filter(named).find(mine).map(Arc::clone).ok_or_else(unknown)
+    }
+
+    /// The box with this id, whoever owns it. For callers that have their own proof of who may reach it.
+    #[must_use]
+    pub fn with_id(&self, id: &str) -> Option<Arc<Entry>> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(id).filter(|entry| entry.view().phase != Phase::Deleting).map(Arc::clone)
     }
 
     /// The boxes of an account, oldest first.

@@ -122,6 +122,7 @@ impl Boxes {
         let address = pair.map(Pair::guest);
         self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
         entry.activity.restart(0);
+        entry.activity.woken();
         self.watch_death(entry);
         self.inner.awake.notify_one();
         runs::run_init_command(self, entry).await;
@@ -149,6 +150,7 @@ impl Boxes {
         let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);
         let cpu_usec = sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec);
         entry.activity.restart(cpu_usec);
+        entry.activity.woken();
         self.inner.db.append_samples(sample.into_iter().collect());
         self.inner.db.log(LogRow::system(&entry.id, what));
         self.inner.awake.notify_one();
@@ -167,10 +169,12 @@ impl Boxes {
         entry.activity.requests_over(PAUSE_DRAIN).await;
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         to_the_end(async move {
+            let arrivals = entry.activity.arrivals();
             boxes.freeze(&entry, Why::Asked).await?;
             // A short request may have found the box awake just before: it waits for an answer that a frozen init
-            // cannot give. It wakes the box like one that comes after the pause. (Commands in flight stay frozen.)
-            if entry.activity.requests_in_progress() {
+            // cannot give. It wakes the box like one that comes after the pause, and so does what a client has sent through
+            // a public URL meanwhile. (Commands in flight stay frozen.)
+            if entry.activity.is_needed(arrivals) {
                 boxes.wake(&entry).await?;
             }
             Ok(())

@@ -82,6 +82,7 @@ impl Boxes {
         count(counts.runs, "command is running", "commands are running");
         count(counts.sessions, "session is open", "sessions are open");
         count(counts.requests, "request is in progress", "requests are in progress");
+        count(counts.urls, "public URL request is in progress", "public URL requests are in progress");
         let cpu_usec = entry.handle().usage().map_or(0, |usage| usage.cpu_usec);
         let config = &self.inner.config;
         let observed =

@@ -15,9 +15,10 @@ use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, Listening};
+use crate::http::{self, App, Door, Front, Listening, UrlsOnly};
 use crate::metrics::Metrics;
 use crate::net::Network;
+use crate::preview::{Certificate, Preview};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
@@ -63,8 +64,12 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });
 
+    let preview = Preview::new(boxes.clone());
+    preview.load().await?;
     let listening = Listening::bind(config.listen).await?;
     let address = listening.address;
+    let urls = urls_only(&config, &preview).await?;
+    preview.listens_at(urls.as_ref().map_or(address, |door| door.listening.address).port());
     facts::write_facts(&config, address)?;
     let count = boxes.all().len();
     tracing::info!(%address, boxes = count, ready_ms = began.elapsed().as_millis(), "serving");
@@ -72,19 +77,42 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(manager::go_on_telling(boxes.clone(), address));
 
     let stopping = CancellationToken::new();
-    let api = http::api(App::new(boxes.clone()));
-    let metrics = boxes.shared_metrics();
-    let serving = tokio::spawn(http::serve(listening, api, metrics, config.connections_max, stopping.clone()));
+    let api = http::api(App::new(boxes.clone(), preview.clone()));
+    let door = Door {
+        listening,
+        certificate: None,
+        answers: Front { api, preview },
+        connections_max: config.connections_max,
+        metrics: Some(boxes.shared_metrics()),
+    };
+    let urls = urls.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
+    let serving = tokio::spawn(http::serve(door, stopping.clone()));
     let stop = until_stopped(&mut signals, boxes.db().commit_failure()).await;
     manager::stopping();
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
-    if serving.await.is_err() {
-        tracing::error!("the server panicked");
+    for serving in urls.into_iter().chain([serving]) {
+        if serving.await.is_err() {
+            tracing::error!("the server panicked");
+        }
     }
     facts::remove_facts(&config);
     boxes.close().await;
     Ok(stop)
+}
+
+/// The listener for public URLs only, if there is to be one.
+async fn urls_only(config: &Config, preview: &Preview) -> Result<Option<Door<UrlsOnly>>, Error> {
+    let Some(listen) = config.public_urls.listen else { return Ok(None) };
+    let certificate = Certificate::of(&config.public_urls)?;
+    if let Some(certificate) = certificate.clone() {
+        tokio::spawn(certificate.watch());
+    }
+    let listening = Listening::bind(listen).await?;
+    tracing::info!(address = %listening.address, tls = certificate.is_some(), "serving public URLs");
+    let answers = UrlsOnly { preview: preview.clone() };
+    let connections_max = config.connections_max;
+    Ok(Some(Door { listening, certificate, answers, connections_max, metrics: None }))
 }
 
 /// Everything that must be there before boxes are looked at.

@@ -7,6 +7,7 @@
 mod accounts;
 mod boxes;
 mod logs;
+mod public_urls;
 mod roots;
 mod runs;
 mod samples;
@@ -24,6 +25,7 @@ use crate::error::{Cause, Error};
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
 pub use boxes::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
 pub use logs::LogRow;
+pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
 pub use samples::StoredSample;
 pub use writer::CommitFailure;

@@ -108,6 +108,23 @@ CREATE TABLE cgroup_roots (
 /// The network of boxes.
 const VERSION_3: &str = "
 ALTER TABLE boxes ADD COLUMN address TEXT;
+-- Ports of boxes that are reached from outside. Credentials are kept as their SHA-256.
+CREATE TABLE public_urls (
+  box_id          TEXT NOT NULL REFERENCES boxes(id),
+  port            INTEGER NOT NULL CHECK (port BETWEEN 1 AND 65535),
+  created_ms      INTEGER NOT NULL,
+  token_sha256    BLOB,
+  password_sha256 BLOB,
+  PRIMARY KEY (box_id, port)
+) STRICT, WITHOUT ROWID;
+
+-- What must not be read in this file: sealed with a key that is kept elsewhere.
+CREATE TABLE box_secrets (
+  box_id TEXT NOT NULL REFERENCES boxes(id),
+  kind   TEXT NOT NULL,
+  sealed BLOB NOT NULL,
+  PRIMARY KEY (box_id, kind)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused, not guessed at.

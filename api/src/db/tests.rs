@@ -203,3 +203,26 @@ async fn cgroup_roots_are_known_until_forgotten() {
     fixture.db.forget_cgroup_root("icebox.1").await.expect("forgotten");
     assert_eq!(fixture.db.cgroup_roots().await.expect("read"), ["b/icebox.1"]);
 }
+
+#[tokio::test]
+async fn public_urls_are_replaced_by_port_and_go_with_their_box() {
+    let Fixture { db, account, .. } = fixture().await;
+    db.insert_box(&record("b", &account, None), sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    let row = |port, created_ms, secret: Option<[u8; 32]>| PublicUrlRow {
+        box_id: "b".into(),
+        port,
+        created_ms,
+        token_sha256: secret,
+        password_sha256: None,
+    };
+    for row in [row(80, 1, None), row(65535, 2, None), row(80, 3, Some([7; 32]))] {
+        db.put_public_url(row).await.expect("recorded");
+    }
+    assert_eq!(db.public_urls().await.expect("read"), [row(80, 3, Some([7; 32])), row(65535, 2, None)]);
+    db.delete_public_url("b", 80).await.expect("deleted");
+    db.delete_public_url("b", 80).await.expect("nothing to delete");
+    assert_eq!(db.public_urls().await.expect("read"), [row(65535, 2, None)]);
+    db.begin_delete("b", Vec::new()).await.expect("deleting");
+    db.finish_delete("b", 524_288).await.expect("deleted");
+    assert!(db.public_urls().await.expect("read").is_empty());
+}

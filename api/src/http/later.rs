@@ -28,11 +28,10 @@ const AGENTS: &str = "agents are";
 const SKILLS: &str = "skills are";
 const GIT: &str = "the git endpoints are";
 const SCHEDULES: &str = "schedules are";
-const URLS: &str = "public URLs are";
 const BROWSER: &str = "the browser is";
 
 /// The table.
-pub(super) const LATER: [Later; 48] = [
+pub(super) const LATER: [Later; 45] = [
     later(Method::POST, "/v2/box/from-snapshot", SNAPSHOTS),
     later(Method::DELETE, "/v2/box/snapshots", SNAPSHOTS),
     later(Method::PUT, "/v2/box/{id}/config/model", AGENTS),
@@ -60,9 +59,6 @@ pub(super) const LATER: [Later; 48] = [
     later(Method::POST, "/v2/box/{id}/schedules/{schedule}/pause", SCHEDULES),
     later(Method::POST, "/v2/box/{id}/schedules/{schedule}/resume", SCHEDULES),
     later(Method::DELETE, "/v2/box/{id}/schedules/{schedule}", SCHEDULES),
-    later(Method::POST, "/v2/box/{id}/preview", URLS),
-    later(Method::GET, "/v2/box/{id}/preview", URLS),
-    later(Method::DELETE, "/v2/box/{id}/preview/{port}", URLS),
     later(Method::POST, "/v2/box/{id}/browser/tabs", BROWSER),
     later(Method::GET, "/v2/box/{id}/browser/tabs", BROWSER),
     later(Method::DELETE, "/v2/box/{id}/browser/tabs/{tab}", BROWSER),

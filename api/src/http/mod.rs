@@ -12,10 +12,12 @@ mod create;
 mod exec;
 mod files;
 mod found;
+mod front;
 mod gate;
 mod later;
 mod lifecycle;
 mod own;
+mod preview;
 mod reply;
 mod routes;
 mod server;
@@ -30,10 +32,12 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::boxes::Boxes;
+use crate::preview::Preview;
 use auth::Accounts;
 
+pub use front::{Front, UrlsOnly};
 pub use routes::{Api, api, openapi};
-pub use server::{Listening, serve};
+pub use server::{Door, Listening, serve};
 
 /// Memory that large bodies may take together, counted in KiB.
 const BODIES_KIB_MAX: usize = 512 * 1024;
@@ -43,6 +47,7 @@ const BODIES_KIB_MAX: usize = 512 * 1024;
 pub struct App {
     /// The boxes.
     pub boxes: Boxes,
+    preview: Preview,
     accounts: Arc<Accounts>,
     requests: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -51,10 +56,10 @@ pub struct App {
 impl App {
     /// The shared state of a server of these boxes.
     #[must_use]
-    pub fn new(boxes: Boxes) -> Self {
+    pub fn new(boxes: Boxes, preview: Preview) -> Self {
         let accounts = Arc::new(Accounts::new(boxes.db().clone()));
         let requests = Arc::new(Semaphore::new(boxes.config().requests_max as usize));
-        Self { boxes, accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
+        Self { boxes, preview, accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
     }
 
     /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.

@@ -16,7 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::later::LATER;
-use super::{App, account, auth, boxes, create, exec, files, lifecycle, own, reply, session, settings, system, upload};
+use super::{
+    App, account, auth, boxes, create, exec, files, lifecycle, own, preview, reply, session, settings, system, upload,
+};
 
 /// The whole API as a service.
 #[derive(Debug, Clone)]
@@ -65,6 +67,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
+        .routes(routes!(preview::open, preview::list))
+        .routes(routes!(preview::close))
         .routes(routes!(own::account_usage))
         .routes(routes!(own::box_usage))
         .routes(routes!(own::why))

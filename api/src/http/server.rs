@@ -12,23 +12,25 @@ use axum::extract::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::front::Answers;
 use super::gate::{Gate, Gated};
-use super::routes::Api;
 use super::system::Peer;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::preview::Certificate;
 
 /// How long a client may take for the head of a request, and how long a connection may be idle before one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest head of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Headers of one request.
-const HEADERS_MAX: usize = 64;
+const HEADERS_MAX: usize = 100;
 /// How long requests in progress may go on when the daemon stops.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: out of descriptors, most likely, and some connection will end.
@@ -52,14 +54,24 @@ impl Listening {
     }
 }
 
+/// A listener and who answers there.
+#[derive(Debug)]
+pub struct Door<A> {
+    /// The bound address.
+    pub listening: Listening,
+    /// For TLS.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Who answers.
+    pub answers: A,
+    /// Connections that may be open at once.
+    pub connections_max: u32,
+    /// Told how many are.
+    pub metrics: Option<Arc<Metrics>>,
+}
+
 /// Serves until `stop` is called; then lets requests in progress finish for a short while.
-pub async fn serve(
-    listening: Listening,
-    api: Api,
-    metrics: Arc<Metrics>,
-    connections_max: u32,
-    stop: CancellationToken,
-) {
+pub async fn serve<A: Answers>(door: Door<A>, stop: CancellationToken) {
+    let Door { listening, certificate, answers, connections_max, metrics } = door;
     let room = Arc::new(Semaphore::new(connections_max as usize));
     let mut connections = JoinSet::new();
     loop {
@@ -78,12 +90,14 @@ pub async fn serve(
         };
         // Without room the connection is closed at once: the client learns of it, and we stay able to serve others.
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let connection = connection(stream, peer, api.clone(), stop.clone());
+        let connection = accept(stream, peer, certificate.clone(), answers.clone(), stop.clone());
         connections.spawn(async move {
             connection.await;
             drop(permit);
         });
-        metrics.set_connections(i64::try_from(connections.len()).unwrap_or(i64::MAX));
+        if let Some(metrics) = &metrics {
+            metrics.set_connections(i64::try_from(connections.len()).unwrap_or(i64::MAX));
+        }
     }
     drop(listening);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -92,21 +106,44 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: CancellationToken) {
-    // Small pieces must leave at once: trailers, frames, single lines.
-    if let Err(cause) = stream.set_nodelay(true) {
+async fn accept<A: Answers>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
+    answers: A,
+    stop: CancellationToken,
+) {
+    // Small pieces must leave at once: trailers, frames, single lines. And a client that has vanished without a word is
+    // noticed some day, however long its connection may be silent.
+    let prepared =
+        stream.set_nodelay(true).and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?));
+    if let Err(cause) = prepared {
         tracing::debug!(%cause, "a connection has gone already");
         return;
     }
+    let Some(certificate) = certificate else {
+        return connection(stream, Peer { address: peer, secure: false }, answers, stop).await;
+    };
+    match certificate.accept(stream).await {
+        Ok(stream) => connection(stream, Peer { address: peer, secure: true }, answers, stop).await,
+        Err(cause) => tracing::debug!(%peer, %cause, "no agreement on keys"),
+    }
+}
+
+async fn connection<A, T>(stream: T, peer: Peer, answers: A, stop: CancellationToken)
+where
+    A: Answers,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let gate = Gate::default();
     let io = TokioIo::new(Gated::new(stream, gate.clone()));
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (api, gate) = (api.clone(), gate.clone());
+        let (answers, gate) = (answers.clone(), gate.clone());
         async move {
             let mut request: Request = request.map(axum::body::Body::new);
             request.extensions_mut().insert(gate);
-            request.extensions_mut().insert(Peer(peer));
-            Ok::<_, Infallible>(api.answer(request).await)
+            request.extensions_mut().insert(peer);
+            Ok::<_, Infallible>(answers.answer(request).await)
         }
     });
     let connection = http1::Builder::new()
@@ -125,6 +162,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, api: Api, stop: Cancell
         }
     };
     if let Err(cause) = served {
-        tracing::debug!(%peer, %cause, "a connection ended early");
+        tracing::debug!(peer = %peer.address, %cause, "a connection ended early");
     }
 }

@@ -15,7 +15,12 @@ use crate::wire::BoxStatus;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub SocketAddr);
+pub(super) struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS with us.
+    pub secure: bool,
+}
 
 /// Answer of the health check.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -39,7 +44,7 @@ pub(super) async fn metrics(
     peer: Option<Extension<Peer>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let local = peer.is_some_and(|Extension(Peer(address))| address.ip().is_loopback());
+    let local = peer.is_some_and(|Extension(peer)| peer.address.ip().is_loopback());
     if !local {
         let (mut parts, _) = request.into_parts();
         Caller::from_request_parts(&mut parts, &app).await?;

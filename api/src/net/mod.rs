@@ -12,10 +12,13 @@
 //! box's `/etc`, the configuration, and `iceboxd` itself.
 
 pub mod address;
+pub mod authority;
 pub mod cidr;
 pub mod config;
 pub mod conntrack;
 pub mod denial;
+pub mod dns;
+pub mod egress;
 pub mod firewall;
 pub mod link;
 pub mod names;
@@ -24,6 +27,7 @@ mod netlink;
 mod network;
 pub mod nflog;
 pub mod policy;
+pub mod secret;
 pub mod sockets;
 mod sysctl;
 pub mod table;

@@ -83,7 +83,7 @@ impl Network {
         let namespace = u32::try_from(pid).map_err(|_| Error::new("connect", id, Cause::Invalid("no such process")))?;
         let namespace = Namespace::of_process(namespace)?;
         let rules = policy.of_firewall();
-        self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy)));
+        self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy, None)));
         let limits = self.inner.config.limits.of_firewall();
         let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits, intercept_tls: false };
         let attached = self.inner.host.attach(attachment).await;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::address::Pair;
 use super::denial::Denials;
+use super::egress::HeaderRules;
 use super::names::Names;
 use super::policy::BoxPolicy;
 
@@ -25,6 +26,8 @@ pub struct BoxNet {
     pub denials: Denials,
     /// What the names it has asked for stand for.
     pub names: Names,
+    /// Headers that its requests get on their way out; fixed when it was made.
+    pub headers: Option<Arc<HeaderRules>>,
     policy: watch::Sender<Arc<BoxPolicy>>,
     gone: tokio_util::sync::CancellationToken,
 }
@@ -32,12 +35,13 @@ pub struct BoxNet {
 impl BoxNet {
     /// A box with nothing asked and nothing refused yet.
     #[must_use]
-    pub fn new(id: &str, pair: Pair, policy: BoxPolicy) -> Self {
+    pub fn new(id: &str, pair: Pair, policy: BoxPolicy, headers: Option<Arc<HeaderRules>>) -> Self {
         Self {
             id: id.to_owned(),
             pair,
             denials: Denials::default(),
             names: Names::default(),
+            headers,
             policy: watch::Sender::new(Arc::new(policy)),
             gone: tokio_util::sync::CancellationToken::new(),
         }

@@ -10,6 +10,7 @@ mod files;
 mod net;
 mod own;
 mod session;
+mod urls;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,6 +21,7 @@ pub use files::*;
 pub use net::*;
 pub use own::*;
 pub use session::*;
+pub use urls::*;
 
 /// The body of every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

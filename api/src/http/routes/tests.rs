@@ -9,6 +9,7 @@ use crate::boxes::{Boxes, Parts, UidRanges};
 use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
 use crate::metrics::Metrics;
+use crate::preview::Preview;
 
 /// The 84 endpoints that the public clients call, and both spellings of what has two.
 const ENDPOINTS: [(&str, &str); 84] = [
@@ -120,7 +121,7 @@ impl Server {
             metrics: std::sync::Arc::new(Metrics::default()),
             network: None,
         });
-        Self { api: api(App::new(boxes)), data_dir }
+        Self { api: api(App::new(boxes.clone(), Preview::new(boxes))), data_dir }
     }
 
     async fn ask(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (StatusCode, Value) {
