@@ -89,7 +89,8 @@ impl NetTable {
         self.boxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    pub(super) fn insert(&self, box_: Arc<BoxNet>) {
+    /// A box that has a network from now on. Another one with its address loses it.
+    pub fn insert(&self, box_: Arc<BoxNet>) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = boxes.insert(box_.pair.guest(), box_) {
             old.gone.cancel();
