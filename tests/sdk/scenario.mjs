@@ -2,6 +2,7 @@
 // assertion, and the last line of the output is SCENARIO PASSED.
 import assert from "node:assert/strict";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { get } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -230,6 +231,41 @@ await step("logs and runs", async () => {
   assert.ok(runs.some((r) => r.status === "failed"));
   const times = runs.map((r) => r.created_at);
   assert.deepEqual(times, [...times].sort((a, b) => b - a), "newest first");
+});
+
+// By address: not every machine resolves names below localhost.
+const visit = (url, headers = {}) =>
+  new Promise((resolve, reject) => {
+    const server = new URL(process.env.UPSTASH_BOX_BASE_URL);
+    const options = { host: server.hostname, port: server.port, path: "/", headers: { host: new URL(url).host, ...headers } };
+    const request = get(options, (answer) => {
+      let body = "";
+      answer.on("data", (data) => (body += data)).on("end", () => resolve([answer.statusCode, body]));
+    });
+    request.on("error", reject);
+  });
+
+await step("public URLs", async () => {
+  await box.exec.command("mkdir -p www && echo from the box > www/index.html");
+  await box.exec.command("setsid python3 -m http.server 8000 --bind 127.0.0.1 --directory www >/dev/null 2>&1 &");
+  await box.exec.command("until curl -s http://127.0.0.1:8000/ >/dev/null; do sleep 0.05; done");
+  const free = await box.getPublicURL(8000);
+  assert.equal(free.port, 8000);
+  assert.ok(!("token" in free) && !("username" in free) && !("password" in free), JSON.stringify(free));
+  assert.deepEqual(await visit(free.url), [200, "from the box\n"]);
+  const both = await box.getPublicURL(8000, { bearerToken: true, basicAuth: true });
+  assert.equal(both.username, "user");
+  assert.equal((await visit(both.url))[0], 401);
+  await box.pause();
+  assert.equal((await visit(both.url, { authorization: "Bearer x" }))[0], 401);
+  assert.equal((await box.getStatus()).status, "paused");
+  assert.deepEqual(await visit(both.url, { authorization: `Bearer ${both.token}` }), [200, "from the box\n"]);
+  const basic = Buffer.from(`user:${both.password}`).toString("base64");
+  assert.deepEqual(await visit(both.url, { authorization: `Basic ${basic}` }), [200, "from the box\n"]);
+  const { publicURLs } = await box.listPublicURLs();
+  assert.deepEqual(publicURLs.map((u) => [u.id, u.port, u.url]), [[`${box.id}-8000`, 8000, both.url]]);
+  await box.deletePublicURL(8000);
+  assert.equal((await visit(both.url))[0], 404);
 });
 
 await step("cancel", async () => {

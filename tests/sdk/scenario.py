@@ -2,9 +2,11 @@
 the client is installed in; every step is an assertion, and the last line of the output is SCENARIO PASSED."""
 
 import base64
+import http.client
 import os
 import sys
 import time
+import urllib.parse
 from importlib.metadata import version
 
 from upstash_box import Box, BoxError
@@ -236,6 +238,37 @@ def exec_session():
         assert "exec-session error" in str(error), error
 
 
+def visit(url, **headers):
+    # By address: not every machine resolves names below localhost.
+    server = urllib.parse.urlsplit(os.environ["UPSTASH_BOX_BASE_URL"])
+    connection = http.client.HTTPConnection(server.hostname, server.port, timeout=60)
+    connection.request("GET", "/", headers={"Host": urllib.parse.urlsplit(url).netloc, **headers})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def public_urls():
+    box.exec.command("mkdir -p www; echo from the box > www/index.html")
+    box.exec.command("setsid python3 -m http.server 8000 --bind 127.0.0.1 --directory www >/dev/null 2>&1 &")
+    box.exec.command("until curl -s http://127.0.0.1:8000/ >/dev/null; do sleep 0.05; done")
+    free = box.get_public_url(8000)
+    assert free.port == 8000 and free.token is None and free.username is None and free.password is None
+    assert visit(free.url) == (200, b"from the box\n")
+    both = box.get_public_url(8000, bearer_token=True, basic_auth=True)
+    assert both.username == "user" and both.token and both.password and both.token != both.password
+    assert visit(both.url)[0] == 401
+    basic = base64.b64encode(f"user:{both.password}".encode()).decode()
+    box.pause()
+    assert visit(both.url)[0] == 401 and box.get_status()["status"] == "paused"
+    assert visit(both.url, Authorization=f"Bearer {both.token}") == (200, b"from the box\n")
+    assert visit(both.url, Authorization=f"Basic {basic}") == (200, b"from the box\n")
+    listed = box.list_public_urls()["public_urls"]
+    assert [(u.port, u.url, u.bearer_token, u.basic_auth) for u in listed] == [(8000, both.url, True, True)]
+    assert listed[0].id == f"{box.id}-8000" and abs(listed[0].created_at - time.time()) < 600
+    box.delete_public_url(8000)
+    assert visit(both.url)[0] == 404
+
+
 def errors():
     refused((401,), Box.get, box.id, api_key="box_wrong")
     refused((401,), Box.create, api_key="box_wrong")
@@ -269,6 +302,7 @@ for function in (
     logs_and_runs,
     cancel,
     exec_session,
+    public_urls,
     errors,
     delete,
 ):

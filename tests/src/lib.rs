@@ -16,6 +16,7 @@ pub mod oci;
 pub mod sdk;
 pub mod swap;
 pub mod systemd;
+pub mod visit;
 pub mod wait;
 
 pub use api::{Api, Reply, TestBox};

@@ -131,6 +131,14 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         /// Id of the run, as `icebox runs` shows it
         run: String,
     },
+    /// Make a port of a box reachable from outside, and print its URL
+    Url(Url),
+    /// List the ports of a box that are reachable from outside
+    Urls {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
     /// Show what boxes use at the moment; wakes none
     Top(Top),
     /// Print the variables that point the npm and PyPI clients at this server
@@ -328,6 +336,32 @@ pub(crate) struct Runs {
     /// Show the last LIMIT runs
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  icebox url build 3000              http://<id>-3000.localhost:7070/, open to whoever knows it
+  icebox url build 3000 --bearer     opens with `Authorization: Bearer <token>`
+  icebox url build 3000 --remove
+
+A request to the URL wakes the box. A URL that exists is replaced, and its credentials die.")]
+pub(crate) struct Url {
+    /// Id or name
+    #[arg(value_name = "BOX")]
+    pub(crate) name: String,
+    /// The port that a server in the box listens on
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Open it with a token; printed this once
+    #[arg(long)]
+    pub(crate) bearer: bool,
+    /// Open it with the user `user` and a password; printed this once
+    #[arg(long)]
+    pub(crate) basic: bool,
+    /// Remove the URL, and end the connections through it
+    #[arg(long, conflicts_with_all = ["bearer", "basic"])]
+    pub(crate) remove: bool,
 }
 
 #[derive(Debug, clap::Args)]

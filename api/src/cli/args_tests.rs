@@ -140,3 +140,13 @@ fn completions_exist_for_the_common_shells() {
         assert!(super::super::completions(shell).contains("icebox"), "{shell}");
     }
 }
+
+#[test]
+fn a_url_is_of_a_port() {
+    let Verb::Url(url) = parse(&["icebox", "url", "build", "65535", "--bearer", "--basic"]) else { panic!("not url") };
+    assert_eq!((url.name.as_str(), url.port, url.bearer, url.basic, url.remove), ("build", 65535, true, true, false));
+    for port in ["0", "65536", "http", "-1"] {
+        refused(&["icebox", "url", "build", port]);
+    }
+    assert!(refused(&["icebox", "url", "build", "80", "--remove", "--bearer"]).contains("cannot be used with"));
+}

@@ -27,6 +27,7 @@ mod table;
 mod terminal;
 mod top;
 mod types;
+mod urls;
 
 use std::process::ExitCode;
 
@@ -113,6 +114,8 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Logs(logs) => records::logs(&client, &output, logs).await?,
         Verb::Runs(runs) => records::runs(&client, &output, runs).await?,
         Verb::Cancel { name, run } => records::cancel(&client, &name, &run).await?,
+        Verb::Url(url) => urls::url(&client, &output, url).await?,
+        Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } => {}
     }

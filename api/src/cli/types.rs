@@ -76,6 +76,39 @@ pub(crate) struct RunPage {
     pub(crate) runs: Vec<RunData>,
 }
 
+/// A public URL that was just made.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OpenedUrl {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) url: String,
+    pub(crate) token: Option<String>,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+}
+
+/// `{previews: […]}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UrlList {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) previews: Vec<UrlItem>,
+}
+
+/// A public URL.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UrlItem {
+    pub(crate) port: u16,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) url: String,
+    pub(crate) created_at: Option<i64>,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) basic_auth: bool,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) bearer_token: bool,
+}
+
 /// A run of a box.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -4,7 +4,7 @@
 //! other way round.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 
 use super::reply;
@@ -53,19 +53,12 @@ impl Answers for UrlsOnly {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment")]
 enum Sorted {
     Answered(Response),
     Other(Request),
 }
 
 async fn sort(preview: &Preview, request: Request) -> Sorted {
-    if has_two_lengths(request.headers()) {
-        let text = "Content-Length and Transfer-Encoding contradict each other";
-        let mut response = reply::error(StatusCode::BAD_REQUEST, text);
-        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        return Sorted::Answered(response);
-    }
     let (parts, body) = request.into_parts();
     let addressed = preview.addressed(&parts);
     let request = Request::from_parts(parts, body);
@@ -76,11 +69,6 @@ async fn sort(preview: &Preview, request: Request) -> Sorted {
         Ok(Addressed::Name(target)) => Sorted::Answered(pass(preview, &target, None, request).await),
         Ok(Addressed::Path(target, prefix)) => Sorted::Answered(pass(preview, &target, Some(prefix), request).await),
     }
-}
-
-/// The two ways to say where a body ends. Two of them are how requests are smuggled.
-fn has_two_lengths(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 async fn pass(preview: &Preview, target: &Target, prefix: Option<String>, request: Request) -> Response {

@@ -8,57 +8,96 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::firewall::Pin;
+use super::firewall::{PINS_MAX, Pin};
 
 /// Names kept per box.
 pub const NAMES_MAX: usize = 4096;
+/// Addresses kept per box, of all its names.
+pub const ADDRESSES_MAX: usize = 8192;
+/// What goes when there is no room: one of so many names.
+const EVICTED_SHARE: usize = 8;
 
 /// The names of one box.
 #[derive(Debug, Default)]
 pub struct Names {
-    addresses: Mutex<HashMap<String, HashMap<Ipv4Addr, Instant>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    names: HashMap<String, HashMap<Ipv4Addr, Instant>>,
+    /// Addresses of all names.
+    count: usize,
+}
+
+impl Known {
+    /// What has ended goes, and then the names that end first. Their addresses stay pinned in the firewall as long as was
+    /// promised; what needs the name asks again.
+    fn make_room(&mut self, now: Instant) {
+        let last = |ends: &HashMap<Ipv4Addr, Instant>| ends.values().max().copied().unwrap_or(now);
+        self.names.retain(|_, ends| {
+            ends.retain(|_, end| *end > now);
+            !ends.is_empty()
+        });
+        let mut ends: Vec<(Instant, String)> = self.names.iter().map(|(n, e)| (last(e), n.clone())).collect();
+        ends.sort_unstable();
+        for (_, name) in ends.into_iter().take((self.names.len() / EVICTED_SHARE).max(1)) {
+            self.names.remove(&name);
+        }
+        self.count = self.names.values().map(HashMap::len).sum();
+    }
 }
 
 impl Names {
     /// Keeps an answer: `name` stands for `addresses` for `time`.
     pub fn answered(&self, name: &str, addresses: &[Ipv4Addr], time: Duration) {
         let now = Instant::now();
-        let mut all = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= NAMES_MAX && !all.contains_key(name) {
-            all.retain(|_, ends| ends.values().any(|end| *end > now));
-            if all.len() >= NAMES_MAX {
-                // All of them are good: the one that ends first goes. Its addresses stay pinned in the firewall as long
-                // as was promised; what needs the name asks again.
-                let last = |ends: &HashMap<Ipv4Addr, Instant>| ends.values().max().copied().unwrap_or(now);
-                let first = all.iter().min_by_key(|(_, ends)| last(ends)).map(|(name, _)| name.clone());
-                first.map(|name| all.remove(&name));
-            }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !known.names.contains_key(name);
+        if known.count + addresses.len() > ADDRESSES_MAX || is_new && known.names.len() >= NAMES_MAX {
+            known.make_room(now);
         }
-        let ends = all.entry(name.to_owned()).or_default();
+        let ends = known.names.entry(name.to_owned()).or_default();
+        let before = ends.len();
         ends.retain(|_, end| *end > now);
         for address in addresses {
             let end = ends.entry(*address).or_insert(now + time);
             *end = (*end).max(now + time);
         }
+        let after = ends.len();
+        known.count = known.count + after - before;
     }
 
     /// Whether `name` was answered with `address`, and the answer is good still.
     #[must_use]
     pub fn stands_for(&self, name: &str, address: Ipv4Addr) -> bool {
-        let all = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(name).and_then(|ends| ends.get(&address)).is_some_and(|end| *end > Instant::now())
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.names.get(name).and_then(|ends| ends.get(&address)).is_some_and(|end| *end > Instant::now())
     }
 
-    /// Everything that stands for names which `allowed` lets through: what a new policy may keep.
+    /// Whether any name was answered with `address`.
+    #[must_use]
+    pub fn knows(&self, address: Ipv4Addr) -> bool {
+        let now = Instant::now();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.names.values().any(|ends| ends.get(&address).is_some_and(|end| *end > now))
+    }
+
+    /// Everything that stands for names which `allowed` lets through: what a new policy may keep. If that is more than
+    /// can be pinned, those that are good for longest.
     #[must_use]
     pub fn pins(&self, allowed: impl Fn(&str) -> bool) -> Vec<Pin> {
         let now = Instant::now();
-        let all = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = all.iter().filter(|(name, _)| allowed(name)).flat_map(|(_, ends)| ends);
-        let pin = |(address, end): (&Ipv4Addr, &Instant)| {
-            (*end > now).then(|| Pin { address: *address, time: end.duration_since(now) })
-        };
-        good.filter_map(pin).collect()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut good: HashMap<Ipv4Addr, Instant> = HashMap::new();
+        for (address, end) in known.names.iter().filter(|(name, _)| allowed(name)).flat_map(|(_, ends)| ends) {
+            let kept = good.entry(*address).or_insert(*end);
+            *kept = (*kept).max(*end);
+        }
+        let mut good: Vec<(Ipv4Addr, Instant)> = good.into_iter().filter(|(_, end)| *end > now).collect();
+        good.sort_unstable_by_key(|(_, end)| std::cmp::Reverse(*end));
+        good.truncate(PINS_MAX);
+        good.into_iter().map(|(address, end)| Pin { address, time: end.duration_since(now) }).collect()
     }
 }
 
@@ -86,8 +125,25 @@ mod tests {
         for n in 0..=NAMES_MAX {
             names.answered(&format!("n{n}.example"), &[ONE], Duration::from_secs(60 + n as u64));
         }
-        let kept = names.addresses.lock().unwrap();
-        assert_eq!(kept.len(), NAMES_MAX);
-        assert!(!kept.contains_key("n0.example"));
+        assert_eq!(names.known.lock().unwrap().names.len(), NAMES_MAX - NAMES_MAX / EVICTED_SHARE + 1);
+        assert!(!names.stands_for("n0.example", ONE) && names.stands_for(&format!("n{NAMES_MAX}.example"), ONE));
+        assert_eq!(names.pins(|_| true).len(), 1, "an address is pinned once");
+    }
+
+    #[test]
+    fn the_number_of_addresses_is_bounded_and_so_are_the_pins() {
+        let names = Names::default();
+        let nth = |n: usize| Ipv4Addr::from(ONE.to_bits() + n as u32);
+        for n in 0..3 * ADDRESSES_MAX / 50 {
+            let addresses: Vec<Ipv4Addr> = (50 * n..50 * (n + 1)).map(nth).collect();
+            // One name that stands for ever more, as an enemy's may.
+            let name = if n % 2 == 0 { "a.example".to_owned() } else { format!("n{n}.example") };
+            names.answered(&name, &addresses, Duration::from_secs(60));
+            let known = names.known.lock().unwrap();
+            assert!(known.count <= ADDRESSES_MAX);
+            assert_eq!(known.count, known.names.values().map(HashMap::len).sum::<usize>());
+        }
+        assert_eq!(names.pins(|_| true).len(), PINS_MAX);
+        assert!(!names.knows(ONE), "the first went");
     }
 }

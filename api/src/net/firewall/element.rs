@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::batch::{Batch, Verb};
 use super::expr::{Verdict, value};
 use super::ruleset::{LED_TO, TABLE};
 use super::sets::{Set, connections_over, counter, rate_over};
-use super::wire::{Attrs, Batch, CREATE, Verb, attribute, attributes, be32, be64};
+use crate::net::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 
 /// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
 pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;

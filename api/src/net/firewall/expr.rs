@@ -4,7 +4,7 @@
 //! `nft`'s language would; the comments name that word. Every step ends the rule if it does not match.
 
 use super::sets::Set;
-use super::wire::Attrs;
+use crate::net::netlink::Attrs;
 
 /// Registers are counted in words; the old numbers 1 to 4 are four words each and hold a name.
 const REGISTER_1: u32 = 1;

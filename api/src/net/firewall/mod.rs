@@ -14,13 +14,12 @@
 //! Leaves out: links, names (the DNS proxy will [`Firewall::pin`] what they stand for), bandwidth, telling who was refused
 //! what, and forgetting tracked connections of a box that is gone.
 
+mod batch;
 mod element;
 mod expr;
 mod rules;
 mod ruleset;
 mod sets;
-mod socket;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -28,15 +27,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
+use self::batch::{Batch, Socket, Verb};
 use self::element::{Element, State, element_named, read_elements, set_named};
 use self::rules::Entry;
 pub use self::rules::{BoxRules, Limits, NETWORKS_MAX, PIN_SECONDS_MAX, PINS_MAX, Pin, Policy};
 pub use self::ruleset::PREFIX;
 use self::sets::{ALL, NAME_BYTES, OF_BOXES, Set, name_key};
-use self::socket::Socket;
-use self::wire::{Attrs, Batch, CREATE, Verb, attribute};
 use super::address::Pair;
 use super::cidr::{Cidr, disjoint};
+use super::netlink::{Attrs, CREATE, attribute};
 use crate::error::{Cause, Error};
 
 const IPPROTO_ICMP: u8 = 1;

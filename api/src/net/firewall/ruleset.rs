@@ -12,9 +12,10 @@
 //! cuts. Only packets whose source was found to be the box's own are answered.
 
 use super::ProxyPorts;
+use super::batch::{Batch, Verb};
 use super::expr::{Rule, Verdict, state};
 use super::sets::Set;
-use super::wire::{APPEND, Attrs, Batch, CREATE, Verb};
+use crate::net::netlink::{APPEND, Attrs, CREATE};
 
 /// The table.
 pub(super) const TABLE: &str = "icebox";
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn the_comment_is_read_as_it_was_written() {
         let attrs = table("icebox sets 1");
-        let userdata = super::super::wire::attribute(attrs.as_bytes(), 6).expect("userdata");
+        let userdata = crate::net::netlink::attribute(attrs.as_bytes(), 6).expect("userdata");
         assert_eq!(comment(userdata), Some("icebox sets 1"));
         assert_eq!(comment(&[]), None);
     }

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use super::expr::expression;
-use super::wire::Attrs;
+use crate::net::netlink::Attrs;
 
 /// Bytes of an interface's name in a key.
 pub(super) const NAME_BYTES: usize = 16;

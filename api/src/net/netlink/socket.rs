@@ -1,9 +1,9 @@
-//! A netlink socket to nftables in the namespace of the thread that opened it.
+//! A netlink socket to netfilter in the namespace of the thread that opened it.
 //!
 //! Owns: sending and hearing. A transaction is answered for its last message, or with an error for each message that
 //! failed; whichever was first is told.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -11,13 +11,13 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::wire::{Attrs, Batch, DUMP, FAMILY_HEADER, HEADER, Verb, question};
+use super::wire::{ACK, Attrs, DUMP, FAMILY_HEADER, HEADER, REQUEST, push_message};
 use crate::error::{Cause, Error};
 
 /// Room for the largest transaction: a few hundred bytes for each element of each box.
 const SEND_BYTES_MAX: usize = 64 << 20;
 /// Room for the answer to a dump; the kernel sends it in parts of at most 32 KiB.
-const RECEIVE_BYTES: usize = 1 << 18;
+pub(super) const RECEIVE_BYTES: usize = 1 << 18;
 /// The kernel answers at once, if it does at all.
 const ANSWER_SECONDS_MAX: u64 = 20;
 /// Times a dump is begun again because somebody changed something meanwhile.
@@ -30,40 +30,92 @@ const INTERRUPTED: u16 = 0x10;
 
 /// The connection.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::net) struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-/// A message heard: type, flags, number, and what follows the header.
-struct Heard<'a> {
-    kind: u16,
+/// Something that is asked or ordered, outside of any transaction.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::net) struct Request<'a> {
+    /// The full type.
+    pub(in crate::net) kind: u16,
+    /// Beside those that all have.
+    pub(in crate::net) flags: u16,
+    /// What follows the header.
+    pub(in crate::net) family: [u8; FAMILY_HEADER],
+    /// The attributes.
+    pub(in crate::net) body: &'a Attrs,
+}
+
+/// A message heard.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::net) struct Heard<'a> {
+    /// Its full type.
+    pub(in crate::net) kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    /// The number of the socket that caused it.
+    pub(in crate::net) port: u32,
+    /// What follows the header.
+    pub(in crate::net) body: &'a [u8],
+}
+
+/// The messages in what was received at once. One that is cut short ends the list.
+pub(in crate::net) fn messages(bytes: &[u8]) -> impl Iterator<Item = Heard<'_>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let header = rest.get(..HEADER)?;
+        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let length = word(0) as usize;
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Heard { kind: half(4), flags: half(6), sequence: word(8), port: word(12), body })
+    })
 }
 
 impl Socket {
-    pub(super) fn open() -> Result<Self, Error> {
-        let failed = |e: Errno| Error::new("open", "netlink socket for nftables", e);
+    pub(in crate::net) fn open(what: &'static str) -> Result<Self, Error> {
+        Self::open_in_groups(what, 0)
+    }
+
+    /// One that also hears what the kernel tells the groups whose bits are set.
+    pub(in crate::net) fn open_in_groups(what: &'static str, groups: u32) -> Result<Self, Error> {
+        let failed = |e: Errno| Error::new("open", what, e);
         let protocol = Some(rustix::net::netlink::NETFILTER);
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map_err(failed)?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(failed)?;
         sockopt::set_socket_send_buffer_size_force(&fd, SEND_BYTES_MAX).map_err(failed)?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(ANSWER_SECONDS_MAX)))
             .map_err(failed)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 
-    /// Does all of `batch`, or nothing.
-    pub(super) fn commit(&mut self, what: &'static str, subject: &str, batch: &Batch) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
+    /// The socket alone, for who only listens.
+    pub(in crate::net) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Its number.
+    pub(in crate::net) fn port(&self) -> Result<u32, Error> {
+        let failed = |e: Errno| Error::new("ask for the number of", "netlink socket", e);
+        let own = rustix::net::getsockname(self.fd.as_fd()).map_err(failed)?;
+        Ok(SocketAddrNetlink::try_from(own).map_err(failed)?.pid())
+    }
+
+    /// Does all of a transaction, or nothing. `encode` makes its bytes, whose first message has the number it is given,
+    /// and tells the number of the last.
+    pub(in crate::net) fn commit(
+        &mut self,
+        what: &'static str,
+        subject: &str,
+        encode: impl FnOnce(u32) -> (Vec<u8>, u32),
+    ) -> Result<(), Error> {
         let begin = self.sequence.wrapping_add(1);
-        let (bytes, last) = batch.encode(begin);
+        let (bytes, last) = encode(begin);
         self.sequence = last.wrapping_add(1);
         let failed = |e: Errno| Error::new(what, subject, e);
         self.send(&bytes).map_err(failed)?;
@@ -88,26 +140,40 @@ impl Socket {
     }
 
     /// The bodies of the answer to a question. `None`: the kernel has no such thing.
-    pub(super) fn ask(&mut self, verb: Verb, subject: &str, body: &Attrs) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        self.question(verb, 0, subject, body).map(|(bodies, _)| bodies)
+    pub(in crate::net) fn ask(
+        &mut self,
+        what: &'static str,
+        subject: &str,
+        request: &Request<'_>,
+    ) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        self.question(what, subject, request).map(|(bodies, _)| bodies)
     }
 
     /// The bodies of all parts of a dump, all of one moment. `None`: the kernel has no such thing.
-    pub(super) fn dump(&mut self, verb: Verb, subject: &str, body: &Attrs) -> Result<Option<Vec<Vec<u8>>>, Error> {
+    pub(in crate::net) fn dump(
+        &mut self,
+        what: &'static str,
+        subject: &str,
+        request: &Request<'_>,
+    ) -> Result<Option<Vec<Vec<u8>>>, Error> {
         for _ in 0..DUMPS_MAX {
-            let (bodies, interrupted) = self.question(verb, DUMP, subject, body)?;
+            let request = Request { flags: request.flags | DUMP, ..*request };
+            let (bodies, interrupted) = self.question(what, subject, &request)?;
             if !interrupted {
                 return Ok(bodies);
             }
         }
-        Err(Error::new("read nftables", subject, Cause::Invalid("it changes all the time")))
+        Err(Error::new(what, subject, Cause::Invalid("it changes all the time")))
     }
 
-    fn question(&mut self, verb: Verb, flags: u16, subject: &str, body: &Attrs) -> Result<Answer, Error> {
+    fn question(&mut self, what: &'static str, subject: &str, request: &Request<'_>) -> Result<Answer, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
-        let failed = |e: Errno| Error::new("read nftables", subject, e);
-        self.send(&question(verb, flags | super::wire::ACK, sequence, body)).map_err(failed)?;
+        let failed = |e: Errno| Error::new(what, subject, e);
+        let mut bytes = Vec::new();
+        let Request { kind, flags, family, body } = *request;
+        push_message(&mut bytes, kind, REQUEST | ACK | flags, sequence, family, body.as_bytes());
+        self.send(&bytes).map_err(failed)?;
         let (mut bodies, mut interrupted) = (Vec::new(), false);
         loop {
             let mut end = None;
@@ -145,15 +211,8 @@ impl Socket {
             }
         };
         // Never seen; half an answer must not be taken for a whole one.
-        let mut rest = self.buffer.get(..length).ok_or(Errno::MSGSIZE)?;
-        while let Some(header) = rest.get(..HEADER) {
-            let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-            let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-            let length = word(0) as usize;
-            let body = rest.get(HEADER..length).ok_or(Errno::BADMSG)?;
-            take(&Heard { kind: half(4), flags: half(6), sequence: word(8), body });
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
+        let all = self.buffer.get(..length).ok_or(Errno::MSGSIZE)?;
+        messages(all).for_each(|heard| take(&heard));
         Ok(())
     }
 }

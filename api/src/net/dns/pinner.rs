@@ -1,0 +1,30 @@
+//! The firewall as the one who pins.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::Pinner;
+use crate::error::{Cause, Error};
+use crate::net::HostSide;
+use crate::net::firewall::Pin;
+use crate::net::policy::BoxPolicy;
+use crate::net::table::BoxNet;
+
+impl Pinner for Arc<HostSide> {
+    /// On the thread that changes the firewall. A new policy is in the table before it gets there, and takes all pins of
+    /// the old one with it when it does; so a pin under the old one comes either before that, or not at all.
+    fn pin(&self, box_: &Arc<BoxNet>, under: &Arc<BoxPolicy>, pins: Vec<Pin>) -> BoxFuture<'static, Result<(), Error>> {
+        let (side, box_, under) = (Self::clone(self), Arc::clone(box_), Arc::clone(under));
+        Box::pin(async move {
+            let work = move |state: &mut crate::net::State| {
+                if box_.gone().is_cancelled() || !Arc::ptr_eq(&box_.policy(), &under) {
+                    let cause = Cause::Invalid("the policy has changed, or the box is gone");
+                    return Err(Error::new("pin for", box_.id.clone(), cause));
+                }
+                state.firewall.pin(box_.pair, &pins)
+            };
+            side.worker.call(work).await
+        })
+    }
+}

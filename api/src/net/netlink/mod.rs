@@ -1,0 +1,13 @@
+//! Netlink, as far as netfilter needs it: bytes, sockets for questions and orders, and sockets that only listen.
+//!
+//! Leaves out: what is said (`firewall`, `nflog`, `conntrack`). Links and addresses are `rtnetlink`'s.
+
+mod listener;
+mod socket;
+mod wire;
+
+pub(super) use self::listener::{Heed, Listener};
+pub(super) use self::socket::{Heard, Request, Socket, messages};
+pub(super) use self::wire::{
+    ACK, APPEND, Attrs, CREATE, FAMILY_HEADER, REQUEST, attribute, attributes, be32, be64, push_message,
+};
