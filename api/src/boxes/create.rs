@@ -9,6 +9,7 @@ use super::{Boxes, Entry, Meter, Phase, View, Write, blocking, to_the_end};
 use crate::clock;
 use crate::db::{BoxRecord, BoxSettings, BoxState, LogRow, Reservation};
 use crate::error::Error;
+use crate::net::egress::HeaderRules;
 use crate::refusal::Refusal;
 use crate::runs;
 use crate::wire::{LogLevel, LogSource};
@@ -26,6 +27,8 @@ pub struct NewBox {
     pub ttl_seconds: Option<u64>,
     /// Idle time of the account.
     pub account_idle: Option<u64>,
+    /// Headers that its requests get on their way out.
+    pub headers: Option<Arc<HeaderRules>>,
 }
 
 impl Boxes {
@@ -93,6 +96,7 @@ impl Boxes {
             adopted: true,
             range_held: true,
             pair: None,
+            headers: wanted.headers.clone(),
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
@@ -122,9 +126,9 @@ impl Boxes {
         if method != CloneMethod::Reflink {
             tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
         }
-        let policy = entry.settings().checked_policy();
+        let rights = entry.rights();
         let pair = entry.view().pair;
-        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base, pair, policy };
+        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base, pair, rights };
         // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
         let synced = volume.clone();
         let (started, flushed) =
@@ -140,7 +144,9 @@ impl Boxes {
             entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
-        self.inner.db.insert_box(&entry.record(), sample, start_logs(&entry.id, "created", &started.warnings)).await?;
+        let sealed = self.seal_headers(entry)?;
+        let logs = start_logs(&entry.id, "created", &started.warnings);
+        self.inner.db.insert_box(&entry.record(), sealed, sample, logs).await?;
         Ok(started)
     }
 

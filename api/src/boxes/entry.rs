@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::activity::Activity;
 use super::meter::Meter;
 use crate::db::{BoxRecord, BoxSettings, Incarnation};
+use crate::net::Rights;
 use crate::net::address::Pair;
+use crate::net::egress::HeaderRules;
 use crate::runs::RunTable;
 use crate::wire::BoxStatus;
 
@@ -49,6 +51,8 @@ pub struct View {
     pub range_held: bool,
     /// Its addresses, if it has a network.
     pub pair: Option<Pair>,
+    /// Headers that its requests get on their way out.
+    pub headers: Option<Arc<HeaderRules>>,
 }
 
 /// A box.
@@ -201,6 +205,12 @@ impl Entry {
             expires_ms: self.expires_ms,
             address: view.pair.map(Pair::guest),
         }
+    }
+
+    /// What it may do outside.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        Rights { policy: self.settings().checked_policy(), headers: self.view().headers }
     }
 
     /// Whether its PID 1 lives. Asked of the kernel.

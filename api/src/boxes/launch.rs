@@ -11,8 +11,8 @@ use icebox_shim::launch::{BoxSpec, Launched};
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::{Incarnation, LogRow};
 use crate::error::{Cause, Error};
+use crate::net::Rights;
 use crate::net::address::Pair;
-use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxSize, LogLevel, LogSource};
 
@@ -24,7 +24,7 @@ pub(super) struct Start {
     pub(super) uid_base: u32,
     /// Its addresses; none if it has no network.
     pub(super) pair: Option<Pair>,
-    pub(super) policy: BoxPolicy,
+    pub(super) rights: Rights,
 }
 
 /// A box that has started.
@@ -69,7 +69,7 @@ impl Boxes {
             .await
             .map_err(|cause| Refusal::Failed(Error::new("start the box", &start.id, cause)))?;
         drop(attached);
-        self.connect(&start.id, start.pair, launched.pid, start.policy.clone()).await?;
+        self.connect(&start.id, start.pair, launched.pid, start.rights.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
         self.inner.metrics.launched(began.elapsed());
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::{Boxes, Entry};
 use crate::db::{BoxRecord, BoxSettings, LogRow};
 use crate::error::Error;
+use crate::net::Rights;
 use crate::net::address::Pair;
+use crate::net::egress::HeaderRules;
 use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
@@ -64,27 +66,40 @@ impl Boxes {
     }
 
     /// Connects a box that has just started.
-    pub(super) async fn connect(
-        &self,
-        id: &str,
-        pair: Option<Pair>,
-        pid: i32,
-        policy: BoxPolicy,
-    ) -> Result<(), Refusal> {
+    pub(super) async fn connect(&self, id: &str, pair: Option<Pair>, pid: i32, rights: Rights) -> Result<(), Refusal> {
         let (Some(network), Some(pair)) = (&self.inner.network, pair) else { return Ok(()) };
-        Ok(network.attach(id, pair, pid, policy).await?)
+        Ok(network.attach(id, pair, pid, rights).await?)
     }
 
     /// Sees to it that a box which has outlived the daemon is connected. It goes on without a network if that fails.
     pub(super) async fn reconnect(&self, entry: &Arc<Entry>) {
         let view = entry.view();
         let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return };
-        if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.settings().checked_policy()).await {
+        if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.rights()).await {
             let reason = super::create::full(&refusal);
             tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
             let text = format!("the box has no network: {reason}");
             self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
         }
+    }
+
+    /// The headers of a box, sealed for its record.
+    pub(super) fn seal_headers(&self, entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
+        let (Some(network), Some(headers)) = (&self.inner.network, entry.view().headers) else { return Ok(None) };
+        network.seal_headers(&entry.id, &headers).map(Some)
+    }
+
+    /// The headers of a box, from its record.
+    pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(None) };
+        let sealed = self.inner.db.sealed_headers(id).await?;
+        sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()
+    }
+
+    /// The certificate that a box with headers has to trust.
+    #[must_use]
+    pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
+        entry.view().headers.and(self.inner.network.as_ref()).map(crate::net::Network::certificate_pem)
     }
 
     /// Takes away the connection of a box without processes.

@@ -92,16 +92,22 @@ impl Boxes {
             );
         }
         let samples = self.inner.db.samples_of(&record.id).await?;
+        // A box must not go on without its headers: its requests would go out without what its owner relies on.
+        let (headers, problem) = match self.open_headers(&record.id).await {
+            Ok(headers) => (headers, damage.as_ref().map(|cause| format!("its record cannot be read: {cause}"))),
+            Err(error) => (None, Some(format!("its attach_headers cannot be read: {}", error.chain()))),
+        };
         let view = View {
             phase: if record.state == BoxState::Deleting { Phase::Deleting } else { Phase::Ready },
             handle,
             uid_base: record.uid_base,
             incarnation: record.incarnation.clone().filter(|_| alive),
-            error: damage.as_ref().map(|cause| format!("its record cannot be read: {cause}")),
-            damaged: damage.is_some(),
+            error: problem.clone(),
+            damaged: problem.is_some(),
             adopted: false,
             range_held,
             pair: self.claim_addresses(&record),
+            headers,
         };
         let idle = self.idle_in_force(&record.settings, account_idle);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), last_run));

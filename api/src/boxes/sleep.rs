@@ -90,9 +90,8 @@ impl Boxes {
         runs::fail_orphans(self, entry).await?;
         let uid_base = self.range_for_restart(entry)?;
         let pair = self.addresses_for_restart(entry)?;
-        let settings = entry.settings();
-        let policy = settings.checked_policy();
-        let start = Start { id: entry.id.clone(), size: settings.size, uid_base, pair, policy };
+        let rights = entry.rights();
+        let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => self.start(&start, volume).await,
             Err(refusal) => Err(refusal),

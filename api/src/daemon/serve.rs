@@ -17,7 +17,7 @@ use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
 use crate::http::{self, App, Door, Front, Listening, UrlsOnly};
 use crate::metrics::Metrics;
-use crate::net::Network;
+use crate::net::{Network, NetworkParts};
 use crate::preview::{Certificate, Preview};
 
 /// The key of the first account, at the first start.
@@ -132,7 +132,7 @@ async fn open(config: Config) -> Result<Boxes, Error> {
     let rest = db.uid_bases_at_rest().await?;
     let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
-    let network = start_network(&config).await?;
+    let network = start_network(&config, &db).await?;
     Ok(Boxes::new(Parts {
         config: Arc::new(config),
         db,
@@ -145,12 +145,18 @@ async fn open(config: Config) -> Result<Boxes, Error> {
 }
 
 /// The network of boxes, if they are to have one.
-async fn start_network(config: &Config) -> Result<Option<Network>, Error> {
+async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Error> {
     if !config.network.enabled {
         tracing::info!("boxes have a loopback interface only");
         return Ok(None);
     }
-    Network::start(&config.network, config.netns.as_deref()).await.map(Some)
+    let parts = NetworkParts {
+        config: &config.network,
+        netns: config.netns.as_deref(),
+        data_dir: &config.data_dir,
+        db: db.clone(),
+    };
+    Network::start(parts).await.map(Some)
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.

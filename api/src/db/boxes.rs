@@ -108,6 +108,9 @@ pub struct DeletedBox {
     pub name: Option<String>,
 }
 
+/// Kind of secret.
+const HEADERS: &str = "attach_headers";
+
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
                        created_ms, updated_ms, expires_ms, address";
 
@@ -179,14 +182,36 @@ impl Db {
     }
 
     /// Turns a reservation into a box, with its first sample and log entries, in one commit.
-    pub async fn insert_box(&self, record: &BoxRecord, sample: StoredSample, logs: Vec<LogRow>) -> Result<(), Error> {
+    pub async fn insert_box(
+        &self,
+        record: &BoxRecord,
+        sealed_headers: Option<Vec<u8>>,
+        sample: StoredSample,
+        logs: Vec<LogRow>,
+    ) -> Result<(), Error> {
         let record = record.clone();
         let settings = settings_text(&record)?;
         self.write("record a new box", move |connection| {
             insert_record(connection, &record, &settings)?;
+            if let Some(sealed) = sealed_headers {
+                let insert = "INSERT INTO box_secrets (box_id, kind, sealed) VALUES (?1, ?2, ?3)";
+                connection.execute(insert, params![record.id, HEADERS, sealed])?;
+            }
             connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&record.id])?;
             sample.insert(connection)?;
             logs.iter().try_for_each(|log| log.insert(connection))
+        })
+        .await
+    }
+
+    /// The headers of a box, as they were sealed.
+    pub async fn sealed_headers(&self, box_id: &str) -> Result<Option<Vec<u8>>, Error> {
+        let box_id = box_id.to_owned();
+        self.read("read the headers of a box", move |connection| {
+            connection
+                .prepare_cached("SELECT sealed FROM box_secrets WHERE box_id = ?1 AND kind = ?2")?
+                .query_row(params![box_id, HEADERS], |row| row.get(0))
+                .optional()
         })
         .await
     }
@@ -258,6 +283,7 @@ impl Db {
             )?;
             connection.execute("DELETE FROM runs WHERE box_id = ?1", [&box_id])?;
             connection.execute("DELETE FROM logs WHERE box_id = ?1", [&box_id])?;
+            connection.execute("DELETE FROM box_secrets WHERE box_id = ?1", [&box_id])?;
             connection.execute("DELETE FROM public_urls WHERE box_id = ?1", [&box_id])?;
             rest_uid_range(connection, uid_base, now)
         })

@@ -1,6 +1,7 @@
 //! Endpoint 1: what a client wants, checked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::State;
 use serde_json::Value;
@@ -14,12 +15,25 @@ use crate::boxes::NewBox;
 use crate::config::check_idle_seconds;
 use crate::db::{Account, BoxSettings};
 use crate::ids;
+use crate::net::egress::{HeaderRules, Wanted};
 use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxData, CreateBox, ErrorBody, NetworkPolicy};
 
 /// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
 const TTL_SECONDS_MAX: u64 = 259_200;
+/// How programs with trust stores of their own are told of the certificate that `runs::setup` puts into the box. What its
+/// owner sets himself stays.
+const TRUST_ENV: [(&str, &str); 6] = [
+    ("CURL_CA_BUNDLE", TRUST_BUNDLE),
+    ("GIT_SSL_CAINFO", TRUST_BUNDLE),
+    ("NODE_EXTRA_CA_CERTS", crate::runs::CERTIFICATE_PATH),
+    ("PIP_CERT", TRUST_BUNDLE),
+    ("REQUESTS_CA_BUNDLE", TRUST_BUNDLE),
+    ("SSL_CERT_FILE", TRUST_BUNDLE),
+];
+/// Debian's bundle.
+const TRUST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Longest init command.
 const INIT_COMMAND_BYTES_MAX: usize = 64 * 1024;
 /// Longest name or address for git.
@@ -59,6 +73,12 @@ fn checked(
     if let Some(seconds) = body.idle_seconds {
         check_idle_seconds(seconds).map_err(Refusal::Invalid)?;
     }
+    let headers = headers_of(body.attach_headers, has_network)?;
+    if headers.is_some() {
+        for (name, value) in TRUST_ENV {
+            env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
     let ephemeral = body.ephemeral.unwrap_or(false);
     let settings = BoxSettings {
         size: body.size.unwrap_or_default(),
@@ -80,6 +100,7 @@ fn checked(
         settings,
         ttl_seconds,
         account_idle: account.idle_seconds,
+        headers,
     })
 }
 
@@ -92,7 +113,6 @@ fn refuse_what_is_not_there(body: &CreateBox) -> Result<(), Refusal> {
         (&body.skills, "skills are"),
         (&body.mcp_servers, "mcp_servers are"),
         (&body.browser, "the browser is"),
-        (&body.attach_headers, "attach_headers are"),
     ];
     if let Some((_, what)) = wanted.iter().find(|(value, _)| value.as_ref().is_some_and(|value| !is_empty(value))) {
         return Err(Refusal::not_yet(what));
@@ -127,6 +147,19 @@ fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkP
     };
     BoxPolicy::check(&asked)?;
     Ok(asked)
+}
+
+/// The headers that the requests of the box get; none if none are wanted.
+fn headers_of(wanted: Option<Value>, has_network: bool) -> Result<Option<Arc<HeaderRules>>, Refusal> {
+    let Some(wanted) = wanted.filter(|value| !is_empty(value)) else { return Ok(None) };
+    if !has_network {
+        let text = "attach_headers need a network, and boxes of this Icebox have none (`[network] enabled = false`)";
+        return Err(Refusal::Invalid(text.into()));
+    }
+    // What cannot be read is not quoted: it may be a secret.
+    let shape = "attach_headers must be an object like {\"api.example.com\": {\"Authorization\": \"Bearer …\"}}";
+    let wanted: Wanted = serde_json::from_value(wanted).map_err(|_| Refusal::Invalid(shape.into()))?;
+    HeaderRules::check(&wanted).map(|rules| (!rules.is_empty()).then(|| Arc::new(rules)))
 }
 
 /// An init command; the empty one is none.
@@ -207,7 +240,6 @@ mod tests {
             (json!({"model": "x/y"}), "model"),
             (json!({"browser": true}), "browser"),
             (json!({"skills": ["a/b/c"]}), "skills"),
-            (json!({"attach_headers": {"x": {"a": "b"}}}), "attach_headers"),
             (json!({"runtime": "rust"}), "rust"),
         ] {
             let text = check(body.clone()).expect_err("not there").to_string();

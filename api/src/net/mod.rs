@@ -37,7 +37,7 @@ use self::cidr::Cidr;
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Worker};
-pub use self::network::Network;
+pub use self::network::{Network, NetworkParts, Rights};
 use crate::error::{Cause, Error};
 
 /// What an operator chooses for all boxes.

@@ -5,19 +5,87 @@
 //!
 //! Leaves out: how any of it is done ([`HostSide`] and the proxies).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::{Pair, Pool};
+use super::authority::Authority;
 use super::config::NetworkConfig;
+use super::denial::Denial;
+use super::dns::{DnsConfig, DnsCounters, DnsProxy};
+use super::egress::{self, Egress, EgressConfig, EgressCounters, HeaderRules, NameSource};
 use super::firewall::{Count, ProxyPorts};
 use super::namespace::Namespace;
 use super::policy::BoxPolicy;
+use super::secret::SealingKey;
 use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable};
 use super::{Attachment, HostConfig, HostSide};
+use crate::db::{Db, LogRow};
 use crate::error::{Cause, Error};
-use crate::wire::{BoxNetwork, Counted};
+use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource};
+use futures::future::BoxFuture;
+
+/// In the data directory: what seals secrets, and the authority of this installation.
+const KEY_FILE: &str = "secrets.key";
+const AUTHORITY_FILE: &str = "authority.sealed";
+/// Where the host's DNS servers are listed.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Connections that pass through the egress proxy, of all boxes and of one.
+const PROXIED_MAX: usize = 16_384;
+const PROXIED_PER_BOX_MAX: usize = 2048;
+
+/// What the network is made with.
+#[derive(Debug)]
+pub struct NetworkParts<'a> {
+    /// The section `[network]`.
+    pub config: &'a NetworkConfig,
+    /// The namespace of the host side; none is that of this process.
+    pub netns: Option<&'a str>,
+    /// Where the secrets of the installation are kept.
+    pub data_dir: &'a Path,
+    /// Where refusals are logged.
+    pub db: Db,
+}
+
+/// What a box may do outside, and in whose name.
+#[derive(Debug, Clone)]
+pub struct Rights {
+    /// What it may reach.
+    pub policy: BoxPolicy,
+    /// The headers that its requests get.
+    pub headers: Option<Arc<HeaderRules>>,
+}
+
+/// The DNS proxy as the egress proxy asks it.
+struct Resolver(DnsProxy);
+
+impl NameSource for Resolver {
+    fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>> {
+        Box::pin(async move {
+            let found = self.0.addresses(name).await;
+            found
+                .inspect_err(|error| tracing::debug!(name, error = error.chain(), "cannot resolve"))
+                .unwrap_or_default()
+        })
+    }
+}
+
+fn headers_of(id: &str) -> String {
+    format!("attach_headers/{id}")
+}
+
+/// Keeps refusals with their box. The first of its kind is a line in the box's log too.
+fn note_denials(db: Db) -> Arc<dyn Fn(&BoxNet, Denial) + Send + Sync> {
+    Arc::new(move |box_: &BoxNet, denial: Denial| {
+        let text = format!("refused: {denial}");
+        if box_.denials.record(denial, crate::clock::unix_ms()) {
+            tracing::info!(box_id = box_.id, "{text}");
+            db.log(LogRow::new(&box_.id, LogLevel::Warn, LogSource::System, text));
+        }
+    })
+}
 
 /// The network of all boxes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,7 +96,11 @@ pub struct Network {
 #[derive(Debug)]
 struct Inner {
     config: NetworkConfig,
-    host: HostSide,
+    host: Arc<HostSide>,
+    key: SealingKey,
+    authority: Arc<Authority>,
+    dns: DnsProxy,
+    egress: Egress,
     sockets: Arc<Sockets>,
     table: Arc<NetTable>,
     pool: Mutex<Pool>,
@@ -37,14 +109,47 @@ struct Inner {
 impl Network {
     /// Puts the host side in place: in the namespace that `netns` names, or in that of this process. Boxes that a former
     /// process has connected are as they were.
-    pub async fn start(config: &NetworkConfig, netns: Option<&str>) -> Result<Self, Error> {
+    pub async fn start(parts: NetworkParts<'_>) -> Result<Self, Error> {
+        let NetworkParts { config, netns, data_dir, db } = parts;
         let namespace = netns.map_or_else(Namespace::own, Namespace::open)?;
+        let key = SealingKey::load_or_create(&data_dir.join(KEY_FILE))?;
+        let authority = Arc::new(Authority::load_or_create(&data_dir.join(AUTHORITY_FILE), &key)?);
         let host = HostConfig { pool: config.pool, smtp_allowed: config.smtp_allowed, ports: ProxyPorts::default() };
+        let ports = host.ports;
+        let host = Arc::new(HostSide::start(namespace.clone(), host).await?);
+        let sockets = Arc::new(Sockets::start().await?);
+        let table: Arc<NetTable> = Arc::default();
+        let on_denial = note_denials(db);
+        let dns = DnsConfig {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports.dns)),
+            upstreams: config.resolvers.clone(),
+            resolv_conf: RESOLV_CONF.into(),
+            pool: config.pool,
+        };
+        let pinner = Arc::new(Arc::clone(&host));
+        let (names, boxes) = (namespace.clone(), Arc::clone(&table));
+        let dns = DnsProxy::start(dns, names, Arc::clone(&sockets), boxes, pinner, Arc::clone(&on_denial)).await?;
+        let egress = EgressConfig {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports.egress)),
+            pool: config.pool,
+            extra_roots: config.extra_roots.clone(),
+            connections_max: PROXIED_MAX,
+            connections_per_box_max: PROXIED_PER_BOX_MAX,
+        };
+        // The firewall counts what passes on the link of the box, proxied or not: that is what keeps it awake.
+        let told = egress::Told { on_denial, on_activity: Arc::new(|_| {}) };
+        let names = Arc::new(Resolver(dns.clone()));
+        let (boxes, trusted) = (Arc::clone(&table), Arc::clone(&authority));
+        let egress = Egress::start(egress, namespace, Arc::clone(&sockets), boxes, names, trusted, told).await?;
         let inner = Inner {
             config: config.clone(),
-            host: HostSide::start(namespace, host).await?,
-            sockets: Arc::new(Sockets::start().await?),
-            table: Arc::default(),
+            host,
+            sockets,
+            table,
+            key,
+            authority,
+            dns,
+            egress,
             pool: Mutex::new(Pool::new(config.pool, Vec::new())?),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -79,13 +184,15 @@ impl Network {
     }
 
     /// Connects a box whose PID 1 is `pid`, or does what is missing of it.
-    pub async fn attach(&self, id: &str, pair: Pair, pid: i32, policy: BoxPolicy) -> Result<(), Error> {
+    pub async fn attach(&self, id: &str, pair: Pair, pid: i32, rights: Rights) -> Result<(), Error> {
+        let Rights { policy, headers } = rights;
         let namespace = u32::try_from(pid).map_err(|_| Error::new("connect", id, Cause::Invalid("no such process")))?;
         let namespace = Namespace::of_process(namespace)?;
         let rules = policy.of_firewall();
-        self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy, None)));
+        let intercept_tls = headers.is_some();
+        self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy, headers)));
         let limits = self.inner.config.limits.of_firewall();
-        let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits, intercept_tls: false };
+        let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits, intercept_tls };
         let attached = self.inner.host.attach(attachment).await;
         if attached.is_err() {
             self.inner.table.remove(pair);
@@ -136,6 +243,34 @@ impl Network {
         told.refused = counted(counters.refused);
         told.denials = box_.denials.latest();
         Ok(())
+    }
+
+    /// Seals the headers of a box, for the database.
+    pub fn seal_headers(&self, id: &str, headers: &HeaderRules) -> Result<Vec<u8>, Error> {
+        headers.seal(&self.inner.key, &headers_of(id))
+    }
+
+    /// The headers of a box, from the database.
+    pub fn open_headers(&self, id: &str, sealed: &[u8]) -> Result<HeaderRules, Error> {
+        HeaderRules::open(&self.inner.key, &headers_of(id), sealed)
+    }
+
+    /// The certificate of the authority that boxes with headers have to trust.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.inner.authority.certificate_pem()
+    }
+
+    /// What the DNS proxy has done.
+    #[must_use]
+    pub fn dns_counters(&self) -> DnsCounters {
+        self.inner.dns.counters()
+    }
+
+    /// What the egress proxy has done.
+    #[must_use]
+    pub fn egress_counters(&self) -> EgressCounters {
+        self.inner.egress.counters()
     }
 
     /// The entry of a box that is connected.

@@ -65,7 +65,8 @@ impl BoxNet {
         &self.gone
     }
 
-    pub(super) fn set_policy(&self, policy: BoxPolicy) {
+    /// Puts a policy in force for names; the firewall's comes after it.
+    pub fn set_policy(&self, policy: BoxPolicy) {
         self.policy.send_replace(Arc::new(policy));
     }
 }
@@ -89,14 +90,16 @@ impl NetTable {
         self.boxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    pub(super) fn insert(&self, box_: Arc<BoxNet>) {
+    /// A box has a network; one that had its address has none any more.
+    pub fn insert(&self, box_: Arc<BoxNet>) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = boxes.insert(box_.pair.guest(), box_) {
             old.gone.cancel();
         }
     }
 
-    pub(super) fn remove(&self, pair: Pair) {
+    /// A box has no network any more.
+    pub fn remove(&self, pair: Pair) {
         if let Some(old) = self.boxes.write().unwrap_or_else(PoisonError::into_inner).remove(&pair.guest()) {
             old.gone.cancel();
         }

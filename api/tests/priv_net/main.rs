@@ -3,6 +3,7 @@
 
 mod packet;
 mod priv_blocked;
+mod priv_dns;
 mod priv_life;
 mod priv_policy;
 mod priv_redirect;

@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -218,7 +219,7 @@ pub(crate) struct World {
     pub(crate) host: Namespace,
     pub(crate) internet: Namespace,
     pub(crate) recorder: Recorder,
-    side: Option<HostSide>,
+    side: Option<Arc<HostSide>>,
     boxes: u32,
     fences: u32,
 }
@@ -303,7 +304,16 @@ impl World {
 
     pub(crate) fn start_with(&mut self, config: HostConfig) {
         self.side = None;
-        self.side = Some(self.runtime.block_on(HostSide::start(self.host.clone(), config)).expect("start"));
+        let begun = Instant::now();
+        // The thread of the former one ends in its own time, and holds the namespace until then.
+        let side = loop {
+            match self.runtime.block_on(HostSide::start(self.host.clone(), config.clone())) {
+                Ok(side) => break side,
+                Err(error) => assert!(begun.elapsed() < DEADLINE, "{}", error.chain()),
+            }
+            thread::yield_now();
+        };
+        self.side = Some(Arc::new(side));
     }
 
     /// Ends the host's side, as a daemon that dies does: nothing is cleaned up.
@@ -311,7 +321,7 @@ impl World {
         self.side = None;
     }
 
-    pub(crate) fn side(&self) -> &HostSide {
+    pub(crate) fn side(&self) -> &Arc<HostSide> {
         self.side.as_ref().expect("the host's side runs")
     }
 
