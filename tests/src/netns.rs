@@ -27,6 +27,12 @@ impl Netns {
         Self { file: Arc::new(file) }
     }
 
+    /// One that is there already, by a path of its own (`/proc/PID/ns/net`).
+    #[must_use]
+    pub fn open(path: &str) -> Self {
+        Self { file: Arc::new(File::open(path).unwrap_or_else(|e| panic!("open {path}: {e}"))) }
+    }
+
     /// A path by which another process can open it while this one lives.
     #[must_use]
     pub fn path(&self) -> String {

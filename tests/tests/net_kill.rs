@@ -17,7 +17,7 @@ const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 /// Moments at which `iceboxd` is killed, from the beginning of an operation on.
 const MOMENTS: u32 = 12;
 const STEP: Duration = Duration::from_millis(4);
-const SETTLE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = icebox_tests::wait::PATIENCE;
 /// Tries to reach the canary by TCP, UDP and ping, without end.
 const KNOCK: &str = r#"
 import socket, sys
@@ -83,12 +83,14 @@ fn killed_at_each_moment(what: impl Fn(&Daemon, &TestBox) + Sync) {
     // Repaired: what may be reached is, what may not is not.
     let made = TestBox { api: daemon.api(), id: made.id };
     made.api.call("PUT", &made.path("/config/network-policy"), Some(&knocking()["network_policy"])).ok();
-    assert_eq!(made.out(&format!("curl -s -o /dev/null -w '%{{http_code}}' -m 20 http://{SITE}:8080/")), "200");
+    let reached = made.sh(&format!("curl -s -o /dev/null -w '%{{http_code}}' -m 20 http://{SITE}:8080/"));
+    assert_eq!(reached.stdout, "200", "{reached:?} {}\n{}", made.data(), nft(&world));
     assert_eq!(world.capture.to(CANARY), 0);
     for data in daemon.api().list() {
         daemon.api().delete(&format!("/v2/box/{}", data["id"].as_str().expect("id"))).ok();
     }
-    wait_until(SETTLE, "links and elements to be gone", || remains(&world).is_empty());
+    let is_clean = icebox_tests::wait::try_until(SETTLE, || remains(&world).is_empty());
+    assert!(is_clean, "left behind: {:?} in\n{}", remains(&world), nft(&world));
     assert_eq!(world.capture.to(CANARY), 0);
     assert_eq!(made.api.get(&made.path("")).status, 404);
 }

@@ -21,6 +21,8 @@ use crate::wire::{LogLevel, LogSource, RunState};
 /// Takes over what the init of a box knows. The box must be awake; its lifecycle lock is held by the caller.
 pub async fn adopt(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
     let known = entry.handle().runs().await.map_err(Refusal::from)?;
+    // The init command of an earlier life is in no record, and what it has started keeps its cgroup.
+    entry.runs.raise(entry.handle().last_leaf().await.map_err(Refusal::from)?);
     let numbers: HashSet<u64> = known.iter().map(|status| status.run).collect();
     for status in known {
         entry.runs.raise(status.run);

@@ -260,6 +260,20 @@ impl BoxHandle {
         })
     }
 
+    /// The highest number of a run whose leaf is there; 0 without any. What a run has started may outlive it and every
+    /// record of it, and its leaf is in use as long.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be read.
+    pub async fn last_leaf(&self) -> Result<u64, Error> {
+        let handle = self.clone();
+        blocking(move || {
+            let names = handle.cgroup(&LEAF_V1)?.leaves().map_err(handle.fail("list leaves"))?;
+            Ok(names.iter().filter_map(|name| run_of_leaf(name)).max().unwrap_or(0))
+        })
+        .await
+    }
+
     /// Removes the empty leaves of runs; returns how many. Not to be called while a run is being started.
     ///
     /// # Errors

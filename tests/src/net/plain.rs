@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Output, Stdio};
 
-use rtnetlink::RouteMessageBuilder;
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 
 use super::links::{self, UPLINK, netlink, pair, set_sysctl, up, wait_until_up};
 use super::{HOST, World};
@@ -61,6 +61,32 @@ impl World {
         set_sysctl(&self.host, "net/ipv4/conf/all/accept_source_route", "1");
         set_sysctl(&self.host, "net/ipv4/conf/all/rp_filter", "0");
         plain
+    }
+
+    /// The same behind a bridge on the host, as Docker connects its containers: the bridge has the address.
+    #[must_use]
+    pub fn bridged(&self, bridge: &'static str) -> Netns {
+        let inside = Netns::new();
+        let there = inside.raw_fd();
+        netlink(&self.host, move |handle| async move {
+            handle.link().add(LinkBridge::new(bridge).build()).execute().await?;
+            let index = up(&handle, bridge).await?;
+            links::address(&handle, index, GATEWAY.into(), PREFIX).await?;
+            pair(&handle, "port0", "eth0", there).await?;
+            let port = links::find(&handle, "port0").await.header.index;
+            let joins = LinkUnspec::new_with_index(port).controller(index).up().build();
+            handle.link().set(joins).execute().await
+        });
+        netlink(&inside, |handle| async move {
+            up(&handle, "lo").await?;
+            let index = up(&handle, "eth0").await?;
+            links::address(&handle, index, ADDRESS.into(), PREFIX).await
+        });
+        wait_until_up(&inside, "eth0");
+        wait_until_up(&self.host, bridge);
+        netlink(&inside, |handle| async move { links::default_route(&handle, GATEWAY).await });
+        set_sysctl(&self.host, "net/ipv4/ip_forward", "1");
+        inside
     }
 
     /// The same with IPv6, which no box has.

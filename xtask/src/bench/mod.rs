@@ -8,6 +8,7 @@ mod boxes;
 mod bundle;
 mod fleet;
 mod http;
+mod net;
 mod netns;
 mod oci;
 mod peers;
@@ -26,7 +27,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, net. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -75,13 +76,14 @@ fn shown(path: &Path) -> String {
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 6] = [
+const BENCHMARKS: [(&str, Benchmark); 7] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
     ("exec", boxes::exec),
     ("create", boxes::create),
     ("fleet", fleet::fleet),
+    ("net", net::net),
 ];
 
 /// Runs the benchmarks that were asked for, prints their tables and writes their figures.

@@ -196,10 +196,12 @@ pub(super) fn add(batch: &mut Batch, elements: &[&Element]) {
     push(batch, Verb::NewElements, CREATE, elements, Element::attrs);
 }
 
-/// Removes `elements`. One with a timeout may be gone by itself, and removing what is not there would be an error: so it
-/// is added again first, which changes nothing if it is there.
+/// Removes `elements`. One with a timeout may be gone by itself, and so may one that counts connections: the kernel
+/// collects it when there are none. Removing what is not there would be an error: so it is added again first, which
+/// changes nothing if it is there.
 pub(super) fn remove(batch: &mut Batch, elements: &[&Element]) {
-    let fleeting: Vec<&Element> = elements.iter().copied().filter(|e| e.set == Set::Pinned).collect();
+    let fleeting: Vec<&Element> =
+        elements.iter().copied().filter(|e| matches!(e.set, Set::Pinned | Set::Connections)).collect();
     add(batch, &fleeting);
     push(batch, Verb::DeleteElements, 0, elements, Element::key_attrs);
 }
