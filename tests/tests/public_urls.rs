@@ -343,7 +343,8 @@ fn what_is_open_ends_with_its_url() {
     Url::open(&made, PORT, &json!({}));
     let mut leaving = Visitor::new(&url.address);
     leaving.send(&format!("GET /never HTTP/1.1\r\nHost: {}\r\n\r\n", url.host));
-    wait_until(DEADLINE, "the request to be in progress", || why(&made).contains("public URL request is in"));
+    wait_until(DEADLINE, "the request to reach the box", || made.sh("test -e /tmp/came").code == 0);
+    assert!(why(&made).contains("public URL request is in progress"));
     drop(leaving);
     wait_until(DEADLINE, "the request to be over", || !why(&made).contains("public URL request"));
     wait_until(DEADLINE, "the box to hear that its client has gone", || made.sh("test -e /tmp/gone").code == 0);
@@ -418,4 +419,30 @@ fn a_listener_of_its_own_speaks_tls_and_serves_boxes_only() {
     wait_until(DEADLINE, "the bad key to be noticed", || daemon.log().contains("stays in use"));
     assert!(ask(&host, "/x").0.starts_with("HTTP/1.1 200"), "the old certificate stays");
     std::fs::remove_dir_all(&dir).expect("clean up");
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    let daemon = Daemon::start();
+    let (made, url) = served(&daemon, &json!({}));
+    assert_eq!(url.get("/").status, 200);
+    let files = || icebox_tests::machine::fd_count(daemon.pid());
+    let before = files();
+    for _ in 0..300 {
+        assert_eq!(url.get("/").status, 200);
+    }
+    let mut open: Vec<_> = (0..40).map(|_| url.websocket("")).collect();
+    open.iter_mut().for_each(|socket| socket.echo(b"x"));
+    assert!(files() >= before + 70, "{} and {before}", files());
+    drop(open);
+    wait_until(DEADLINE, "the files of connections to be closed", || files() <= before);
+    let mut open: Vec<_> = (0..40).map(|_| url.websocket("")).collect();
+    // No thread of ours stays in the namespace of a box, which would outlive it.
+    let namespace = |path: &std::path::Path| std::fs::read_link(path.join("ns/net")).expect("a namespace");
+    let own = std::path::PathBuf::from(format!("/proc/{}", daemon.pid()));
+    let threads = std::fs::read_dir(own.join("task")).expect("threads");
+    assert!(threads.flatten().all(|thread| namespace(&thread.path()) == namespace(&own)));
+    made.delete();
+    assert!(open.iter_mut().all(|socket| socket.visitor().is_closed()));
+    wait_until(DEADLINE, "the files of the box to be closed", || files() <= before);
 }

@@ -63,7 +63,8 @@ async fn sort(preview: &Preview, request: Request) -> Sorted {
     let addressed = preview.addressed(&parts);
     let request = Request::from_parts(parts, body);
     match addressed {
-        Err(response) => Sorted::Answered(response),
+        // Nobody knows whose it is; the API's shape is one that programs can read.
+        Err(text) => Sorted::Answered(reply::error(StatusCode::BAD_REQUEST, text)),
         Ok(Addressed::Other) => Sorted::Other(request),
         Ok(Addressed::Nobody) => Sorted::Answered(preview.nobody()),
         Ok(Addressed::Name(target)) => Sorted::Answered(pass(preview, &target, None, request).await),

@@ -94,9 +94,12 @@ impl NetworkLimits {
     /// As the firewall takes them.
     pub(super) fn of_firewall(&self) -> Limits {
         let some = |n: u32| (n > 0).then_some(n);
+        let some64 = |n: u64| (n > 0).then_some(n);
         Limits {
             connections_max: some(self.connections_max),
             new_per_second_max: some(self.new_connections_per_second_max),
+            send_bytes_per_second: some64(self.send_bytes_per_second),
+            receive_bytes_per_second: some64(self.receive_bytes_per_second),
         }
     }
 }

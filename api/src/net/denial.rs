@@ -9,6 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// One line of the log for so much time, on average: a box that tries names one after the other must not fill the disk.
+const LINE_EVERY_MS: i64 = 5000;
+/// Lines that may come at once.
+const LINES_BURST: i64 = 20;
 /// Different refusals kept per box.
 pub const DENIALS_MAX: usize = 100;
 
@@ -64,13 +68,21 @@ pub struct Denied {
 /// The latest refusals of one box, the last one last.
 #[derive(Debug, Default)]
 pub struct Denials {
-    list: Mutex<VecDeque<Denied>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    list: VecDeque<Denied>,
+    /// Unix milliseconds up to which lines of the log are spent.
+    spent_ms: i64,
 }
 
 impl Denials {
-    /// Notes a refusal. True if it is not in the list yet: then it is worth a line in the log.
+    /// Notes a refusal. True if it is worth a line in the log: it is not in the list yet, and there were not too many lines.
     pub fn record(&self, what: Denial, now_ms: i64) -> bool {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = &mut inner.list;
         if let Some(at) = list.iter().position(|denied| denied.what == what)
             && let Some(mut denied) = list.remove(at)
         {
@@ -83,13 +95,16 @@ impl Denials {
             list.pop_front();
         }
         list.push_back(Denied { what, count: 1, first_ms: now_ms, last_ms: now_ms });
-        true
+        let spent = inner.spent_ms.max(now_ms - LINES_BURST * LINE_EVERY_MS);
+        let may = spent + LINE_EVERY_MS <= now_ms;
+        inner.spent_ms = if may { spent + LINE_EVERY_MS } else { spent };
+        may
     }
 
     /// The list, the last one first.
     #[must_use]
     pub fn latest(&self) -> Vec<Denied> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).list.iter().rev().cloned().collect()
     }
 }
 
@@ -105,12 +120,18 @@ mod tests {
     #[test]
     fn the_same_again_is_counted_and_the_list_is_bounded() {
         let denials = Denials::default();
-        assert!(denials.record(denial(1), 10) && denials.record(denial(2), 20) && !denials.record(denial(1), 30));
+        let now = 1_000_000;
+        let lines = (1000..1100).filter(|port| denials.record(denial(*port), now)).count();
+        assert_eq!(lines, 20, "a burst, and no more");
+        assert!(denials.record(denial(1100), now + LINE_EVERY_MS), "time has passed");
+        let denials = Denials::default();
+        assert!(denials.record(denial(1), now + 10) && denials.record(denial(2), now + 20));
+        assert!(!denials.record(denial(1), now + 30), "known");
         let latest = denials.latest();
-        assert_eq!((latest.len(), latest[0].count, latest[0].first_ms, latest[0].last_ms), (2, 2, 10, 30));
+        assert_eq!((latest.len(), latest[0].count, latest[0].first_ms, latest[0].last_ms), (2, 2, now + 10, now + 30));
         assert_eq!(latest[0].what, denial(1));
         (0..500).for_each(|port| {
-            denials.record(denial(port), 40);
+            denials.record(denial(port), now + 40);
         });
         assert_eq!(denials.latest().len(), DENIALS_MAX);
     }

@@ -15,6 +15,7 @@ pub mod address;
 pub mod authority;
 pub mod cidr;
 pub mod config;
+pub mod conntrack;
 pub mod denial;
 pub mod dns;
 pub mod egress;
@@ -24,20 +25,29 @@ pub mod names;
 pub mod namespace;
 mod netlink;
 mod network;
+pub mod nflog;
 pub mod policy;
 pub mod secret;
 pub mod sockets;
 mod sysctl;
 pub mod table;
+mod watch;
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::address::Pair;
 use self::cidr::Cidr;
+use self::conntrack::{Connection, Connections, Tracker};
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
 use self::link::{LinkSpec, Links, Uplink, host_name};
-use self::namespace::{Namespace, Worker};
+use self::namespace::{Namespace, Remote, Worker};
+use self::netlink::{Ears, Listener};
 pub use self::network::{Network, NetworkParts, Rights};
+use self::nflog::Events;
 use crate::error::{Cause, Error};
 
 /// What an operator chooses for all boxes.
@@ -102,6 +112,7 @@ struct State {
     /// Keeps every other Icebox out of the namespace as long as it is open.
     _claim: OwnedFd,
     firewall: Firewall,
+    tracker: Tracker,
     links: Links,
     uplink: Uplink,
 }
@@ -110,6 +121,9 @@ struct State {
 #[derive(Debug)]
 pub struct HostSide {
     worker: Worker<State>,
+    /// What happened, until somebody takes it.
+    events: Mutex<Option<Events>>,
+    _ears: Ears,
 }
 
 impl HostSide {
@@ -117,7 +131,32 @@ impl HostSide {
     /// process has connected are as they were.
     pub async fn start(namespace: Namespace, config: HostConfig) -> Result<Self, Error> {
         let worker = Worker::start("network", namespace, move || State::start(config)).await?;
-        Ok(Self { worker })
+        let remote = worker.remote();
+        let (listeners, events) = worker.call(move |state| state.listeners(remote)).await?;
+        let ears = Ears::start("network-events", listeners)?;
+        Ok(Self { worker, events: Mutex::new(Some(events)), _ears: ears })
+    }
+
+    /// What happens from now on, for the first who asks.
+    pub fn events(&self) -> Option<Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether a box sleeps. From the moment this has returned, it is told once in a while if something arrives for it;
+    /// so it comes before a box is frozen.
+    pub async fn set_frozen(&self, pair: Pair, frozen: bool) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_frozen(pair, frozen)).await
+    }
+
+    /// How many bytes went to and from each box so far, TCP packets that carry nothing aside: if it has changed, there
+    /// was activity.
+    pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        self.worker.call(|state| state.firewall.traffic()).await
+    }
+
+    /// The connections of a box.
+    pub async fn connections(&self, pair: Pair) -> Result<Connections, Error> {
+        self.worker.call(move |state| state.tracker.connections(pair.guest())).await
     }
 
     /// Where packets leave, as found at the start.
@@ -135,6 +174,8 @@ impl HostSide {
         let id = id.to_owned();
         let work = move |state: &mut State| {
             state.firewall.remove(pair)?;
+            // Whoever has the address next does not go on with what this one has begun.
+            state.tracker.forget(pair.guest(), |_| true)?;
             state.links.remove(&id)
         };
         self.worker.call(work).await
@@ -142,7 +183,13 @@ impl HostSide {
 
     /// Another policy, with the addresses its names are known to stand for; see [`Firewall::set_policy`].
     pub async fn set_policy(&self, pair: Pair, policy: Policy, pins: Vec<Pin>) -> Result<(), Error> {
-        self.worker.call(move |state| state.firewall.set_policy(pair, &policy, &pins)).await
+        let work = move |state: &mut State| {
+            state.firewall.set_policy(pair, &policy, &pins)?;
+            // Where something goes is asked once for each connection. A program that asks names from the same port all
+            // the time is asked again.
+            state.tracker.forget(pair.guest(), Connection::asks_names_directly)
+        };
+        self.worker.call(work).await
     }
 
     /// Other limits.
@@ -190,7 +237,34 @@ impl State {
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { _claim: claim, firewall, links, uplink })
+        Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, uplink })
+    }
+
+    /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.
+    fn listeners(&mut self, remote: Remote<Self>) -> Result<(Vec<Listener>, Events), Error> {
+        let (mut listeners, events) = nflog::listeners()?;
+        // One removal of a table is many messages.
+        let is_posted = Arc::new(AtomicBool::new(false));
+        let changed = move || {
+            if is_posted.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let done = Arc::clone(&is_posted);
+            let work = move |state: &mut Self| {
+                done.store(false, Ordering::Release);
+                match state.firewall.repair() {
+                    Ok(()) => tracing::warn!("somebody else has changed the firewall of boxes; it was put back"),
+                    Err(e) => {
+                        tracing::error!("the firewall of boxes was changed and cannot be put back: {}", e.chain())
+                    }
+                }
+            };
+            if !remote.post(work) {
+                is_posted.store(false, Ordering::Release);
+            }
+        };
+        listeners.push(watch::listener(self.firewall.port()?, changed)?);
+        Ok((listeners, events))
     }
 
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
@@ -204,7 +278,10 @@ impl State {
         let names: Vec<String> = kept.iter().map(|id| host_name(id)).collect();
         let gone = self.firewall.boxes().filter(|(_, name)| !names.iter().any(|n| n == name));
         let boxes: Vec<Pair> = gone.map(|(pair, _)| pair).collect();
-        boxes.iter().try_for_each(|pair| self.firewall.remove(*pair))?;
+        for pair in &boxes {
+            self.firewall.remove(*pair)?;
+            self.tracker.forget(pair.guest(), |_| true)?;
+        }
         let links = self.links.sweep(|id| kept.iter().any(|k| k == id))?;
         Ok(Swept { links: links.into_iter().map(|l| l.name).collect(), boxes })
     }

@@ -122,6 +122,19 @@ pub struct Worker<S> {
     name: &'static str,
 }
 
+/// Gives a worker jobs as long as it is there.
+#[derive(Debug)]
+pub(super) struct Remote<S> {
+    jobs: mpsc::WeakSender<Job<S>>,
+}
+
+impl<S: 'static> Remote<S> {
+    /// Has `work` done there. False if the worker has ended or has too much to do.
+    pub(super) fn post(&self, work: impl FnOnce(&mut S) + Send + 'static) -> bool {
+        self.jobs.upgrade().is_some_and(|jobs| jobs.try_send(Box::new(work)).is_ok())
+    }
+}
+
 impl<S: 'static> Worker<S> {
     /// Starts the thread `name`, and tells when `start` has made its state in there.
     pub async fn start(
@@ -149,6 +162,11 @@ impl<S: 'static> Worker<S> {
         thread::Builder::new().name(name.into()).spawn(body).map_err(|e| Error::new("start thread", name, e))?;
         is_ready.await.map_err(|_| Error::new("start", name, Cause::WorkerEnded))??;
         Ok(Self { jobs, name })
+    }
+
+    /// Who may give it jobs without keeping it alive.
+    pub(super) fn remote(&self) -> Remote<S> {
+        Remote { jobs: self.jobs.downgrade() }
     }
 
     /// Has `work` done there. Once it is queued it is done, even if nobody waits for it any more.

@@ -1,7 +1,8 @@
 //! Sockets that belong to a network namespace other than that of the process.
 //!
 //! A socket belongs for ever to the namespace its maker was in. One thread goes from namespace to namespace and makes them;
-//! who uses them may be anywhere. Nothing waits there: connecting and listening is done by the caller.
+//! who uses them may be anywhere. Nothing waits there: connecting and listening is done by the caller. Between two sockets the
+//! thread is at home: a namespace lives as long as somebody is in it, and that of a box must end with the box.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -15,13 +16,14 @@ use crate::error::Error;
 /// The maker of sockets.
 #[derive(Debug)]
 pub struct Sockets {
-    worker: Worker<()>,
+    worker: Worker<Namespace>,
 }
 
 impl Sockets {
     /// Starts the thread.
     pub async fn start() -> Result<Self, Error> {
-        let worker = Worker::start("sockets", Namespace::own()?, || Ok(())).await?;
+        let home = Namespace::own()?;
+        let worker = Worker::start("sockets", home.clone(), || Ok(home)).await?;
         Ok(Self { worker })
     }
 
@@ -43,10 +45,11 @@ impl Sockets {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let namespace = namespace.clone();
-        let work = move |(): &mut ()| {
+        let work = move |home: &mut Namespace| {
             namespace.enter()?;
-            socket_with(family, kind, flags, None)
-                .map_err(|cause| Error::new("make a socket for", address.to_string(), cause))
+            let made = socket_with(family, kind, flags, None);
+            home.enter()?;
+            made.map_err(|cause| Error::new("make a socket for", address.to_string(), cause))
         };
         self.worker.call(work).await
     }

@@ -160,12 +160,10 @@ impl Preview {
         Ok(())
     }
 
-    /// Whom a request is for. The error is the answer to one that cannot be understood.
-    #[expect(clippy::result_large_err, reason = "the error is an answer that is sent as it is")]
-    pub fn addressed(&self, parts: &Parts) -> Result<Addressed, Response> {
+    /// Whom a request is for. The error says what is wrong with the request.
+    pub fn addressed(&self, parts: &Parts) -> Result<Addressed, &'static str> {
         let config = &self.boxes.config().public_urls;
         address::addressed(parts, &config.domain, config.path_form)
-            .map_err(|text| Trouble::Malformed(text).response(false))
     }
 
     /// The answer to what is below our domain and nobody's.

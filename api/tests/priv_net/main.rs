@@ -4,7 +4,12 @@
 mod packet;
 mod priv_blocked;
 mod priv_dns;
+mod priv_egress;
 mod priv_life;
 mod priv_policy;
+mod priv_rate;
 mod priv_redirect;
+mod priv_told;
+mod priv_track;
+mod priv_wake;
 mod world;

@@ -104,6 +104,26 @@ impl Packet {
         [head, body].concat()
     }
 
+    /// The same in two parts: the first eight bytes, which are all of a UDP header, and the rest.
+    pub(crate) fn send_in_parts(&self, namespace: &Namespace) -> Result<(), rustix::io::Errno> {
+        const FIRST: usize = 8;
+        const MORE: u16 = 0x2000;
+        let whole = self.encode();
+        let (head, body) = whole.split_at(20);
+        let part = |offset: u16, body: &[u8]| {
+            let mut head = head.to_vec();
+            head[2..4].copy_from_slice(&((20 + body.len()) as u16).to_be_bytes());
+            head[6..8].copy_from_slice(&offset.to_be_bytes());
+            head[10..12].copy_from_slice(&[0, 0]);
+            let sum = checksum(&[&head]);
+            head[10..12].copy_from_slice(&sum);
+            [&head[..], body].concat()
+        };
+        let parts = [part(MORE, &body[..FIRST]), part(FIRST as u16 / 8, &body[FIRST..])];
+        let send = || Ok(parts.iter().try_for_each(|bytes| self.send_bytes(bytes)));
+        namespace.run(send).expect("a thread in the namespace")
+    }
+
     /// Sends it from `namespace`. What the sender's own kernel refuses is told.
     pub(crate) fn send(&self, namespace: &Namespace) -> Result<(), rustix::io::Errno> {
         let sent = namespace.run(|| Ok(self.send_here()));
@@ -111,12 +131,16 @@ impl Packet {
     }
 
     fn send_here(&self) -> Result<(), rustix::io::Errno> {
+        self.send_bytes(&self.encode())
+    }
+
+    fn send_bytes(&self, bytes: &[u8]) -> Result<(), rustix::io::Errno> {
         let protocol = Protocol::from_raw(RAW.try_into().expect("a number"));
         let socket =
             rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
         sockopt::set_socket_broadcast(&socket, true)?;
         let to = SocketAddrV4::new(self.destination, 0);
-        rustix::net::sendto(&socket, &self.encode(), SendFlags::empty(), &to).map(|_| ())
+        rustix::net::sendto(&socket, bytes, SendFlags::empty(), &to).map(|_| ())
     }
 }
 

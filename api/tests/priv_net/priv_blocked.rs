@@ -217,7 +217,9 @@ fn priv_the_host_is_closed_but_for_its_proxies() {
         assert!(b.connect(UPLINK, port).is_err(), "a proxy was reached by the uplink's address, port {port}");
         assert!(b.connect(other.pair.host(), port).is_err(), "a proxy was reached by another box's gateway");
     }
-    // Every port, from the box's side of the gateway.
+    // Every port, at an address of the host's that is public, and from the box's side of the gateway.
+    let open: Vec<u16> = (1..=u16::MAX).filter(|port| b.connect(UPLINK, *port).is_ok()).collect();
+    assert!(open.is_empty(), "of all ports of the uplink's address: {open:?}");
     let open: Vec<u16> = (1..=u16::MAX).filter(|port| b.connect(b.pair.host(), *port).is_ok()).collect();
     assert_eq!(open, [53], "of all ports of the gateway");
 }
@@ -260,6 +262,51 @@ fn dropped_as_not_ipv4(world: &World) -> u64 {
     let rule = all["nftables"].as_array().expect("a list").iter().find_map(|o| o.get("rule")).expect("a rule");
     let counter = rule["expr"].as_array().expect("a list").iter().find_map(|e| e.get("counter")).expect("a counter");
     counter["packets"].as_u64().expect("a number")
+}
+
+/// Parts are put together before anything is decided, so a rule sees the ports whatever part they are in.
+#[test]
+fn priv_packets_in_parts_pass_where_whole_ones_do() {
+    let mut world = World::new();
+    let b = world.add_box(Policy::AllowAll);
+    let names =
+        world.add_box(Policy::Custom { allowed: vec!["198.51.100.0/24".parse().expect("network")], denied: vec![] });
+    let resolver = udp(&world.host, Ipv4Addr::UNSPECIFIED, DNS_PORT);
+    let cases = [
+        (&b, SITE, 9, true),
+        (&b, [10, 0, 0, 1].into(), 9, false),
+        (&b, [169, 254, 169, 254].into(), 80, false),
+        (&b, UPLINK, 9, false),
+        (&names, SITE, 9, true),
+        (&names, SITE_3, 9, false),
+        (&names, SITE, 53, false),
+        (&names, SITE, 853, false),
+    ];
+    for (from, to, port, passes) in cases {
+        let text = format!("parts-{}-{to}-{port}.", from.address());
+        let packet = Packet { port, ..Packet::new(UDP, from.address(), to, &text) };
+        packet.send_in_parts(&from.namespace).expect("send");
+        assert_eq!(world.seen().iter().any(|s| s.has(&text)), passes, "{text}");
+    }
+    let mut buffer = [0; 64];
+    let length = resolver.recv(&mut buffer).expect("the question for a name went to the proxy");
+    assert_eq!(&buffer[..length], format!("parts-{}-{SITE}-53.", names.address()).as_bytes());
+}
+
+/// An IPv4 address in the clothes of IPv6 is an IPv4 address.
+#[test]
+fn priv_mapped_addresses_are_what_they_stand_for() {
+    let mut world = World::new();
+    let b = world.add_box(Policy::AllowAll);
+    let reaches = |address: Ipv4Addr| {
+        let to = (address.to_ipv6_mapped(), 80).into();
+        let connect = || Ok(std::net::TcpStream::connect_timeout(&to, crate::world::DEADLINE));
+        b.namespace.run(connect).expect("a thread there").is_ok()
+    };
+    assert!(reaches(SITE));
+    for closed in [[10, 0, 0, 1].into(), [169, 254, 169, 254].into(), UPLINK, b.pair.host()] {
+        assert!(!reaches(closed), "{closed}");
+    }
 }
 
 #[test]

@@ -152,13 +152,13 @@ fn priv_a_changed_custom_policy_cuts_what_it_no_longer_allows() {
 fn priv_a_box_has_so_many_connections_and_no_more() {
     let mut world = World::new();
     let (b, other) = (world.new_box(), world.add_box(Policy::AllowAll));
-    world.attach(&b, Policy::AllowAll, Limits { connections_max: Some(5), new_per_second_max: None });
+    world.attach(&b, Policy::AllowAll, Limits { connections_max: Some(5), ..Limits::default() });
     let mut streams: Vec<TcpStream> = (0..5).map(|_| open(&b, SITE)).collect();
     assert!(is_refused(&b, SITE, PLAIN_PORT), "a sixth connection");
     streams.iter_mut().for_each(|s| echo(s).expect("the five go on"));
     let more: Vec<TcpStream> = (0..20).map(|_| open(&other, SITE)).collect();
     assert_eq!(more.len(), 20, "another box has no limit");
-    world.wait(world.side().set_limits(b.pair, Limits { connections_max: Some(100), new_per_second_max: None }));
+    world.wait(world.side().set_limits(b.pair, Limits { connections_max: Some(100), ..Limits::default() }));
     open(&b, SITE);
 }
 
@@ -168,7 +168,7 @@ fn priv_a_box_begins_so_many_connections_per_second_and_no_more() {
     const SENT: u16 = 500;
     let mut world = World::new();
     let b = world.new_box();
-    world.attach(&b, Policy::AllowAll, Limits { connections_max: None, new_per_second_max: Some(PER_SECOND) });
+    world.attach(&b, Policy::AllowAll, Limits { new_per_second_max: Some(PER_SECOND), ..Limits::default() });
     world.seen();
     let begun = Instant::now();
     for port in 1000..1000 + SENT {

@@ -13,6 +13,7 @@ use icebox_api::net::address::Pair;
 use icebox_api::net::firewall::{Limits, Policy, ProxyPorts};
 use icebox_api::net::link::host_name;
 use icebox_api::net::namespace::Namespace;
+use icebox_api::net::nflog::{Event, Events};
 use icebox_api::net::{Attachment, HostConfig, HostSide};
 use nix::sched::{CloneFlags, CpuSet};
 use nix::unistd::Pid;
@@ -38,8 +39,8 @@ pub(crate) const PORTS: [u16; 6] = [25, 53, 80, 443, 853, PLAIN_PORT];
 /// One that nobody has an opinion of.
 pub(crate) const PLAIN_PORT: u16 = 8000;
 /// Where the host's proxies listen.
-pub(crate) const DNS_PORT: u16 = 41_053;
-pub(crate) const EGRESS_PORT: u16 = 41_080;
+pub(crate) const DNS_PORT: u16 = 21_053;
+pub(crate) const EGRESS_PORT: u16 = 21_080;
 /// Another port of the host.
 pub(crate) const HOST_PORT: u16 = 8080;
 /// Smaller than usual, to see that links take it.
@@ -220,6 +221,7 @@ pub(crate) struct World {
     pub(crate) internet: Namespace,
     pub(crate) recorder: Recorder,
     side: Option<Arc<HostSide>>,
+    events: Option<Events>,
     boxes: u32,
     fences: u32,
 }
@@ -259,7 +261,7 @@ impl World {
         [DNS_PORT, EGRESS_PORT].iter().for_each(|port| proxy(&host, *port));
         let runtime = Runtime::new().expect("runtime");
         let recorder = Recorder::new(&internet);
-        let mut world = Self { runtime, host, internet, recorder, side: None, boxes: 0, fences: 0 };
+        let mut world = Self { runtime, host, internet, recorder, side: None, events: None, boxes: 0, fences: 0 };
         world.start();
         world
     }
@@ -305,14 +307,16 @@ impl World {
     pub(crate) fn start_with(&mut self, config: HostConfig) {
         self.side = None;
         let begun = Instant::now();
-        // The thread of the former one ends in its own time, and holds the namespace until then.
+        // The one before has ended, but its thread holds the namespace until it has noticed.
         let side = loop {
             match self.runtime.block_on(HostSide::start(self.host.clone(), config.clone())) {
-                Ok(side) => break side,
-                Err(error) => assert!(begun.elapsed() < DEADLINE, "{}", error.chain()),
+                Err(e) if e.to_string().contains("another iceboxd") && begun.elapsed() < DEADLINE => {
+                    thread::yield_now()
+                }
+                other => break other.unwrap_or_else(|e| panic!("{}", e.chain())),
             }
-            thread::yield_now();
         };
+        self.events = side.events();
         self.side = Some(Arc::new(side));
     }
 
@@ -327,6 +331,13 @@ impl World {
 
     pub(crate) fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> T {
         self.runtime.block_on(work).unwrap_or_else(|e| panic!("{}", e.chain()))
+    }
+
+    /// The next event within `wait`.
+    pub(crate) fn event(&mut self, wait: Duration) -> Option<Event> {
+        let events = self.events.as_mut().expect("the host's side runs");
+        let next = async { tokio::time::timeout(wait, events.next()).await };
+        self.runtime.block_on(next).ok().map(|event| event.expect("the host's side runs"))
     }
 
     /// A box that is not connected yet.

@@ -119,6 +119,7 @@ async def one(reader, writer):
         await asyncio.sleep(float(query))
         answer(writer, 200, b"slow")
     elif path_only == "/never":
+        open("/tmp/came", "w").close()
         await reader.read(1)
         with open("/tmp/gone", "w") as file:
             file.write("gone")

@@ -9,11 +9,11 @@ use crate::error::Error;
 use crate::net::netlink::{self, ACK, Attrs, FAMILY_HEADER, REQUEST, Request, push_message};
 
 /// Part of netfilter (`NFNL_SUBSYS_NFTABLES`).
-pub(super) const SUBSYSTEM: u16 = 10;
+pub(in crate::net) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `NFPROTO_INET`: IPv4 and IPv6.
-pub(super) const FAMILY: u8 = 1;
+pub(in crate::net) const FAMILY: u8 = 1;
 /// What follows a message's header.
 const FAMILY_BYTES: [u8; FAMILY_HEADER] = [FAMILY, 0, 0, 0];
 
@@ -34,7 +34,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// The full type of a message.
+    /// The full type of a message. The kernel tells of changes with the same.
     fn kind(self) -> u16 {
         SUBSYSTEM << 8 | u16::from(self as u8)
     }

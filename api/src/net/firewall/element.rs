@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::batch::{Batch, Verb};
 use super::expr::{Verdict, value};
 use super::ruleset::{LED_TO, TABLE};
-use super::sets::{Set, connections_over, counter, rate_over};
+use super::sets::{BYTES, OVER, Set, bytes_over, connections_over, counter, rate_over, rate_up_to};
 use crate::net::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 
 /// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
@@ -26,6 +26,8 @@ pub(super) enum State {
     Nothing,
     Counter { packets: u64, bytes: u64 },
     RateOver(u32),
+    RateUpTo(u32),
+    BytesOver(u64),
     ConnectionsOver(u32),
 }
 
@@ -53,6 +55,15 @@ impl Element {
 
     pub(super) fn with(self, state: State) -> Self {
         Self { state, ..self }
+    }
+
+    /// The box it belongs to.
+    pub(super) fn guest(&self) -> Option<Ipv4Addr> {
+        match (self.set, self.data) {
+            (Set::Owners, Some(Data::Mark(mark))) => Some(Ipv4Addr::from(mark.to_ne_bytes())),
+            (Set::Owners, _) => None,
+            (set, _) => set.box_in(&self.key),
+        }
     }
 
     /// What tells it from all others.
@@ -89,6 +100,8 @@ impl Element {
             State::Nothing => attrs,
             State::Counter { packets, bytes } => attrs.nested(7, &counter(packets, bytes)),
             State::RateOver(n) => attrs.nested(7, &rate_over(n)),
+            State::RateUpTo(n) => attrs.nested(7, &rate_up_to(n)),
+            State::BytesOver(n) => attrs.nested(7, &bytes_over(n)),
             State::ConnectionsOver(n) => attrs.nested(7, &connections_over(n)),
         }
     }
@@ -128,7 +141,15 @@ fn read_state(bytes: &[u8]) -> Option<State> {
     let data = attribute(bytes, 2)?;
     Some(match attribute(bytes, 1)? {
         b"counter\0" => State::Counter { packets: be64(attribute(data, 2)?)?, bytes: be64(attribute(data, 1)?)? },
-        b"limit\0" => State::RateOver(u32::try_from(be64(attribute(data, 1)?)?).ok()?),
+        b"limit\0" => {
+            let rate = be64(attribute(data, 1)?)?;
+            let is_over = attribute(data, 5).and_then(be32).is_some_and(|flags| flags & OVER != 0);
+            match (attribute(data, 4).and_then(be32), is_over) {
+                (Some(BYTES), _) => State::BytesOver(rate),
+                (_, true) => State::RateOver(u32::try_from(rate).ok()?),
+                (_, false) => State::RateUpTo(u32::try_from(rate).ok()?),
+            }
+        }
         b"connlimit\0" => State::ConnectionsOver(be32(attribute(data, 1)?)?),
         _ => return None,
     })
@@ -231,6 +252,8 @@ mod tests {
             Element::new(Set::Generation, box_key).leads_to(Data::Mark(77)),
             Element::new(Set::Sent, box_key).with(State::Counter { packets: 3, bytes: 4 }),
             Element::new(Set::NewRate, box_key).with(State::RateOver(20)),
+            Element::new(Set::Frozen, box_key).with(State::RateUpTo(10)),
+            Element::new(Set::SendRate, box_key).with(State::BytesOver(1 << 33)),
             Element::new(Set::Connections, box_key).with(State::ConnectionsOver(17)),
             range,
         ] {

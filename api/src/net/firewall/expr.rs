@@ -16,6 +16,7 @@ const REGISTER_2: u32 = 2;
 /// Register of the decision.
 const REGISTER_VERDICT: u32 = 0;
 
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
@@ -49,6 +50,7 @@ pub(super) mod state {
 enum Is {
     Equal = 0,
     Different = 1,
+    AtMost = 3,
 }
 
 /// What becomes of a packet.
@@ -59,9 +61,12 @@ pub(super) enum Verdict {
     /// Back to the chain that jumped here.
     Return,
     Goto(&'static str),
+    /// To a chain, and back here if it does not decide.
+    Jump(&'static str),
 }
 
 impl Verdict {
+    const JUMP: i32 = -3;
     const GOTO: i32 = -4;
     const RETURN: i32 = -5;
 
@@ -72,6 +77,7 @@ impl Verdict {
             Self::Accept => (1, None),
             Self::Return => (Self::RETURN, None),
             Self::Goto(chain) => (Self::GOTO, Some(chain)),
+            Self::Jump(chain) => (Self::JUMP, Some(chain)),
         };
         let verdict = Attrs::new().bytes(1, &code.to_be_bytes());
         let verdict = chain.map_or(verdict.clone(), |chain| verdict.text(2, chain));
@@ -195,6 +201,22 @@ impl Rule {
         self.ct(CT_STATE, REGISTER_1).masked(&states.to_ne_bytes()).compare(Is::Equal, &0_u32.to_ne_bytes())
     }
 
+    /// `ip length <= BYTES tcp flags & (fin | syn | rst) == 0`
+    pub(super) fn tcp_of_at_most(self, bytes: u16) -> Self {
+        const FIN_SYN_RST: u8 = 7;
+        let short = self.ipv4().payload(BASE_NETWORK, 2, 2, REGISTER_1).compare(Is::AtMost, &bytes.to_be_bytes());
+        let flags = short.tcp().payload(BASE_TRANSPORT, 13, 1, REGISTER_1);
+        flags.masked(&[FIN_SYN_RST]).compare(Is::Equal, &[0])
+    }
+
+    /// `tcp doff WORDS ip length BYTES`: as long as its headers, so there is nothing in it. IP options are never there.
+    pub(super) fn tcp_headers_only(self, words: u8) -> Self {
+        let offset =
+            self.tcp().payload(BASE_TRANSPORT, 12, 1, REGISTER_1).masked(&[0xf0]).compare(Is::Equal, &[words << 4]);
+        let bytes = 4 * (u16::from(HEADER_WORDS_PLAIN) + u16::from(words));
+        offset.ipv4().payload(BASE_NETWORK, 2, 2, REGISTER_1).compare(Is::Equal, &bytes.to_be_bytes())
+    }
+
     /// `ct status dnat`: it came here because a rule sent it here, not because somebody asked for this address.
     pub(super) fn redirected(self) -> Self {
         self.ct(CT_STATUS, REGISTER_1).masked(&STATUS_DNAT.to_ne_bytes()).compare(Is::Different, &0_u32.to_ne_bytes())
@@ -281,6 +303,27 @@ impl Rule {
     pub(super) fn mark_from_source(self, map: Set) -> Self {
         let found = self.ipv4().source(REGISTER_1).find_into(map, REGISTER_1);
         found.with("ct", &Attrs::new().be32(2, CT_MARK).be32(4, REGISTER_1))
+    }
+
+    /// `log group GROUP prefix "PREFIX" snaplen BYTES`
+    pub(super) fn log(self, group: u16, prefix: &str, bytes: u32) -> Self {
+        let data = Attrs::new().bytes(1, &group.to_be_bytes()).text(2, prefix).be32(3, bytes);
+        self.with("log", &data)
+    }
+
+    /// The address of the box whose interface it came by, into the first register; no box, no match.
+    fn owner(self) -> Self {
+        self.meta(META_IIFNAME, REGISTER_1).find_into(Set::Owners, REGISTER_1)
+    }
+
+    /// `meta mark set iifname map @owners`
+    pub(super) fn mark_owner(self) -> Self {
+        self.owner().with("meta", &Attrs::new().be32(2, META_MARK).be32(3, REGISTER_1))
+    }
+
+    /// `meta mark @SET`
+    pub(super) fn mark_in(self, set: Set) -> Self {
+        self.meta(META_MARK, REGISTER_1).find(set)
     }
 
     /// `counter`

@@ -17,6 +17,8 @@
 mod batch;
 mod element;
 mod expr;
+mod fixed;
+pub(super) mod reason;
 mod rules;
 mod ruleset;
 mod sets;
@@ -32,9 +34,13 @@ use self::element::{Element, State, element_named, read_elements, set_named};
 use self::rules::Entry;
 pub use self::rules::{BoxRules, Limits, NETWORKS_MAX, PIN_SECONDS_MAX, PINS_MAX, Pin, Policy};
 pub use self::ruleset::PREFIX;
-use self::sets::{ALL, NAME_BYTES, OF_BOXES, Set, name_key};
+use self::sets::{ALL, NAME_BYTES, OF_BOXES, Set};
+pub(super) use self::{
+    batch::{FAMILY, SUBSYSTEM},
+    ruleset::TABLE,
+};
 use super::address::Pair;
-use super::cidr::{Cidr, disjoint};
+use super::cidr::Cidr;
 use super::netlink::{Attrs, CREATE, attribute};
 use crate::error::{Cause, Error};
 
@@ -131,6 +137,7 @@ struct Found {
 #[derive(Debug)]
 pub struct Firewall {
     socket: Socket,
+    settings: Settings,
     boxes: BTreeMap<Pair, Entry>,
     generation: u32,
 }
@@ -150,14 +157,10 @@ impl Firewall {
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let mut socket = Socket::open()?;
         let comment = comment();
-        let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
-        let is_current = found
-            .as_ref()
-            .and_then(|bodies| bodies.first())
-            .is_some_and(|body| attribute(body, 6).and_then(ruleset::comment) == Some(comment.as_str()));
+        let found = table_found(&mut socket, &comment)?;
         let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
-        let mut firewall = Self { socket, boxes: BTreeMap::new(), generation };
-        if is_current && firewall.install(&comment, settings, Batch::default(), Batch::default()).is_ok() {
+        let mut firewall = Self { socket, settings: settings.clone(), boxes: BTreeMap::new(), generation };
+        if found == Some(true) && firewall.install(&comment, Batch::default(), Batch::default()).is_ok() {
             let Found { damaged, .. } = firewall.read_back()?;
             let mut batch = Batch::default();
             element::remove(&mut batch, &damaged.iter().collect::<Vec<_>>());
@@ -172,44 +175,76 @@ impl Firewall {
             let Found { whole, .. } = firewall.read_back()?;
             element::add(&mut then, &whole.iter().collect::<Vec<_>>());
         }
-        firewall.install(&comment, settings, first, then)?;
+        firewall.install(&comment, first, then)?;
         Ok(firewall)
     }
 
     /// Writes table, sets, chains and rules, between `first` and `then`.
-    fn install(&mut self, comment: &str, settings: &Settings, first: Batch, then: Batch) -> Result<(), Error> {
+    fn install(&mut self, comment: &str, first: Batch, then: Batch) -> Result<(), Error> {
         let mut batch = first;
         batch.push(Verb::NewTable, CREATE, ruleset::table(comment));
         for set in ALL {
             batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
         }
         batch.append(ruleset::chains());
-        batch.append(ruleset::rules(settings.ports));
+        batch.append(ruleset::rules(self.settings.ports));
         for set in &ALL[OF_BOXES..] {
             batch.push(Verb::DeleteElements, 0, set_named(*set));
         }
-        for attrs in fixed(settings) {
+        for attrs in fixed::fixed(&self.settings) {
             batch.push(Verb::NewElements, CREATE, attrs);
         }
         batch.append(then);
         self.socket.commit("install firewall", "", &batch)
     }
 
+    /// The elements of all boxes that the kernel has.
+    fn elements_of_boxes(&mut self) -> Result<Vec<Element>, Error> {
+        let mut all = Vec::new();
+        for set in &ALL[..OF_BOXES] {
+            let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(*set))?.unwrap_or_default();
+            let (mut elements, strange) = read_elements(*set, &bodies);
+            if strange > 0 {
+                tracing::warn!(set = set.name(), strange, "the firewall has elements that are not ours");
+            }
+            all.append(&mut elements);
+        }
+        Ok(all)
+    }
+
+    /// Makes the table what it should be, with all boxes, after somebody else has changed it.
+    pub fn repair(&mut self) -> Result<(), Error> {
+        let comment = comment();
+        let now = Instant::now();
+        let mut should: Vec<Element> = self.boxes.values().flat_map(|entry| entry.elements(now)).collect();
+        should.sort_by_key(|e| e.set);
+        let found = table_found(&mut self.socket, &comment)?;
+        if found == Some(true) {
+            let is = self.elements_of_boxes()?;
+            if self.install(&comment, Batch::default(), element::change(&is, &should)).is_ok() {
+                return Ok(());
+            }
+        }
+        let mut first = Batch::default();
+        if found.is_some() {
+            first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
+        }
+        self.install(&comment, first, element::change(&[], &should))
+    }
+
+    /// The number of the socket by which this changes the table.
+    pub(super) fn port(&self) -> Result<u32, Error> {
+        self.socket.port()
+    }
+
     /// Learns which boxes are there.
     fn read_back(&mut self) -> Result<Found, Error> {
         let mut by_box: BTreeMap<Pair, Vec<Element>> = BTreeMap::new();
         let (mut whole, mut damaged) = (Vec::new(), Vec::new());
-        for set in &ALL[..OF_BOXES] {
-            let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(*set))?.unwrap_or_default();
-            let (elements, strange) = read_elements(*set, &bodies);
-            if strange > 0 {
-                tracing::warn!(set = set.name(), strange, "the firewall has elements that are not ours");
-            }
-            for element in elements {
-                match set.box_in(&element.key) {
-                    Some(address) => by_box.entry(Pair::of(address)).or_default().push(element),
-                    None => damaged.push(element),
-                }
+        for element in self.elements_of_boxes()? {
+            match element.guest() {
+                Some(address) => by_box.entry(Pair::of(address)).or_default().push(element),
+                None => damaged.push(element),
             }
         }
         let now = Instant::now();
@@ -311,6 +346,25 @@ impl Firewall {
         Ok(Counters { sent: one(Set::Sent)?, received: one(Set::Received)?, refused: one(Set::Refused)? })
     }
 
+    /// Whether a box sleeps; what arrives for it is told from now on, or no more.
+    pub fn set_frozen(&mut self, pair: Pair, frozen: bool) -> Result<(), Error> {
+        let mut entry = self.entry("watch over", pair)?.clone();
+        entry.frozen = frozen;
+        self.replace("watch over", pair, Some(entry))
+    }
+
+    /// How many bytes went to and from each box so far, TCP packets that carry nothing aside.
+    pub fn traffic(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        let question = set_named(Set::Traffic);
+        let bodies = self.socket.dump(Verb::GetElements, Set::Traffic.name(), &question)?.unwrap_or_default();
+        let (elements, _) = read_elements(Set::Traffic, &bodies);
+        let counted = elements.iter().filter_map(|e| match e.state {
+            State::Counter { bytes, .. } => Some((e.guest()?, bytes)),
+            _ => None,
+        });
+        Ok(counted.collect())
+    }
+
     fn entry(&self, what: &'static str, pair: Pair) -> Result<&Entry, Error> {
         self.boxes.get(&pair).ok_or_else(|| missing(what, pair))
     }
@@ -319,13 +373,34 @@ impl Firewall {
         let now = Instant::now();
         let elements = |entry: Option<&Entry>| entry.map(|e| e.elements(now)).unwrap_or_default();
         let batch = element::change(&elements(self.boxes.get(&pair)), &elements(new.as_ref()));
-        self.socket.commit(what, &Ipv4Addr::to_string(&pair.guest()), &batch)?;
+        let subject = pair.guest().to_string();
+        match self.socket.commit(what, &subject, &batch) {
+            // Somebody has removed the table, or part of it, and nobody has noticed yet.
+            Err(e) if is_missing(&e) => {
+                self.repair()?;
+                self.socket.commit(what, &subject, &batch)?;
+            }
+            other => other?,
+        }
         match new {
             Some(entry) => self.boxes.insert(pair, entry),
             None => self.boxes.remove(&pair),
         };
         Ok(())
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error.cause(), Cause::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether there is a table, and whether it is of this version.
+fn table_found(socket: &mut Socket, comment: &str) -> Result<Option<bool>, Error> {
+    let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
+    let is_current = |bodies: Vec<Vec<u8>>| {
+        bodies.first().is_some_and(|body| attribute(body, 6).and_then(ruleset::comment) == Some(comment))
+    };
+    Ok(found.map(is_current))
 }
 
 fn missing(what: &'static str, pair: Pair) -> Error {
@@ -343,59 +418,10 @@ fn comment() -> String {
     format!("of iceboxd; sets {:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3])
 }
 
-/// The elements that do not belong to a box, one message for each set that has any.
-fn fixed(settings: &Settings) -> Vec<Attrs> {
-    let list = |set: Set, keys: Vec<Vec<u8>>| {
-        let elements =
-            keys.iter().fold(Attrs::new(), |list, key| list.nested(1, &Attrs::new().nested(1, &expr::value(key))));
-        (!keys.is_empty()).then(|| set_named(set).nested(3, &elements))
-    };
-    let port = |protocol: u8, port: u16| rules::port_key(protocol, port).to_vec();
-    let smtp = if settings.smtp_allowed { Vec::new() } else { vec![port(IPPROTO_TCP, PORT_SMTP)] };
-    let mut resolvers = Vec::new();
-    for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-        resolvers.extend([PORT_DNS, PORT_DNS_TLS].map(|number| port(protocol, number)));
-    }
-    let gateway = [IPPROTO_TCP, IPPROTO_UDP].map(|protocol| port(protocol, PORT_DNS)).to_vec();
-    let ProxyPorts { dns, egress } = settings.ports;
-    let proxies = vec![port(IPPROTO_TCP, dns), port(IPPROTO_UDP, dns), port(IPPROTO_TCP, egress)];
-    // HTTP/3 has names as well, but nobody here to check them; a client goes back to TCP.
-    let named = vec![port(IPPROTO_TCP, PORT_HTTP), port(IPPROTO_TCP, PORT_HTTPS), port(IPPROTO_UDP, PORT_HTTPS)];
-    let protocols = [IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP].map(|p| vec![p]).to_vec();
-    let opened = settings.opened.iter().map(|name| name_key(name).to_vec());
-    let lists = [
-        list(Set::BlockedPorts, smtp),
-        list(Set::ResolverPorts, resolvers),
-        list(Set::Protocols, protocols),
-        list(Set::NamedPorts, named),
-        list(Set::GatewayPorts, gateway),
-        list(Set::Proxies, proxies),
-        list(Set::Opened, opened.collect()),
-        Some(blocked(settings.pool)),
-    ];
-    lists.into_iter().flatten().collect()
-}
-
-/// The ranges that no box reaches. In this kind of set a range is two elements: its first address, and the first after
-/// it with a flag.
-fn blocked(pool: Cidr) -> Attrs {
-    const INTERVAL_END: u32 = 1;
-    let networks: Vec<Cidr> = BLOCKED.into_iter().chain([pool]).collect();
-    let key = |address: u32| Attrs::new().nested(1, &expr::value(&address.to_be_bytes()));
-    let mut elements = Attrs::new();
-    for range in disjoint(&networks) {
-        elements = elements.nested(1, &key(range.first.to_bits()));
-        // Nothing comes after the last address of all.
-        if let Some(after) = range.last.to_bits().checked_add(1) {
-            elements = elements.nested(1, &key(after).be32(3, INTERVAL_END));
-        }
-    }
-    set_named(Set::Blocked).nested(3, &elements)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::cidr::disjoint;
 
     #[test]
     fn what_no_box_reaches_is_blocked() {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::element::{Data, Element, State};
-use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, REFUSE, TO_DNS, TO_EGRESS};
+use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, DENY_OUT, TO_DNS, TO_EGRESS};
 use super::sets::{NAME_BYTES, Set, name_key};
 use super::{IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_HTTP, PORT_HTTPS};
 use crate::error::{Cause, Error};
@@ -19,6 +20,12 @@ pub const PINS_MAX: usize = 4096;
 const DNS: [(u8, u16); 2] = [(IPPROTO_TCP, PORT_DNS), (IPPROTO_UDP, PORT_DNS)];
 const HTTP: (u8, u16) = (IPPROTO_TCP, PORT_HTTP);
 const HTTPS: (u8, u16) = (IPPROTO_TCP, PORT_HTTPS);
+/// Refusals of one box that are told per second; the others are only counted.
+const TOLD_PER_SECOND: u32 = 20;
+/// How often it is told per second that something arrived for a box that sleeps. Once is enough, if it is heard.
+const ARRIVALS_PER_SECOND: u32 = 5;
+/// Limits of bytes per second: a packet must fit below, and the kernel's arithmetic above.
+const BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=16 << 30;
 /// Longest time an address is pinned for, however long the answer says it is good.
 pub const PIN_SECONDS_MAX: u64 = 24 * 3600;
 
@@ -45,6 +52,10 @@ pub struct Limits {
     pub connections_max: Option<u32>,
     /// New connections per second.
     pub new_per_second_max: Option<u32>,
+    /// Bytes per second that leave the box, with their IP headers.
+    pub send_bytes_per_second: Option<u64>,
+    /// Bytes per second that reach it.
+    pub receive_bytes_per_second: Option<u64>,
 }
 
 /// An address a name stands for, and how long.
@@ -82,7 +93,7 @@ impl Kind {
     fn chains(self) -> (&'static str, &'static str) {
         match self {
             Self::AllowAll => (ACCEPT_OUT, ACCEPT_IN),
-            Self::DenyAll => (REFUSE, DENY_IN),
+            Self::DenyAll => (DENY_OUT, DENY_IN),
             Self::Custom => (CUSTOM_OUT, CUSTOM_IN),
         }
     }
@@ -98,6 +109,8 @@ pub(super) struct Entry {
     denied: Vec<Range>,
     pub(super) limits: Limits,
     pub(super) intercept_tls: bool,
+    /// It sleeps, and what arrives for it is told.
+    pub(super) frozen: bool,
     /// The mark of connections that a name allowed; another one for each policy of each box, so that neither an older
     /// policy's connections pass nor those of another box that had the address before.
     pub(super) generation: u32,
@@ -115,6 +128,7 @@ impl Entry {
             denied: Vec::new(),
             limits: rules.limits,
             intercept_tls: rules.intercept_tls,
+            frozen: false,
             generation,
             pins: BTreeMap::new(),
         };
@@ -131,6 +145,11 @@ impl Entry {
                 self.interface.clone(),
                 Cause::Invalid("at least one connection per second"),
             ));
+        }
+        let bytes = [self.limits.send_bytes_per_second, self.limits.receive_bytes_per_second];
+        if bytes.into_iter().flatten().any(|n| !BYTES_PER_SECOND.contains(&n)) {
+            let cause = Cause::Invalid("64 KiB to 16 GiB per second");
+            return Err(Error::new("limit", self.interface.clone(), cause));
         }
         Ok(())
     }
@@ -183,6 +202,9 @@ impl Entry {
             Element::new(Set::Boxes, named(self.pair.guest())),
             Element::new(Set::Gateways, named(self.pair.host())),
             Element::new(Set::Addresses, own),
+            Element::new(Set::Owners, name_key(&self.interface)).leads_to(Data::Mark(u32::from_ne_bytes(own))),
+            Element::new(Set::LogRate, own).with(State::RateOver(TOLD_PER_SECOND)),
+            Element::new(Set::MarkedRate, own).with(State::RateOver(TOLD_PER_SECOND)),
             Element::new(Set::PolicyOut, own).leads_to(Data::Goto(out)),
             Element::new(Set::PolicyIn, own).leads_to(Data::Goto(back)),
         ];
@@ -195,10 +217,18 @@ impl Entry {
             .extend(self.pins.iter().map(|(address, end)| self.pinned(*address, end.saturating_duration_since(now))));
         elements.push(Element::new(Set::Generation, own).leads_to(Data::Mark(self.generation)));
         elements.push(Element::new(Set::Current, [own, self.generation.to_ne_bytes()].concat()));
-        elements.extend([Set::Sent, Set::Received, Set::Refused].map(|set| Element::new(set, own).with(nothing)));
+        elements.extend(
+            [Set::Sent, Set::Received, Set::Refused, Set::Traffic].map(|set| Element::new(set, own).with(nothing)),
+        );
         elements
             .extend(self.limits.new_per_second_max.map(|n| Element::new(Set::NewRate, own).with(State::RateOver(n))));
         elements.extend(self.redirected());
+        let rate = |set: Set, rate: Option<u64>| rate.map(|n| Element::new(set, own).with(State::BytesOver(n)));
+        elements.extend(rate(Set::SendRate, self.limits.send_bytes_per_second));
+        elements.extend(rate(Set::ReceiveRate, self.limits.receive_bytes_per_second));
+        if self.frozen {
+            elements.push(Element::new(Set::Frozen, own).with(State::RateUpTo(ARRIVALS_PER_SECOND)));
+        }
         let connections = self.limits.connections_max.map(State::ConnectionsOver);
         elements.extend(connections.map(|limit| Element::new(Set::Connections, own).with(limit)));
         elements
@@ -230,6 +260,7 @@ impl Entry {
     pub(super) fn continues(&mut self, old: &Self) {
         self.generation = old.generation;
         self.pins.clone_from(&old.pins);
+        self.frozen = old.frozen;
     }
 
     fn pinned(&self, address: Ipv4Addr, time: Duration) -> Element {
@@ -265,7 +296,10 @@ impl Entry {
                     State::RateOver(n) => Some(n),
                     _ => None,
                 }),
+                send_bytes_per_second: one(Set::SendRate).and_then(bytes_over),
+                receive_bytes_per_second: one(Set::ReceiveRate).and_then(bytes_over),
             },
+            frozen: one(Set::Frozen).is_some(),
             intercept_tls: elements
                 .iter()
                 .any(|e| e.set == Set::RedirectAlways && e.key.get(4..) == Some(&port_key(HTTPS.0, HTTPS.1)[..])),
@@ -276,6 +310,10 @@ impl Entry {
         let complete = should.iter().all(|e| elements.iter().any(|other| e.does_the_same_as(other)));
         (complete && should.len() == elements.len()).then_some(entry)
     }
+}
+
+fn bytes_over(element: &Element) -> Option<u64> {
+    if let State::BytesOver(n) = element.state { Some(n) } else { None }
 }
 
 /// Protocol and port as a key has them.
@@ -297,7 +335,12 @@ mod tests {
                 allowed: vec![net("203.0.113.0/24"), net("198.51.100.1/32")],
                 denied: vec![net("203.0.113.9/32"), net("203.0.113.8/32")],
             },
-            limits: Limits { connections_max: Some(5), new_per_second_max: Some(6) },
+            limits: Limits {
+                connections_max: Some(5),
+                new_per_second_max: Some(6),
+                send_bytes_per_second: Some(1 << 20),
+                receive_bytes_per_second: Some(1 << 34),
+            },
             intercept_tls: true,
         }
     }
@@ -307,13 +350,15 @@ mod tests {
         let now = Instant::now();
         let mut entry = Entry::new(&custom(), 7).expect("entry");
         entry.pin(&[Pin { address: [192, 0, 2, 7].into(), time: Duration::from_secs(9) }], now).expect("pin");
+        entry.frozen = true;
         let elements = entry.elements(now);
         assert_eq!(Entry::of_elements(&elements, now), Some(entry.clone()));
         for gone in 0..elements.len() {
             let mut rest = elements.clone();
             let lost = rest.remove(gone);
             // A box may be without limits, networks and pins; without anything else it is damaged.
-            let optional = [Set::Allowed, Set::Denied, Set::Pinned, Set::NewRate, Set::Connections];
+            let limits = [Set::NewRate, Set::Connections, Set::SendRate, Set::ReceiveRate];
+            let optional = [&limits[..], &[Set::Allowed, Set::Denied, Set::Pinned, Set::Frozen]].concat();
             let may_be_without = optional.contains(&lost.set)
                 || lost.data == Some(Data::Goto(TO_EGRESS)) && lost.set == Set::RedirectAlways;
             assert_eq!(Entry::of_elements(&rest, now).is_some(), may_be_without, "without {lost:?}");
@@ -356,8 +401,13 @@ mod tests {
 
     #[test]
     fn limits_of_nothing_and_endless_lists_are_refused() {
-        let limits = Limits { connections_max: None, new_per_second_max: Some(0) };
-        assert!(Entry::new(&BoxRules { limits, ..custom() }, 1).is_err());
+        for limits in [
+            Limits { new_per_second_max: Some(0), ..Limits::default() },
+            Limits { send_bytes_per_second: Some(1000), ..Limits::default() },
+            Limits { receive_bytes_per_second: Some(u64::MAX), ..Limits::default() },
+        ] {
+            assert!(Entry::new(&BoxRules { limits, ..custom() }, 1).is_err(), "{limits:?}");
+        }
         let allowed = vec!["203.0.113.0/24".parse().expect("network"); NETWORKS_MAX + 1];
         let policy = Policy::Custom { allowed, denied: vec![] };
         assert!(Entry::new(&BoxRules { policy, ..custom() }, 1).is_err());

@@ -14,18 +14,19 @@
 use super::ProxyPorts;
 use super::batch::{Batch, Verb};
 use super::expr::{Rule, Verdict, state};
+use super::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
 use super::sets::Set;
 use crate::net::netlink::{APPEND, Attrs, CREATE};
 
 /// The table.
-pub(super) const TABLE: &str = "icebox";
+pub(in crate::net) const TABLE: &str = "icebox";
 /// How the host's end of every box's link begins, and nothing else.
 pub const PREFIX: &str = "ice-";
 
 /// Chains that policies lead to.
 pub(super) const ACCEPT_OUT: &str = "accept_out";
 pub(super) const CUSTOM_OUT: &str = "custom_out";
-pub(super) const REFUSE: &str = "refuse";
+pub(super) const DENY_OUT: &str = Reason::DenyAll.chain();
 pub(super) const ACCEPT_IN: &str = "accept_in";
 pub(super) const CUSTOM_IN: &str = "custom_in";
 pub(super) const DENY_IN: &str = "deny_in";
@@ -34,14 +35,20 @@ pub(super) const DENY_IN: &str = "deny_in";
 pub(super) const TO_DNS: &str = "to_dns";
 pub(super) const TO_EGRESS: &str = "to_egress";
 /// Where elements may lead to.
-pub(super) const LED_TO: [&str; 8] = [ACCEPT_OUT, CUSTOM_OUT, REFUSE, ACCEPT_IN, CUSTOM_IN, DENY_IN, TO_DNS, TO_EGRESS];
+pub(super) const LED_TO: [&str; 8] =
+    [ACCEPT_OUT, CUSTOM_OUT, DENY_OUT, ACCEPT_IN, CUSTOM_IN, DENY_IN, TO_DNS, TO_EGRESS];
 
+const REFUSE: &str = "refuse";
+const QUIET: &str = "quiet";
 const REDIRECT_BOX: &str = "redirect_box";
 const FROM_BOX: &str = "from_box";
 const TO_BOX: &str = "to_box";
 const CHECK_SOURCE: &str = "check_source";
 const TO_HOST: &str = "to_host";
 const HOST_TO_BOX: &str = "host_to_box";
+
+/// IP and TCP headers at their longest, without IP options, which do not pass.
+const HEADERS_BYTES_MAX: u16 = 80;
 
 /// Where a base chain is hooked in: its type, hook number and priority.
 struct Hook(&'static str, u32, i32);
@@ -55,7 +62,7 @@ const OUTPUT: (&str, Hook) = ("output", Hook("filter", 3, 0));
 const POSTROUTING: (&str, Hook) = ("postrouting", Hook("nat", 4, 100));
 
 const BASE_CHAINS: [(&str, Hook); 6] = [PREROUTING, REDIRECT, INPUT, FORWARD, OUTPUT, POSTROUTING];
-const CHAINS: [&str; 14] = [
+const CHAINS: [&str; 15] = [
     REDIRECT_BOX,
     TO_DNS,
     TO_EGRESS,
@@ -67,6 +74,7 @@ const CHAINS: [&str; 14] = [
     ACCEPT_OUT,
     CUSTOM_OUT,
     REFUSE,
+    QUIET,
     ACCEPT_IN,
     CUSTOM_IN,
     DENY_IN,
@@ -95,7 +103,7 @@ pub(super) fn chains() -> Batch {
         let hook = Attrs::new().be32(1, number).bytes(2, &priority.to_be_bytes());
         batch.push(Verb::NewChain, CREATE, named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind));
     }
-    for name in CHAINS {
+    for name in CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain)) {
         batch.push(Verb::NewChain, CREATE, named(name));
     }
     batch
@@ -113,7 +121,14 @@ pub(super) fn rules(ports: ProxyPorts) -> Batch {
 }
 
 fn all(ports: ProxyPorts) -> impl Iterator<Item = Rule> {
-    hooks().into_iter().chain(redirection(ports)).chain(outward()).chain(inward()).chain(host())
+    hooks()
+        .into_iter()
+        .chain(redirection(ports))
+        .chain(outward())
+        .chain(inward())
+        .chain(host())
+        .chain(quiet())
+        .chain(Reason::ALL.into_iter().flat_map(told))
 }
 
 /// From the hooks to our chains.
@@ -132,10 +147,10 @@ fn hooks() -> Vec<Rule> {
         Rule::of(OUTPUT.0).out_by(PREFIX).then(go(HOST_TO_BOX)),
         Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_out_by(PREFIX).masquerade(),
         // Before connections are tracked: what a box must not send at all doesn't fill the table of connections.
-        Rule::of(CHECK_SOURCE).not_ipv4().count().then(Verdict::Drop),
-        Rule::of(CHECK_SOURCE).has_ip_options().count().then(Verdict::Drop),
+        Rule::of(CHECK_SOURCE).not_ipv4().count().then(because(Reason::Ipv6)),
+        Rule::of(CHECK_SOURCE).has_ip_options().count().then(because(Reason::Options)),
         Rule::of(CHECK_SOURCE).in_by_and_source_in(Set::Boxes).then(Verdict::Return),
-        Rule::of(CHECK_SOURCE).count().then(Verdict::Drop),
+        Rule::of(CHECK_SOURCE).count().then(because(Reason::Source)),
     ]
 }
 
@@ -164,32 +179,35 @@ fn redirection(ports: ProxyPorts) -> Vec<Rule> {
 /// What a box sends to others than the host.
 fn outward() -> Vec<Rule> {
     const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
-    let refuse = Verdict::Goto(REFUSE);
     vec![
-        Rule::of(FROM_BOX).out_by(PREFIX).then(refuse),
-        Rule::of(FROM_BOX).destination_in(Set::Blocked).then(refuse),
-        Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(refuse),
-        Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(refuse),
+        Rule::of(FROM_BOX).out_by(PREFIX).then(because(Reason::Neighbour)),
+        Rule::of(FROM_BOX).destination_in(Set::Blocked).then(because(Reason::Closed)),
+        Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(because(Reason::Protocol)),
+        Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(because(Reason::Mail)),
         // What belongs to no connection would not be masqueraded.
         Rule::of(FROM_BOX).not_state(OURS).then(Verdict::Drop),
         Rule::of(FROM_BOX).verdict_of_source(Set::PolicyOut),
         Rule::of(FROM_BOX).then(Verdict::Drop),
         // Denied wins. A connection that was allowed by a name keeps its mark when the name's answer has expired, until
         // the policy changes and with it the mark.
-        Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(refuse),
-        Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(refuse),
+        Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(because(Reason::Denied)),
+        Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(because(Reason::Resolver)),
         Rule::of(CUSTOM_OUT).outward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_OUT)),
         // By which name one was begun that was open before the policy came, nobody knows; the others went to a proxy.
-        Rule::of(CUSTOM_OUT).port_in(Set::NamedPorts).then(refuse),
+        Rule::of(CUSTOM_OUT).port_in(Set::NamedPorts).then(because(Reason::Unlisted)),
         Rule::of(CUSTOM_OUT).outward_in(Set::Pinned).mark_from_source(Set::Generation).then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(CUSTOM_OUT)
             .state(state::ESTABLISHED | state::RELATED)
             .source_and_mark_in(Set::Current)
             .then(Verdict::Goto(ACCEPT_OUT)),
-        Rule::of(CUSTOM_OUT).then(refuse),
-        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(refuse),
-        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::Connections).then(refuse),
+        Rule::of(CUSTOM_OUT).then(because(Reason::Unlisted)),
+        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(because(Reason::Rate)),
+        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::Connections).then(because(Reason::Connections)),
+        // As a slow link would: whoever sends goes slower.
+        Rule::of(ACCEPT_OUT).source_in(Set::SendRate).then(Verdict::Drop),
         Rule::of(ACCEPT_OUT).source_in(Set::Sent),
+        Rule::of(ACCEPT_OUT).tcp_of_at_most(HEADERS_BYTES_MAX).then(Verdict::Jump(QUIET)),
+        Rule::of(ACCEPT_OUT).source_in(Set::Traffic),
         Rule::of(ACCEPT_OUT).then(Verdict::Accept),
         Rule::of(REFUSE).source_in(Set::Refused),
         Rule::of(REFUSE).tcp().reset(),
@@ -211,7 +229,11 @@ fn inward() -> Vec<Rule> {
         // There is no other way to be related here: connections of boxes have no helpers.
         Rule::of(CUSTOM_IN).icmp().state(state::RELATED).then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(CUSTOM_IN).then(Verdict::Drop),
+        Rule::of(ACCEPT_IN).destination_in(Set::ReceiveRate).then(Verdict::Drop),
         Rule::of(ACCEPT_IN).destination_in(Set::Received),
+        Rule::of(ACCEPT_IN).tcp_of_at_most(HEADERS_BYTES_MAX).then(Verdict::Jump(QUIET)),
+        Rule::of(ACCEPT_IN).destination_in(Set::Traffic),
+        Rule::of(ACCEPT_IN).destination_in(Set::Frozen).log(GROUP_ARRIVED, "arrived", HEADERS_BYTES_MAX.into()),
         Rule::of(ACCEPT_IN).then(Verdict::Accept),
         Rule::of(DENY_IN).then(Verdict::Drop),
     ]
@@ -222,11 +244,46 @@ fn host() -> Vec<Rule> {
     let proxy = |rule: Rule| rule.in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).redirected();
     vec![
         proxy(Rule::of(TO_HOST)).then(Verdict::Goto(ACCEPT_OUT)),
-        Rule::of(TO_HOST).then(Verdict::Goto(REFUSE)),
+        // A box tells that nobody waits for a proxy's answer any more. That is nothing it would have to be refused.
+        Rule::of(TO_HOST).icmp().state(state::RELATED).then(Verdict::Drop),
+        Rule::of(TO_HOST).then(because(Reason::Host)),
         // Answers of proxies, and refusals.
         Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).redirected().then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).then(Verdict::Accept),
         Rule::of(HOST_TO_BOX).then(Verdict::Drop),
+    ]
+}
+
+/// Lets TCP packets pass that carry nothing, and begin and end nothing: acknowledgements, and the probes by which one side
+/// asks whether the other is still there. All others go back.
+fn quiet() -> Vec<Rule> {
+    // The usual ones first: with timestamps, and bare.
+    let words = [8, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15];
+    words.map(|words| Rule::of(QUIET).tcp_headers_only(words).then(Verdict::Accept)).into()
+}
+
+fn because(reason: Reason) -> Verdict {
+    Verdict::Goto(reason.chain())
+}
+
+/// Tells that a packet does not pass, unless too much was told of the box already, and ends it.
+fn told(reason: Reason) -> Vec<Rule> {
+    let chain = reason.chain();
+    let log = |rule: Rule| rule.log(GROUP_REFUSED, reason.name(), HEADERS_BYTES_MAX.into());
+    if reason.is_of_somebody() {
+        let end = Verdict::Goto(REFUSE);
+        return vec![
+            Rule::of(chain).source_in(Set::LogRate).then(end),
+            log(Rule::of(chain)),
+            Rule::of(chain).then(end),
+        ];
+    }
+    // Its source is nobody's; the interface says whose it is. The mark is how that is told, and ends with the packet.
+    vec![
+        Rule::of(chain).mark_owner(),
+        Rule::of(chain).mark_in(Set::MarkedRate).then(Verdict::Drop),
+        log(Rule::of(chain).mark_owner()),
+        Rule::of(chain).then(Verdict::Drop),
     ]
 }
 
@@ -241,7 +298,7 @@ mod tests {
     /// A chain without a last word would fall back to the base chain's `accept`.
     #[test]
     fn every_chain_a_box_meets_ends_with_a_decision() {
-        for chain in CHAINS {
+        for chain in CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain)).filter(|chain| *chain != QUIET) {
             let rules: Vec<_> = all_rules().into_iter().filter(|r| r.chain == chain).collect();
             let last = rules.last().unwrap_or_else(|| panic!("{chain} is empty"));
             let alone = |v| Rule::of(chain).then(v).expressions;
@@ -249,7 +306,9 @@ mod tests {
                 alone(Verdict::Drop),
                 alone(Verdict::Accept),
                 alone(Verdict::Goto(REFUSE)),
-                Rule::of(chain).count().then(Verdict::Drop).expressions,
+                Rule::of(chain).count().then(because(Reason::Source)).expressions,
+                alone(because(Reason::Host)),
+                alone(because(Reason::Unlisted)),
                 Rule::of(chain).prohibited().expressions,
                 Rule::of(chain).udp().redirect_to(ProxyPorts::default().dns).expressions,
                 Rule::of(chain).tcp().redirect_to(ProxyPorts::default().egress).expressions,
@@ -265,7 +324,8 @@ mod tests {
     fn every_rule_stands_in_a_chain_that_is_made() {
         for rule in all_rules() {
             let base = BASE_CHAINS.iter().any(|(name, _)| *name == rule.chain);
-            assert!(base || CHAINS.contains(&rule.chain), "{}", rule.chain);
+            let told = Reason::ALL.into_iter().any(|reason| reason.chain() == rule.chain);
+            assert!(base || told || CHAINS.contains(&rule.chain), "{}", rule.chain);
         }
     }
 

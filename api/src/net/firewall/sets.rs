@@ -24,6 +24,13 @@ const PROTOCOL: Field = (12, 1);
 const PORT: Field = (13, 2);
 const MARK: Field = (19, 4);
 const NAME: Field = (41, 16);
+/// What a limit counts.
+pub(super) const PACKETS: u32 = 0;
+pub(super) const BYTES: u32 = 1;
+/// A limit that matches above it.
+pub(super) const OVER: u32 = 1;
+/// A packet on a virtual link may be 64 KiB long, to be cut by the card; it must pass even a narrow limit.
+const BURST_BYTES: u32 = 128 << 10;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 const VERDICT_BYTES: u32 = 16;
 
@@ -64,6 +71,20 @@ pub(super) enum Set {
     RedirectAlways,
     /// The same, but not for destinations that the policy allows by their address.
     RedirectElse,
+    /// Box, with its limit of bytes per second that leave it.
+    SendRate,
+    /// Box, with its limit of bytes per second that reach it.
+    ReceiveRate,
+    /// Box, counting what leaves it and reaches it, but for TCP packets that carry nothing.
+    Traffic,
+    /// Box that sleeps and is to be woken, with a limit of how often that is told.
+    Frozen,
+    /// Box, with a limit of how many of its refusals are told.
+    LogRate,
+    /// The same by the mark of a packet whose source is not the box's.
+    MarkedRate,
+    /// Interface of a box to its address, as a mark.
+    Owners,
     /// Destinations that no box reaches.
     Blocked,
     /// Protocol and port that no box reaches.
@@ -83,13 +104,13 @@ pub(super) enum Set {
 }
 
 use Set::{
-    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, GatewayPorts, Gateways, Generation,
-    NamedPorts, NewRate, Opened, Pinned, PolicyIn, PolicyOut, Protocols, Proxies, Received, RedirectAlways,
-    RedirectElse, Refused, ResolverPorts, Sent,
+    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, Frozen, GatewayPorts, Gateways,
+    Generation, LogRate, MarkedRate, NamedPorts, NewRate, Opened, Owners, Pinned, PolicyIn, PolicyOut, Protocols,
+    Proxies, ReceiveRate, Received, RedirectAlways, RedirectElse, Refused, ResolverPorts, SendRate, Sent, Traffic,
 };
 
 /// All sets.
-pub(super) const ALL: [Set; 25] = [
+pub(super) const ALL: [Set; 32] = [
     Boxes,
     Gateways,
     Addresses,
@@ -107,6 +128,13 @@ pub(super) const ALL: [Set; 25] = [
     Connections,
     RedirectAlways,
     RedirectElse,
+    SendRate,
+    ReceiveRate,
+    Traffic,
+    Frozen,
+    LogRate,
+    MarkedRate,
+    Owners,
     Blocked,
     BlockedPorts,
     ResolverPorts,
@@ -118,7 +146,7 @@ pub(super) const ALL: [Set; 25] = [
 ];
 
 /// How many of [`ALL`], from the first, hold elements of boxes.
-pub(super) const OF_BOXES: usize = 17;
+pub(super) const OF_BOXES: usize = 24;
 
 impl Set {
     pub(super) fn name(self) -> &'static str {
@@ -140,6 +168,13 @@ impl Set {
             Connections => "connections",
             RedirectAlways => "redirect_always",
             RedirectElse => "redirect_else",
+            SendRate => "send_rate",
+            ReceiveRate => "receive_rate",
+            Traffic => "traffic",
+            Frozen => "frozen",
+            LogRate => "log_rate",
+            MarkedRate => "marked_rate",
+            Owners => "owners",
             Blocked => "blocked",
             BlockedPorts => "blocked_ports",
             ResolverPorts => "resolver_ports",
@@ -160,22 +195,23 @@ impl Set {
         match self {
             Boxes | Gateways => &[NAME, ADDRESS],
             Addresses | PolicyOut | PolicyIn | Generation | Sent | Received | Refused | NewRate | Connections
-            | Blocked => &[ADDRESS],
+            | SendRate | ReceiveRate | Traffic | Frozen | LogRate | Blocked => &[ADDRESS],
             Allowed | Denied | Pinned => &[ADDRESS, ADDRESS],
+            MarkedRate => &[MARK],
             Current => &[ADDRESS, MARK],
             RedirectAlways | RedirectElse => &[ADDRESS, PROTOCOL, PORT],
             BlockedPorts | ResolverPorts | NamedPorts | GatewayPorts | Proxies => &[PROTOCOL, PORT],
             Protocols => &[PROTOCOL],
-            Opened => &[NAME],
+            Opened | Owners => &[NAME],
         }
     }
 
     fn flags(self) -> u32 {
         match self {
-            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse => FLAG_MAP,
+            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse | Owners => FLAG_MAP,
             Allowed | Denied => FLAG_CONCAT | FLAG_INTERVAL,
             Pinned => FLAG_TIMEOUT,
-            NewRate | Connections => FLAG_DYNAMIC,
+            NewRate | Connections | SendRate | ReceiveRate | Frozen | LogRate | MarkedRate => FLAG_DYNAMIC,
             Blocked => FLAG_INTERVAL,
             _ => 0,
         }
@@ -184,8 +220,10 @@ impl Set {
     /// What every element has beside its key; the values are the elements' own.
     fn stateful(self) -> Option<Attrs> {
         match self {
-            Sent | Received | Refused => Some(counter(0, 0)),
-            NewRate => Some(rate_over(1)),
+            Sent | Received | Refused | Traffic => Some(counter(0, 0)),
+            NewRate | LogRate | MarkedRate => Some(rate_over(1)),
+            SendRate | ReceiveRate => Some(bytes_over(1)),
+            Frozen => Some(rate_up_to(1)),
             Connections => Some(connections_over(1)),
             _ => None,
         }
@@ -200,11 +238,11 @@ impl Set {
             let order: u32 = if is_host { 1 } else { 2 };
             [&[kind, 4][..], &order.to_ne_bytes()].concat()
         };
-        let key = order(KEY, key_type == NAME.0);
-        if self == Generation { [key, order(DATA, true)].concat() } else { key }
+        let key = order(KEY, [NAME.0, MARK.0].contains(&key_type));
+        if matches!(self, Generation | Owners) { [key, order(DATA, true)].concat() } else { key }
     }
 
-    /// Where an element's box is in its key.
+    /// Where an element's box is in its key; [`Owners`] have it in their data.
     pub(super) fn box_in(self, key: &[u8]) -> Option<Ipv4Addr> {
         let at = if matches!(self, Boxes | Gateways) { NAME_BYTES } else { 0 };
         Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?))
@@ -222,7 +260,7 @@ impl Set {
         attrs = attrs.be32(4, kind).be32(5, length).be32(10, self.id());
         attrs = match self {
             PolicyOut | PolicyIn | RedirectAlways | RedirectElse => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
-            Generation => attrs.be32(6, MARK.0).be32(7, MARK.1),
+            Generation | Owners => attrs.be32(6, MARK.0).be32(7, MARK.1),
             _ => attrs,
         };
         if let [(number, _)] = fields {
@@ -243,10 +281,21 @@ pub(super) fn counter(packets: u64, bytes: u64) -> Attrs {
 
 /// `limit rate over N/second burst N packets`
 pub(super) fn rate_over(per_second: u32) -> Attrs {
-    const OVER: u32 = 1;
-    const PACKETS: u32 = 0;
-    let data = Attrs::new().be64(1, per_second.into()).be64(2, 1).be32(3, per_second).be32(4, PACKETS);
-    expression("limit", &data.be32(5, OVER))
+    expression("limit", &limit(per_second.into(), per_second, PACKETS).be32(5, OVER))
+}
+
+/// `limit rate N/second burst N packets`
+pub(super) fn rate_up_to(per_second: u32) -> Attrs {
+    expression("limit", &limit(per_second.into(), per_second, PACKETS))
+}
+
+/// `limit rate over N bytes/second burst ... bytes`; the kernel adds one second's worth to the burst.
+pub(super) fn bytes_over(per_second: u64) -> Attrs {
+    expression("limit", &limit(per_second, BURST_BYTES, BYTES).be32(5, OVER))
+}
+
+fn limit(per_second: u64, burst: u32, unit: u32) -> Attrs {
+    Attrs::new().be64(1, per_second).be64(2, 1).be32(3, burst).be32(4, unit)
 }
 
 /// `ct count over N`

@@ -1,14 +1,18 @@
-//! A netlink socket that the kernel tells something by itself, on the async runtime.
+//! A netlink socket that the kernel tells something by itself, and the thread that listens.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread::{self, JoinHandle};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use tokio::io::unix::AsyncFd;
+use rustix::net::{RecvFlags, sockopt};
 
 use super::socket::{Heard, RECEIVE_BYTES, Socket, messages};
 use crate::error::Error;
+
+/// Room in the kernel for what was not heard yet.
+const QUEUE_BYTES: usize = 4 << 20;
 
 /// What was heard.
 #[derive(Debug)]
@@ -19,42 +23,88 @@ pub(in crate::net) enum Heed<'a> {
     Lost,
 }
 
-/// The listener. It may be made in one namespace and heard anywhere.
-#[derive(Debug)]
+/// A socket that is bound to what it shall hear, and who is told.
 pub(in crate::net) struct Listener {
-    fd: AsyncFd<OwnedFd>,
-    buffer: Vec<u8>,
+    fd: OwnedFd,
+    take: Box<dyn FnMut(Heed<'_>) + Send>,
 }
 
 impl Listener {
-    /// Of a socket that is bound already. Needs the runtime.
-    pub(in crate::net) fn new(socket: Socket) -> Result<Self, Error> {
-        let failed = |e: io::Error| Error::new("listen to", "netlink", e);
+    /// It may be made in one namespace and heard anywhere.
+    pub(in crate::net) fn new(socket: Socket, take: impl FnMut(Heed<'_>) + Send + 'static) -> Result<Self, Error> {
+        let failed = |e: Errno| Error::new("listen to", "netlink", e);
         let fd = socket.into_fd();
-        rustix::io::ioctl_fionbio(&fd, true).map_err(|e| failed(e.into()))?;
-        Ok(Self { fd: AsyncFd::new(fd).map_err(failed)?, buffer: vec![0; RECEIVE_BYTES] })
+        sockopt::set_socket_recv_buffer_size_force(&fd, QUEUE_BYTES).map_err(failed)?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(failed)?;
+        Ok(Self { fd, take: Box::new(take) })
     }
 
-    /// Waits for what comes next, and hands it on. An error is the end.
-    pub(in crate::net) async fn hear(&mut self, mut take: impl FnMut(Heed<'_>)) -> io::Result<()> {
-        let Self { fd, buffer } = self;
-        let mut ready = fd.readable().await?;
-        let received = ready.try_io(|fd| Ok(rustix::net::recv(fd, &mut buffer[..], RecvFlags::TRUNC)?.1));
-        match received {
-            Err(_) => Ok(()),
-            Ok(Ok(length)) => {
-                match self.buffer.get(..length) {
-                    Some(bytes) => messages(bytes).for_each(|heard| take(Heed::Message(heard))),
-                    None => take(Heed::Lost),
-                }
-                Ok(())
+    fn hear(&mut self, buffer: &mut [u8]) -> Result<(), Errno> {
+        match rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((_, length)) => match buffer.get(..length) {
+                Some(bytes) => messages(bytes).for_each(|heard| (self.take)(Heed::Message(heard))),
+                None => (self.take)(Heed::Lost),
+            },
+            Err(Errno::NOBUFS) => (self.take)(Heed::Lost),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}
+
+/// A thread that hears several sockets. It ends, and they are closed, before this is dropped.
+#[derive(Debug)]
+pub(in crate::net) struct Ears {
+    /// The thread ends when this is closed.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ears {
+    /// Starts the thread.
+    pub(in crate::net) fn start(name: &'static str, listeners: Vec<Listener>) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error::new("start thread", name, e);
+        let (stopped, stop) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let run = move || {
+            if let Err(e) = listen(listeners, &stopped) {
+                tracing::error!("nobody listens to netfilter any more: {e}");
             }
-            Ok(Err(e)) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                take(Heed::Lost);
-                Ok(())
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed; there is nothing to be done about it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(mut listeners: Vec<Listener>, stopped: &OwnedFd) -> Result<(), Errno> {
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        let ready: Vec<bool> = {
+            let all = listeners.iter().map(|l| l.fd.as_fd()).chain([stopped.as_fd()]);
+            let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
             }
-            Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Ok(Err(e)) => Err(e),
+            fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+        };
+        let (is_stopped, ready) = ready.split_last().expect("the last one is ours");
+        if *is_stopped {
+            return Ok(());
+        }
+        for (listener, _) in listeners.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
+            listener.hear(&mut buffer)?;
         }
     }
 }

@@ -6,8 +6,8 @@ mod listener;
 mod socket;
 mod wire;
 
-pub(super) use self::listener::{Heed, Listener};
-pub(super) use self::socket::{Heard, Request, Socket, messages};
+pub(super) use self::listener::{Ears, Heed, Listener};
+pub(super) use self::socket::{Heard, Request, Socket};
 pub(super) use self::wire::{
     ACK, APPEND, Attrs, CREATE, FAMILY_HEADER, REQUEST, attribute, attributes, be32, be64, push_message,
 };

@@ -62,6 +62,13 @@ pub(in crate::net) struct Heard<'a> {
     pub(in crate::net) body: &'a [u8],
 }
 
+#[cfg(test)]
+impl<'a> Heard<'a> {
+    pub(in crate::net) fn of(kind: u16, body: &'a [u8]) -> Self {
+        Self { kind, flags: 0, sequence: 0, port: 0, body }
+    }
+}
+
 /// The messages in what was received at once. One that is cut short ends the list.
 pub(in crate::net) fn messages(bytes: &[u8]) -> impl Iterator<Item = Heard<'_>> {
     let mut rest = bytes;

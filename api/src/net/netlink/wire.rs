@@ -62,6 +62,11 @@ impl Attrs {
         self.bytes(kind | NESTED, &value.0)
     }
 
+    /// Attributes that were received.
+    pub(in crate::net) fn nested_bytes(self, kind: u16, value: &[u8]) -> Self {
+        self.bytes(kind | NESTED, value)
+    }
+
     pub(in crate::net) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,0 +1,138 @@
+//! The kernel's table of connections, as far as one box is concerned.
+//!
+//! Owns: listing a box's connections, and forgetting them. A box's are those that it began; nobody begins one to it. The
+//! kernel picks them out, so that others' cost nothing but the walk.
+
+use std::net::Ipv4Addr;
+
+use super::netlink::{Attrs, FAMILY_HEADER, Request, Socket, attribute, be32, be64};
+use crate::error::Error;
+
+/// Connections that are listed.
+pub const LISTED_MAX: usize = 200;
+/// `NFNL_SUBSYS_CTNETLINK`
+const SUBSYSTEM: u16 = 1;
+const MESSAGE_GET: u16 = SUBSYSTEM << 8 | 1;
+const MESSAGE_DELETE: u16 = SUBSYSTEM << 8 | 2;
+/// `AF_INET`
+const FAMILY: [u8; FAMILY_HEADER] = [2, 0, 0, 0];
+const STATUS_DNAT: u32 = 1 << 5;
+const STATUS_ANSWERED: u32 = 1 << 1;
+const IPPROTO_UDP: u8 = 17;
+const PORT_DNS: u16 = 53;
+/// Names of `enum tcp_conntrack`, in words of `ss`.
+const TCP_STATES: [&str; 10] = [
+    "none",
+    "syn-sent",
+    "syn-recv",
+    "established",
+    "fin-wait",
+    "close-wait",
+    "last-ack",
+    "time-wait",
+    "closed",
+    "syn-sent",
+];
+
+/// A connection of a box, or what the kernel takes for one: datagrams and their answers, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The protocol's number.
+    pub protocol: u8,
+    /// Where the box wants to go.
+    pub destination: Ipv4Addr,
+    /// The port there, of protocols that have ports.
+    pub port: Option<u16>,
+    /// Of TCP its state; of others whether there was an answer.
+    pub state: &'static str,
+    /// It goes to one of our proxies.
+    pub is_proxied: bool,
+    /// Bytes from the box and to it, if the kernel counts them (`nf_conntrack_acct`).
+    pub bytes: Option<(u64, u64)>,
+}
+
+impl Connection {
+    /// Whether it is a question for a name to somebody else than our proxy.
+    pub(super) fn asks_names_directly(&self) -> bool {
+        self.protocol == IPPROTO_UDP && self.port == Some(PORT_DNS) && !self.is_proxied
+    }
+}
+
+/// Connections of a box.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// How many there are.
+    pub count: usize,
+    /// Some of them, at most [`LISTED_MAX`].
+    pub listed: Vec<Connection>,
+}
+
+/// The connection to the kernel's table in the namespace of the thread that opened it.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    socket: Socket,
+}
+
+impl Tracker {
+    pub(super) fn open() -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open("netlink socket for connections")? })
+    }
+
+    /// What a box has open.
+    pub(super) fn connections(&mut self, guest: Ipv4Addr) -> Result<Connections, Error> {
+        let bodies = self.of(guest)?;
+        let all = bodies.iter().filter_map(|body| read(body, guest));
+        Ok(Connections { count: all.clone().count(), listed: all.take(LISTED_MAX).collect() })
+    }
+
+    /// Forgets those of a box's connections that `which` picks. What still comes for them belongs to nothing.
+    pub(super) fn forget(&mut self, guest: Ipv4Addr, which: impl Fn(&Connection) -> bool) -> Result<(), Error> {
+        for body in self.of(guest)? {
+            let (Some(connection), Some(tuple)) = (read(&body, guest), attribute(&body, 1)) else { continue };
+            if !which(&connection) {
+                continue;
+            }
+            // The number is in it, so that a new one that looks the same is not taken for it.
+            let attrs = Attrs::new().nested_bytes(1, tuple);
+            let attrs = attribute(&body, 12).map_or(attrs.clone(), |id| attrs.bytes(12, id));
+            let request = Request { kind: MESSAGE_DELETE, flags: 0, family: FAMILY, body: &attrs };
+            // One that is gone by itself is as good.
+            self.socket.ask("forget connection of", &guest.to_string(), &request)?;
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, guest: Ipv4Addr) -> Result<Vec<Vec<u8>>, Error> {
+        const BY_SOURCE: u32 = 1;
+        let address = Attrs::new().nested(1, &Attrs::new().bytes(1, &guest.octets()));
+        let filter = Attrs::new().bytes(1, &BY_SOURCE.to_ne_bytes()).bytes(2, &0_u32.to_ne_bytes());
+        let body = Attrs::new().nested(1, &address).nested(25, &filter);
+        let request = Request { kind: MESSAGE_GET, flags: 0, family: FAMILY, body: &body };
+        Ok(self.socket.dump("list connections of", &guest.to_string(), &request)?.unwrap_or_default())
+    }
+}
+
+/// A connection as the kernel tells it; none if it is not the box's.
+fn read(body: &[u8], guest: Ipv4Addr) -> Option<Connection> {
+    let tuple = attribute(body, 1)?;
+    let address = |kind: u16| {
+        let bytes = attribute(attribute(tuple, 1)?, kind)?;
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+    };
+    if address(1)? != guest {
+        return None;
+    }
+    let ports = attribute(tuple, 2)?;
+    let protocol = *attribute(ports, 1)?.first()?;
+    let port = attribute(ports, 3).and_then(|two| Some(u16::from_be_bytes(two.try_into().ok()?)));
+    let status = attribute(body, 3).and_then(be32)?;
+    let tcp = attribute(body, 4).and_then(|info| attribute(attribute(info, 1)?, 1)?.first());
+    let state = match tcp {
+        Some(state) => TCP_STATES.get(usize::from(*state)).copied().unwrap_or("unknown"),
+        None if status & STATUS_ANSWERED != 0 => "answered",
+        None => "unanswered",
+    };
+    let counted = |kind: u16| attribute(attribute(body, kind)?, 2).and_then(be64);
+    let bytes = counted(9).zip(counted(10));
+    Some(Connection { protocol, destination: address(2)?, port, state, is_proxied: status & STATUS_DNAT != 0, bytes })
+}
