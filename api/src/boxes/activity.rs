@@ -51,6 +51,10 @@ struct State {
     arrivals: u64,
     /// When it was last woken or started again.
     woken: Option<Instant>,
+    /// Bytes on its network, as the kernel last told.
+    traffic: Option<u64>,
+    /// When these were last seen to have changed.
+    traffic_at: Option<Instant>,
     quiet_since: Instant,
     last_work_ms: i64,
     cpu: CpuWindow,
@@ -90,6 +94,8 @@ impl Activity {
             arriving: 0,
             arrivals: 0,
             woken: None,
+            traffic: None,
+            traffic_at: None,
             quiet_since: now,
             last_work_ms,
             cpu: CpuWindow::default(),
@@ -139,6 +145,25 @@ impl Activity {
         let mut state = self.lock();
         state.quiet_since = Instant::now();
         state.last_work_ms = clock::unix_ms();
+    }
+
+    /// The kernel has counted so many bytes on the network of the box; says whether there were any since the last time.
+    pub fn saw_traffic(&self, bytes: u64) -> bool {
+        let mut state = self.lock();
+        let changed = state.traffic.replace(bytes).is_some_and(|before| before != bytes);
+        if changed {
+            let now = Instant::now();
+            state.traffic_at = Some(now);
+            state.quiet_since = now;
+            state.last_work_ms = clock::unix_ms();
+        }
+        changed
+    }
+
+    /// How long ago something passed on its network, if that was seen.
+    #[must_use]
+    pub fn since_traffic(&self) -> Option<Duration> {
+        self.lock().traffic_at.map(|at| at.elapsed())
     }
 
     /// The box was just woken, or started again on its disk.

@@ -220,6 +220,11 @@ impl Boxes {
         all
     }
 
+    /// The box with this id, whoever owns it.
+    pub(super) fn entry(&self, id: &str) -> Option<Arc<Entry>> {
+        self.inner.table.read().unwrap_or_else(PoisonError::into_inner).get(id).map(Arc::clone)
+    }
+
     /// Every box.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Entry>> {

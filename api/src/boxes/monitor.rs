@@ -52,6 +52,7 @@ impl Boxes {
                 self.inner.awake.notified().await;
                 continue;
             }
+            self.look_at_traffic_of(&awake).await;
             let looks = self.look_at(awake).await;
             let next = self.act_on(&looks);
             if Instant::now() >= storage_due {

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{Boxes, Entry};
+use super::{Boxes, Entry, WorkKind};
 use crate::db::{BoxRecord, BoxSettings, LogRow};
 use crate::error::Error;
 use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::net::egress::HeaderRules;
+use crate::net::nflog::Event;
 use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
@@ -80,6 +81,12 @@ impl Boxes {
             tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
             let text = format!("the box has no network: {reason}");
             self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
+            return;
+        }
+        if entry.frozen()
+            && let Err(error) = self.watch_arrivals(entry).await
+        {
+            tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
         }
     }
 
@@ -100,6 +107,76 @@ impl Boxes {
     #[must_use]
     pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
         entry.view().headers.and(self.inner.network.as_ref()).map(crate::net::Network::certificate_pem)
+    }
+
+    /// From now on a packet for this box wakes it. Comes before it is frozen.
+    pub(super) async fn watch_arrivals(&self, entry: &Entry) -> Result<(), Error> {
+        match (&self.inner.network, entry.view().pair) {
+            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => network.set_frozen(pair, true).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The opposite, for a box that is awake.
+    pub(super) async fn end_watch_of_arrivals(&self, entry: &Entry) {
+        let (Some(network), Some(pair)) = (&self.inner.network, entry.view().pair) else { return };
+        if network.find(&entry.id).is_none() {
+            return;
+        }
+        if let Err(error) = network.set_frozen(pair, false).await {
+            // Packets for it are told of without need, until it sleeps the next time.
+            tracing::warn!(box_id = entry.id, error = error.chain(), "cannot end the watch over a box's network");
+        }
+    }
+
+    /// Whether something has passed on the network of the box since the last look.
+    pub(super) async fn look_at_traffic(&self, entry: &Arc<Entry>) -> bool {
+        self.look_at_traffic_of(std::slice::from_ref(entry)).await > 0
+    }
+
+    /// Notes what has passed on the networks of these boxes; says on how many of them something has.
+    pub(super) async fn look_at_traffic_of(&self, entries: &[Arc<Entry>]) -> usize {
+        let Some(network) = &self.inner.network else { return 0 };
+        let counted = match network.traffic().await {
+            Ok(counted) => counted,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "cannot read the traffic of boxes");
+                return 0;
+            }
+        };
+        let saw = |entry: &&Arc<Entry>| {
+            let bytes = entry.view().pair.and_then(|pair| counted.get(&pair.guest()));
+            bytes.is_some_and(|bytes| entry.activity.saw_traffic(*bytes))
+        };
+        entries.iter().filter(saw).count()
+    }
+
+    /// Does what packets ask for: keeps what was refused, wakes boxes for which something arrives. Never returns.
+    pub async fn heed_network(self) {
+        let Some(network) = self.inner.network.clone() else { return };
+        let Some(mut events) = network.events() else { return };
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Refused(refused) => network.note_refusal(&refused),
+                Event::Arrived { guest } => {
+                    if let Some(entry) = network.box_at(guest).and_then(|id| self.entry(&id)) {
+                        let boxes = self.clone();
+                        tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
+                    }
+                }
+            }
+        }
+        tracing::error!(
+            "the firewall tells nothing any more: boxes sleep on when packets arrive, until a request wakes them"
+        );
+    }
+
+    async fn wake_for_packet(&self, entry: &Arc<Entry>) {
+        entry.activity.touch();
+        if let Err(refusal) = self.ensure_awake(entry, WorkKind::Settling).await.map(drop) {
+            let reason = super::create::full(&refusal);
+            tracing::warn!(box_id = entry.id, reason, "a box cannot be woken for what has arrived");
+        }
     }
 
     /// Takes away the connection of a box without processes.

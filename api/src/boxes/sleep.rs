@@ -73,6 +73,7 @@ impl Boxes {
                 .await
                 .map_err(|cause| Refusal::Failed(Error::new("wake the box", &entry.id, cause)))?;
             self.inner.metrics.woken(began.elapsed());
+            self.end_watch_of_arrivals(entry).await;
             self.came_awake(entry, "woken");
             runs::acknowledge_late(entry);
         }
@@ -203,8 +204,18 @@ impl Boxes {
         if why == Why::Idle && self.verdict(entry, cpu_usec) != Verdict::Sleep {
             return Ok(());
         }
+        // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
+        self.watch_arrivals(entry).await?;
+        if why == Why::Idle && self.look_at_traffic(entry).await {
+            self.end_watch_of_arrivals(entry).await;
+            return Ok(());
+        }
         let began = std::time::Instant::now();
-        view.handle.freeze(FREEZE_DEADLINE).await.map_err(|cause| match cause.kind() {
+        let frozen = view.handle.freeze(FREEZE_DEADLINE).await;
+        if frozen.is_err() {
+            self.end_watch_of_arrivals(entry).await;
+        }
+        frozen.map_err(|cause| match cause.kind() {
             icebox_shim::ErrorKind::FreezeTimeout => {
                 Refusal::Conflict("the box could not be put to sleep in time; it goes on running".into())
             }

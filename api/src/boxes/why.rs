@@ -8,6 +8,9 @@ use crate::db::BoxSettings;
 use crate::error::Error;
 use crate::wire::{BoxStatus, Why};
 
+/// Traffic that is older than the last work by less was the last work.
+const TRAFFIC_SLACK: Duration = Duration::from_millis(50);
+
 impl Boxes {
     /// The idle time in force for these settings.
     #[must_use]
@@ -61,7 +64,9 @@ impl Boxes {
         };
         match status {
             BoxStatus::Idle | BoxStatus::Running => self.explain_awake(entry, &mut why),
-            BoxStatus::Paused if entry.alive() => why.waiting_for.push("the next request that needs it".into()),
+            BoxStatus::Paused if entry.alive() => {
+                why.waiting_for.push("the next request that needs it, or data on one of its connections".into())
+            }
             BoxStatus::Paused => {
                 why.waiting_for.push("the next request, which starts it again on its disk".into());
             }
@@ -98,7 +103,11 @@ impl Boxes {
                 config.idle_cpu_percent
             )),
             Verdict::Wait(left) => {
-                why.awake_because.push(format!("its last work was {:.0} s ago", observed.quiet.as_secs_f64()));
+                let quiet = observed.quiet;
+                // Noted with one reading of the clock each: the same moment up to some microseconds.
+                let by_traffic = entry.activity.since_traffic().is_some_and(|at| at <= quiet + TRAFFIC_SLACK);
+                let what = if by_traffic { "its network was used" } else { "its last work was" };
+                why.awake_because.push(format!("{what} {:.0} s ago", quiet.as_secs_f64()));
                 why.freezes_in_seconds = Some((left.as_secs_f64() * 10.0).round() / 10.0);
             }
             Verdict::Sleep => why.freezes_in_seconds = Some(0.0),

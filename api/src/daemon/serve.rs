@@ -60,6 +60,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let config = boxes.config().clone();
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
+    tokio::spawn(boxes.clone().heed_network());
     tokio::spawn(boxes.clone().prune());
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });

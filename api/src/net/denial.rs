@@ -35,6 +35,17 @@ pub struct Denial {
     pub name: Option<String>,
 }
 
+/// A protocol's name, or its number.
+#[must_use]
+pub fn protocol_name(number: u8) -> String {
+    match i32::from(number) {
+        libc::IPPROTO_ICMP => "icmp".to_owned(),
+        libc::IPPROTO_TCP => "tcp".to_owned(),
+        libc::IPPROTO_UDP => "udp".to_owned(),
+        number => number.to_string(),
+    }
+}
+
 impl std::fmt::Display for Denial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.protocol)?;

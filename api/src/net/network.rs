@@ -5,6 +5,7 @@
 //!
 //! Leaves out: how any of it is done ([`HostSide`] and the proxies).
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,11 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::address::{Pair, Pool};
 use super::authority::Authority;
 use super::config::NetworkConfig;
-use super::denial::Denial;
-use super::dns::{DnsConfig, DnsCounters, DnsProxy};
+use super::conntrack::Connection;
+use super::denial::{Denial, protocol_name};
+use super::dns::{DnsConfig, DnsCounters, DnsProxy, OnDenial};
 use super::egress::{self, Egress, EgressConfig, EgressCounters, HeaderRules, NameSource};
 use super::firewall::{Count, ProxyPorts};
 use super::namespace::Namespace;
+use super::nflog::{Events, Refused};
 use super::policy::BoxPolicy;
 use super::secret::SealingKey;
 use super::sockets::Sockets;
@@ -24,7 +27,7 @@ use super::table::{BoxNet, NetTable};
 use super::{Attachment, HostConfig, HostSide};
 use crate::db::{Db, LogRow};
 use crate::error::{Cause, Error};
-use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource};
+use crate::wire::{BoxConnection, BoxNetwork, Counted, LogLevel, LogSource};
 use futures::future::BoxFuture;
 
 /// In the data directory: what seals secrets, and the authority of this installation.
@@ -72,6 +75,11 @@ impl NameSource for Resolver {
     }
 }
 
+fn connection(of: &Connection) -> BoxConnection {
+    let protocol = protocol_name(of.protocol);
+    BoxConnection { protocol, address: of.destination, port: of.port, state: Some(of.state.to_owned()) }
+}
+
 fn headers_of(id: &str) -> String {
     format!("attach_headers/{id}")
 }
@@ -88,13 +96,13 @@ fn note_denials(db: Db) -> Arc<dyn Fn(&BoxNet, Denial) + Send + Sync> {
 }
 
 /// The network of all boxes. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Network {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
+    on_denial: OnDenial,
     config: NetworkConfig,
     host: Arc<HostSide>,
     key: SealingKey,
@@ -104,6 +112,12 @@ struct Inner {
     sockets: Arc<Sockets>,
     table: Arc<NetTable>,
     pool: Mutex<Pool>,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("host", &self.inner.host).finish_non_exhaustive()
+    }
 }
 
 impl Network {
@@ -137,11 +151,12 @@ impl Network {
             connections_per_box_max: PROXIED_PER_BOX_MAX,
         };
         // The firewall counts what passes on the link of the box, proxied or not: that is what keeps it awake.
-        let told = egress::Told { on_denial, on_activity: Arc::new(|_| {}) };
+        let told = egress::Told { on_denial: Arc::clone(&on_denial), on_activity: Arc::new(|_| {}) };
         let names = Arc::new(Resolver(dns.clone()));
         let (boxes, trusted) = (Arc::clone(&table), Arc::clone(&authority));
         let egress = Egress::start(egress, namespace, Arc::clone(&sockets), boxes, names, trusted, told).await?;
         let inner = Inner {
+            on_denial,
             config: config.clone(),
             host,
             sockets,
@@ -242,7 +257,38 @@ impl Network {
         told.received = counted(counters.received);
         told.refused = counted(counters.refused);
         told.denials = box_.denials.latest();
+        let connections = self.inner.host.connections(pair).await?;
+        told.connections_total = connections.count as u64;
+        told.connections = connections.listed.iter().map(connection).collect();
         Ok(())
+    }
+
+    /// What happens from now on, for the first who asks.
+    pub fn events(&self) -> Option<Events> {
+        self.inner.host.events()
+    }
+
+    /// See [`HostSide::set_frozen`].
+    pub async fn set_frozen(&self, pair: Pair, frozen: bool) -> Result<(), Error> {
+        self.inner.host.set_frozen(pair, frozen).await
+    }
+
+    /// See [`HostSide::traffic`].
+    pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        self.inner.host.traffic().await
+    }
+
+    /// Keeps what the firewall has refused.
+    pub fn note_refusal(&self, refused: &Refused) {
+        if let Some(box_) = self.inner.table.at(refused.guest) {
+            (self.inner.on_denial)(&box_, refused.denial());
+        }
+    }
+
+    /// The id of the box that is connected at this address.
+    #[must_use]
+    pub fn box_at(&self, guest: Ipv4Addr) -> Option<String> {
+        self.inner.table.at(guest).map(|box_| box_.id.clone())
     }
 
     /// Seals the headers of a box, for the database.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::denial::Denial;
+use super::denial::{Denial, protocol_name};
 use super::firewall::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
 use super::netlink::{Attrs, FAMILY_HEADER, Heard, Heed, Listener, Request, Socket, attribute, be32};
 use crate::error::Error;
@@ -23,7 +23,6 @@ const EVENTS_MAX: usize = 1024;
 const SUBSYSTEM: u16 = 4;
 const MESSAGE_PACKET: u16 = SUBSYSTEM << 8;
 const MESSAGE_CONFIG: u16 = SUBSYSTEM << 8 | 1;
-const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
@@ -46,12 +45,7 @@ impl Refused {
     /// As it is kept for the box's owner.
     #[must_use]
     pub fn denial(&self) -> Denial {
-        let protocol = match self.protocol {
-            IPPROTO_ICMP => "icmp".to_owned(),
-            IPPROTO_TCP => "tcp".to_owned(),
-            IPPROTO_UDP => "udp".to_owned(),
-            number => number.to_string(),
-        };
+        let protocol = protocol_name(self.protocol);
         Denial { rule: self.rule.to_owned(), protocol, address: self.destination, port: self.port, name: None }
     }
 }
