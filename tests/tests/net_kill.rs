@@ -18,10 +18,11 @@ const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const MOMENTS: u32 = 12;
 const STEP: Duration = Duration::from_millis(4);
 const SETTLE: Duration = icebox_tests::wait::PATIENCE;
-/// Tries to reach the canary by TCP, UDP and ping, without end.
+/// Tries to reach the canary by TCP, UDP and ping, without end; not so fast that it meets the limit of new connections.
 const KNOCK: &str = r#"
-import socket, sys
+import socket, sys, time
 while True:
+    time.sleep(0.005)
     for kind, proto in ((socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM, 0), (socket.SOCK_DGRAM, socket.IPPROTO_ICMP)):
         try:
             s = socket.socket(socket.AF_INET, kind, proto)

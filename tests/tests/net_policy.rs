@@ -139,8 +139,8 @@ fn names_and_networks_are_what_they_say() {
     let policy = json!({
         "mode": "custom",
         "allowed_domains": ["site.test", "*.suffix.test", "one.shared.test", "denied.test"],
-        "allowed_cidrs": ["203.0.113.128/25"],
-        "denied_cidrs": [format!("{DENIED}/32"), "203.0.113.200/32"],
+        "allowed_cidrs": ["198.51.100.128/25"],
+        "denied_cidrs": [format!("{DENIED}/32"), "198.51.100.200/32"],
     });
     let made = daemon.api().create(&json!({ "network_policy": policy }));
     assert_eq!(made.data()["network_policy"], policy);
@@ -153,9 +153,9 @@ fn names_and_networks_are_what_they_say() {
         "https://one.shared.test/",
         "http://site.test:8080/",
         "https://SITE.test/",
-        "http://203.0.113.130/",
-        "https://203.0.113.131/",
-        "http://203.0.113.132:8080/",
+        "http://198.51.100.130/",
+        "https://198.51.100.131/",
+        "http://198.51.100.132:8080/",
     ] {
         assert_eq!(curl(&made, url), 200, "{url}");
     }
@@ -163,7 +163,7 @@ fn names_and_networks_are_what_they_say() {
         "http://other.test/",
         "https://other.test/",
         "https://suffix.test/",
-        "http://203.0.113.200/",
+        "http://198.51.100.200/",
         "https://denied.test/",
         "http://198.51.100.99/",
     ] {

@@ -145,11 +145,17 @@ impl Web {
     fn answer(&self, request: &Request, to: SocketAddr, writer: &mut impl Write) -> std::io::Result<()> {
         let host = request.header("host").unwrap_or_default();
         let name = host.split(':').next().unwrap_or_default();
-        let path = request.target.split('?').next().unwrap_or_default();
+        // apt asks for `/./Packages`.
+        let path = request.target.split('?').next().unwrap_or_default().replace("/./", "/");
         let file =
             self.shared.files.lock().unwrap_or_else(PoisonError::into_inner).get(&format!("{name}{path}")).cloned();
         if let Some(file) = file {
-            return reply(writer, "200 OK", "", &file);
+            let kind = match file.first() {
+                Some(b'<') => "text/html",
+                Some(b'{') => "application/json",
+                _ => "application/octet-stream",
+            };
+            return reply(writer, "200 OK", &format!("content-type: {kind}\r\n"), &file);
         }
         if let Some(size) = path.strip_prefix("/bytes/").and_then(|n| n.parse().ok()) {
             return bytes(writer, size);
@@ -157,7 +163,7 @@ impl Web {
         if let Some(count) = path.strip_prefix("/chunks/").and_then(|n| n.parse().ok()) {
             return chunks(writer, count);
         }
-        match path {
+        match path.as_str() {
             "/headers" => {
                 let json = serde_json::to_vec(&request.headers).expect("JSON");
                 reply(writer, "200 OK", "content-type: application/json\r\n", &json)
