@@ -160,6 +160,12 @@ impl Activity {
         changed
     }
 
+    /// Bytes on its network, as the kernel last told.
+    #[must_use]
+    pub fn traffic(&self) -> Option<u64> {
+        self.lock().traffic
+    }
+
     /// How long ago something passed on its network, if that was seen.
     #[must_use]
     pub fn since_traffic(&self) -> Option<Duration> {

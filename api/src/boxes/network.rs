@@ -16,6 +16,9 @@ use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
 
+/// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
+const TRAFFIC_FILE: &str = "traffic";
+
 impl BoxSettings {
     /// The policy in force. A record from before there was a network, or one that cannot be understood, allows nothing.
     #[must_use]
@@ -83,10 +86,8 @@ impl Boxes {
             self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
             return;
         }
-        if entry.frozen()
-            && let Err(error) = self.watch_arrivals(entry).await
-        {
-            tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
+        if entry.frozen() {
+            self.watch_again(entry).await;
         }
     }
 
@@ -117,7 +118,34 @@ impl Boxes {
         }
     }
 
-    /// The opposite, for a box that is awake.
+    /// Notes what had passed when the box fell asleep, for a daemon that comes after this one. In the run directory: it
+    /// need not outlive the box's processes.
+    pub(super) async fn note_traffic(&self, entry: &Arc<Entry>) {
+        self.look_at_traffic(entry).await;
+        if let Some(bytes) = entry.activity.traffic() {
+            let path = self.run_dir(&entry.id).join(TRAFFIC_FILE);
+            if let Err(cause) = std::fs::write(&path, bytes.to_string()) {
+                tracing::warn!(path = %path.display(), %cause, "cannot note the traffic of a box");
+            }
+        }
+    }
+
+    /// Watches a box that sleeps since before this daemon was there. What arrived meanwhile, nobody was told: if anything
+    /// did, the box is woken now.
+    async fn watch_again(&self, entry: &Arc<Entry>) {
+        if let Err(error) = self.watch_arrivals(entry).await {
+            tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
+        }
+        let noted = std::fs::read_to_string(self.run_dir(&entry.id).join(TRAFFIC_FILE)).ok();
+        let Some(noted) = noted.and_then(|text| text.parse::<u64>().ok()) else { return };
+        self.look_at_traffic(entry).await;
+        if entry.activity.traffic().is_some_and(|bytes| bytes != noted) {
+            let (boxes, entry) = (self.clone(), Arc::clone(entry));
+            tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
+        }
+    }
+
+    /// The opposite of [`Boxes::watch_arrivals`], for a box that is awake.
     pub(super) async fn end_watch_of_arrivals(&self, entry: &Entry) {
         let (Some(network), Some(pair)) = (&self.inner.network, entry.view().pair) else { return };
         if network.find(&entry.id).is_none() {

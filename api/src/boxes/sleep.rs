@@ -222,6 +222,7 @@ impl Boxes {
             _ => Refusal::Failed(Error::new("put the box to sleep", &entry.id, cause)),
         })?;
         self.inner.metrics.frozen(began.elapsed());
+        self.note_traffic(entry).await;
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &view.handle, storage, Write::Always, "freeze");
         self.inner.db.append_samples(sample.into_iter().collect());

@@ -91,12 +91,16 @@ impl NetworkConfig {
 }
 
 impl NetworkLimits {
-    /// As the firewall takes them.
+    /// Connections at once.
+    pub(super) fn connections_max(&self) -> Option<u32> {
+        (self.connections_max > 0).then_some(self.connections_max)
+    }
+
+    /// As the firewall takes the others.
     pub(super) fn of_firewall(&self) -> Limits {
         let some = |n: u32| (n > 0).then_some(n);
         let some64 = |n: u64| (n > 0).then_some(n);
         Limits {
-            connections_max: some(self.connections_max),
             new_per_second_max: some(self.new_connections_per_second_max),
             send_bytes_per_second: some64(self.send_bytes_per_second),
             receive_bytes_per_second: some64(self.receive_bytes_per_second),
@@ -143,9 +147,6 @@ mod tests {
             assert!(read(bad).expect(bad).check().is_err(), "{bad}");
         }
         assert!(NetworkConfig::default().check().is_ok());
-        assert_eq!(
-            NetworkLimits { connections_max: 0, ..NetworkLimits::default() }.of_firewall().connections_max,
-            None
-        );
+        assert_eq!(NetworkLimits { connections_max: 0, ..NetworkLimits::default() }.connections_max(), None);
     }
 }

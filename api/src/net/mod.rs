@@ -59,6 +59,8 @@ pub struct HostConfig {
     pub smtp_allowed: bool,
     /// Where our proxies listen.
     pub ports: ProxyPorts,
+    /// Connections that each box may have at once.
+    pub connections_max: Option<u32>,
 }
 
 /// A box that is to be connected.
@@ -233,8 +235,8 @@ impl State {
         }
         opened.sort();
         opened.dedup();
-        let HostConfig { pool, smtp_allowed, ports } = config;
-        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, opened })?;
+        let HostConfig { pool, smtp_allowed, ports, connections_max } = config;
+        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
         Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, uplink })

@@ -85,7 +85,7 @@ fn headers_of(id: &str) -> String {
 }
 
 /// Keeps refusals with their box. The first of its kind is a line in the box's log too.
-fn note_denials(db: Db) -> Arc<dyn Fn(&BoxNet, Denial) + Send + Sync> {
+fn note_denials(db: Db) -> OnDenial {
     Arc::new(move |box_: &BoxNet, denial: Denial| {
         let text = format!("refused: {denial}");
         if box_.denials.record(denial, crate::clock::unix_ms()) {
@@ -128,7 +128,12 @@ impl Network {
         let namespace = netns.map_or_else(Namespace::own, Namespace::open)?;
         let key = SealingKey::load_or_create(&data_dir.join(KEY_FILE))?;
         let authority = Arc::new(Authority::load_or_create(&data_dir.join(AUTHORITY_FILE), &key)?);
-        let host = HostConfig { pool: config.pool, smtp_allowed: config.smtp_allowed, ports: ProxyPorts::default() };
+        let host = HostConfig {
+            pool: config.pool,
+            smtp_allowed: config.smtp_allowed,
+            ports: ProxyPorts::default(),
+            connections_max: config.limits.connections_max(),
+        };
         let ports = host.ports;
         let host = Arc::new(HostSide::start(namespace.clone(), host).await?);
         let sockets = Arc::new(Sockets::start().await?);

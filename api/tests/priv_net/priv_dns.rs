@@ -80,7 +80,8 @@ impl Names {
         let ports = ProxyPorts { dns: DNS_PORT, egress: EGRESS_PORT };
         world.start_with(HostConfig { ports, ..World::config() });
         let asked = upstream(&world);
-        let (table, denials): (Arc<NetTable>, Arc<Mutex<Vec<(String, Denial)>>>) = Default::default();
+        let table: Arc<NetTable> = Arc::default();
+        let denials: Arc<Mutex<Vec<(String, Denial)>>> = Arc::default();
         let config = DnsConfig {
             listen: (Ipv4Addr::UNSPECIFIED, DNS_PORT).into(),
             upstreams: vec![UPSTREAM],

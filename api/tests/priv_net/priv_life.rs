@@ -21,7 +21,13 @@ fn spec(b: &TestBox) -> LinkSpec {
 
 fn settings() -> Settings {
     let config = World::config();
-    Settings { pool: config.pool, smtp_allowed: false, ports: config.ports, opened: vec!["up0".into()] }
+    Settings {
+        pool: config.pool,
+        smtp_allowed: false,
+        ports: config.ports,
+        connections_max: None,
+        opened: vec!["up0".into()],
+    }
 }
 
 fn passes(world: &mut World, b: &TestBox, text: &str) -> bool {
@@ -66,14 +72,15 @@ fn priv_a_box_that_moved_to_another_namespace_gets_a_new_link() {
 fn priv_connections_outlive_the_daemon() {
     let mut world = World::new();
     let policy = Policy::Custom { allowed: vec!["198.51.100.0/24".parse().expect("network")], denied: Vec::new() };
+    world.start_limited(2);
     let b = world.new_box();
-    world.attach(&b, policy, Limits { connections_max: Some(2), new_per_second_max: Some(1000), ..Limits::default() });
+    world.attach(&b, policy, Limits { new_per_second_max: Some(1000), ..Limits::default() });
     let mut streams = [b.connect(SITE, 80).expect("connect"), b.connect(SITE, 80).expect("connect")];
     let before = world.wait(world.side().counters(b.pair));
     world.die();
     streams.iter_mut().for_each(|s| echo(s).expect("while nobody is there"));
     assert!(b.connect(SITE, 25).is_err(), "mail passes while nobody is there");
-    world.start();
+    world.start_limited(2);
     streams.iter_mut().for_each(|s| echo(s).expect("after the restart"));
     assert!(b.connect(SITE, 80).is_err(), "a third connection: the limit was lost");
     let after = world.wait(world.side().counters(b.pair));
@@ -181,7 +188,7 @@ fn priv_nft_two_hundred_boxes_have_the_rules_of_one_and_each_costs_the_same() {
             .map(|n| {
                 let pair = icebox_api::net::address::Pair::of((u32::from_be_bytes([10, 88, 0, 0]) + 2 * n).into());
                 let policy = Policy::Custom { allowed: vec![network(n), network(n + 7)], denied: vec![network(n + 3)] };
-                let limits = Limits { connections_max: Some(100), new_per_second_max: Some(100), ..Limits::default() };
+                let limits = Limits { new_per_second_max: Some(100), ..Limits::default() };
                 let begun = Instant::now();
                 firewall.set(&BoxRules {
                     interface: format!("{PREFIX}{n}"),

@@ -169,8 +169,8 @@ fn priv_headers_are_added_wherever_it_goes() {
 #[test]
 fn priv_the_way_to_a_proxy_is_counted_and_limited_too() {
     let mut world = World::new();
-    let b = world.new_box();
-    world.attach(&b, custom(&[], &[]), Limits { connections_max: Some(3), ..Limits::default() });
+    world.start_limited(3);
+    let b = world.add_box(custom(&[], &[]));
     let before = world.wait(world.side().counters(b.pair));
     let mut streams: Vec<TcpStream> = (0..3).map(|_| b.connect(SITE, 443).expect("connect")).collect();
     assert_eq!(end(&b, SITE, 443), End::Refused, "a fourth connection");
@@ -182,6 +182,7 @@ fn priv_the_way_to_a_proxy_is_counted_and_limited_too() {
     assert!(after.sent.packets >= before.sent.packets + 9 && after.sent.bytes > 9 * 40, "{after:?}");
     assert!(after.received.packets >= before.received.packets + 9, "{after:?}");
     assert_eq!(after.refused.packets, before.refused.packets + 1, "{after:?}");
+    world.start();
     let limits = Limits { new_per_second_max: Some(5), ..Limits::default() };
     world.wait(world.side().set_limits(b.pair, limits));
     let passed = (0..50).filter(|_| end(&b, SITE, 443) != End::Refused).count();

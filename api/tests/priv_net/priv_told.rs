@@ -73,14 +73,15 @@ fn priv_every_rule_tells_whom_it_refused_what() {
 #[test]
 fn priv_limits_tell_what_they_refuse() {
     let mut world = World::new();
-    let few = world.new_box();
-    world.attach(&few, Policy::AllowAll, Limits { connections_max: Some(1), ..Limits::default() });
+    world.start_limited(1);
+    let few = world.add_box(Policy::AllowAll);
     let slow = world.new_box();
     world.attach(&slow, Policy::AllowAll, Limits { new_per_second_max: Some(1), ..Limits::default() });
     let _one = few.connect(SITE, 80).expect("connect");
     assert!(few.connect(SITE, 80).is_err());
     let told = refused(&mut world);
     assert_eq!((told.guest, told.rule, told.port), (few.address(), "too many connections", Some(80)));
+    world.start();
     while slow.connect(SITE, 80).is_ok() {}
     let told = refused(&mut world);
     assert_eq!((told.guest, told.rule, told.port), (slow.address(), "too many new connections", Some(80)));

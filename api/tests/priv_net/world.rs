@@ -296,7 +296,13 @@ impl World {
 
     pub(crate) fn config() -> HostConfig {
         let pool = "10.88.0.0/16".parse().expect("pool");
-        HostConfig { pool, smtp_allowed: false, ports: ProxyPorts { dns: DNS_PORT, egress: EGRESS_PORT } }
+        let ports = ProxyPorts { dns: DNS_PORT, egress: EGRESS_PORT };
+        HostConfig { pool, smtp_allowed: false, ports, connections_max: None }
+    }
+
+    /// A host side that lets each box have so many connections, now and at every [`World::start`] that names it again.
+    pub(crate) fn start_limited(&mut self, connections_max: u32) {
+        self.start_with(HostConfig { connections_max: Some(connections_max), ..Self::config() });
     }
 
     /// Begins the host's side, as a daemon that starts does.

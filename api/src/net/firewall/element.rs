@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::batch::{Batch, Verb};
 use super::expr::{Verdict, value};
 use super::ruleset::{LED_TO, TABLE};
-use super::sets::{BYTES, OVER, Set, bytes_over, connections_over, counter, rate_over, rate_up_to};
+use super::sets::{BYTES, OVER, Set, bytes_over, counter, rate_over, rate_up_to};
 use crate::net::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 
 /// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
@@ -28,7 +28,6 @@ pub(super) enum State {
     RateOver(u32),
     RateUpTo(u32),
     BytesOver(u64),
-    ConnectionsOver(u32),
 }
 
 /// An element.
@@ -102,7 +101,6 @@ impl Element {
             State::RateOver(n) => attrs.nested(7, &rate_over(n)),
             State::RateUpTo(n) => attrs.nested(7, &rate_up_to(n)),
             State::BytesOver(n) => attrs.nested(7, &bytes_over(n)),
-            State::ConnectionsOver(n) => attrs.nested(7, &connections_over(n)),
         }
     }
 
@@ -150,7 +148,6 @@ fn read_state(bytes: &[u8]) -> Option<State> {
                 (_, false) => State::RateUpTo(u32::try_from(rate).ok()?),
             }
         }
-        b"connlimit\0" => State::ConnectionsOver(be32(attribute(data, 1)?)?),
         _ => return None,
     })
 }
@@ -196,12 +193,10 @@ pub(super) fn add(batch: &mut Batch, elements: &[&Element]) {
     push(batch, Verb::NewElements, CREATE, elements, Element::attrs);
 }
 
-/// Removes `elements`. One with a timeout may be gone by itself, and so may one that counts connections: the kernel
-/// collects it when there are none. Removing what is not there would be an error: so it is added again first, which
-/// changes nothing if it is there.
+/// Removes `elements`. One with a timeout may be gone by itself, and removing what is not there would be an error: so it
+/// is added again first, which changes nothing if it is there.
 pub(super) fn remove(batch: &mut Batch, elements: &[&Element]) {
-    let fleeting: Vec<&Element> =
-        elements.iter().copied().filter(|e| matches!(e.set, Set::Pinned | Set::Connections)).collect();
+    let fleeting: Vec<&Element> = elements.iter().copied().filter(|e| e.set == Set::Pinned).collect();
     add(batch, &fleeting);
     push(batch, Verb::DeleteElements, 0, elements, Element::key_attrs);
 }
@@ -254,7 +249,6 @@ mod tests {
             Element::new(Set::NewRate, box_key).with(State::RateOver(20)),
             Element::new(Set::Frozen, box_key).with(State::RateUpTo(10)),
             Element::new(Set::SendRate, box_key).with(State::BytesOver(1 << 33)),
-            Element::new(Set::Connections, box_key).with(State::ConnectionsOver(17)),
             range,
         ] {
             assert_eq!(round_trip(&element), element);

@@ -264,6 +264,13 @@ impl Rule {
         self.ipv4().source(REGISTER_1).find(set)
     }
 
+    /// `add @SET { ip saddr STATEFUL }`: it matches as its state does.
+    pub(super) fn add_source_to(self, set: Set, stateful: &Attrs) -> Self {
+        const ADD: u32 = 0;
+        let data = Attrs::new().text(1, set.name()).be32(2, set.id()).be32(3, ADD).be32(4, REGISTER_1);
+        self.ipv4().source(REGISTER_1).with("dynset", &data.nested(7, stateful))
+    }
+
     /// `ip daddr @SET`
     pub(super) fn destination_in(self, set: Set) -> Self {
         self.ipv4().destination(REGISTER_1).find(set)

@@ -101,6 +101,9 @@ pub struct Settings {
     pub smtp_allowed: bool,
     /// Where our proxies listen.
     pub ports: ProxyPorts,
+    /// Connections that each box may have at once; none is no limit. It is in a rule and not with the boxes, because the
+    /// kernel drops what counts connections from a set as soon as there are none (`nft_connlimit_gc`).
+    pub connections_max: Option<u32>,
     /// Interfaces whose forwarding we have turned on.
     pub opened: Vec<String>,
 }
@@ -156,7 +159,7 @@ impl Firewall {
     /// an interface that begins with [`PREFIX`] but for the boxes that were there before and are whole.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let mut socket = Socket::open()?;
-        let comment = comment();
+        let comment = comment(settings);
         let found = table_found(&mut socket, &comment)?;
         let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
         let mut firewall = Self { socket, settings: settings.clone(), boxes: BTreeMap::new(), generation };
@@ -187,8 +190,8 @@ impl Firewall {
             batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
         }
         batch.append(ruleset::chains());
-        batch.append(ruleset::rules(self.settings.ports));
-        for set in &ALL[OF_BOXES..] {
+        batch.append(ruleset::rules(self.settings.ports, self.settings.connections_max));
+        for set in ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections) {
             batch.push(Verb::DeleteElements, 0, set_named(*set));
         }
         for attrs in fixed::fixed(&self.settings) {
@@ -214,7 +217,7 @@ impl Firewall {
 
     /// Makes the table what it should be, with all boxes, after somebody else has changed it.
     pub fn repair(&mut self) -> Result<(), Error> {
-        let comment = comment();
+        let comment = comment(&self.settings);
         let now = Instant::now();
         let mut should: Vec<Element> = self.boxes.values().flat_map(|entry| entry.elements(now)).collect();
         should.sort_by_key(|e| e.set);
@@ -409,8 +412,10 @@ fn missing(what: &'static str, pair: Pair) -> Error {
 
 /// What is kept with the table: a hash of how its sets are made. The rules are written anew each time, so their version
 /// does not matter.
-fn comment() -> String {
+fn comment(settings: &Settings) -> String {
     let mut hash = Sha256::new();
+    // The kernel keeps the limit with each box that has connections: another one needs another set.
+    hash.update(settings.connections_max.unwrap_or(0).to_be_bytes());
     for set in ALL {
         hash.update(set.attrs(ruleset::TABLE).as_bytes());
     }

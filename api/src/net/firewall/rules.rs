@@ -48,8 +48,6 @@ pub enum Policy {
 /// Limits of one box; none means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once.
-    pub connections_max: Option<u32>,
     /// New connections per second.
     pub new_per_second_max: Option<u32>,
     /// Bytes per second that leave the box, with their IP headers.
@@ -229,8 +227,6 @@ impl Entry {
         if self.frozen {
             elements.push(Element::new(Set::Frozen, own).with(State::RateUpTo(ARRIVALS_PER_SECOND)));
         }
-        let connections = self.limits.connections_max.map(State::ConnectionsOver);
-        elements.extend(connections.map(|limit| Element::new(Set::Connections, own).with(limit)));
         elements
     }
 
@@ -288,10 +284,6 @@ impl Entry {
             allowed: ranges(Set::Allowed)?,
             denied: ranges(Set::Denied)?,
             limits: Limits {
-                connections_max: one(Set::Connections).and_then(|e| match e.state {
-                    State::ConnectionsOver(n) => Some(n),
-                    _ => None,
-                }),
                 new_per_second_max: one(Set::NewRate).and_then(|e| match e.state {
                     State::RateOver(n) => Some(n),
                     _ => None,
@@ -336,7 +328,6 @@ mod tests {
                 denied: vec![net("203.0.113.9/32"), net("203.0.113.8/32")],
             },
             limits: Limits {
-                connections_max: Some(5),
                 new_per_second_max: Some(6),
                 send_bytes_per_second: Some(1 << 20),
                 receive_bytes_per_second: Some(1 << 34),
@@ -357,7 +348,7 @@ mod tests {
             let mut rest = elements.clone();
             let lost = rest.remove(gone);
             // A box may be without limits, networks and pins; without anything else it is damaged.
-            let limits = [Set::NewRate, Set::Connections, Set::SendRate, Set::ReceiveRate];
+            let limits = [Set::NewRate, Set::SendRate, Set::ReceiveRate];
             let optional = [&limits[..], &[Set::Allowed, Set::Denied, Set::Pinned, Set::Frozen]].concat();
             let may_be_without = optional.contains(&lost.set)
                 || lost.data == Some(Data::Goto(TO_EGRESS)) && lost.set == Set::RedirectAlways;

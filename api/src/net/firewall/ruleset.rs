@@ -15,7 +15,7 @@ use super::ProxyPorts;
 use super::batch::{Batch, Verb};
 use super::expr::{Rule, Verdict, state};
 use super::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
-use super::sets::Set;
+use super::sets::{Set, connections_over};
 use crate::net::netlink::{APPEND, Attrs, CREATE};
 
 /// The table.
@@ -110,21 +110,21 @@ pub(super) fn chains() -> Batch {
 }
 
 /// All rules, in place of those that are there.
-pub(super) fn rules(ports: ProxyPorts) -> Batch {
+pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
     let mut batch = Batch::default();
     batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
-    for rule in all(ports) {
+    for rule in all(ports, connections_max) {
         let attrs = Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions);
         batch.push(Verb::NewRule, CREATE | APPEND, attrs);
     }
     batch
 }
 
-fn all(ports: ProxyPorts) -> impl Iterator<Item = Rule> {
+fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Iterator<Item = Rule> {
     hooks()
         .into_iter()
         .chain(redirection(ports))
-        .chain(outward())
+        .chain(outward(connections_max))
         .chain(inward())
         .chain(host())
         .chain(quiet())
@@ -177,9 +177,13 @@ fn redirection(ports: ProxyPorts) -> Vec<Rule> {
 }
 
 /// What a box sends to others than the host.
-fn outward() -> Vec<Rule> {
+fn outward(connections_max: Option<u32>) -> Vec<Rule> {
     const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
-    vec![
+    let connections = connections_max.map(|most| {
+        let limit = Rule::of(ACCEPT_OUT).state(state::NEW).add_source_to(Set::Connections, &connections_over(most));
+        limit.then(because(Reason::Connections))
+    });
+    let mut rules = vec![
         Rule::of(FROM_BOX).out_by(PREFIX).then(because(Reason::Neighbour)),
         Rule::of(FROM_BOX).destination_in(Set::Blocked).then(because(Reason::Closed)),
         Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(because(Reason::Protocol)),
@@ -202,7 +206,6 @@ fn outward() -> Vec<Rule> {
             .then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(CUSTOM_OUT).then(because(Reason::Unlisted)),
         Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(because(Reason::Rate)),
-        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::Connections).then(because(Reason::Connections)),
         // As a slow link would: whoever sends goes slower.
         Rule::of(ACCEPT_OUT).source_in(Set::SendRate).then(Verdict::Drop),
         Rule::of(ACCEPT_OUT).source_in(Set::Sent),
@@ -212,7 +215,10 @@ fn outward() -> Vec<Rule> {
         Rule::of(REFUSE).source_in(Set::Refused),
         Rule::of(REFUSE).tcp().reset(),
         Rule::of(REFUSE).prohibited(),
-    ]
+    ];
+    let first = rules.iter().position(|rule| rule.chain == ACCEPT_OUT).unwrap_or(rules.len());
+    rules.splice(first..first, connections);
+    rules
 }
 
 /// What comes back. Nobody begins a connection to a box: public URLs will be dialled inside of its namespace.
@@ -292,7 +298,7 @@ mod tests {
     use super::*;
 
     fn all_rules() -> Vec<Rule> {
-        all(ProxyPorts::default()).collect()
+        all(ProxyPorts::default(), Some(5)).collect()
     }
 
     /// A chain without a last word would fall back to the base chain's `accept`.

@@ -65,8 +65,6 @@ pub(super) enum Set {
     Refused,
     /// Box, with its limit of new connections per second.
     NewRate,
-    /// Box, with its limit of connections at once.
-    Connections,
     /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
     RedirectAlways,
     /// The same, but not for destinations that the policy allows by their address.
@@ -101,6 +99,8 @@ pub(super) enum Set {
     Proxies,
     /// Interfaces that forward because we need it.
     Opened,
+    /// Box, with how many connections it has. The kernel puts a box in when it connects, and takes it out when it has none.
+    Connections,
 }
 
 use Set::{
@@ -125,7 +125,6 @@ pub(super) const ALL: [Set; 32] = [
     Received,
     Refused,
     NewRate,
-    Connections,
     RedirectAlways,
     RedirectElse,
     SendRate,
@@ -143,10 +142,11 @@ pub(super) const ALL: [Set; 32] = [
     GatewayPorts,
     Proxies,
     Opened,
+    Connections,
 ];
 
 /// How many of [`ALL`], from the first, hold elements of boxes.
-pub(super) const OF_BOXES: usize = 24;
+pub(super) const OF_BOXES: usize = 23;
 
 impl Set {
     pub(super) fn name(self) -> &'static str {
@@ -224,7 +224,6 @@ impl Set {
             NewRate | LogRate | MarkedRate => Some(rate_over(1)),
             SendRate | ReceiveRate => Some(bytes_over(1)),
             Frozen => Some(rate_up_to(1)),
-            Connections => Some(connections_over(1)),
             _ => None,
         }
     }
