@@ -1,4 +1,5 @@
-//! Counters for Prometheus. No label holds anything of a tenant.
+//! Counters for Prometheus. No label holds anything of a tenant, but for those of boxes' networks: these are told on the own
+//! machine only (see `http::system`).
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -13,6 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::net::dns::DnsCounters;
+use crate::net::egress::EgressCounters;
+use crate::net::firewall::Counters;
 use crate::wire::RunState;
 
 /// Upper bounds in seconds: from a wake (tenths of milliseconds) to a slow request.
@@ -32,6 +36,11 @@ struct RunLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BoxLabels {
     status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NetLabels {
+    box_id: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +69,14 @@ pub struct Metrics {
     swap_bytes: Gauge,
     stalled_seconds: Family<StallLabels, Counter<f64, AtomicU64>>,
     connections: Gauge,
+    net_sent: Family<NetLabels, Counter>,
+    net_received: Family<NetLabels, Counter>,
+    net_refused: Family<NetLabels, Counter>,
+    net_denials: Family<NetLabels, Counter>,
+    dns_questions: Counter,
+    dns_failures: Counter,
+    egress_connections: Counter,
+    egress_open: Gauge,
 }
 
 impl Default for Metrics {
@@ -83,6 +100,14 @@ impl Default for Metrics {
             swap_bytes: Gauge::default(),
             stalled_seconds: Family::default(),
             connections: Gauge::default(),
+            net_sent: Family::default(),
+            net_received: Family::default(),
+            net_refused: Family::default(),
+            net_denials: Family::default(),
+            dns_questions: Counter::default(),
+            dns_failures: Counter::default(),
+            egress_connections: Counter::default(),
+            egress_open: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -104,6 +129,26 @@ impl Metrics {
         registry.register_with_unit("reclaimed", "Memory taken from sleeping boxes", Unit::Bytes, reclaimed);
         let (help, stalled) = ("Time in which boxes stood still for want of something", self.stalled_seconds.clone());
         registry.register_with_unit("stalled", help, Unit::Seconds, stalled);
+        for (name, help, family) in [
+            ("box_sent", "What a box has sent since it was started", &self.net_sent),
+            ("box_received", "What has reached it", &self.net_received),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, family.clone());
+        }
+        registry.register(
+            "box_refused_packets",
+            "Packets that the firewall has refused a box",
+            self.net_refused.clone(),
+        );
+        registry.register("box_denials", "Refusals of firewall, DNS and egress proxy", self.net_denials.clone());
+        registry.register("dns_questions", "Questions of boxes to the DNS proxy", self.dns_questions.clone());
+        registry.register("dns_upstream_failures", "DNS servers that gave no answer", self.dns_failures.clone());
+        registry.register(
+            "egress_connections",
+            "Connections through the egress proxy",
+            self.egress_connections.clone(),
+        );
+        registry.register("egress_open", "Connections through the egress proxy now", self.egress_open.clone());
         let mut time = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
@@ -175,6 +220,27 @@ impl Metrics {
         }
     }
 
+    /// What the kernel has counted on the networks of boxes; whoever is not in the list is told no more.
+    pub fn set_box_networks(&self, boxes: &[(String, Counters, u64)]) {
+        let families = [&self.net_sent, &self.net_received, &self.net_refused, &self.net_denials];
+        families.iter().for_each(|family| family.clear());
+        for (box_id, counters, denials) in boxes {
+            let values = [counters.sent.bytes, counters.received.bytes, counters.refused.packets, *denials];
+            for (family, value) in families.iter().zip(values) {
+                let labels = NetLabels { box_id: box_id.clone() };
+                family.get_or_create(&labels).inner().store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What the proxies have done.
+    pub fn set_proxies(&self, dns: &DnsCounters, egress: &EgressCounters) {
+        self.dns_questions.inner().store(dns.questions, Ordering::Relaxed);
+        self.dns_failures.inner().store(dns.upstream_failures, Ordering::Relaxed);
+        self.egress_connections.inner().store(egress.accepted, Ordering::Relaxed);
+        self.egress_open.set(i64::try_from(egress.open).unwrap_or(i64::MAX));
+    }
+
     /// So many connections are open.
     pub fn set_connections(&self, open: i64) {
         self.connections.set(open);
@@ -208,8 +274,15 @@ mod tests {
         let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
         let io = Some(Pressure { some: stall, full: Stall::default() });
         metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });
+        let sent = crate::net::firewall::Count { packets: 1, bytes: 77 };
+        let counters = Counters { sent, ..Counters::default() };
+        metrics.set_box_networks(&[("a".to_owned(), counters, 3), ("gone".to_owned(), counters, 0)]);
+        metrics.set_box_networks(&[("a".to_owned(), counters, 3)]);
         let text = metrics.text(&[("idle", 2)]);
+        assert!(!text.contains("gone"), "{text}");
         for part in [
+            "icebox_box_sent_bytes_total{box_id=\"a\"} 77",
+            "icebox_box_denials_total{box_id=\"a\"} 3",
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
             "icebox_boxes{status=\"idle\"} 2",
             "icebox_wake_seconds_bucket",

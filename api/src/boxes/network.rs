@@ -253,6 +253,15 @@ impl Boxes {
         Ok(())
     }
 
+    /// Brings the counters of the network up to date; those of single boxes if `each`.
+    pub async fn count_networks(&self, each: bool) -> Result<(), Error> {
+        let Some(network) = &self.inner.network else { return Ok(()) };
+        let metrics = &self.inner.metrics;
+        metrics.set_proxies(&network.dns_counters(), &network.egress_counters());
+        metrics.set_box_networks(&if each { network.all_counters().await? } else { Vec::new() });
+        Ok(())
+    }
+
     /// What there is to tell of the network of a box.
     pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
         let pair = entry.view().pair;

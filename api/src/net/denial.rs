@@ -85,6 +85,8 @@ pub struct Denials {
 #[derive(Debug, Default)]
 struct Inner {
     list: VecDeque<Denied>,
+    /// All refusals so far, those that are no longer in the list too.
+    total: u64,
     /// Unix milliseconds up to which lines of the log are spent.
     spent_ms: i64,
 }
@@ -93,6 +95,7 @@ impl Denials {
     /// Notes a refusal. True if it is worth a line in the log: it is not in the list yet, and there were not too many lines.
     pub fn record(&self, what: Denial, now_ms: i64) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.total += 1;
         let list = &mut inner.list;
         if let Some(at) = list.iter().position(|denied| denied.what == what)
             && let Some(mut denied) = list.remove(at)
@@ -110,6 +113,12 @@ impl Denials {
         let may = spent + LINE_EVERY_MS <= now_ms;
         inner.spent_ms = if may { spent + LINE_EVERY_MS } else { spent };
         may
+    }
+
+    /// How many there were so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
     /// The list, the last one first.
@@ -133,7 +142,7 @@ mod tests {
         let denials = Denials::default();
         let now = 1_000_000;
         let lines = (1000..1100).filter(|port| denials.record(denial(*port), now)).count();
-        assert_eq!(lines, 20, "a burst, and no more");
+        assert_eq!((lines, denials.total()), (20, 100), "a burst, and no more");
         assert!(denials.record(denial(1100), now + LINE_EVERY_MS), "time has passed");
         let denials = Denials::default();
         assert!(denials.record(denial(1), now + 10) && denials.record(denial(2), now + 20));

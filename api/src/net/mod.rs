@@ -1,15 +1,11 @@
 //! The network of boxes: addresses, links and firewall, on the host's side.
 //!
 //! Owns: [`HostSide`], which does for a box what has to be done together and in order. It works on one thread of its own
-//! that has entered the namespace of the host side: the machine's own, or the one `--netns` will name.
+//! that has entered the namespace of the host side: the machine's own, or the one that `--netns` names. [`Network`] is the whole of it, proxies included.
 //!
 //! The order is what keeps a box closed in whenever this process dies: the firewall's table first, which drops whatever
 //! comes from an interface of the prefix; then the link; and the box's elements in the firewall, which open, last. On the
 //! way back the elements go first.
-//!
-//! Not there yet, and wired into nothing: names (DNS proxy, SNI), `attach_headers`, public URLs, waking by a packet, what
-//! `icebox net` will tell (who was refused what), bandwidth, links made ahead of demand, IPv6 for boxes, the files in a
-//! box's `/etc`, the configuration, and `iceboxd` itself.
 
 pub mod address;
 pub mod authority;
@@ -154,6 +150,11 @@ impl HostSide {
     /// was activity.
     pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
         self.worker.call(|state| state.firewall.traffic()).await
+    }
+
+    /// What every box sent, received and was refused.
+    pub async fn all_counters(&self) -> Result<BTreeMap<Ipv4Addr, Counters>, Error> {
+        self.worker.call(|state| state.firewall.all_counters()).await
     }
 
     /// The connections of a box.

@@ -17,7 +17,7 @@ use super::conntrack::Connection;
 use super::denial::{Denial, protocol_name};
 use super::dns::{DnsConfig, DnsCounters, DnsProxy, OnDenial};
 use super::egress::{self, Egress, EgressConfig, EgressCounters, HeaderRules, NameSource};
-use super::firewall::{Count, ProxyPorts};
+use super::firewall::{Count, Counters, ProxyPorts};
 use super::namespace::Namespace;
 use super::nflog::{Events, Refused};
 use super::policy::BoxPolicy;
@@ -281,6 +281,16 @@ impl Network {
     /// See [`HostSide::traffic`].
     pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
         self.inner.host.traffic().await
+    }
+
+    /// What every connected box sent, received and was refused, by its id; and how many refusals were told of it.
+    pub async fn all_counters(&self) -> Result<Vec<(String, Counters, u64)>, Error> {
+        let counted = self.inner.host.all_counters().await?;
+        let of = |(guest, counters)| {
+            let box_ = self.inner.table.at(guest)?;
+            Some((box_.id.clone(), counters, box_.denials.total()))
+        };
+        Ok(counted.into_iter().filter_map(of).collect())
     }
 
     /// Keeps what the firewall has refused.

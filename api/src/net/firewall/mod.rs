@@ -358,11 +358,25 @@ impl Firewall {
 
     /// How many bytes went to and from each box so far, TCP packets that carry nothing aside.
     pub fn traffic(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
-        let question = set_named(Set::Traffic);
-        let bodies = self.socket.dump(Verb::GetElements, Set::Traffic.name(), &question)?.unwrap_or_default();
-        let (elements, _) = read_elements(Set::Traffic, &bodies);
+        Ok(self.counted(Set::Traffic)?.into_iter().map(|(guest, count)| (guest, count.bytes)).collect())
+    }
+
+    /// What every box sent, received and was refused: three questions, however many there are.
+    pub fn all_counters(&mut self) -> Result<BTreeMap<Ipv4Addr, Counters>, Error> {
+        let (mut received, mut refused) = (self.counted(Set::Received)?, self.counted(Set::Refused)?);
+        let mut of = |guest: Ipv4Addr, sent: Count| Counters {
+            sent,
+            received: received.remove(&guest).unwrap_or_default(),
+            refused: refused.remove(&guest).unwrap_or_default(),
+        };
+        Ok(self.counted(Set::Sent)?.into_iter().map(|(guest, sent)| (guest, of(guest, sent))).collect())
+    }
+
+    fn counted(&mut self, set: Set) -> Result<BTreeMap<Ipv4Addr, Count>, Error> {
+        let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(set))?.unwrap_or_default();
+        let (elements, _) = read_elements(set, &bodies);
         let counted = elements.iter().filter_map(|e| match e.state {
-            State::Counter { bytes, .. } => Some((e.guest()?, bytes)),
+            State::Counter { packets, bytes } => Some((e.guest()?, Count { packets, bytes })),
             _ => None,
         });
         Ok(counted.collect())
