@@ -182,16 +182,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let db = Db::open(dir.path()).expect("a database");
         let connection = Db::connect(dir.path()).expect("a second connection");
-        let key = ensure_first_account(&connection, Some("box_secret".into())).expect("made").expect("new");
-        assert_eq!(key.0, "box_secret");
+        let key = ensure_first_account(&connection, Some("box_first_key".into())).expect("made").expect("new");
+        assert_eq!(key.0, "box_first_key");
         assert_eq!(ensure_first_account(&connection, Some("other".into())).expect("no change"), None);
         let accounts = db.accounts().await.expect("accounts");
         assert_eq!(accounts.len(), 1);
-        assert_eq!(accounts[0].key_sha256, hash_key(b"box_secret"));
+        assert_eq!(accounts[0].key_sha256, hash_key(b"box_first_key"));
         db.close().await;
         for entry in std::fs::read_dir(dir.path()).expect("list").flatten() {
             let bytes = std::fs::read(entry.path()).expect("read");
-            assert!(!bytes.windows(10).any(|part| part == b"box_secret"), "{:?} holds the key", entry.path());
+            assert!(!bytes.windows(13).any(|part| part == b"box_first_key"), "{:?} holds the key", entry.path());
         }
     }
 

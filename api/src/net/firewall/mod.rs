@@ -11,8 +11,8 @@
 //! A [`Firewall`] belongs to the thread that opened it, in the namespace it has entered; one process may have one per
 //! namespace.
 //!
-//! Leaves out: links, names (the DNS proxy will [`Firewall::pin`] what they stand for), bandwidth, telling who was refused
-//! what, and forgetting tracked connections of a box that is gone.
+//! Leaves out: links, names (the DNS proxy [`Firewall::pin`]s what they stand for), reading what the rules tell (`nflog`),
+//! noticing that somebody else has changed the table (`watch`), and tracked connections (`conntrack`).
 
 mod batch;
 mod element;
