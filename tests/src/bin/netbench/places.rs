@@ -23,7 +23,7 @@ const DOCKER_RULES: &str = r#"
 table ip nat {
   chain DOCKER { iifname "docker0" counter return; }
   chain PREROUTING { type nat hook prerouting priority dstnat; fib daddr type local counter jump DOCKER; }
-  chain OUTPUT { type nat hook output priority dstnat; ip daddr != 127.0.0.0/8 fib daddr type local counter jump DOCKER; }
+  chain OUTPUT { type nat hook output priority -100; ip daddr != 127.0.0.0/8 fib daddr type local counter jump DOCKER; }
   chain POSTROUTING { type nat hook postrouting priority srcnat; oifname != "docker0" ip saddr 10.99.0.0/24 counter masquerade; }
 }
 table ip filter {
