@@ -217,7 +217,13 @@ fn priv_the_host_is_closed_but_for_its_proxies() {
         assert!(b.connect(UPLINK, port).is_err(), "a proxy was reached by the uplink's address, port {port}");
         assert!(b.connect(other.pair.host(), port).is_err(), "a proxy was reached by another box's gateway");
     }
-    // Every port, at an address of the host's that is public, and from the box's side of the gateway.
+}
+
+/// At an address of the host's that is public, and at the gateway.
+#[test]
+fn priv_of_all_ports_of_the_host_a_box_reaches_dns_only() {
+    let mut world = World::new();
+    let b = world.add_box(Policy::AllowAll);
     let open: Vec<u16> = (1..=u16::MAX).filter(|port| b.connect(UPLINK, *port).is_ok()).collect();
     assert!(open.is_empty(), "of all ports of the uplink's address: {open:?}");
     let open: Vec<u16> = (1..=u16::MAX).filter(|port| b.connect(b.pair.host(), *port).is_ok()).collect();

@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 6] = [
+const HOST_ONLY: [(&str, &str, &str); 11] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -26,6 +26,27 @@ const HOST_ONLY: [(&str, &str, &str); 6] = [
     ),
     ("churn", "a_hundred_boxes", "3 minutes; boxes_made_and_deleted_by_many_clients does the same with fewer"),
     ("limits", "a_gigabyte_of_yes", "minutes for the gigabyte; a reader that stops is tested in both worlds"),
+    (
+        "priv_net",
+        "priv_of_all_ports",
+        "more than 4 minutes for 131,070 connections; priv_the_host_is_closed_but_for_its_proxies tries the ports in use",
+    ),
+    (
+        "net_bypass",
+        "of_all_ports",
+        "108 s for 131,070 connections; the ways to the host are tried by the others of net_bypass",
+    ),
+    ("net_kill", "a_kill_within_a_delete", "26 s for 12 restarts; a_kill_within_a_create goes the same way back"),
+    (
+        "net_kill",
+        "a_kill_within_a_change",
+        "23 s for 12 restarts; net_policy restarts with policies, priv_net stops between the steps of a change",
+    ),
+    (
+        "net_install",
+        "",
+        "100 s for npm, pip and apt at each of two policies; net_policy and net_headers go the same ways",
+    ),
     ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in 192 MiB"),
 ];
 
