@@ -147,6 +147,23 @@ fn headers_outlive_iceboxd() {
 }
 
 #[test]
+fn headers_of_the_account_go_with_new_boxes_and_a_boxs_own_win() {
+    let (world, daemon, old) = start();
+    let general = json!({ "api.test": { "Authorization": "general" }, "plain.test": { "Authorization": "general" } });
+    assert_eq!(daemon.api().call("PUT", "/v1/account/attach-headers", Some(&general)).ok(), json!({}));
+    let own = json!({ "attach_headers": { "api.test": { "Authorization": SECRET } } });
+    let (made, plain) = (daemon.api().create(&own), daemon.api().create(&json!({})));
+    for (one, api) in [(&made, SECRET), (&plain, "general")] {
+        one.out("curl -sS --fail https://api.test/ && curl -sS --fail https://plain.test/");
+        assert_eq!((last(&world, "api.test"), last(&world, "plain.test")), (vec![api.into()], vec!["general".into()]));
+    }
+    assert_eq!(old.exec(&["curl", "-sS", "https://plain.test/"]).code, 60, "boxes that are there keep what they have");
+    daemon.api().call("PUT", "/v1/account/attach-headers", Some(&json!({}))).ok();
+    let without = daemon.api().create(&json!({}));
+    assert_eq!(without.exec(&["curl", "-sS", "https://api.test/"]).code, 60, "nobody attaches anything any more");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_without_repeating_the_value() {
     let world = World::new();
     let daemon = world.daemon();

@@ -8,16 +8,21 @@ use std::sync::Arc;
 use super::{Boxes, Entry, WorkKind};
 use crate::db::{BoxRecord, BoxSettings, LogRow};
 use crate::error::Error;
-use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::net::egress::HeaderRules;
 use crate::net::nflog::Event;
 use crate::net::policy::BoxPolicy;
+use crate::net::{Network, Rights};
 use crate::refusal::Refusal;
 use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
+
+/// Whose headers these are. No box has such an id.
+fn of_account(id: &str) -> String {
+    format!("account/{id}")
+}
 
 impl BoxSettings {
     /// The policy in force. A record from before there was a network, or one that cannot be understood, allows nothing.
@@ -102,6 +107,22 @@ impl Boxes {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.sealed_headers(id).await?;
         sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()
+    }
+
+    /// The headers that an account gives to its new boxes.
+    pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(None) };
+        let sealed = self.inner.db.account_headers(account).await?;
+        sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()
+    }
+
+    /// Sets them, for boxes that are made from now on.
+    pub async fn set_account_headers(&self, account: &str, headers: Option<HeaderRules>) -> Result<(), Error> {
+        let seal = |network: &Network| {
+            headers.as_ref().map(|headers| network.seal_headers(&of_account(account), headers)).transpose()
+        };
+        let sealed = self.inner.network.as_ref().map(seal).transpose()?.flatten();
+        self.inner.db.set_account_headers(account, sealed).await
     }
 
     /// The certificate that a box with headers has to trust.

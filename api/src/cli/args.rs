@@ -113,6 +113,8 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         #[arg(value_name = "BOX", env = "BOX_ID")]
         name: String,
     },
+    /// Set what a box may reach, for connections that are open too; without a mode or lists, show it
+    Policy(Policy),
     /// Show the network of a box: addresses, policy, counters, connections, what it was refused
     Net {
         /// Id or name
@@ -202,6 +204,57 @@ pub(crate) struct Create {
     /// Life of an ephemeral box: 90, 30s, 10m, 1h, at most 3d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "ephemeral")]
     pub(crate) ttl: Option<u64>,
+    /// What it may reach; lists alone mean `custom`
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) policy: Option<PolicyMode>,
+    #[command(flatten)]
+    pub(crate) lists: PolicyLists,
+}
+
+/// What a box may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PolicyMode {
+    /// Everything but what is closed to every box
+    AllowAll,
+    /// Nothing
+    DenyAll,
+    /// What the lists say
+    Custom,
+}
+
+impl PolicyMode {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::AllowAll => "allow-all",
+            Self::DenyAll => "deny-all",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct PolicyLists {
+    /// A name that may be reached, or *.SUFFIX for all below one (repeatable)
+    #[arg(long = "allow-domain", value_name = "DOMAIN")]
+    pub(crate) allow_domains: Vec<String>,
+    /// A network that may be reached (repeatable)
+    #[arg(long = "allow-cidr", value_name = "NETWORK")]
+    pub(crate) allow_cidrs: Vec<String>,
+    /// A network that may not, whatever else says so (repeatable)
+    #[arg(long = "deny-cidr", value_name = "NETWORK")]
+    pub(crate) deny_cidrs: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Policy {
+    /// Id or name
+    #[arg(value_name = "BOX")]
+    pub(crate) name: String,
+    /// What it may reach from now on; lists alone mean `custom`
+    #[arg(value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<PolicyMode>,
+    #[command(flatten)]
+    pub(crate) lists: PolicyLists,
 }
 
 #[derive(Debug, clap::Args)]

@@ -9,6 +9,7 @@ use super::args;
 use super::client::{Client, Patience, read};
 use super::error::Error;
 use super::human;
+use super::net;
 use super::output::Output;
 use super::table::Table;
 use super::types::{BoxData, Reclaimed, Why};
@@ -54,6 +55,7 @@ fn create_body(create: args::Create) -> Value {
             body.insert(key.to_owned(), value);
         }
     };
+    put("network_policy", net::policy_body(create.policy, create.lists));
     put("name", create.name.map(Value::from));
     put("size", create.size.map(|size| size.word().into()));
     put("labels", (!create.labels.is_empty()).then(|| create.labels.into()));
@@ -258,12 +260,20 @@ mod tests {
             init_command: None,
             ephemeral: false,
             ttl: None,
+            policy: None,
+            lists: args::PolicyLists::default(),
         }
     }
 
     #[test]
     fn a_plain_create_sends_nothing() {
         assert_eq!(create_body(create_args()), json!({}));
+        let lists = args::PolicyLists { allow_domains: vec!["a.b".into()], ..args::PolicyLists::default() };
+        let policy = json!({ "mode": "custom", "allowed_domains": ["a.b"] });
+        assert_eq!(create_body(args::Create { lists, ..create_args() })["network_policy"], policy);
+        let policy = Some(args::PolicyMode::DenyAll);
+        let body = create_body(args::Create { policy, ..create_args() });
+        assert_eq!(body["network_policy"], json!({ "mode": "deny-all" }));
     }
 
     #[test]
@@ -278,6 +288,8 @@ mod tests {
             init_command: Some("true".into()),
             ephemeral: true,
             ttl: Some(60),
+            policy: None,
+            lists: args::PolicyLists::default(),
         };
         assert_eq!(
             create_body(full),

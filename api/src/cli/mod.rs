@@ -110,6 +110,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,
         Verb::Why { name } => boxes::why(&client, &output, &name).await?,
+        Verb::Policy(policy) => net::policy(&client, &output, policy).await?,
         Verb::Net { name } => net::net(&client, &output, &name).await?,
         Verb::Logs(logs) => records::logs(&client, &output, logs).await?,
         Verb::Runs(runs) => records::runs(&client, &output, runs).await?,

@@ -1,6 +1,10 @@
-//! `icebox net`: the network of a box. Reading it wakes nothing.
+//! `icebox net` and `icebox policy`: the network of a box. Neither wakes it.
 
-use super::client::{Client, read};
+use reqwest::Method;
+use serde_json::{Map, Value};
+
+use super::args;
+use super::client::{Client, Patience, read};
 use super::error::Error;
 use super::human;
 use super::output::Output;
@@ -17,13 +21,45 @@ pub(crate) async fn net(client: &Client, output: &Output, name: &str) -> Result<
     output.text(&text(data.title(), &read(answer)?))
 }
 
+/// `icebox policy`.
+pub(crate) async fn policy(client: &Client, output: &Output, wanted: args::Policy) -> Result<(), Error> {
+    let data = client.find(&wanted.name).await?;
+    if let Some(body) = policy_body(wanted.mode, wanted.lists) {
+        let path = ["v2", "box", &data.id, "config", "network-policy"];
+        client.json(client.request(Method::PUT, &path, Patience::Work).json(&body)).await?;
+    }
+    let answer = client.get(&["v2", "box", &data.id], &[]).await?;
+    let told = answer.get("network_policy").cloned().unwrap_or_default();
+    if output.is_json() {
+        return output.json(&told);
+    }
+    output.line(&human::plain(&policy_text(&read(told)?)))
+}
+
+/// A policy as the API takes it; none if nothing was asked for. The server says what does not go together.
+pub(crate) fn policy_body(mode: Option<args::PolicyMode>, lists: args::PolicyLists) -> Option<Value> {
+    let lists = [
+        ("allowed_domains", lists.allow_domains),
+        ("allowed_cidrs", lists.allow_cidrs),
+        ("denied_cidrs", lists.deny_cidrs),
+    ];
+    let given: Map<String, Value> = lists
+        .into_iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(key, list)| (key.to_owned(), list.into()))
+        .collect();
+    let mode = mode.or_else(|| (!given.is_empty()).then_some(args::PolicyMode::Custom))?;
+    let mode = [("mode".to_owned(), Value::from(mode.word()))];
+    Some(Value::Object(mode.into_iter().chain(given).collect()))
+}
+
 fn text(title: &str, net: &BoxNetwork) -> String {
     let address = match (net.address, net.gateway) {
         (Some(address), Some(gateway)) => format!("{address}, gateway and DNS server {gateway}"),
         _ => "none: this box has a loopback interface only".to_owned(),
     };
     let state = if net.connected { "" } else { " (not connected: it has no processes, or no network)" };
-    let mut text = format!("{title}{state}\naddress   {address}\npolicy    {}\n", policy(&net.policy));
+    let mut text = format!("{title}{state}\naddress   {address}\npolicy    {}\n", policy_text(&net.policy));
     for (label, count) in [("sent", net.sent), ("received", net.received), ("refused", net.refused)] {
         text.push_str(&format!("{label:<10}{}\n", counted(count)));
     }
@@ -43,7 +79,7 @@ fn counted(count: Counted) -> String {
     format!("{} in {} packets", human::bytes(count.bytes), count.packets)
 }
 
-fn policy(policy: &NetworkPolicy) -> String {
+fn policy_text(policy: &NetworkPolicy) -> String {
     let lists =
         [("domains", &policy.allowed_domains), ("networks", &policy.allowed_cidrs), ("but not", &policy.denied_cidrs)];
     let told = lists.iter().filter_map(|(label, list)| {

@@ -113,6 +113,37 @@ impl Db {
         .await
     }
 
+    /// Sets the headers that an account gives to its new boxes, sealed; none removes them.
+    pub async fn set_account_headers(&self, account: &str, sealed: Option<Vec<u8>>) -> Result<(), Error> {
+        let account = account.to_owned();
+        self.write("set the headers of an account", move |connection| {
+            match sealed {
+                Some(sealed) => connection.execute(
+                    "INSERT OR REPLACE INTO account_secrets (account_id, kind, sealed) VALUES (?1, 'attach_headers', ?2)",
+                    params![account, sealed],
+                ),
+                None => connection.execute(
+                    "DELETE FROM account_secrets WHERE account_id = ?1 AND kind = 'attach_headers'",
+                    [account],
+                ),
+            }
+            .map(|_| ())
+        })
+        .await
+    }
+
+    /// The headers of an account, as they were sealed.
+    pub async fn account_headers(&self, account: &str) -> Result<Option<Vec<u8>>, Error> {
+        let account = account.to_owned();
+        self.read("read the headers of an account", move |connection| {
+            connection
+                .prepare_cached("SELECT sealed FROM account_secrets WHERE account_id = ?1 AND kind = 'attach_headers'")?
+                .query_row([account], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
     /// The environment that an account gives to its boxes.
     pub async fn account_env(&self, account: &str) -> Result<BTreeMap<String, String>, Error> {
         let account = account.to_owned();

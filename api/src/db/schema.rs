@@ -118,6 +118,12 @@ CREATE TABLE public_urls (
   PRIMARY KEY (box_id, port)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE account_secrets (
+  account_id TEXT NOT NULL REFERENCES accounts(id),
+  kind       TEXT NOT NULL,
+  sealed     BLOB NOT NULL,
+  PRIMARY KEY (account_id, kind)
+) STRICT, WITHOUT ROWID;
 -- What must not be read in this file: sealed with a key that is kept elsewhere.
 CREATE TABLE box_secrets (
   box_id TEXT NOT NULL REFERENCES boxes(id),

@@ -47,7 +47,8 @@ pub(super) async fn create(
     Json(body): Json<CreateBox>,
 ) -> Answer<BoxData> {
     let account_env = app.boxes.db().account_env(&account.id).await?;
-    let wanted = checked(body, &account, account_env, app.boxes.has_network())?;
+    let general = app.boxes.account_headers(&account.id).await?;
+    let wanted = checked(body, &account, account_env, app.boxes.has_network(), general)?;
     app.boxes.check_policy_possible(&wanted.settings.checked_policy())?;
     let entry = app.boxes.create(wanted).await?;
     Ok(axum::Json(describe(&entry)))
@@ -59,6 +60,7 @@ fn checked(
     account: &Account,
     account_env: BTreeMap<String, String>,
     has_network: bool,
+    general: Option<HeaderRules>,
 ) -> Result<NewBox, Refusal> {
     refuse_what_is_not_there(&body)?;
     if let Some(name) = &body.name {
@@ -73,7 +75,12 @@ fn checked(
     if let Some(seconds) = body.idle_seconds {
         check_idle_seconds(seconds).map_err(Refusal::Invalid)?;
     }
-    let headers = headers_of(body.attach_headers, has_network)?;
+    let own = headers_of(body.attach_headers, has_network)?;
+    let headers = match (own, general) {
+        (Some(own), Some(general)) => Some(own.over(&general)),
+        (own, general) => own.or(general),
+    };
+    let headers = headers.map(Arc::new);
     if headers.is_some() {
         for (name, value) in TRUST_ENV {
             env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
@@ -150,7 +157,7 @@ fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkP
 }
 
 /// The headers that the requests of the box get; none if none are wanted.
-fn headers_of(wanted: Option<Value>, has_network: bool) -> Result<Option<Arc<HeaderRules>>, Refusal> {
+pub(super) fn headers_of(wanted: Option<Value>, has_network: bool) -> Result<Option<HeaderRules>, Refusal> {
     let Some(wanted) = wanted.filter(|value| !is_empty(value)) else { return Ok(None) };
     if !has_network {
         let text = "attach_headers need a network, and boxes of this Icebox have none (`[network] enabled = false`)";
@@ -159,7 +166,7 @@ fn headers_of(wanted: Option<Value>, has_network: bool) -> Result<Option<Arc<Hea
     // What cannot be read is not quoted: it may be a secret.
     let shape = "attach_headers must be an object like {\"api.example.com\": {\"Authorization\": \"Bearer …\"}}";
     let wanted: Wanted = serde_json::from_value(wanted).map_err(|_| Refusal::Invalid(shape.into()))?;
-    HeaderRules::check(&wanted).map(|rules| (!rules.is_empty()).then(|| Arc::new(rules)))
+    HeaderRules::check(&wanted).map(|rules| (!rules.is_empty()).then_some(rules))
 }
 
 /// An init command; the empty one is none.
@@ -216,7 +223,7 @@ mod tests {
         let account = Account { id: "a".into(), name: "default".into(), key_sha256: [0; 32], idle_seconds: None };
         let account_env =
             BTreeMap::from([("A".to_owned(), "account".to_owned()), ("B".to_owned(), "account".to_owned())]);
-        checked(serde_json::from_value(body).expect("readable"), &account, account_env, true)
+        checked(serde_json::from_value(body).expect("readable"), &account, account_env, true, None)
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 use crate::wire::{
-    AccountUsage, BoxBill, BoxNetwork, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall,
-    Why,
+    AccountUsage, BoxBill, BoxNetwork, Empty, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure,
+    TopStall, Why,
 };
 
 /// The bill of the account, deleted boxes included.
@@ -59,6 +59,19 @@ pub(super) async fn account_idle(
     app.boxes.account_idle_changed(&account.id, body.idle_seconds);
     let idle_seconds = body.idle_seconds.unwrap_or(app.boxes.config().idle_seconds);
     Ok(axum::Json(IdleAnswer { idle_seconds }))
+}
+
+/// Sets the headers that new boxes of the account attach, beside their own; a box's own win, pattern by pattern. Boxes that
+/// are there keep what they have. An empty object removes them. They are never told.
+#[utoipa::path(put, path = "/v1/account/attach-headers", tag = "own", request_body = serde_json::Value, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
+pub(super) async fn account_headers(
+    State(app): State<App>,
+    Caller(account): Caller,
+    Json(body): Json<serde_json::Value>,
+) -> Answer<Empty> {
+    let headers = super::create::headers_of(Some(body), app.boxes.has_network())?;
+    app.boxes.set_account_headers(&account.id, headers).await?;
+    super::reply::done()
 }
 
 fn check(body: &IdleChange) -> Result<(), Refusal> {

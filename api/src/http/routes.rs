@@ -74,6 +74,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(own::why))
         .routes(routes!(own::box_idle))
         .routes(routes!(own::account_idle))
+        .routes(routes!(own::account_headers))
         .routes(routes!(own::top))
         .routes(routes!(own::net))
         .routes(routes!(own::reclaim))

@@ -1,6 +1,5 @@
 //! What must not grow, and how fast it is.
 
-
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Response;
