@@ -439,9 +439,12 @@ fn connections_leave_nothing_behind() {
     let mut open: Vec<_> = (0..40).map(|_| url.websocket("")).collect();
     // No thread of ours stays in the namespace of a box, which would outlive it.
     let namespace = |path: &std::path::Path| std::fs::read_link(path.join("ns/net")).expect("a namespace");
-    let own = std::path::PathBuf::from(format!("/proc/{}", daemon.pid()));
-    let threads = std::fs::read_dir(own.join("task")).expect("threads");
-    assert!(threads.flatten().all(|thread| namespace(&thread.path()) == namespace(&own)));
+    let of_process = |pid: i32| std::path::PathBuf::from(format!("/proc/{pid}"));
+    let of_box = namespace(&of_process(daemon.init_pid(&made)));
+    let threads = std::fs::read_dir(of_process(daemon.pid()).join("task")).expect("threads").flatten();
+    let staying = threads.map(|thread| thread.path()).filter(|thread| namespace(thread) == of_box);
+    let names: Vec<_> = staying.map(|thread| std::fs::read_to_string(thread.join("comm"))).collect();
+    assert!(names.is_empty(), "threads in the namespace of the box: {names:?}");
     made.delete();
     assert!(open.iter_mut().all(|socket| socket.visitor().is_closed()));
     wait_until(DEADLINE, "the files of the box to be closed", || files() <= before);
