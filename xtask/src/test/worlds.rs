@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 12] = [
+const HOST_ONLY: [(&str, &str, &str); 15] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -47,7 +47,16 @@ const HOST_ONLY: [(&str, &str, &str); 12] = [
         "",
         "100 s for npm, pip and apt at each of two policies; net_policy and net_headers go the same ways",
     ),
+    // HTTP in iceboxd, which is the same in both worlds. What the kernel has a part in (namespaces, dialling, thawing, one
+    // body, one upgrade) stays: the rest of public_urls, net_wake, net_headers.
     ("public_urls", "large_bodies", "66 s for the megabytes; net_headers streams bodies in both worlds"),
+    (
+        "public_urls",
+        "a_port_is_waited_for",
+        "48 s, most of it waiting; the others of public_urls wake boxes by requests",
+    ),
+    ("public_url_attacks", "", "102 s of hostile HTTP, which iceboxd refuses before a box is touched"),
+    ("public_url_sleep", "", "128 s of freezing under open sockets; net_wake freezes under connections in both worlds"),
     ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in 192 MiB"),
 ];
 
