@@ -157,7 +157,11 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         data_dir: &config.data_dir,
         db: db.clone(),
     };
-    Network::start(parts).await.map(Some)
+    let started = Network::start(parts).await;
+    if started.is_err() {
+        tracing::error!("boxes cannot be connected; `[network] enabled = false` gives them a loopback interface only");
+    }
+    started.map(Some)
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.
