@@ -49,10 +49,13 @@ fn every_namespace_is_its_own() {
 }
 
 #[test]
-fn the_only_link_is_loopback_and_it_is_up() {
+fn the_only_links_are_loopback_and_its_own_and_they_are_up() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
-    assert_eq!(made.out("ls /sys/class/net 2>/dev/null || tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"), "lo");
+    assert_eq!(
+        made.out("ls /sys/class/net 2>/dev/null || tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"),
+        "eth0\nlo"
+    );
     let ping =
         "import socket;s=socket.create_server(('127.0.0.1',0));c=socket.create_connection(s.getsockname());print('ok')";
     assert_eq!(made.python_out(ping), "ok");
