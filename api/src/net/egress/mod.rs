@@ -38,6 +38,7 @@ use self::way::{HostWay, Way};
 use super::authority::Authority;
 use super::cidr::Cidr;
 use super::denial::Denial;
+use super::dns::OnDenial;
 use super::namespace::Namespace;
 use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable};
@@ -69,8 +70,6 @@ pub trait NameSource: Send + Sync {
     fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>>;
 }
 
-/// Told of every refusal; keeps it and logs it.
-pub type OnDenial = Arc<dyn Fn(&BoxNet, Denial) + Send + Sync>;
 /// Told of every chunk that passes. Called often.
 pub type OnActivity = Arc<dyn Fn(&BoxNet) + Send + Sync>;
 
