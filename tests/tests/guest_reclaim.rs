@@ -39,8 +39,8 @@ fn bytes(answer: &Value, key: &str) -> u64 {
 
 #[test]
 fn a_sleeping_box_gives_its_pages_back_and_has_them_again() {
-    const HELD_MIB: u64 = 96;
-    let swap = ZramSwap::on(512 * MIB);
+    const HELD_MIB: u64 = 64;
+    let swap = ZramSwap::on(256 * MIB);
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     let (cgroups, cgroup) = (daemon.cgroups(), daemon.cgroup(&made));
@@ -115,8 +115,8 @@ fn a_container_swaps_as_far_as_it_may() {
 
 #[test]
 fn who_wants_the_box_does_not_wait_for_its_reclaim() {
-    const HELD_MIB: u64 = 256;
-    let _swap = ZramSwap::on(1024 * MIB);
+    const HELD_MIB: u64 = 160;
+    let _swap = ZramSwap::on(640 * MIB);
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     let (cgroups, cgroup) = (daemon.cgroups(), daemon.cgroup(&made));
@@ -139,8 +139,8 @@ fn who_wants_the_box_does_not_wait_for_its_reclaim() {
 
 #[test]
 fn a_box_that_has_slept_long_enough_gives_its_pages_back_by_itself() {
-    const HELD_MIB: u64 = 64;
-    let _swap = ZramSwap::on(256 * MIB);
+    const HELD_MIB: u64 = 40;
+    let _swap = ZramSwap::on(160 * MIB);
     let mut daemon = Daemon::start_with("reclaim_after_seconds = 1\n");
     let (made, other) = (daemon.api().create_default(), daemon.api().create_default());
     let cgroup = daemon.cgroup(&made);

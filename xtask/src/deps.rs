@@ -49,7 +49,6 @@ pub(crate) const RUN: &[Need] =
 /// For the tests: peers, other file systems, networks, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[
     program("busybox", "busybox-static"),
-    program("cmp", "diffutils"),
     program("conntrack", "conntrack"),
     program("e2fsck", "e2fsprogs"),
     program("ethtool", "ethtool"),

@@ -8,7 +8,8 @@ use icebox_api::net::firewall::{Counters, Limits, Policy};
 
 use crate::world::{SITE, TestBox, World};
 
-const PER_SECOND: u64 = 1 << 20;
+/// So low that a box without it passes many times as much even where the processor is software.
+const PER_SECOND: u64 = 1 << 18;
 const LASTS: Duration = Duration::from_secs(3);
 /// One second's worth at once, and the burst.
 const AT_ONCE: u64 = PER_SECOND + (128 << 10);
