@@ -133,6 +133,7 @@ impl Network {
             smtp_allowed: config.smtp_allowed,
             ports: ProxyPorts::default(),
             connections_max: config.limits.connections_max(),
+            guarded: true,
         };
         let ports = host.ports;
         let host = Arc::new(HostSide::start(namespace.clone(), host).await?);

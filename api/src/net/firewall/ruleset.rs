@@ -80,13 +80,13 @@ const CHAINS: [&str; 15] = [
     DENY_IN,
 ];
 
-/// Makes the table; `comment` is kept with it and says which sets it has.
-pub(super) fn table(comment: &str) -> Attrs {
+/// Makes the table; `comment` is kept with it and says which sets it has, `flags` who may change it.
+pub(super) fn table(comment: &str, flags: u32) -> Attrs {
     // As `nft` keeps comments: kind, length, text.
     let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
     userdata.extend(comment.bytes());
     userdata.push(0);
-    Attrs::new().text(1, TABLE).bytes(6, &userdata)
+    Attrs::new().text(1, TABLE).be32(2, flags).bytes(6, &userdata)
 }
 
 /// The comment of a table as the kernel tells it.
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_comment_is_read_as_it_was_written() {
-        let attrs = table("icebox sets 1");
+        let attrs = table("icebox sets 1", 0);
         let userdata = crate::net::netlink::attribute(attrs.as_bytes(), 6).expect("userdata");
         assert_eq!(comment(userdata), Some("icebox sets 1"));
         assert_eq!(comment(&[]), None);
