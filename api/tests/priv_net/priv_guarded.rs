@@ -139,7 +139,8 @@ fn priv_nft_a_table_without_a_daemon_holds_and_is_owned_by_the_next() {
     world.nft(&["flush", "ruleset"]);
     assert_eq!(world.nft(&["list", "tables"]), "");
     world.start();
-    assert!(b.connect(SITE, 80).is_err(), "a box that nobody has let in");
+    Packet::new(UDP, b.address(), SITE, "not-let-in.").send(&b.namespace).expect("send");
+    assert!(!world.seen().iter().any(|s| s.has("not-let-in.")), "a box that nobody has let in");
     assert_eq!(is_owned(&world), kernel_guards(), "guarded");
 }
 
