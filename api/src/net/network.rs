@@ -153,6 +153,7 @@ impl Network {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports.egress)),
             pool: config.pool,
             extra_roots: config.extra_roots.clone(),
+            ech_allowed: config.ech_allowed,
             connections_max: PROXIED_MAX,
             connections_per_box_max: PROXIED_PER_BOX_MAX,
         };
