@@ -23,6 +23,7 @@ mod netlink;
 mod network;
 pub mod nflog;
 pub mod policy;
+pub mod probe;
 pub mod secret;
 pub mod sockets;
 mod sysctl;

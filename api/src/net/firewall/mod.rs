@@ -21,6 +21,7 @@ mod element;
 mod expr;
 mod fixed;
 mod guard;
+pub(super) mod kernel;
 pub(super) mod reason;
 mod rules;
 mod ruleset;
@@ -198,7 +199,9 @@ impl Firewall {
         for set in ALL {
             batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
         }
-        batch.append(ruleset::chains());
+        for (_, attrs) in ruleset::chains() {
+            batch.push(Verb::NewChain, CREATE, attrs);
+        }
         batch.append(ruleset::rules(self.settings.ports, self.settings.connections_max));
         for set in ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections) {
             batch.push(Verb::DeleteElements, 0, set_named(*set));
@@ -242,6 +245,11 @@ impl Firewall {
             first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
         }
         self.install(&comment, first, element::change(&[], &should))
+    }
+
+    /// Whether nobody else can change the table.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.flags != 0
     }
 
     /// The number of the socket by which this changes the table.
