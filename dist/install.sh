@@ -30,6 +30,21 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+# Boxes have ended, so the firewall holds nobody back any more. The host forwards for them no longer: first, as the table is
+# what keeps others from using that.
+remove_firewall() {
+    if ! command -v nft >/dev/null; then
+        echo "The nftables table inet icebox stays until the next boot: there is no nft to remove it."
+        return
+    fi
+    nft list table inet icebox >/dev/null 2>&1 || return 0
+    for interface in $(nft list set inet icebox opened | sed -n '/elements/,/}/p' | grep -o '"[^"]*"' | tr -d '"'); do
+        forwarding=/proc/sys/net/ipv4/conf/$interface/forwarding
+        [ ! -e "$forwarding" ] || echo 0 >"$forwarding"
+    done
+    nft delete table inet icebox
+}
+
 programs="icebox-init icebox-launch icerun icebox iceboxd"
 units="icebox-boxes.service iceboxd.service"
 bin=$destdir$prefix/bin
@@ -45,6 +60,7 @@ if [ -n "$uninstall" ]; then
     if [ -z "$destdir" ]; then
         systemctl disable --now iceboxd.service
         systemctl stop icebox-boxes.service
+        remove_firewall
     fi
     for unit in $units; do rm -f "$unit_dir/$unit"; done
     for program in $programs; do rm -f "$bin/$program"; done

@@ -163,6 +163,9 @@ impl Service {
         run(Command::new(self.release.join("dist/install.sh")).arg("--uninstall"));
         assert!(!is_active(BOXES) && !is_active(DAEMON));
         assert!(!self.cgroups.unified.join("system.slice").join(BOXES).exists(), "the cgroup of boxes is left");
+        let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft");
+        let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+        assert!(!tables.contains("icebox"), "the firewall is left: {tables}");
     }
 }
 

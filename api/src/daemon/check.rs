@@ -7,6 +7,8 @@ use icebox_shim::launch::Tools;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::net::namespace::Namespace;
+use crate::net::probe::{Probed, probe};
 
 /// One finding.
 struct Finding {
@@ -17,7 +19,8 @@ struct Finding {
 }
 
 pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
-    let findings = [root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    let mut findings = vec![root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    findings.extend(network(config));
     for finding in &findings {
         let mark = match (finding.good, finding.needed) {
             (true, _) => "ok     ",
@@ -87,4 +90,31 @@ fn base_image(config: &Config) -> Result<Finding, Error> {
         Some(base) => finding(true, false, format!("base image {}", base.dir.display())),
         None => finding(false, false, format!("no base image in {subject}: run `iceboxd image` once")),
     })
+}
+
+/// Whether boxes can be connected. It is tried where nobody else is; of the namespace that is configured only that it is
+/// there.
+fn network(config: &Config) -> Vec<Finding> {
+    if !config.network.enabled {
+        return vec![finding(true, false, "network: turned off, boxes have a loopback interface only")];
+    }
+    let mut findings = Vec::new();
+    if let Some(name) = &config.netns
+        && let Err(error) = Namespace::open(name)
+    {
+        findings.push(finding(false, true, format!("network: netns: {}", error.chain())));
+    }
+    let Probed { is_guarded, lacks } = probe();
+    if lacks.is_empty() {
+        findings.push(finding(true, true, "network: links, nftables, tracked connections, netfilter's log"));
+        let text = if is_guarded {
+            "network: nobody else can change the firewall's table while iceboxd runs"
+        } else {
+            "network: before Linux 6.9, whoever flushes all nftables opens boxes for a moment (docs/network.md)"
+        };
+        findings.push(finding(is_guarded, false, text));
+    }
+    let without = "; or set `[network] enabled = false`";
+    findings.extend(lacks.into_iter().map(|lack| finding(false, true, format!("network: {lack}{without}"))));
+    findings
 }

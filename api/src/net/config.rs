@@ -26,6 +26,10 @@ pub struct NetworkConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Whether boxes may send mail by themselves (TCP port 25). Default: no, it is how spam is sent.
     pub smtp_allowed: bool,
+    /// Whether, under `custom`, TLS with an encrypted ClientHello (ECH) passes by its outer name. Default: no. Browsers send
+    /// one in every handshake, mostly a decoy, which nobody can tell from a real one; a real one may be for any name that
+    /// the same server has.
+    pub ech_allowed: bool,
     /// Certificates (PEM) that are trusted beside those of the host when `attach_headers` connects in the name of a box.
     pub extra_roots: Option<PathBuf>,
     /// What each box may use.
@@ -54,6 +58,7 @@ impl Default for NetworkConfig {
             pool: Cidr::known(10, 213, 0, 0, 16),
             resolvers: Vec::new(),
             smtp_allowed: false,
+            ech_allowed: false,
             extra_roots: None,
             limits: NetworkLimits::default(),
         }

@@ -23,6 +23,7 @@ mod netlink;
 mod network;
 pub mod nflog;
 pub mod policy;
+pub mod probe;
 pub mod secret;
 pub mod sockets;
 mod sysctl;
@@ -57,6 +58,8 @@ pub struct HostConfig {
     pub ports: ProxyPorts,
     /// Connections that each box may have at once.
     pub connections_max: Option<u32>,
+    /// Whether nobody else shall be able to change the firewall's table, where the kernel can do that.
+    pub guarded: bool,
 }
 
 /// A box that is to be connected.
@@ -107,12 +110,13 @@ fn claim() -> Result<OwnedFd, Error> {
 
 #[derive(Debug)]
 struct State {
-    /// Keeps every other Icebox out of the namespace as long as it is open.
-    _claim: OwnedFd,
     firewall: Firewall,
     tracker: Tracker,
     links: Links,
     uplink: Uplink,
+    /// Keeps every other Icebox out of the namespace as long as it is open. The last to be dropped: as long as the firewall's
+    /// socket is open, the table is nobody else's.
+    _claim: OwnedFd,
 }
 
 /// The host's side of all boxes.
@@ -236,11 +240,11 @@ impl State {
         }
         opened.sort();
         opened.dedup();
-        let HostConfig { pool, smtp_allowed, ports, connections_max } = config;
-        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened })?;
+        let HostConfig { pool, smtp_allowed, ports, connections_max, guarded } = config;
+        let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened, guarded })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, uplink })
+        Ok(Self { firewall, tracker: Tracker::open()?, links, uplink, _claim: claim })
     }
 
     /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.

@@ -39,6 +39,17 @@ impl Namespace {
         Self::open_path(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// A new one, with a loopback interface that is down. It ends when nobody has it any more.
+    pub(super) fn make() -> Result<Self, Error> {
+        let make = || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::new("make", "a network namespace", e))?;
+            Self::own()
+        };
+        let thread = thread::Builder::new().name("netns".into()).spawn(make);
+        let thread = thread.map_err(|e| Error::new("start thread for", "a network namespace", e))?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("make", "a network namespace", Cause::WorkerEnded)))
+    }
+
     /// The one that `--netns` names: a path (with a slash), or a name as `ip netns` uses it.
     pub fn open(path_or_name: &str) -> Result<Self, Error> {
         if path_or_name.contains('/') {

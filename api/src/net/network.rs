@@ -133,6 +133,7 @@ impl Network {
             smtp_allowed: config.smtp_allowed,
             ports: ProxyPorts::default(),
             connections_max: config.limits.connections_max(),
+            guarded: true,
         };
         let ports = host.ports;
         let host = Arc::new(HostSide::start(namespace.clone(), host).await?);
@@ -152,6 +153,7 @@ impl Network {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports.egress)),
             pool: config.pool,
             extra_roots: config.extra_roots.clone(),
+            ech_allowed: config.ech_allowed,
             connections_max: PROXIED_MAX,
             connections_per_box_max: PROXIED_PER_BOX_MAX,
         };

@@ -3,8 +3,10 @@
 
 mod packet;
 mod priv_blocked;
+mod priv_check;
 mod priv_dns;
 mod priv_egress;
+mod priv_guarded;
 mod priv_life;
 mod priv_policy;
 mod priv_rate;

@@ -70,6 +70,7 @@ fn priv_names_are_checked_where_the_firewall_redirects() {
         listen: (Ipv4Addr::UNSPECIFIED, PORT).into(),
         pool: World::config().pool,
         extra_roots: None,
+        ech_allowed: false,
         connections_max: 100,
         connections_per_box_max: 10,
     };

@@ -27,6 +27,7 @@ fn settings() -> Settings {
         ports: config.ports,
         connections_max: None,
         opened: vec!["up0".into()],
+        guarded: true,
     }
 }
 
@@ -263,6 +264,8 @@ fn priv_nft_a_table_of_another_version_is_replaced_with_its_boxes() {
     let (start, rest) = text.split_once("comment \"").expect("the table's comment says its version");
     let (_, rest) = rest.split_once('"').expect("its end");
     world.nft(&["delete", "table", "inet", "icebox"]);
+    // An older one did not guard it; `nft` 1.0.6 prints a flag that it does not know as an empty word.
+    let (start, _) = start.split_once("flags").unwrap_or((start, ""));
     world.nft(&[&format!("{start} comment \"of an older iceboxd\" {rest}")]);
     world.start();
     assert!(passes(&mut world, &b, "after."), "the box was lost");

@@ -1,15 +1,11 @@
-//! Connections that the kernel tracks, and a table that somebody else removes.
+//! Connections that the kernel tracks.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use icebox_api::net::firewall::{Limits, Pin, Policy};
 
-use crate::packet::{Packet, UDP};
-use crate::world::{
-    DEADLINE, DNS_PORT, HOST_PORT, PLAIN_PORT, SITE, SITE_2, SITE_3, TestBox, World, connect, echo, namespace,
-    original, udp,
-};
+use crate::world::{DNS_PORT, PLAIN_PORT, SITE, SITE_2, SITE_3, TestBox, World, echo, namespace, original, udp};
 
 #[test]
 fn priv_connections_of_a_box_are_listed() {
@@ -69,58 +65,4 @@ fn priv_questions_for_names_go_to_the_proxy_as_soon_as_the_policy_says_so() {
     ask.send_to(b"by the proxy", (SITE, 53)).expect("send");
     assert!(!world.seen().iter().any(|s| s.has("by the proxy")));
     assert!(proxy.recv(&mut [0; 64]).is_ok(), "the proxy was not asked");
-}
-
-fn rules(world: &World) -> usize {
-    let text = world.nft(&["-j", "list", "ruleset"]);
-    let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    all["nftables"].as_array().expect("a list").iter().filter(|o| o.get("rule").is_some()).count()
-}
-
-#[test]
-fn priv_nft_a_table_that_somebody_removes_is_put_back_with_its_boxes() {
-    let mut world = World::new();
-    let network = || vec!["198.51.100.0/24".parse().expect("network")];
-    let b = world.add_box(Policy::Custom { allowed: network(), denied: vec![] });
-    let denied = world.add_box(Policy::DenyAll);
-    world.wait(world.side().pin(b.pair, vec![Pin { address: SITE_3, time: Duration::from_secs(60) }]));
-    let before = rules(&world);
-    let ways: [&[&str]; 4] = [
-        &["flush", "ruleset"],
-        &["delete", "table", "inet", "icebox"],
-        &["flush", "chain", "inet", "icebox", "from_box"],
-        &["insert", "rule", "inet", "icebox", "to_host", "accept"],
-    ];
-    for way in ways {
-        world.nft(way);
-        let begun = Instant::now();
-        while rules(&world) != before {
-            assert!(begun.elapsed() < DEADLINE, "not put back after {way:?}");
-        }
-        echo(&mut b.connect(SITE, PLAIN_PORT).expect("allowed")).expect("echo");
-        echo(&mut b.connect(SITE_3, PLAIN_PORT).expect("pinned")).expect("echo");
-        assert!(b.connect([192, 168, 1, 1].into(), 80).is_err(), "a closed network after {way:?}");
-        assert!(b.connect(b.pair.host(), HOST_PORT).is_err(), "the host after {way:?}");
-        assert!(denied.connect(SITE, PLAIN_PORT).is_err(), "denied after {way:?}");
-        assert!(connect(&world.host, SITE, 80).is_ok());
-    }
-    // It is known again to whoever changes it.
-    world.wait(world.side().set_policy(denied.pair, Policy::AllowAll, Vec::new()));
-    let packet = Packet::new(UDP, denied.address(), SITE_2, "after-all.");
-    packet.send(&denied.namespace).expect("send");
-    assert!(world.seen().iter().any(|s| s.has("after-all.")));
-}
-
-/// Whoever changes a box before the removal was noticed does not fail for it.
-#[test]
-fn priv_nft_a_change_just_after_a_removal_is_done() {
-    let mut world = World::new();
-    let b = world.add_box(Policy::DenyAll);
-    for _ in 0..10 {
-        world.nft(&["flush", "ruleset"]);
-        world.wait(world.side().set_policy(b.pair, Policy::AllowAll, Vec::new()));
-        echo(&mut b.connect(SITE, 80).expect("connect")).expect("echo");
-        world.wait(world.side().set_policy(b.pair, Policy::DenyAll, Vec::new()));
-        assert!(b.connect(SITE, 80).is_err());
-    }
 }

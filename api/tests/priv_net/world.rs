@@ -297,12 +297,17 @@ impl World {
     pub(crate) fn config() -> HostConfig {
         let pool = "10.88.0.0/16".parse().expect("pool");
         let ports = ProxyPorts { dns: DNS_PORT, egress: EGRESS_PORT };
-        HostConfig { pool, smtp_allowed: false, ports, connections_max: None }
+        HostConfig { pool, smtp_allowed: false, ports, connections_max: None, guarded: true }
     }
 
     /// A host side that lets each box have so many connections, now and at every [`World::start`] that names it again.
     pub(crate) fn start_limited(&mut self, connections_max: u32) {
         self.start_with(HostConfig { connections_max: Some(connections_max), ..Self::config() });
+    }
+
+    /// A host side whose table others can change, as on kernels that cannot guard it.
+    pub(crate) fn start_unguarded(&mut self) {
+        self.start_with(HostConfig { guarded: false, ..Self::config() });
     }
 
     /// Begins the host's side, as a daemon that starts does.
@@ -326,9 +331,16 @@ impl World {
         self.side = Some(Arc::new(side));
     }
 
-    /// Ends the host's side, as a daemon that dies does: nothing is cleaned up.
+    /// Ends the host's side, as a daemon that dies does: nothing is cleaned up. When this returns, its sockets are closed:
+    /// the last is the one that claims the namespace.
     pub(crate) fn die(&mut self) {
         self.side = None;
+        let begun = Instant::now();
+        let sockets = || Ok(std::fs::read_to_string("/proc/thread-self/net/unix").expect("sockets"));
+        while self.host.run(sockets).expect("a thread there").contains("@icebox/host-side") {
+            assert!(begun.elapsed() < DEADLINE, "the host's side does not end");
+            thread::yield_now();
+        }
     }
 
     pub(crate) fn side(&self) -> &Arc<HostSide> {
@@ -391,10 +403,22 @@ impl World {
 
     /// `nft` in the host's namespace: what the kernel has, told by somebody else than the code under test.
     pub(crate) fn nft(&self, arguments: &[&str]) -> String {
+        self.try_nft(arguments).unwrap_or_else(|said| panic!("nft {arguments:?}: {said}"))
+    }
+
+    /// The same, and what it says if it fails.
+    pub(crate) fn try_nft(&self, arguments: &[&str]) -> Result<String, String> {
         let run = || Ok(Command::new("nft").args(arguments).stdin(Stdio::null()).output());
         let output = self.host.run(run).expect("a thread there").expect("these tests need nft");
-        assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8")
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// How many rules the host has, in whatever table.
+    pub(crate) fn rules(&self) -> usize {
+        let text = self.nft(&["-j", "list", "ruleset"]);
+        let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        all["nftables"].as_array().expect("a list").iter().filter(|o| o.get("rule").is_some()).count()
     }
 }
 

@@ -33,6 +33,10 @@ const NAME_TIME: Duration = Duration::from_secs(5);
 /// How long a refused box has to take note.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 const PORT_HTTPS: u16 = 443;
+/// The rule that refuses TLS whose real name cannot be seen. Browsers send such a ClientHello in every handshake, so it says
+/// what to do.
+const ENCRYPTED_HELLO: &str = "encrypted ClientHello: turn it off in the browser, in Chromium by the policy \
+                               EncryptedClientHelloEnabled=false, in Firefox by security.tls.ech.grease_probability=0";
 const RECORD_HANDSHAKE: u8 = 22;
 
 /// The reasons for TLS to end (RFC 8446, 6.2) that we give.
@@ -245,8 +249,10 @@ impl Connection {
         let refused = match hello(socket, &mut said, until).await? {
             Look::Hello(hello) => match hello.name {
                 None => Err((Alert::UnrecognizedName, "TLS without a server name", None)),
-                // It may be for another server that only the one with the key can see.
-                name if hello.hides_another => Err((Alert::AccessDenied, "TLS with an encrypted ClientHello", name)),
+                // It may be for another server, that only the one with the key can see.
+                Some(name) if hello.hides_another && !self.may_hide_another(&name) => {
+                    Err((Alert::AccessDenied, ENCRYPTED_HELLO, Some(name)))
+                }
                 Some(name) => match self.vouch(&name).await {
                     Ok(()) => Ok(name),
                     Err(rule) => Err((Alert::AccessDenied, rule, Some(name))),
@@ -269,15 +275,24 @@ impl Connection {
                 return farewell(socket, &[21, 3, 3, 0, 2, 2, alert as u8]).await;
             }
         };
-        let adds_headers =
-            self.to.port() == PORT_HTTPS && self.box_.headers.as_ref().is_some_and(|rules| rules.of(&name).is_some());
-        if adds_headers {
+        if self.adds_headers(&name) {
             self.allow("headers", Some(&name), true);
             return self.attach(socket, said.into(), &name, None).await;
         }
         self.allow("tls", Some(&name), true);
         let server = self.connect().await?;
         splice(socket, &server, &said).await
+    }
+
+    /// Whether TLS for `name` ends here, so that headers can be added.
+    fn adds_headers(&self, name: &str) -> bool {
+        self.to.port() == PORT_HTTPS && self.box_.headers.as_ref().is_some_and(|rules| rules.of(name).is_some())
+    }
+
+    /// Whether a ClientHello for `name` may have another one in it, encrypted. Where TLS ends here it does not matter: we
+    /// don't have its key, so the name that we see is the one that counts, and each request is checked against it.
+    fn may_hide_another(&self, name: &str) -> bool {
+        self.shared.config.ech_allowed || self.adds_headers(name)
     }
 
     /// Whether a name in its normal form may be reached here; else the rule that says no.

@@ -58,6 +58,8 @@ pub struct EgressConfig {
     pub pool: Cidr,
     /// More authorities that servers may be vouched for by, beside those of the host (PEM).
     pub extra_roots: Option<PathBuf>,
+    /// Whether TLS with an encrypted ClientHello passes by the name that can be seen.
+    pub ech_allowed: bool,
     /// Connections of all boxes.
     pub connections_max: usize,
     /// Connections of one box.

@@ -8,6 +8,8 @@
 //! a box has is taken out, which closes it. If the sets themselves are of another version, the whole table is replaced in
 //! one transaction, with its boxes.
 //!
+//! Where the kernel can do that, nobody else can change the table while this process lives ([`guard`]).
+//!
 //! A [`Firewall`] belongs to the thread that opened it, in the namespace it has entered; one process may have one per
 //! namespace.
 //!
@@ -18,6 +20,8 @@ mod batch;
 mod element;
 mod expr;
 mod fixed;
+mod guard;
+pub(super) mod kernel;
 pub(super) mod reason;
 mod rules;
 mod ruleset;
@@ -106,6 +110,8 @@ pub struct Settings {
     pub connections_max: Option<u32>,
     /// Interfaces whose forwarding we have turned on.
     pub opened: Vec<String>,
+    /// Whether nobody else shall be able to change the table, where the kernel can do that.
+    pub guarded: bool,
 }
 
 /// What passed and what did not.
@@ -141,6 +147,8 @@ struct Found {
 pub struct Firewall {
     socket: Socket,
     settings: Settings,
+    /// The flags of the table.
+    flags: u32,
     boxes: BTreeMap<Pair, Entry>,
     generation: u32,
 }
@@ -160,9 +168,10 @@ impl Firewall {
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let mut socket = Socket::open()?;
         let comment = comment(settings);
+        let flags = if settings.guarded { guard::flags(&mut socket)? } else { 0 };
         let found = table_found(&mut socket, &comment)?;
         let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
-        let mut firewall = Self { socket, settings: settings.clone(), boxes: BTreeMap::new(), generation };
+        let mut firewall = Self { socket, settings: settings.clone(), flags, boxes: BTreeMap::new(), generation };
         if found == Some(true) && firewall.install(&comment, Batch::default(), Batch::default()).is_ok() {
             let Found { damaged, .. } = firewall.read_back()?;
             let mut batch = Batch::default();
@@ -170,6 +179,7 @@ impl Firewall {
             firewall.socket.commit("repair firewall", "", &batch)?;
             return Ok(firewall);
         }
+        // Of another version, or with other flags: those of a table that is there cannot be changed.
         let mut first = Batch::default();
         let mut then = Batch::default();
         if found.is_some() {
@@ -185,11 +195,13 @@ impl Firewall {
     /// Writes table, sets, chains and rules, between `first` and `then`.
     fn install(&mut self, comment: &str, first: Batch, then: Batch) -> Result<(), Error> {
         let mut batch = first;
-        batch.push(Verb::NewTable, CREATE, ruleset::table(comment));
+        batch.push(Verb::NewTable, CREATE, ruleset::table(comment, self.flags));
         for set in ALL {
             batch.push(Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
         }
-        batch.append(ruleset::chains());
+        for (_, attrs) in ruleset::chains() {
+            batch.push(Verb::NewChain, CREATE, attrs);
+        }
         batch.append(ruleset::rules(self.settings.ports, self.settings.connections_max));
         for set in ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections) {
             batch.push(Verb::DeleteElements, 0, set_named(*set));
@@ -233,6 +245,11 @@ impl Firewall {
             first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
         }
         self.install(&comment, first, element::change(&[], &should))
+    }
+
+    /// Whether nobody else can change the table.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.flags != 0
     }
 
     /// The number of the socket by which this changes the table.

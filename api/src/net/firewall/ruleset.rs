@@ -80,13 +80,13 @@ const CHAINS: [&str; 15] = [
     DENY_IN,
 ];
 
-/// Makes the table; `comment` is kept with it and says which sets it has.
-pub(super) fn table(comment: &str) -> Attrs {
+/// Makes the table; `comment` is kept with it and says which sets it has, `flags` who may change it.
+pub(super) fn table(comment: &str, flags: u32) -> Attrs {
     // As `nft` keeps comments: kind, length, text.
     let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
     userdata.extend(comment.bytes());
     userdata.push(0);
-    Attrs::new().text(1, TABLE).bytes(6, &userdata)
+    Attrs::new().text(1, TABLE).be32(2, flags).bytes(6, &userdata)
 }
 
 /// The comment of a table as the kernel tells it.
@@ -94,19 +94,16 @@ pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
     std::str::from_utf8(userdata.get(2..)?).ok()?.strip_suffix('\0')
 }
 
-/// All chains, made if they are not there.
-pub(super) fn chains() -> Batch {
-    let mut batch = Batch::default();
+/// All chains, made if they are not there: what they are hooked in as, if they are, and their attributes.
+pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
     let named = |name: &str| Attrs::new().text(1, TABLE).text(3, name);
-    for (name, Hook(kind, number, priority)) in BASE_CHAINS {
+    let base = BASE_CHAINS.into_iter().map(|(name, Hook(kind, number, priority))| {
         const ACCEPT: u32 = 1;
         let hook = Attrs::new().be32(1, number).bytes(2, &priority.to_be_bytes());
-        batch.push(Verb::NewChain, CREATE, named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind));
-    }
-    for name in CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain)) {
-        batch.push(Verb::NewChain, CREATE, named(name));
-    }
-    batch
+        (Some(kind), named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind))
+    });
+    let others = CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain));
+    base.chain(others.map(|name| (None, named(name)))).collect()
 }
 
 /// All rules, in place of those that are there.
@@ -114,13 +111,17 @@ pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
     let mut batch = Batch::default();
     batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
     for rule in all(ports, connections_max) {
-        let attrs = Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions);
-        batch.push(Verb::NewRule, CREATE | APPEND, attrs);
+        batch.push(Verb::NewRule, CREATE | APPEND, attrs(&rule));
     }
     batch
 }
 
-fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Iterator<Item = Rule> {
+/// Makes a rule.
+pub(super) fn attrs(rule: &Rule) -> Attrs {
+    Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions)
+}
+
+pub(super) fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Iterator<Item = Rule> {
     hooks()
         .into_iter()
         .chain(redirection(ports))
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_comment_is_read_as_it_was_written() {
-        let attrs = table("icebox sets 1");
+        let attrs = table("icebox sets 1", 0);
         let userdata = crate::net::netlink::attribute(attrs.as_bytes(), 6).expect("userdata");
         assert_eq!(comment(userdata), Some("icebox sets 1"));
         assert_eq!(comment(&[]), None);

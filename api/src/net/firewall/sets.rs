@@ -34,158 +34,101 @@ const BURST_BYTES: u32 = 128 << 10;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 const VERDICT_BYTES: u32 = 16;
 
-/// A set or map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Set {
-    /// Interface and address that belong together.
-    Boxes,
-    /// Interface of a box and the host's address on it.
-    Gateways,
-    /// Addresses of boxes: what is masqueraded.
-    Addresses,
-    /// Box to what its policy does with what it sends.
-    PolicyOut,
-    /// Box to what its policy does with what comes back.
-    PolicyIn,
-    /// Box and destinations that its policy allows.
-    Allowed,
-    /// Box and destinations that its policy denies.
-    Denied,
-    /// Box and destination that a name the policy allows stood for, for a while.
-    Pinned,
-    /// Box to the mark its new connections get.
-    Generation,
-    /// Box and the mark of connections its policy has allowed.
-    Current,
-    /// Box, counting what left it.
-    Sent,
-    /// Box, counting what reached it.
-    Received,
-    /// Box, counting what it was refused.
-    Refused,
-    /// Box, with its limit of new connections per second.
-    NewRate,
-    /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
-    RedirectAlways,
-    /// The same, but not for destinations that the policy allows by their address.
-    RedirectElse,
-    /// Box, with its limit of bytes per second that leave it.
-    SendRate,
-    /// Box, with its limit of bytes per second that reach it.
-    ReceiveRate,
-    /// Box, counting what leaves it and reaches it, but for TCP packets that carry nothing.
-    Traffic,
-    /// Box that sleeps and is to be woken, with a limit of how often that is told.
-    Frozen,
-    /// Box, with a limit of how many of its refusals are told.
-    LogRate,
-    /// The same by the mark of a packet whose source is not the box's.
-    MarkedRate,
-    /// Interface of a box to its address, as a mark.
-    Owners,
-    /// Destinations that no box reaches.
-    Blocked,
-    /// Protocol and port that no box reaches.
-    BlockedPorts,
-    /// Protocol and port of the ways around our resolver, closed if the policy is `custom`.
-    ResolverPorts,
-    /// What may be in an IP packet.
-    Protocols,
-    /// Protocol and port of what is allowed by names and not by addresses, if the policy is `custom`.
-    NamedPorts,
-    /// Protocol and port at a box's gateway that the DNS proxy answers.
-    GatewayPorts,
-    /// Protocol and port of our proxies on the host.
-    Proxies,
-    /// Interfaces that forward because we need it.
-    Opened,
-    /// Box, with how many connections it has. The kernel puts a box in when it connects, and takes it out when it has none.
-    Connections,
+/// Declares the sets once: what they are, what `nft` calls them, and the list of them all, in this order.
+macro_rules! sets {
+    ($($(#[$what:meta])* $set:ident = $name:literal,)*) => {
+        /// A set or map.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) enum Set {
+            $($(#[$what])* $set,)*
+        }
+
+        use Set::{$($set),*};
+
+        /// All sets.
+        pub(super) const ALL: [Set; [$($name),*].len()] = [$($set),*];
+
+        impl Set {
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $($set => $name,)*
+                }
+            }
+        }
+    };
 }
 
-use Set::{
-    Addresses, Allowed, Blocked, BlockedPorts, Boxes, Connections, Current, Denied, Frozen, GatewayPorts, Gateways,
-    Generation, LogRate, MarkedRate, NamedPorts, NewRate, Opened, Owners, Pinned, PolicyIn, PolicyOut, Protocols,
-    Proxies, ReceiveRate, Received, RedirectAlways, RedirectElse, Refused, ResolverPorts, SendRate, Sent, Traffic,
-};
-
-/// All sets.
-pub(super) const ALL: [Set; 32] = [
-    Boxes,
-    Gateways,
-    Addresses,
-    PolicyOut,
-    PolicyIn,
-    Allowed,
-    Denied,
-    Pinned,
-    Generation,
-    Current,
-    Sent,
-    Received,
-    Refused,
-    NewRate,
-    RedirectAlways,
-    RedirectElse,
-    SendRate,
-    ReceiveRate,
-    Traffic,
-    Frozen,
-    LogRate,
-    MarkedRate,
-    Owners,
-    Blocked,
-    BlockedPorts,
-    ResolverPorts,
-    Protocols,
-    NamedPorts,
-    GatewayPorts,
-    Proxies,
-    Opened,
-    Connections,
-];
+sets! {
+    /// Interface and address that belong together.
+    Boxes = "boxes",
+    /// Interface of a box and the host's address on it.
+    Gateways = "gateways",
+    /// Addresses of boxes: what is masqueraded.
+    Addresses = "addresses",
+    /// Box to what its policy does with what it sends.
+    PolicyOut = "policy_out",
+    /// Box to what its policy does with what comes back.
+    PolicyIn = "policy_in",
+    /// Box and destinations that its policy allows.
+    Allowed = "allowed",
+    /// Box and destinations that its policy denies.
+    Denied = "denied",
+    /// Box and destination that a name the policy allows stood for, for a while.
+    Pinned = "pinned",
+    /// Box to the mark its new connections get.
+    Generation = "generation",
+    /// Box and the mark of connections its policy has allowed.
+    Current = "current",
+    /// Box, counting what left it.
+    Sent = "sent",
+    /// Box, counting what reached it.
+    Received = "received",
+    /// Box, counting what it was refused.
+    Refused = "refused",
+    /// Box, with its limit of new connections per second.
+    NewRate = "new_rate",
+    /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
+    RedirectAlways = "redirect_always",
+    /// The same, but not for destinations that the policy allows by their address.
+    RedirectElse = "redirect_else",
+    /// Box, with its limit of bytes per second that leave it.
+    SendRate = "send_rate",
+    /// Box, with its limit of bytes per second that reach it.
+    ReceiveRate = "receive_rate",
+    /// Box, counting what leaves it and reaches it, but for TCP packets that carry nothing.
+    Traffic = "traffic",
+    /// Box that sleeps and is to be woken, with a limit of how often that is told.
+    Frozen = "frozen",
+    /// Box, with a limit of how many of its refusals are told.
+    LogRate = "log_rate",
+    /// The same by the mark of a packet whose source is not the box's.
+    MarkedRate = "marked_rate",
+    /// Interface of a box to its address, as a mark.
+    Owners = "owners",
+    /// Destinations that no box reaches.
+    Blocked = "blocked",
+    /// Protocol and port that no box reaches.
+    BlockedPorts = "blocked_ports",
+    /// Protocol and port of the ways around our resolver, closed if the policy is `custom`.
+    ResolverPorts = "resolver_ports",
+    /// What may be in an IP packet.
+    Protocols = "protocols",
+    /// Protocol and port of what is allowed by names and not by addresses, if the policy is `custom`.
+    NamedPorts = "named_ports",
+    /// Protocol and port at a box's gateway that the DNS proxy answers.
+    GatewayPorts = "gateway_ports",
+    /// Protocol and port of our proxies on the host.
+    Proxies = "proxies",
+    /// Interfaces that forward because we need it.
+    Opened = "opened",
+    /// Box, with how many connections it has. The kernel puts a box in when it connects, and takes it out when it has none.
+    Connections = "connections",
+}
 
 /// How many of [`ALL`], from the first, hold elements of boxes.
 pub(super) const OF_BOXES: usize = 23;
 
 impl Set {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Boxes => "boxes",
-            Gateways => "gateways",
-            Addresses => "addresses",
-            PolicyOut => "policy_out",
-            PolicyIn => "policy_in",
-            Allowed => "allowed",
-            Denied => "denied",
-            Pinned => "pinned",
-            Generation => "generation",
-            Current => "current",
-            Sent => "sent",
-            Received => "received",
-            Refused => "refused",
-            NewRate => "new_rate",
-            Connections => "connections",
-            RedirectAlways => "redirect_always",
-            RedirectElse => "redirect_else",
-            SendRate => "send_rate",
-            ReceiveRate => "receive_rate",
-            Traffic => "traffic",
-            Frozen => "frozen",
-            LogRate => "log_rate",
-            MarkedRate => "marked_rate",
-            Owners => "owners",
-            Blocked => "blocked",
-            BlockedPorts => "blocked_ports",
-            ResolverPorts => "resolver_ports",
-            Protocols => "protocols",
-            NamedPorts => "named_ports",
-            GatewayPorts => "gateway_ports",
-            Proxies => "proxies",
-            Opened => "opened",
-        }
-    }
-
     /// Its number inside a transaction.
     pub(super) fn id(self) -> u32 {
         self as u32 + 1

@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::hello::tests::{message, names, records};
+use super::super::hello::tests::{extension, message, names, records};
 use super::*;
 
 type Body = http_body_util::combinators::BoxBody<Bytes, io::Error>;
@@ -64,6 +64,47 @@ async fn headers_are_added_for_matching_hosts() {
         assert_eq!((world.connected().len(), world.egress.counters().requests), (1, 2));
         assert!(world.rules().is_empty());
     }
+}
+
+/// The ClientHello of a real client with one more extension.
+fn hello_with(added: &[u8], name: &str) -> Vec<u8> {
+    let roots = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let config = roots.expect("versions").with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).expect("name");
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("hello");
+    // The lengths around the extensions: of the record, of the message, and of their list, after three other lists.
+    let byte = |hello: &[u8], at: usize| usize::from(hello[at]);
+    let session = 5 + 4 + 2 + 32;
+    let suites = session + 1 + byte(&hello, session);
+    let compressions = suites + 2 + (byte(&hello, suites) << 8 | byte(&hello, suites + 1));
+    let list = compressions + 1 + byte(&hello, compressions);
+    for at in [3, 7, list] {
+        let length = (byte(&hello, at) << 8 | byte(&hello, at + 1)) + added.len();
+        hello[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
+    }
+    hello.extend_from_slice(added);
+    hello
+}
+
+/// Where TLS ends here it is the outer name that counts, whatever else a client, a browser say, has encrypted for others.
+#[tokio::test]
+async fn an_encrypted_hello_does_not_matter_where_headers_are_added() {
+    const SERVER_HELLO: u8 = 2;
+    // As draft-ietf-tls-esni, 5: outer; HKDF-SHA256 and AES-128-GCM; which key; a key of the client; what is hidden.
+    let grease = [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[5; 32], &[0, 16], &[6; 16]].concat();
+    let world = world(custom(&["api.example", "good.test"]), "api.example").await;
+    for name in ["api.example", "good.test"] {
+        world.box_.names.answered(name, &[SITE], Duration::from_secs(60));
+        let mut stream = world.dial(SITE, 443).await;
+        stream.write_all(&hello_with(&extension(0xfe0d, &grease), name)).await.expect("write");
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        let is_answered = answer[0] == 22 && answer[5] == SERVER_HELLO;
+        assert_eq!(is_answered, name == "api.example", "{name}: {answer:?}");
+    }
+    assert_eq!(world.rules().len(), 1, "{:?}", world.rules());
 }
 
 #[tokio::test]

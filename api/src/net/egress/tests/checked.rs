@@ -86,6 +86,34 @@ async fn tls_for_anything_else_ends_with_an_alert_and_reaches_nobody() {
     assert_eq!(world.egress.counters().refused, 13);
 }
 
+/// What browsers send, if the operator takes the risk.
+#[tokio::test]
+async fn an_encrypted_hello_passes_by_its_outer_name_only_if_that_is_configured() {
+    for ech_allowed in [false, true] {
+        let choose = |config: &mut EgressConfig| config.ech_allowed = ech_allowed;
+        let world = World::with_config(custom(&["good.example"]), None, choose).await;
+        world.box_.names.answered("good.example", &[SITE], HOUR);
+        world.box_.names.answered("bad.example", &[SITE], HOUR);
+        world.serve_echo(SITE, 443).await;
+        let hello = |name| records(&message(&[names(&[(0, name)]), extension(0xfe0d, b"inner")]), 16_000);
+        let mut stream = world.dial(SITE, 443).await;
+        stream.write_all(&hello("good.example")).await.expect("write");
+        if ech_allowed {
+            let mut back = vec![0; hello("good.example").len()];
+            stream.read_exact(&mut back).await.expect("echo");
+            assert_eq!(back, hello("good.example"));
+            assert!(world.rules().is_empty());
+        } else {
+            assert_eq!(rest(&mut stream).await, (DENIED.to_vec(), None));
+            let told = world.rules().concat();
+            assert!(told.contains("EncryptedClientHelloEnabled") && told.contains("grease_probability"), "{told}");
+        }
+        let mut stream = world.dial(SITE, 443).await;
+        stream.write_all(&hello("bad.example")).await.expect("write");
+        assert_eq!(rest(&mut stream).await, (DENIED.to_vec(), None), "the outer name is not allowed");
+    }
+}
+
 #[tokio::test]
 async fn closed_addresses_stay_closed_whatever_the_policy() {
     let near = [[10, 0, 0, 1], [127, 0, 0, 1], [169, 254, 169, 254], [10, 88, 0, 9], [203, 0, 113, 2]];
@@ -148,7 +176,7 @@ async fn a_policy_that_changes_cuts_what_it_forbids_and_nothing_else() {
 
 #[tokio::test]
 async fn a_box_has_so_many_connections_and_no_more() {
-    let world = World::with_limits(custom(&["good.example"]), None, 2).await;
+    let world = World::with_config(custom(&["good.example"]), None, |config| config.connections_per_box_max = 2).await;
     let (first, _second) = (world.dial(SITE, 443).await, world.dial(SITE, 443).await);
     while world.egress.counters().open < 2 {
         tokio::task::yield_now().await;

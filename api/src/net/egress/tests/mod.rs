@@ -137,10 +137,14 @@ use crate::net::policy::BoxPolicy;
 
 impl World {
     pub(super) async fn new(policy: BoxPolicy, headers: Option<serde_json::Value>) -> Self {
-        Self::with_limits(policy, headers, 1000).await
+        Self::with_config(policy, headers, |_| {}).await
     }
 
-    pub(super) async fn with_limits(policy: BoxPolicy, headers: Option<serde_json::Value>, max: usize) -> Self {
+    pub(super) async fn with_config(
+        policy: BoxPolicy,
+        headers: Option<serde_json::Value>,
+        choose: impl FnOnce(&mut EgressConfig),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let outside = WorldAuthority::new();
         let roots = folder.path().join("roots.pem");
@@ -154,13 +158,15 @@ impl World {
         table.insert(Arc::clone(&box_));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listen");
         let listen = listener.local_addr().expect("address");
-        let config = EgressConfig {
+        let mut config = EgressConfig {
             listen,
             pool: "10.88.0.0/16".parse().expect("pool"),
             extra_roots: Some(roots),
+            ech_allowed: false,
             connections_max: 4096,
-            connections_per_box_max: max,
+            connections_per_box_max: 1000,
         };
+        choose(&mut config);
         let way = FakeWay::default();
         let (denials, chunks) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
         let (noted, counted) = (Arc::clone(&denials), Arc::clone(&chunks));
