@@ -71,6 +71,15 @@ fn stay_on_one_processor() {
     nix::sched::sched_setaffinity(Pid::from_raw(0), &one).expect("stay there");
 }
 
+/// What listens in a world does so until the process ends, and holds its namespace: many worlds need many descriptors.
+fn allow_many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const MANY: u64 = 16_384;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let more = |now: Option<u64>| now.map(|now| now.max(MANY));
+    setrlimit(Resource::Nofile, Rlimit { current: more(current), maximum: more(maximum) }).expect("more descriptors");
+}
+
 /// A namespace of its own, made by a thread that ends.
 pub(crate) fn namespace() -> Namespace {
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces");
@@ -229,6 +238,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         stay_on_one_processor();
+        allow_many_descriptors();
         let (host, internet) = (namespace(), namespace());
         // A new namespace may begin with the settings of the machine's.
         write_sysctl(&host, "net/ipv4/ip_forward", "0");
