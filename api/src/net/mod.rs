@@ -5,7 +5,7 @@
 //!
 //! The order is what keeps a box closed in whenever this process dies: the firewall's table first, which drops whatever
 //! comes from an interface of the prefix; then the link; and the box's elements in the firewall, which open, last. On the
-//! way back the elements go first.
+//! way back the elements go first, and the link when the box's namespace ends ([`leaving`]).
 
 pub mod address;
 pub mod authority;
@@ -16,6 +16,7 @@ pub mod denial;
 pub mod dns;
 pub mod egress;
 pub mod firewall;
+mod leaving;
 pub mod link;
 pub mod names;
 pub mod namespace;
@@ -39,6 +40,7 @@ use self::address::Pair;
 use self::cidr::Cidr;
 use self::conntrack::{Connection, Connections, Tracker};
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
+use self::leaving::{Leaving, look_after};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Remote, Worker};
 use self::netlink::{Ears, Listener};
@@ -112,6 +114,7 @@ struct State {
     firewall: Firewall,
     tracker: Tracker,
     links: Links,
+    leaving: Leaving,
     uplink: Uplink,
 }
 
@@ -172,16 +175,19 @@ impl HostSide {
         self.worker.call(move |state| state.attach(box_)).await
     }
 
-    /// Disconnects a box, whatever there is of it.
+    /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The link goes with the box's
+    /// namespace, or a little later if somebody holds that.
     pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
-        let id = id.to_owned();
-        let work = move |state: &mut State| {
-            state.firewall.remove(pair)?;
-            // Whoever has the address next does not go on with what this one has begun.
-            state.tracker.forget(pair.guest(), |_| true)?;
-            state.links.remove(&id)
-        };
-        self.worker.call(work).await
+        let of = id.to_owned();
+        if let Some(turn) = self.worker.call(move |state| state.detach(&of, pair)).await? {
+            tokio::spawn(look_after(self.worker.remote(), id.to_owned(), turn));
+        }
+        Ok(())
+    }
+
+    /// Removes the links that were left to the ends of their boxes' namespaces: nobody will look after them any more.
+    pub async fn see_off_all(&self) -> Result<(), Error> {
+        self.worker.call(State::see_off_all).await
     }
 
     /// Another policy, with the addresses its names are known to stand for; see [`Firewall::set_policy`].
@@ -240,7 +246,7 @@ impl State {
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, uplink })
+        Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, leaving: Leaving::default(), uplink })
     }
 
     /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.
@@ -273,8 +279,54 @@ impl State {
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
         let Attachment { id, pair, namespace, policy, limits, intercept_tls } = box_;
         let interface = host_name(&id);
+        for former in self.leaving.with(pair).into_iter().filter(|former| *former != id) {
+            self.remove_link(&former)?;
+        }
+        // Its own old link is found by its name, and removed if it isn't that of this namespace.
+        self.leaving.forget(&id);
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
         self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
+    }
+
+    /// Closes a box in. A number if there is still a link to look after.
+    fn detach(&mut self, id: &str, pair: Pair) -> Result<Option<u64>, Error> {
+        let closed = self.firewall.remove(pair);
+        // Whoever has the address next does not go on with what this one has begun.
+        let closed = closed.and_then(|()| self.tracker.forget(pair.guest(), |_| true));
+        if let Err(error) = closed {
+            // Without a link nothing passes, whatever the firewall says.
+            self.remove_link(id)?;
+            return Err(error);
+        }
+        if !self.links.is_there(id)? {
+            self.leaving.forget(id);
+            return Ok(None);
+        }
+        Ok(Some(self.leaving.add(id, pair)))
+    }
+
+    /// The end of a link's time to go by itself.
+    fn see_off(&mut self, id: &str, turn: u64) -> Result<(), Error> {
+        if !self.leaving.has(id, turn) {
+            return Ok(());
+        }
+        if self.links.is_there(id)? {
+            tracing::info!(box_id = id, "somebody holds the network namespace of a box that is no more");
+        }
+        self.remove_link(id)
+    }
+
+    fn see_off_all(&mut self) -> Result<(), Error> {
+        self.leaving.ids().iter().try_for_each(|id| self.remove_link(id))
+    }
+
+    fn remove_link(&mut self, id: &str) -> Result<(), Error> {
+        // Asked first, because that is cheap, and mostly it is gone.
+        if self.links.is_there(id)? {
+            self.links.remove(id)?;
+        }
+        self.leaving.forget(id);
+        Ok(())
     }
 
     fn sweep(&mut self, kept: &[String]) -> Result<Swept, Error> {
