@@ -1,13 +1,16 @@
-//! Links of boxes that were detached, until they are gone.
+//! Boxes that were detached, until everything of theirs is gone.
 //!
-//! The kernel takes both ends of a link away when the box's namespace ends, together with those of other boxes that end
-//! then. To be asked for it costs the thread of the network tens of milliseconds, in which no other box is connected, so a
-//! link is left to its namespace. A namespace may be held by somebody, though: by a socket, by a process that does not end.
+//! Detaching closes a box. What else there is to do takes the one thread of the network long, in which no other box can be
+//! connected, and can wait. The kernel takes both ends of a link away when the box's namespace ends, together with those of
+//! other boxes that end then; asked to do it, it needs tens of milliseconds. To find the connections of a box it walks its
+//! whole table, for some milliseconds. So a link is left to its namespace, and later somebody looks after it: the namespace
+//! may be held by a socket, or by a process that does not end.
 //!
-//! Owns: which links were left, and when somebody looks after them.
+//! Owns: which boxes were detached, and when they are looked after.
 //!
-//! Invariant: nobody is connected with the addresses of a link that is still there. Both ends would have the same route,
-//! and packets for the one would go to the other. So whoever is connected with such addresses has the old link removed first.
+//! Invariant: nobody is connected with addresses whose last box is not gone in every part. Two links would have the same
+//! route, and packets for the one box would go to the other; answers to the questions of the last box would reach the next.
+//! So whoever is connected with such addresses has the rest done first.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,9 +19,9 @@ use super::State;
 use super::address::Pair;
 use super::namespace::Remote;
 
-/// What the kernel needs to end a namespace, and more. A link that is there for longer is removed.
+/// What the kernel needs to end a namespace, and more.
 const LINGER: Duration = Duration::from_secs(2);
-/// Times a link is tried to be removed that cannot be. The next start tries again.
+/// Times it is tried to remove what cannot be removed. The next start tries again.
 const TRIES_MAX: u32 = 30;
 
 #[derive(Debug)]
@@ -27,44 +30,49 @@ struct Left {
     turn: u64,
 }
 
-/// The links that were left, by their boxes.
+/// The boxes that were detached.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
-    links: BTreeMap<String, Left>,
+    boxes: BTreeMap<String, Left>,
     turns: u64,
 }
 
 impl Leaving {
-    /// Notes a link. The number tells this time from others that the same box is detached.
+    /// Notes a box. The number tells this time from others that the same box is detached.
     pub(super) fn add(&mut self, id: &str, pair: Pair) -> u64 {
         self.turns += 1;
-        self.links.insert(id.to_owned(), Left { pair, turn: self.turns });
+        self.boxes.insert(id.to_owned(), Left { pair, turn: self.turns });
         self.turns
     }
 
-    /// The link is gone, or its box is connected again.
-    pub(super) fn forget(&mut self, id: &str) {
-        self.links.remove(id);
+    /// All is gone, or the box is connected again. Its addresses, if it was there.
+    pub(super) fn take(&mut self, id: &str) -> Option<Pair> {
+        self.boxes.remove(id).map(|left| left.pair)
     }
 
-    /// Whether the link that was left then is still looked after.
-    pub(super) fn has(&self, id: &str, turn: u64) -> bool {
-        self.links.get(id).is_some_and(|left| left.turn == turn)
+    /// The addresses that a box had, if it is looked after.
+    pub(super) fn pair_of(&self, id: &str) -> Option<Pair> {
+        self.boxes.get(id).map(|left| left.pair)
     }
 
-    /// Boxes whose link has these addresses.
+    /// Whether a box is looked after since it was detached that time.
+    pub(super) fn has_since(&self, id: &str, turn: u64) -> bool {
+        self.boxes.get(id).is_some_and(|left| left.turn == turn)
+    }
+
+    /// Boxes that had these addresses.
     pub(super) fn with(&self, pair: Pair) -> Vec<String> {
-        self.links.iter().filter(|(_, left)| left.pair == pair).map(|(id, _)| id.clone()).collect()
+        self.boxes.iter().filter(|(_, left)| left.pair == pair).map(|(id, _)| id.clone()).collect()
     }
 
     /// All boxes.
     pub(super) fn ids(&self) -> Vec<String> {
-        self.links.keys().cloned().collect()
+        self.boxes.keys().cloned().collect()
     }
 }
 
-/// Removes a link that was left if it is still there after a while, unless its box is connected again meanwhile. Ends with
-/// the thread of the network.
+/// Removes what is still there of a box after a while, unless it is connected again meanwhile. Ends with the thread of the
+/// network.
 pub(super) async fn look_after(network: Remote<State>, id: String, turn: u64) {
     for _ in 0..TRIES_MAX {
         tokio::time::sleep(LINGER).await;
@@ -72,7 +80,11 @@ pub(super) async fn look_after(network: Remote<State>, id: String, turn: u64) {
         match network.call(move |state| state.see_off(&of, turn)).await {
             None | Some(Ok(())) => return,
             Some(Err(error)) => {
-                tracing::error!(box_id = id, error = error.chain(), "a link of a box that is no more stays");
+                tracing::error!(
+                    box_id = id,
+                    error = error.chain(),
+                    "something of the network of a box that is no more stays"
+                );
             }
         }
     }
@@ -90,9 +102,9 @@ mod tests {
         leaving.add("b", two);
         assert_eq!(leaving.with(one), ["a"]);
         let again = leaving.add("a", one);
-        assert!(!leaving.has("a", first) && leaving.has("a", again));
-        leaving.forget("a");
-        assert!(!leaving.has("a", again) && leaving.with(one).is_empty());
+        assert!(!leaving.has_since("a", first) && leaving.has_since("a", again) && leaving.pair_of("a") == Some(one));
+        assert_eq!(leaving.take("a"), Some(one));
+        assert!(!leaving.has_since("a", again) && leaving.take("a").is_none() && leaving.with(one).is_empty());
         assert_eq!(leaving.ids(), ["b"]);
     }
 }

@@ -30,7 +30,7 @@ mod sysctl;
 pub mod table;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +116,8 @@ struct State {
     links: Links,
     leaving: Leaving,
     uplink: Uplink,
+    /// The addresses of boxes.
+    pool: Cidr,
 }
 
 /// The host's side of all boxes.
@@ -175,8 +177,8 @@ impl HostSide {
         self.worker.call(move |state| state.attach(box_)).await
     }
 
-    /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The link goes with the box's
-    /// namespace, or a little later if somebody holds that.
+    /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The rest goes a little later
+    /// ([`leaving`]).
     pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
         let of = id.to_owned();
         if let Some(turn) = self.worker.call(move |state| state.detach(&of, pair)).await? {
@@ -185,7 +187,7 @@ impl HostSide {
         Ok(())
     }
 
-    /// Removes the links that were left to the ends of their boxes' namespaces: nobody will look after them any more.
+    /// Removes what is left of boxes that were detached lately, before nobody looks after it any more.
     pub async fn see_off_all(&self) -> Result<(), Error> {
         self.worker.call(State::see_off_all).await
     }
@@ -246,7 +248,15 @@ impl State {
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { _claim: claim, firewall, tracker: Tracker::open()?, links, leaving: Leaving::default(), uplink })
+        Ok(Self {
+            _claim: claim,
+            firewall,
+            tracker: Tracker::open()?,
+            links,
+            leaving: Leaving::default(),
+            uplink,
+            pool,
+        })
     }
 
     /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.
@@ -280,52 +290,50 @@ impl State {
         let Attachment { id, pair, namespace, policy, limits, intercept_tls } = box_;
         let interface = host_name(&id);
         for former in self.leaving.with(pair).into_iter().filter(|former| *former != id) {
-            self.remove_link(&former)?;
+            self.finish(&former)?;
         }
         // Its own old link is found by its name, and removed if it isn't that of this namespace.
-        self.leaving.forget(&id);
+        if let Some(pair) = self.leaving.take(&id) {
+            self.tracker.forget(pair.guest(), |_| true)?;
+        }
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
         self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
     }
 
-    /// Closes a box in. A number if there is still a link to look after.
+    /// Closes a box in. A number if there is something to look after.
     fn detach(&mut self, id: &str, pair: Pair) -> Result<Option<u64>, Error> {
-        let closed = self.firewall.remove(pair);
-        // Whoever has the address next does not go on with what this one has begun.
-        let closed = closed.and_then(|()| self.tracker.forget(pair.guest(), |_| true));
-        if let Err(error) = closed {
+        let was_open = self.firewall.boxes().any(|(open, _)| open == pair);
+        if let Err(error) = self.firewall.remove(pair) {
             // Without a link nothing passes, whatever the firewall says.
-            self.remove_link(id)?;
+            self.links.remove(id)?;
             return Err(error);
         }
-        if !self.links.is_there(id)? {
-            self.leaving.forget(id);
-            return Ok(None);
+        if was_open || (self.leaving.pair_of(id).is_none() && self.links.is_there(id)?) {
+            return Ok(Some(self.leaving.add(id, pair)));
         }
-        Ok(Some(self.leaving.add(id, pair)))
+        Ok(None)
     }
 
-    /// The end of a link's time to go by itself.
+    /// The time is over in which everything of a box should have gone by itself.
     fn see_off(&mut self, id: &str, turn: u64) -> Result<(), Error> {
-        if !self.leaving.has(id, turn) {
-            return Ok(());
-        }
-        if self.links.is_there(id)? {
-            tracing::info!(box_id = id, "somebody holds the network namespace of a box that is no more");
-        }
-        self.remove_link(id)
+        if self.leaving.has_since(id, turn) { self.finish(id) } else { Ok(()) }
     }
 
     fn see_off_all(&mut self) -> Result<(), Error> {
-        self.leaving.ids().iter().try_for_each(|id| self.remove_link(id))
+        self.leaving.ids().iter().try_for_each(|id| self.finish(id))
     }
 
-    fn remove_link(&mut self, id: &str) -> Result<(), Error> {
-        // Asked first, because that is cheap, and mostly it is gone.
+    /// Removes what is left of a box that was detached.
+    fn finish(&mut self, id: &str) -> Result<(), Error> {
+        let Some(pair) = self.leaving.pair_of(id) else { return Ok(()) };
+        // Whoever has the address next does not go on with what this one has begun.
+        self.tracker.forget(pair.guest(), |_| true)?;
+        // Mostly it is gone, and to ask is cheap.
         if self.links.is_there(id)? {
+            tracing::info!(box_id = id, "the network namespace of a box that is no more is held by somebody");
             self.links.remove(id)?;
         }
-        self.leaving.forget(id);
+        self.leaving.take(id);
         Ok(())
     }
 
@@ -333,10 +341,11 @@ impl State {
         let names: Vec<String> = kept.iter().map(|id| host_name(id)).collect();
         let gone = self.firewall.boxes().filter(|(_, name)| !names.iter().any(|n| n == name));
         let boxes: Vec<Pair> = gone.map(|(pair, _)| pair).collect();
-        for pair in &boxes {
-            self.firewall.remove(*pair)?;
-            self.tracker.forget(pair.guest(), |_| true)?;
-        }
+        boxes.iter().try_for_each(|pair| self.firewall.remove(*pair))?;
+        // Also of those that were closed in, and whose connections nobody came to forget.
+        let known: BTreeSet<Ipv4Addr> = self.firewall.boxes().map(|(pair, _)| pair.guest()).collect();
+        let pool = self.pool;
+        self.tracker.forget_all(|source| pool.contains(source) && !known.contains(&source))?;
         let links = self.links.sweep(|id| kept.iter().any(|k| k == id))?;
         Ok(Swept { links: links.into_iter().map(|l| l.name).collect(), boxes })
     }

@@ -62,11 +62,27 @@ fn priv_nothing_is_left_of_a_box_that_was_detached() {
     world.wait(world.side().detach(&b.id, b.pair));
     // The test holds its namespace: the link does not go by itself.
     wait_for_links(&world, &BTreeSet::new());
+    assert_eq!(world.wait(world.side().connections(b.pair)).count, 0);
     assert!(world.wait(world.side().sweep(Vec::new())).boxes.is_empty(), "the firewall still has it");
     // It comes back with another namespace.
     let again = TestBox { namespace: crate::world::namespace(), ..b };
     world.attach(&again, Policy::AllowAll, Limits::default());
     echo(&mut again.connect(SITE, 80).expect("connect")).expect("echo");
+}
+
+/// Whoever dies between closing a box in and forgetting its connections leaves nothing to the next box at its address.
+#[test]
+fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() {
+    let mut world = World::new();
+    let (gone, stays) = (world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll));
+    let (_cut, mut kept) = (gone.connect(SITE, 80).expect("connect"), stays.connect(SITE, 80).expect("connect"));
+    world.wait(world.side().detach(&gone.id, gone.pair));
+    world.die();
+    world.start();
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 1, "somebody has forgotten it already");
+    world.wait(world.side().sweep(vec![stays.id.clone()]));
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 0);
+    echo(&mut kept).expect("another box's connection was forgotten");
 }
 
 /// What is left to the kernel, the kernel does: nobody else is there.
@@ -86,8 +102,10 @@ fn priv_a_link_goes_with_its_namespace() {
 fn priv_nothing_is_left_by_a_daemon_that_stops() {
     let mut world = World::new();
     let (gone, stays) = (world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll));
+    let _open = gone.connect(SITE, 80).expect("connect");
     world.wait(world.side().detach(&gone.id, gone.pair));
     world.wait(world.side().see_off_all());
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 0);
     assert_eq!(links(&world), BTreeSet::from([stays.interface()]));
 }
 
