@@ -63,7 +63,8 @@ pub fn kill_at(pid: i32, thread_name: &str, at: u32, work: impl FnOnce()) -> Kil
 /// The threads of a process that are called so.
 fn threads(pid: i32, name: &str) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of the process");
-    let is_called = |tid: &i32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|n| n.trim() == name);
+    let is_called =
+        |tid: &i32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|n| n.trim() == name);
     let tids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
     tids.filter(is_called).map(Pid::from_raw).collect()
 }

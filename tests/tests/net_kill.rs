@@ -11,6 +11,8 @@ use icebox_tests::killer::kill_at;
 use icebox_tests::net::{World, links};
 use icebox_tests::netns::Netns;
 use icebox_tests::{Api, Daemon, TestBox, machine, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde_json::{Value, json};
 
@@ -156,13 +158,18 @@ fn a_kill_within_a_change_of_policy_opens_nothing() {
     );
 }
 
-/// The firewall, and connections that are forgotten. The link goes by itself.
+/// The firewall; then what is left to be looked after, which an orderly end does at once.
 #[test]
-fn a_kill_within_a_delete_opens_nothing() {
+fn a_kill_within_a_delete_and_an_orderly_end_opens_nothing() {
     killed_between_steps(
         2,
         |api| api.create(&knocking()).id,
-        |_, made, id| call(&made.api, "DELETE", &format!("/v2/box/{id}"), &Value::Null),
+        |daemon, made, id| {
+            call(&made.api, "DELETE", &format!("/v2/box/{id}"), &Value::Null);
+            let pid = daemon.pid();
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("nobody has reaped it");
+            wait_until(SETTLE, "iceboxd to end", || machine::process_state(pid) == Some('Z'));
+        },
     );
 }
 
