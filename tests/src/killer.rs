@@ -9,7 +9,9 @@
 //!
 //! Leaves out: what the process is doing, and what is true afterwards.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -33,63 +35,101 @@ pub struct Killed {
 }
 
 /// Has `work` done while the threads of `pid` that have this name are watched, and kills it when their step `at` is about
-/// to happen; otherwise after `work`. When this returns, the process is dead, and not reaped.
+/// to happen; otherwise after `work`. When this returns, the process is dead.
 pub fn kill_at(pid: i32, thread_name: &str, at: u32, work: impl FnOnce()) -> Killed {
+    let watch_all = || {
+        let mut tids = threads(pid);
+        tids.retain(|tid| is_called(*tid, &[thread_name]));
+        assert!(!tids.is_empty(), "{pid} has no thread {thread_name:?}");
+        tids.into_iter().for_each(|tid| assert!(watch(tid), "the thread is gone"));
+    };
+    watched(pid, at, watch_all, is_step, work)
+}
+
+/// The same for a process that has just begun: all of its threads are watched, and the steps of those that have one of
+/// these names are counted.
+pub fn kill_at_start(pid: i32, names: &[&str], at: u32, work: impl FnOnce()) -> Killed {
+    let watch_all = || {
+        let mut seen = BTreeSet::new();
+        // Those that a watched thread starts are watched already; so this ends.
+        while let Some(tid) = threads(pid).into_iter().find(|tid| !seen.contains(tid)) {
+            seen.insert(tid);
+            watch(tid);
+        }
+    };
+    watched(pid, at, watch_all, |tid| is_step(tid) && is_called(tid, names), work)
+}
+
+fn watched(
+    pid: i32,
+    at: u32,
+    watch_all: impl FnOnce() + Send,
+    is_counted: impl Fn(Pid) -> bool + Send,
+    work: impl FnOnce(),
+) -> Killed {
     let process = Pid::from_raw(pid);
-    let tids = threads(pid, thread_name);
-    assert!(!tids.is_empty(), "{pid} has no thread {thread_name:?}");
+    let is_killed = AtomicBool::new(false);
     thread::scope(|scope| {
         let (ready, is_ready) = mpsc::channel();
+        let is_killed = &is_killed;
         let watching = scope.spawn(move || {
-            for tid in &tids {
-                watch(*tid);
-            }
+            watch_all();
             ready.send(()).expect("somebody waits");
-            count(process, at)
+            count(at, is_counted, || {
+                is_killed.store(true, Ordering::Release);
+                kill(process, Signal::SIGKILL).expect("kill");
+            })
         });
         // If it panicked, that is told below.
-        let steps = if is_ready.recv().is_ok() {
+        if is_ready.recv().is_ok() {
             work();
-            kill(process, Signal::SIGKILL).expect("kill");
-            watching.join()
-        } else {
-            watching.join()
-        };
-        let steps = steps.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // Its number may be another's when it is dead, and its first thread reaped here.
+            if !is_killed.load(Ordering::Acquire) {
+                kill(process, Signal::SIGKILL).expect("kill");
+            }
+        }
+        let steps = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Killed { steps, is_within: steps >= at }
     })
 }
 
-/// The threads of a process that are called so.
-fn threads(pid: i32, name: &str) -> Vec<Pid> {
+/// The threads of a process.
+fn threads(pid: i32) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of the process");
-    let is_called =
-        |tid: &i32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|n| n.trim() == name);
-    let tids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
-    tids.filter(is_called).map(Pid::from_raw).collect()
+    tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect()
+}
+
+fn is_called(tid: Pid, names: &[&str]) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/comm")).is_ok_and(|name| names.contains(&name.trim()))
 }
 
 /// From now on the thread stops at each system call, and so do the threads that it starts. With this thread dies its
-/// process.
-fn watch(tid: Pid) {
+/// process. False for a thread that is gone, or watched.
+fn watch(tid: Pid) -> bool {
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
-    ptrace::seize(tid, options).expect("trace the thread");
+    match ptrace::seize(tid, options) {
+        Err(Errno::ESRCH | Errno::EPERM) => return false,
+        other => other.expect("trace the thread"),
+    }
     ptrace::interrupt(tid).expect("stop the thread");
     waitpid(tid, Some(WaitPidFlag::__WALL)).expect("the thread stops");
     ptrace::syscall(tid, None).expect("let the thread go on");
+    true
 }
 
 /// Counts steps until all threads that are watched have ended. The kill comes from here, or from elsewhere.
-fn count(process: Pid, at: u32) -> u32 {
+fn count(at: u32, is_counted: impl Fn(Pid) -> bool, kill: impl Fn()) -> u32 {
     let mut steps = 0;
     loop {
         // Only what this thread watches: others wait for other children.
         let (tid, signal) = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
             Ok(WaitStatus::PtraceSyscall(tid)) => {
-                steps += u32::from(steps < at && is_step(tid));
-                if steps == at {
-                    // It has not begun, and will not.
-                    kill(process, Signal::SIGKILL).expect("kill");
+                if steps < at && is_counted(tid) {
+                    steps += 1;
+                    if steps == at {
+                        // It has not begun, and will not.
+                        kill();
+                    }
                 }
                 (tid, None)
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use icebox_tests::killer::kill_at;
+use icebox_tests::killer::{Killed, kill_at, kill_at_start};
 use icebox_tests::net::{World, links};
 use icebox_tests::netns::Netns;
 use icebox_tests::{Api, Daemon, TestBox, machine, wait_until};
@@ -90,6 +90,14 @@ fn knock(daemon: &Daemon) -> usize {
 
 /// Does something that is killed before each of its steps, and when it is done. There have to be `steps_min` at least.
 fn killed_between_steps<T: Sync>(steps_min: u32, prepare: impl Fn(&Api) -> T, what: impl Fn(&Daemon, &TestBox, &T)) {
+    each_step(steps_min, |daemon, here, step| {
+        let prepared = prepare(&here.api);
+        kill_at(daemon.pid(), THREAD, step, || what(daemon, here, &prepared))
+    });
+}
+
+/// Has `iceboxd` killed at each step, until one is not within the operation.
+fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed) {
     let world = World::new();
     let mut daemon = world.daemon();
     let made = daemon.api().create(&knocking());
@@ -105,9 +113,7 @@ fn killed_between_steps<T: Sync>(steps_min: u32, prepare: impl Fn(&Api) -> T, wh
         steps += 1;
         assert!(steps < STEPS_MAX, "the operation has no end");
         let here = TestBox { api: daemon.api(), id: made.id.clone() };
-        let prepared = prepare(&here.api);
-        let killed = kill_at(daemon.pid(), THREAD, steps, || what(&daemon, &here, &prepared));
-        is_within = killed.is_within;
+        is_within = kill(&mut daemon, &here, steps).is_within;
         daemon.reap();
         assert!(knock(&daemon) > 0, "there are no boxes");
         assert_eq!(world.capture.to(CANARY), 0, "killed at step {steps}: the canary was reached\n{}", nft(&world));
@@ -185,4 +191,24 @@ fn a_kill_within_freezing_and_waking_opens_nothing() {
             }
         },
     );
+}
+
+/// The firewall's table, forwarding, the links of boxes that are there, and what is left of others.
+#[test]
+fn a_kill_within_a_start_opens_nothing() {
+    each_step(10, |daemon, here, step| {
+        // Something to do for the start: a box whose deletion it has to finish.
+        let half_gone = here.api.create(&knocking()).id;
+        kill_at(daemon.pid(), THREAD, 1, || call(&here.api, "DELETE", &format!("/v2/box/{half_gone}"), &Value::Null));
+        daemon.reap();
+        let facts = daemon.run_dir().join("iceboxd.json");
+        let pid = i32::try_from(daemon.spawn()).expect("a pid");
+        kill_at_start(pid, &[THREAD, "netns"], step, || {
+            wait_until(SETTLE, "iceboxd to serve or to die", || {
+                let told = std::fs::read(&facts).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+                told.is_some_and(|told| told["pid"] == pid)
+                    || machine::process_state(pid).is_none_or(|state| state == 'Z')
+            });
+        })
+    });
 }
