@@ -36,6 +36,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
+
 use self::address::Pair;
 use self::cidr::Cidr;
 use self::conntrack::{Connection, Connections, Tracker};
@@ -180,11 +182,15 @@ impl HostSide {
     /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The rest goes a little later
     /// ([`leaving`]).
     pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
-        let of = id.to_owned();
-        if let Some(turn) = self.worker.call(move |state| state.detach(&of, pair)).await? {
-            tokio::spawn(look_after(self.worker.remote(), id.to_owned(), turn));
-        }
-        Ok(())
+        let (id, remote, runtime) = (id.to_owned(), self.worker.remote(), Handle::current());
+        // Begun there: whoever waits for this may go away meanwhile.
+        let work = move |state: &mut State| {
+            if let Some(turn) = state.detach(&id, pair)? {
+                runtime.spawn(look_after(remote, id, turn));
+            }
+            Ok(())
+        };
+        self.worker.call(work).await
     }
 
     /// Removes what is left of boxes that were detached lately, before nobody looks after it any more.
@@ -293,8 +299,9 @@ impl State {
             self.finish(&former)?;
         }
         // Its own old link is found by its name, and removed if it isn't that of this namespace.
-        if let Some(pair) = self.leaving.take(&id) {
+        if let Some(pair) = self.leaving.pair_of(&id) {
             self.tracker.forget(pair.guest(), |_| true)?;
+            self.leaving.take(&id);
         }
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
         self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
@@ -330,7 +337,7 @@ impl State {
         self.tracker.forget(pair.guest(), |_| true)?;
         // Mostly it is gone, and to ask is cheap.
         if self.links.is_there(id)? {
-            tracing::info!(box_id = id, "the network namespace of a box that is no more is held by somebody");
+            tracing::info!(box_id = id, "the network namespace of a box that was disconnected is still there");
             self.links.remove(id)?;
         }
         self.leaving.take(id);
