@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod killer;
 pub mod leaks;
 pub mod machine;
 pub mod net;

@@ -1,22 +1,29 @@
-//! `kill -9` of `iceboxd` while it works on the network of boxes: nothing gets out that may not, nothing is left behind, and
-//! the next start repairs.
+//! `kill -9` of `iceboxd` between any two steps that it takes with the network of a box: nothing gets out that may not,
+//! nothing is left behind, and the next start repairs.
+//!
+//! The steps are not known here. Each operation is killed before its first, its second, and so on, until it has no more.
 
-use std::net::Ipv4Addr;
-use std::thread;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use icebox_tests::killer::{Killed, kill_at, kill_at_start};
 use icebox_tests::net::{World, links};
-use icebox_tests::wait::let_pass;
-use icebox_tests::{Daemon, TestBox, wait_until};
+use icebox_tests::netns::Netns;
+use icebox_tests::{Api, Daemon, TestBox, machine, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde_json::{Value, json};
 
 /// Whom nobody may reach.
 const CANARY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 /// Whom open boxes may reach.
 const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-/// Moments at which `iceboxd` is killed, from the beginning of an operation on.
-const MOMENTS: u32 = 12;
-const STEP: Duration = Duration::from_millis(4);
+/// The thread of `iceboxd` that works on the network of boxes.
+const THREAD: &str = "network";
+/// An operation with more steps has no end.
+const STEPS_MAX: u32 = 150;
 const SETTLE: Duration = icebox_tests::wait::PATIENCE;
 /// Tries to reach the canary by TCP, UDP and ping, without end; not so fast that it meets the limit of new connections.
 const KNOCK: &str = r#"
@@ -56,8 +63,41 @@ fn remains(world: &World) -> Vec<String> {
     all
 }
 
-/// Does something that is killed in its midst, at each of the moments.
-fn killed_at_each_moment(what: impl Fn(&Daemon, &TestBox) + Sync) {
+/// The network namespaces of all boxes of which there is a process, whole or half-made.
+fn namespaces(daemon: &Daemon) -> Vec<Netns> {
+    let groups = daemon.cgroups().below(daemon.cgroup_root());
+    let lists = groups.iter().filter_map(|group| std::fs::read_to_string(group.join("cgroup.procs")).ok());
+    let pids: Vec<String> = lists.flat_map(|list| list.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let of = |pid: String| Some((machine::namespace(&pid, "net")?, format!("/proc/{pid}/ns/net")));
+    let paths: BTreeMap<String, String> = pids.into_iter().filter_map(of).collect();
+    paths.values().map(|path| Netns::open(path)).collect()
+}
+
+/// Tries to reach the canary from every box, also from those in which nothing runs yet.
+fn knock(daemon: &Daemon) -> usize {
+    let to = SocketAddr::from((CANARY, 80));
+    let knock = || {
+        // Without an address or a route there is an error, which is as good as a refusal.
+        let _ = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"hello", to));
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+        let _ = rustix::net::connect(&socket, &to);
+    };
+    let all = namespaces(daemon);
+    all.iter().for_each(|namespace| namespace.run(knock));
+    all.len()
+}
+
+/// Does something that is killed before each of its steps, and when it is done. There have to be `steps_min` at least.
+fn killed_between_steps<T: Sync>(steps_min: u32, prepare: impl Fn(&Api) -> T, what: impl Fn(&Daemon, &TestBox, &T)) {
+    each_step(steps_min, |daemon, here, step| {
+        let prepared = prepare(&here.api);
+        kill_at(daemon.pid(), THREAD, step, || what(daemon, here, &prepared))
+    });
+}
+
+/// Has `iceboxd` killed at each step, until one is not within the operation.
+fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed) {
     let world = World::new();
     let mut daemon = world.daemon();
     let made = daemon.api().create(&knocking());
@@ -67,20 +107,22 @@ fn killed_at_each_moment(what: impl Fn(&Daemon, &TestBox) + Sync) {
         net["refused"]["packets"].as_u64().unwrap_or(0)
     };
     wait_until(SETTLE, "the box to knock", || refused(&daemon) > 0);
-    for moment in 0..MOMENTS {
+    let mut steps = 0;
+    let mut is_within = true;
+    while is_within {
+        steps += 1;
+        assert!(steps < STEPS_MAX, "the operation has no end");
         let here = TestBox { api: daemon.api(), id: made.id.clone() };
-        thread::scope(|scope| {
-            let doing = scope.spawn(|| what(&daemon, &here));
-            let_pass(moment * STEP);
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.pid()), nix::sys::signal::Signal::SIGKILL)
-                .expect("kill");
-            let _ = doing.join();
-        });
+        is_within = kill(&mut daemon, &here, steps).is_within;
         daemon.reap();
-        assert_eq!(world.capture.to(CANARY), 0, "killed at moment {moment}: the canary was reached");
+        assert!(knock(&daemon) > 0, "there are no boxes");
+        assert_eq!(world.capture.to(CANARY), 0, "killed at step {steps}: the canary was reached\n{}", nft(&world));
         daemon.start_again();
-        assert_eq!(world.capture.to(CANARY), 0, "restart after moment {moment}: the canary was reached");
+        knock(&daemon);
+        assert_eq!(world.capture.to(CANARY), 0, "restart after step {steps}: the canary was reached\n{}", nft(&world));
     }
+    println!("{} steps", steps - 1);
+    assert!(steps > steps_min, "killed before {} steps only, where at least {steps_min} are known", steps - 1);
     // Repaired: what may be reached is, what may not is not.
     let made = TestBox { api: daemon.api(), id: made.id };
     made.api.call("PUT", &made.path("/config/network-policy"), Some(&knocking()["network_policy"])).ok();
@@ -96,43 +138,77 @@ fn killed_at_each_moment(what: impl Fn(&Daemon, &TestBox) + Sync) {
     assert_eq!(made.api.get(&made.path("")).status, 404);
 }
 
-fn call(api: &icebox_tests::Api, method: &str, path: &str, body: &Value) {
+fn call(api: &Api, method: &str, path: &str, body: &Value) {
     // The connection breaks when the other side dies.
     let _ =
         api.try_send(path, api.build(method, path).header("content-type", "application/json").body(body.to_string()));
 }
 
+/// Link and settings of both its ends, addresses, routes, and the firewall.
 #[test]
 fn a_kill_within_a_create_opens_nothing() {
-    killed_at_each_moment(|daemon, _| call(&daemon.api(), "POST", "/v2/box", &knocking()));
+    killed_between_steps(20, |_| (), |daemon, _, ()| call(&daemon.api(), "POST", "/v2/box", &knocking()));
 }
 
+/// The firewall, and connections that are forgotten.
 #[test]
 fn a_kill_within_a_change_of_policy_opens_nothing() {
-    killed_at_each_moment(|_, made| {
-        for mode in ["deny-all", "custom", "deny-all", "custom"] {
-            call(&made.api, "PUT", &made.path("/config/network-policy"), &json!({ "mode": mode }));
-        }
-    });
+    killed_between_steps(
+        4,
+        |_| (),
+        |_, made, ()| {
+            for mode in ["deny-all", "custom"] {
+                call(&made.api, "PUT", &made.path("/config/network-policy"), &json!({ "mode": mode }));
+            }
+        },
+    );
 }
 
+/// The firewall; then what is left to be looked after, which an orderly end does at once.
 #[test]
-fn a_kill_within_a_delete_opens_nothing() {
-    killed_at_each_moment(|daemon, _| {
-        let api = daemon.api();
-        let request =
-            api.build("POST", "/v2/box").header("content-type", "application/json").body(knocking().to_string());
-        let Ok(reply) = api.try_send("create", request) else { return };
-        let id = reply.json()["id"].as_str().unwrap_or_default().to_owned();
-        call(&api, "DELETE", &format!("/v2/box/{id}"), &Value::Null);
-    });
+fn a_kill_within_a_delete_and_an_orderly_end_opens_nothing() {
+    killed_between_steps(
+        2,
+        |api| api.create(&knocking()).id,
+        |daemon, made, id| {
+            call(&made.api, "DELETE", &format!("/v2/box/{id}"), &Value::Null);
+            let pid = daemon.pid();
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("nobody has reaped it");
+            wait_until(SETTLE, "iceboxd to end", || machine::process_state(pid) == Some('Z'));
+        },
+    );
 }
 
+/// The set of boxes whose packets are told of, and their counters.
 #[test]
 fn a_kill_within_freezing_and_waking_opens_nothing() {
-    killed_at_each_moment(|_, made| {
-        for verb in ["pause", "resume", "pause", "resume"] {
-            call(&made.api, "POST", &made.path(&format!("/{verb}")), &json!({}));
-        }
+    killed_between_steps(
+        2,
+        |_| (),
+        |_, made, ()| {
+            for verb in ["pause", "resume"] {
+                call(&made.api, "POST", &made.path(&format!("/{verb}")), &json!({}));
+            }
+        },
+    );
+}
+
+/// The firewall's table, forwarding, the links of boxes that are there, and what is left of others.
+#[test]
+fn a_kill_within_a_start_opens_nothing() {
+    each_step(10, |daemon, here, step| {
+        // Something to do for the start: a box whose deletion it has to finish.
+        let half_gone = here.api.create(&knocking()).id;
+        kill_at(daemon.pid(), THREAD, 1, || call(&here.api, "DELETE", &format!("/v2/box/{half_gone}"), &Value::Null));
+        daemon.reap();
+        let facts = daemon.run_dir().join("iceboxd.json");
+        let pid = i32::try_from(daemon.spawn()).expect("a pid");
+        kill_at_start(pid, &[THREAD, "netns"], step, || {
+            wait_until(SETTLE, "iceboxd to serve or to die", || {
+                let told = std::fs::read(&facts).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+                told.is_some_and(|told| told["pid"] == pid)
+                    || machine::process_state(pid).is_none_or(|state| state == 'Z')
+            });
+        })
     });
 }

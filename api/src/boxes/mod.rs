@@ -183,6 +183,7 @@ impl Boxes {
         });
         self.inner.db.append_samples(last.await.unwrap_or_default());
         self.inner.reservations.release_all().await;
+        self.close_network().await;
         self.forget_empty_roots().await;
         self.inner.db.close().await;
         self.inner.ranges.release_unused_blocks();

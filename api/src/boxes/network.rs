@@ -245,6 +245,14 @@ impl Boxes {
         Ok(())
     }
 
+    /// Nothing of boxes that were deleted is left to a kernel that nobody looks at.
+    pub(super) async fn close_network(&self) {
+        let Some(network) = &self.inner.network else { return };
+        if let Err(error) = network.close().await {
+            tracing::error!(error = error.chain(), "a link of a box that is no more stays until the next start");
+        }
+    }
+
     /// Removes what is left of the networks of boxes that are no more.
     pub(super) async fn sweep_network(&self) {
         let Some(network) = &self.inner.network else { return };

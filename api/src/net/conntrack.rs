@@ -87,19 +87,28 @@ impl Tracker {
 
     /// Forgets those of a box's connections that `which` picks. What still comes for them belongs to nothing.
     pub(super) fn forget(&mut self, guest: Ipv4Addr, which: impl Fn(&Connection) -> bool) -> Result<(), Error> {
-        for body in self.of(guest)? {
-            let (Some(connection), Some(tuple)) = (read(&body, guest), attribute(&body, 1)) else { continue };
-            if !which(&connection) {
-                continue;
-            }
-            // The number is in it, so that a new one that looks the same is not taken for it.
-            let attrs = Attrs::new().nested_bytes(1, tuple);
-            let attrs = attribute(&body, 12).map_or(attrs.clone(), |id| attrs.bytes(12, id));
-            let request = Request { kind: MESSAGE_DELETE, flags: 0, family: FAMILY, body: &attrs };
-            // One that is gone by itself is as good.
-            self.socket.ask("forget connection of", &guest.to_string(), &request)?;
-        }
-        Ok(())
+        let bodies = self.of(guest)?;
+        let picked = bodies.iter().filter(|body| read(body, guest).is_some_and(|connection| which(&connection)));
+        picked.into_iter().try_for_each(|body| self.forget_one(body))
+    }
+
+    /// Forgets all connections that come from an address which `whose` picks. This one lists the connections of everybody.
+    pub(super) fn forget_all(&mut self, whose: impl Fn(Ipv4Addr) -> bool) -> Result<(), Error> {
+        let request = Request { kind: MESSAGE_GET, flags: 0, family: FAMILY, body: &Attrs::new() };
+        let bodies = self.socket.dump("list connections of", "boxes", &request)?.unwrap_or_default();
+        let picked = bodies.iter().filter(|body| source(body).is_some_and(&whose));
+        picked.into_iter().try_for_each(|body| self.forget_one(body))
+    }
+
+    fn forget_one(&mut self, body: &[u8]) -> Result<(), Error> {
+        let Some(tuple) = attribute(body, 1) else { return Ok(()) };
+        // The number is in it, so that a new one that looks the same is not taken for it.
+        let attrs = Attrs::new().nested_bytes(1, tuple);
+        let attrs = attribute(body, 12).map_or(attrs.clone(), |id| attrs.bytes(12, id));
+        let request = Request { kind: MESSAGE_DELETE, flags: 0, family: FAMILY, body: &attrs };
+        // One that is gone by itself is as good.
+        let subject = source(body).map_or_else(String::new, |address| address.to_string());
+        self.socket.ask("forget connection of", &subject, &request).map(drop)
     }
 
     fn of(&mut self, guest: Ipv4Addr) -> Result<Vec<Vec<u8>>, Error> {
@@ -112,17 +121,22 @@ impl Tracker {
     }
 }
 
+/// An address of the first packet of a connection: 1 is the source, 2 the destination.
+fn address(body: &[u8], kind: u16) -> Option<Ipv4Addr> {
+    let bytes = attribute(attribute(attribute(body, 1)?, 1)?, kind)?;
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+}
+
+fn source(body: &[u8]) -> Option<Ipv4Addr> {
+    address(body, 1)
+}
+
 /// A connection as the kernel tells it; none if it is not the box's.
 fn read(body: &[u8], guest: Ipv4Addr) -> Option<Connection> {
-    let tuple = attribute(body, 1)?;
-    let address = |kind: u16| {
-        let bytes = attribute(attribute(tuple, 1)?, kind)?;
-        Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
-    };
-    if address(1)? != guest {
+    if source(body)? != guest {
         return None;
     }
-    let ports = attribute(tuple, 2)?;
+    let ports = attribute(attribute(body, 1)?, 2)?;
     let protocol = *attribute(ports, 1)?.first()?;
     let port = attribute(ports, 3).and_then(|two| Some(u16::from_be_bytes(two.try_into().ok()?)));
     let status = attribute(body, 3).and_then(be32)?;
@@ -134,5 +148,12 @@ fn read(body: &[u8], guest: Ipv4Addr) -> Option<Connection> {
     };
     let counted = |kind: u16| attribute(attribute(body, kind)?, 2).and_then(be64);
     let bytes = counted(9).zip(counted(10));
-    Some(Connection { protocol, destination: address(2)?, port, state, is_proxied: status & STATUS_DNAT != 0, bytes })
+    Some(Connection {
+        protocol,
+        destination: address(body, 2)?,
+        port,
+        state,
+        is_proxied: status & STATUS_DNAT != 0,
+        bytes,
+    })
 }

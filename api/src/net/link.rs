@@ -13,10 +13,10 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State as OperState,
 };
@@ -24,6 +24,8 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{
     AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
 };
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
@@ -114,6 +116,8 @@ pub fn host_name(id: &str) -> String {
 pub struct Links {
     runtime: Runtime,
     handle: Handle,
+    /// For questions that any socket answers.
+    plain: OwnedFd,
 }
 
 impl Links {
@@ -126,7 +130,9 @@ impl Links {
             rtnetlink::new_connection().map_err(failed)?
         };
         runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        let plain = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        let plain = plain.map_err(|e| failed(e.into()))?;
+        Ok(Self { runtime, handle, plain })
     }
 
     /// Makes a link, or finishes one that was begun, or leaves one that is whole as it is.
@@ -154,7 +160,8 @@ impl Links {
         }
     }
 
-    /// Removes a box's link, with both ends. Of one that is not there nothing is to be done.
+    /// Removes a box's link, with both ends. Of one that is not there nothing is to be done. The kernel answers when no
+    /// processor uses it any more, after tens of milliseconds.
     pub fn remove(&self, id: &str) -> Result<(), Error> {
         let name = host_name(id);
         match self.find(&name)? {
@@ -163,6 +170,17 @@ impl Links {
                 self.delete(&link)
             }
             None => Ok(()),
+        }
+    }
+
+    /// Whether a box's link is there, whosever it is. Does not wait for others that change links, as netlink does. What is
+    /// not there has no route any more, either: the kernel takes the name away after that.
+    pub fn is_there(&self, id: &str) -> Result<bool, Error> {
+        let name = host_name(id);
+        match rustix::net::netdevice::name_to_index(&self.plain, &name) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODEV) => Ok(false),
+            Err(e) => Err(Error::new("look for link", name, e)),
         }
     }
 
@@ -341,7 +359,7 @@ fn is_veth(message: &LinkMessage) -> bool {
 
 /// Metric and interface of a default route in the main table.
 fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
-    let is_ours = route.header.address_family == AddressFamily::Inet
+    let is_ours = route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet
         && route.header.destination_prefix_length == 0
         && route.header.table == RouteHeader::RT_TABLE_MAIN;
     let number = |find: fn(&RouteAttribute) -> Option<u32>| route.attributes.iter().find_map(find);

@@ -5,7 +5,7 @@
 //!
 //! The order is what keeps a box closed in whenever this process dies: the firewall's table first, which drops whatever
 //! comes from an interface of the prefix; then the link; and the box's elements in the firewall, which open, last. On the
-//! way back the elements go first.
+//! way back the elements go first, and the link when the box's namespace ends ([`leaving`]).
 
 pub mod address;
 pub mod authority;
@@ -16,6 +16,7 @@ pub mod denial;
 pub mod dns;
 pub mod egress;
 pub mod firewall;
+mod leaving;
 pub mod link;
 pub mod names;
 pub mod namespace;
@@ -30,16 +31,19 @@ mod sysctl;
 pub mod table;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
+
 use self::address::Pair;
 use self::cidr::Cidr;
 use self::conntrack::{Connection, Connections, Tracker};
 use self::firewall::{BoxRules, Counters, Firewall, Limits, Pin, Policy, ProxyPorts, Settings};
+use self::leaving::{Leaving, look_after};
 use self::link::{LinkSpec, Links, Uplink, host_name};
 use self::namespace::{Namespace, Remote, Worker};
 use self::netlink::{Ears, Listener};
@@ -113,7 +117,10 @@ struct State {
     firewall: Firewall,
     tracker: Tracker,
     links: Links,
+    leaving: Leaving,
     uplink: Uplink,
+    /// The addresses of boxes.
+    pool: Cidr,
     /// Keeps every other Icebox out of the namespace as long as it is open. The last to be dropped: as long as the firewall's
     /// socket is open, the table is nobody else's.
     _claim: OwnedFd,
@@ -176,16 +183,23 @@ impl HostSide {
         self.worker.call(move |state| state.attach(box_)).await
     }
 
-    /// Disconnects a box, whatever there is of it.
+    /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The rest goes a little later
+    /// ([`leaving`]).
     pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
-        let id = id.to_owned();
+        let (id, remote, runtime) = (id.to_owned(), self.worker.remote(), Handle::current());
+        // Begun there: whoever waits for this may go away meanwhile.
         let work = move |state: &mut State| {
-            state.firewall.remove(pair)?;
-            // Whoever has the address next does not go on with what this one has begun.
-            state.tracker.forget(pair.guest(), |_| true)?;
-            state.links.remove(&id)
+            if let Some(turn) = state.detach(&id, pair)? {
+                runtime.spawn(look_after(remote, id, turn));
+            }
+            Ok(())
         };
         self.worker.call(work).await
+    }
+
+    /// Removes what is left of boxes that were detached lately, before nobody looks after it any more.
+    pub async fn see_off_all(&self) -> Result<(), Error> {
+        self.worker.call(State::see_off_all).await
     }
 
     /// Another policy, with the addresses its names are known to stand for; see [`Firewall::set_policy`].
@@ -244,7 +258,8 @@ impl State {
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened, guarded })?;
         // Only now: the rule that keeps the host from being a router for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
-        Ok(Self { firewall, tracker: Tracker::open()?, links, uplink, _claim: claim })
+        let (tracker, leaving) = (Tracker::open()?, Leaving::default());
+        Ok(Self { firewall, tracker, links, leaving, uplink, pool, _claim: claim })
     }
 
     /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.
@@ -277,18 +292,64 @@ impl State {
     fn attach(&mut self, box_: Attachment) -> Result<(), Error> {
         let Attachment { id, pair, namespace, policy, limits, intercept_tls } = box_;
         let interface = host_name(&id);
+        for former in self.leaving.with(pair).into_iter().filter(|former| *former != id) {
+            self.finish(&former)?;
+        }
+        // Its own old link is found by its name, and removed if it isn't that of this namespace.
+        if let Some(pair) = self.leaving.pair_of(&id) {
+            self.tracker.forget(pair.guest(), |_| true)?;
+            self.leaving.take(&id);
+        }
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
         self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
+    }
+
+    /// Closes a box in. A number if there is something to look after.
+    fn detach(&mut self, id: &str, pair: Pair) -> Result<Option<u64>, Error> {
+        let was_open = self.firewall.boxes().any(|(open, _)| open == pair);
+        if let Err(error) = self.firewall.remove(pair) {
+            // Without a link nothing passes, whatever the firewall says.
+            self.links.remove(id)?;
+            return Err(error);
+        }
+        if was_open || (self.leaving.pair_of(id).is_none() && self.links.is_there(id)?) {
+            return Ok(Some(self.leaving.add(id, pair)));
+        }
+        Ok(None)
+    }
+
+    /// The time is over in which everything of a box should have gone by itself.
+    fn see_off(&mut self, id: &str, turn: u64) -> Result<(), Error> {
+        if self.leaving.has_since(id, turn) { self.finish(id) } else { Ok(()) }
+    }
+
+    fn see_off_all(&mut self) -> Result<(), Error> {
+        self.leaving.ids().iter().try_for_each(|id| self.finish(id))
+    }
+
+    /// Removes what is left of a box that was detached.
+    fn finish(&mut self, id: &str) -> Result<(), Error> {
+        let Some(pair) = self.leaving.pair_of(id) else { return Ok(()) };
+        // Whoever has the address next does not go on with what this one has begun.
+        self.tracker.forget(pair.guest(), |_| true)?;
+        // Mostly it is gone, and to ask is cheap.
+        if self.links.is_there(id)? {
+            tracing::info!(box_id = id, "the network namespace of a box that was disconnected is still there");
+            self.links.remove(id)?;
+        }
+        self.leaving.take(id);
+        Ok(())
     }
 
     fn sweep(&mut self, kept: &[String]) -> Result<Swept, Error> {
         let names: Vec<String> = kept.iter().map(|id| host_name(id)).collect();
         let gone = self.firewall.boxes().filter(|(_, name)| !names.iter().any(|n| n == name));
         let boxes: Vec<Pair> = gone.map(|(pair, _)| pair).collect();
-        for pair in &boxes {
-            self.firewall.remove(*pair)?;
-            self.tracker.forget(pair.guest(), |_| true)?;
-        }
+        boxes.iter().try_for_each(|pair| self.firewall.remove(*pair))?;
+        // Also of those that were closed in, and whose connections nobody came to forget.
+        let known: BTreeSet<Ipv4Addr> = self.firewall.boxes().map(|(pair, _)| pair.guest()).collect();
+        let pool = self.pool;
+        self.tracker.forget_all(|source| pool.contains(source) && !known.contains(&source))?;
         let links = self.links.sweep(|id| kept.iter().any(|k| k == id))?;
         Ok(Swept { links: links.into_iter().map(|l| l.name).collect(), boxes })
     }

@@ -125,6 +125,17 @@ impl Namespace {
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
+/// A job, and where its result arrives.
+fn answered<S: 'static, R: Send + 'static>(
+    work: impl FnOnce(&mut S) -> R + Send + 'static,
+) -> (Job<S>, oneshot::Receiver<R>) {
+    let (answer, is_done) = oneshot::channel();
+    let job = move |state: &mut S| {
+        let _ = answer.send(work(state));
+    };
+    (Box::new(job), is_done)
+}
+
 /// A thread that has entered a namespace and does one job after the other there, with a state of its own. It ends when
 /// the worker is dropped and all jobs are done.
 #[derive(Debug)]
@@ -143,6 +154,16 @@ impl<S: 'static> Remote<S> {
     /// Has `work` done there. False if the worker has ended or has too much to do.
     pub(super) fn post(&self, work: impl FnOnce(&mut S) + Send + 'static) -> bool {
         self.jobs.upgrade().is_some_and(|jobs| jobs.try_send(Box::new(work)).is_ok())
+    }
+
+    /// Has `work` done there, and waits for it. `None` if the worker has ended.
+    pub(super) async fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,
+    ) -> Option<Result<R, Error>> {
+        let (job, is_done) = answered(work);
+        self.jobs.upgrade()?.send(job).await.ok()?;
+        is_done.await.ok()
     }
 }
 
@@ -186,10 +207,7 @@ impl<S: 'static> Worker<S> {
         work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
         let ended = || Error::new("ask", self.name, Cause::WorkerEnded);
-        let (answer, is_done) = oneshot::channel();
-        let job = Box::new(move |state: &mut S| {
-            let _ = answer.send(work(state));
-        });
+        let (job, is_done) = answered(work);
         self.jobs.send(job).await.map_err(|_| ended())?;
         is_done.await.map_err(|_| ended())?
     }

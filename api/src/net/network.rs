@@ -230,6 +230,11 @@ impl Network {
         detached
     }
 
+    /// Removes what would have gone by itself, before nobody looks after it any more. Boxes stay connected.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.inner.host.see_off_all().await
+    }
+
     /// Another policy for a box that is connected; when this returns, it is in force. If that fails, the box is closed.
     pub async fn set_policy(&self, id: &str, policy: BoxPolicy) -> Result<(), Error> {
         let Some((pair, box_)) = self.find(id) else { return Ok(()) };

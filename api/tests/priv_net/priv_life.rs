@@ -15,6 +15,15 @@ fn links(world: &World) -> BTreeSet<String> {
     world.host.run(list).expect("list").into_iter().map(|l| l.name).collect()
 }
 
+/// The kernel takes links away by itself, or the host's side does after a while.
+fn wait_for_links(world: &World, expected: &BTreeSet<String>) {
+    let begun = Instant::now();
+    while links(world) != *expected {
+        assert!(begun.elapsed() < DEADLINE, "there are {:?}, not {expected:?}", links(world));
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 fn spec(b: &TestBox) -> LinkSpec {
     LinkSpec { id: b.id.clone(), pair: b.pair, namespace: b.namespace.clone(), mtu: MTU }
 }
@@ -50,13 +59,90 @@ fn priv_nothing_is_left_of_a_box_that_was_detached() {
     world.attach(&b, Policy::AllowAll, Limits::default());
     echo(&mut stream).expect("attaching once more cuts nothing");
     world.wait(world.side().detach(&b.id, b.pair));
+    assert!(!passes(&mut world, &b, "detached."), "a detached box passes");
     world.wait(world.side().detach(&b.id, b.pair));
-    assert_eq!(links(&world), BTreeSet::new());
+    // The test holds its namespace: the link does not go by itself.
+    wait_for_links(&world, &BTreeSet::new());
+    assert_eq!(world.wait(world.side().connections(b.pair)).count, 0);
     assert!(world.wait(world.side().sweep(Vec::new())).boxes.is_empty(), "the firewall still has it");
     // It comes back with another namespace.
     let again = TestBox { namespace: crate::world::namespace(), ..b };
     world.attach(&again, Policy::AllowAll, Limits::default());
     echo(&mut again.connect(SITE, 80).expect("connect")).expect("echo");
+}
+
+/// Whoever dies between closing a box in and forgetting its connections leaves nothing to the next box at its address.
+#[test]
+fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() {
+    let mut world = World::new();
+    let (gone, stays) = (world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll));
+    let (_cut, mut kept) = (gone.connect(SITE, 80).expect("connect"), stays.connect(SITE, 80).expect("connect"));
+    world.wait(world.side().detach(&gone.id, gone.pair));
+    world.die();
+    world.start();
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 1, "somebody has forgotten it already");
+    world.wait(world.side().sweep(vec![stays.id.clone()]));
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 0);
+    echo(&mut kept).expect("another box's connection was forgotten");
+}
+
+/// What is left to the kernel, the kernel does: nobody else is there.
+#[test]
+fn priv_a_link_goes_with_its_namespace() {
+    let mut world = World::new();
+    let b = world.add_box(Policy::AllowAll);
+    world.wait(world.side().detach(&b.id, b.pair));
+    assert_eq!(links(&world), BTreeSet::from([b.interface()]), "the test holds its namespace");
+    world.die();
+    drop(b);
+    wait_for_links(&world, &BTreeSet::new());
+}
+
+/// An orderly end leaves nothing of boxes that are no more, whoever holds their namespaces, and all of those that are.
+#[test]
+fn priv_nothing_is_left_by_a_daemon_that_stops() {
+    let mut world = World::new();
+    let (gone, stays) = (world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll));
+    let _open = gone.connect(SITE, 80).expect("connect");
+    world.wait(world.side().detach(&gone.id, gone.pair));
+    world.wait(world.side().see_off_all());
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 0);
+    assert_eq!(links(&world), BTreeSet::from([stays.interface()]));
+}
+
+/// A box's addresses are another's while its link is still there: both host's ends would have the same route.
+#[test]
+fn priv_a_box_with_the_addresses_of_one_that_was_detached_is_the_only_one() {
+    let mut world = World::new();
+    let former = world.add_box(Policy::AllowAll);
+    world.wait(world.side().detach(&former.id, former.pair));
+    let b = TestBox { pair: former.pair, ..world.new_box() };
+    world.attach(&b, Policy::AllowAll, Limits::default());
+    assert_eq!(links(&world), BTreeSet::from([b.interface()]));
+    echo(&mut b.connect(SITE, 80).expect("connect")).expect("echo");
+    assert!(!passes(&mut world, &former, "former."), "the box that was detached passes");
+}
+
+/// A box that starts again at once gets a link again, and whoever looks after the old one leaves the new one alone.
+#[test]
+fn priv_a_box_that_comes_back_at_once_keeps_its_new_link() {
+    const ROUNDS: usize = 60;
+    let mut world = World::new();
+    let mut b = world.add_box(Policy::AllowAll);
+    for _ in 0..ROUNDS {
+        world.wait(world.side().detach(&b.id, b.pair));
+        // The old namespace ends while the new link is made.
+        b.namespace = crate::world::namespace();
+        world.attach(&b, Policy::AllowAll, Limits::default());
+    }
+    let same = b.namespace.clone();
+    world.wait(world.side().detach(&b.id, b.pair));
+    world.attach(&TestBox { namespace: same, id: b.id.clone(), pair: b.pair }, Policy::AllowAll, Limits::default());
+    // The time of a box that was detached later is over later.
+    let later = world.add_box(Policy::AllowAll);
+    world.wait(world.side().detach(&later.id, later.pair));
+    wait_for_links(&world, &BTreeSet::from([b.interface()]));
+    echo(&mut b.connect(SITE, 80).expect("connect")).expect("echo");
 }
 
 #[test]
