@@ -12,7 +12,8 @@
 //! route, and packets for the one box would go to the other; answers to the questions of the last box would reach the next.
 //! So whoever is connected with such addresses has the rest done first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::State;
@@ -28,6 +29,7 @@ const TRIES_MAX: u32 = 30;
 struct Left {
     pair: Pair,
     turn: u64,
+    is_forgotten: bool,
 }
 
 /// The boxes that were detached.
@@ -41,7 +43,7 @@ impl Leaving {
     /// Notes a box. The number tells this time from others that the same box is detached.
     pub(super) fn add(&mut self, id: &str, pair: Pair) -> u64 {
         self.turns += 1;
-        self.boxes.insert(id.to_owned(), Left { pair, turn: self.turns });
+        self.boxes.insert(id.to_owned(), Left { pair, turn: self.turns, is_forgotten: false });
         self.turns
     }
 
@@ -58,6 +60,16 @@ impl Leaving {
     /// Whether a box is looked after since it was detached that time.
     pub(super) fn has_since(&self, id: &str, turn: u64) -> bool {
         self.boxes.get(id).is_some_and(|left| left.turn == turn)
+    }
+
+    /// The addresses of all boxes whose connections nobody has forgotten since they were detached.
+    pub(super) fn unforgotten(&self) -> BTreeSet<Ipv4Addr> {
+        self.boxes.values().filter(|left| !left.is_forgotten).map(|left| left.pair.guest()).collect()
+    }
+
+    /// The connections of all boxes were forgotten. They are closed in, so there are no new ones.
+    pub(super) fn are_forgotten(&mut self) {
+        self.boxes.values_mut().for_each(|left| left.is_forgotten = true);
     }
 
     /// Boxes that had these addresses.
@@ -101,7 +113,9 @@ mod tests {
         let first = leaving.add("a", one);
         leaving.add("b", two);
         assert_eq!(leaving.with(one), ["a"]);
+        leaving.are_forgotten();
         let again = leaving.add("a", one);
+        assert_eq!(leaving.unforgotten(), BTreeSet::from([one.guest()]), "it may have begun others since");
         assert!(!leaving.has_since("a", first) && leaving.has_since("a", again) && leaving.pair_of("a") == Some(one));
         assert_eq!(leaving.take("a"), Some(one));
         assert!(!leaving.has_since("a", again) && leaving.take("a").is_none() && leaving.with(one).is_empty());

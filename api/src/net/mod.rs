@@ -296,8 +296,8 @@ impl State {
             self.finish(&former)?;
         }
         // Its own old link is found by its name, and removed if it isn't that of this namespace.
-        if let Some(pair) = self.leaving.pair_of(&id) {
-            self.tracker.forget(pair.guest(), |_| true)?;
+        if let Some(former) = self.leaving.pair_of(&id) {
+            self.forget_left(former)?;
             self.leaving.take(&id);
         }
         self.links.create(&LinkSpec { id, pair, namespace, mtu: self.uplink.mtu })?;
@@ -330,14 +330,24 @@ impl State {
     /// Removes what is left of a box that was detached.
     fn finish(&mut self, id: &str) -> Result<(), Error> {
         let Some(pair) = self.leaving.pair_of(id) else { return Ok(()) };
-        // Whoever has the address next does not go on with what this one has begun.
-        self.tracker.forget(pair.guest(), |_| true)?;
+        self.forget_left(pair)?;
         // Mostly it is gone, and to ask is cheap.
         if self.links.is_there(id)? {
             tracing::info!(box_id = id, "the network namespace of a box that was disconnected is still there");
             self.links.remove(id)?;
         }
         self.leaving.take(id);
+        Ok(())
+    }
+
+    /// Forgets the connections of a box that was detached, so that whoever has the address next does not go on with what it
+    /// has begun; in the same walk those of all others that were.
+    fn forget_left(&mut self, pair: Pair) -> Result<(), Error> {
+        let addresses = self.leaving.unforgotten();
+        if addresses.contains(&pair.guest()) {
+            self.tracker.forget_all(|source| addresses.contains(&source))?;
+            self.leaving.are_forgotten();
+        }
         Ok(())
     }
 
