@@ -172,7 +172,7 @@ fn priv_nft_a_table_of_before_becomes_guarded_with_its_boxes() {
 /// How long boxes are open where the kernel cannot guard the table. It says what it has measured.
 #[test]
 fn priv_nft_a_flushed_ruleset_is_put_back_within_moments() {
-    const ROUNDS: u32 = 10;
+    const ROUNDS: u32 = 5;
     let mut world = World::new();
     world.start_unguarded();
     let b = world.add_box(Policy::AllowAll);

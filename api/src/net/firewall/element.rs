@@ -13,6 +13,9 @@ use crate::net::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 /// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
 pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;
 
+/// `NFT_SET_ELEM_INTERVAL_END`
+const INTERVAL_END: u32 = 0x1;
+
 /// What a map's element leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Data {
@@ -37,6 +40,9 @@ pub(super) struct Element {
     pub(super) key: Vec<u8>,
     /// The end of a range that begins with `key`, in it.
     pub(super) end: Option<Vec<u8>>,
+    /// In sets of ranges that have one field, a range is two elements: its first key, and the first key after it, which has
+    /// this (`NFT_SET_ELEM_INTERVAL_END`).
+    pub(super) ends_range: bool,
     pub(super) data: Option<Data>,
     pub(super) state: State,
     /// How long it stays.
@@ -45,7 +51,7 @@ pub(super) struct Element {
 
 impl Element {
     pub(super) fn new(set: Set, key: impl Into<Vec<u8>>) -> Self {
-        Self { set, key: key.into(), end: None, data: None, state: State::Nothing, timeout: None }
+        Self { set, key: key.into(), end: None, ends_range: false, data: None, state: State::Nothing, timeout: None }
     }
 
     pub(super) fn leads_to(self, data: Data) -> Self {
@@ -66,8 +72,8 @@ impl Element {
     }
 
     /// What tells it from all others.
-    fn place(&self) -> (Set, &[u8], Option<&[u8]>) {
-        (self.set, &self.key, self.end.as_deref())
+    fn place(&self) -> (Set, &[u8], Option<&[u8]>, bool) {
+        (self.set, &self.key, self.end.as_deref(), self.ends_range)
     }
 
     /// Whether the kernel would do the same with both. What was counted and how long it stays is not compared.
@@ -81,6 +87,7 @@ impl Element {
 
     fn key_attrs(&self) -> Attrs {
         let attrs = Attrs::new().nested(1, &value(&self.key));
+        let attrs = if self.ends_range { attrs.be32(3, INTERVAL_END) } else { attrs };
         self.end.as_ref().map_or(attrs.clone(), |end| attrs.nested(10, &value(end)))
     }
 
@@ -108,6 +115,7 @@ impl Element {
     fn read(set: Set, bytes: &[u8]) -> Option<Self> {
         let key = attribute(attribute(bytes, 1)?, 1)?.to_vec();
         let mut element = Self::new(set, key);
+        element.ends_range = attribute(bytes, 3).and_then(be32).is_some_and(|flags| flags & INTERVAL_END != 0);
         if let Some(end) = attribute(bytes, 10) {
             element.end = Some(attribute(end, 1)?.to_vec());
         }
@@ -241,6 +249,8 @@ mod tests {
         let box_key = [10, 88, 0, 3];
         let mut range = Element::new(Set::Denied, [10, 88, 0, 3, 1, 2, 3, 0]);
         range.end = Some(vec![10, 88, 0, 3, 1, 2, 3, 255]);
+        let mut after = Element::new(Set::Blocked, [11, 0, 0, 0]);
+        after.ends_range = true;
         for element in [
             Element::new(Set::Addresses, box_key),
             Element::new(Set::PolicyOut, box_key).leads_to(Data::Goto(CUSTOM_OUT)),
@@ -250,6 +260,7 @@ mod tests {
             Element::new(Set::Frozen, box_key).with(State::RateUpTo(10)),
             Element::new(Set::SendRate, box_key).with(State::BytesOver(1 << 33)),
             range,
+            after,
         ] {
             assert_eq!(round_trip(&element), element);
         }

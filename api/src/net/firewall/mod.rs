@@ -35,6 +35,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::batch::{Batch, Socket, Verb};
 use self::element::{Element, State, element_named, read_elements, set_named};
+pub use self::fixed::closed;
 use self::rules::Entry;
 pub use self::rules::{BoxRules, Limits, NETWORKS_MAX, PIN_SECONDS_MAX, PINS_MAX, Pin, Policy};
 pub use self::ruleset::PREFIX;
@@ -58,21 +59,6 @@ const PORT_DNS_TLS: u16 = 853;
 const PORT_HTTP: u16 = 80;
 const PORT_HTTPS: u16 = 443;
 
-/// What no box reaches, whatever its policy.
-const BLOCKED: [Cidr; 11] = [
-    Cidr::known(0, 0, 0, 0, 8),      // this network
-    Cidr::known(10, 0, 0, 0, 8),     // private
-    Cidr::known(100, 64, 0, 0, 10),  // carrier-grade NAT
-    Cidr::known(127, 0, 0, 0, 8),    // loopback
-    Cidr::known(169, 254, 0, 0, 16), // link-local, metadata of clouds
-    Cidr::known(172, 16, 0, 0, 12),  // private
-    Cidr::known(192, 0, 0, 0, 24),   // protocol assignments
-    Cidr::known(192, 168, 0, 0, 16), // private
-    Cidr::known(198, 18, 0, 0, 15),  // benchmarks
-    Cidr::known(224, 0, 0, 0, 4),    // multicast
-    Cidr::known(240, 0, 0, 0, 4),    // reserved, broadcast
-];
-
 /// Where our proxies listen in the host side's namespace, at any address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyPorts {
@@ -87,13 +73,6 @@ impl Default for ProxyPorts {
     fn default() -> Self {
         Self { dns: 21_053, egress: 21_080 }
     }
-}
-
-/// Whether no box reaches an address, whatever its policy; `pool` are the addresses of boxes. The host's own addresses are
-/// closed, too, also where they are public: the firewall asks the kernel which these are.
-#[must_use]
-pub fn closed(pool: Cidr, address: Ipv4Addr) -> bool {
-    pool.contains(address) || BLOCKED.iter().any(|network| network.contains(address))
 }
 
 /// What is the same for all boxes.
@@ -172,7 +151,7 @@ impl Firewall {
         let found = table_found(&mut socket, &comment)?;
         let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs() as u32).max(1);
         let mut firewall = Self { socket, settings: settings.clone(), flags, boxes: BTreeMap::new(), generation };
-        if found == Some(true) && firewall.install(&comment, Batch::default(), Batch::default()).is_ok() {
+        if found == Some(true) && firewall.refresh(&comment, Batch::default()).is_ok() {
             let Found { damaged, .. } = firewall.read_back()?;
             let mut batch = Batch::default();
             element::remove(&mut batch, &damaged.iter().collect::<Vec<_>>());
@@ -180,20 +159,38 @@ impl Firewall {
             return Ok(firewall);
         }
         // Of another version, or with other flags: those of a table that is there cannot be changed.
-        let mut first = Batch::default();
-        let mut then = Batch::default();
+        let mut boxes = Batch::default();
         if found.is_some() {
-            first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
             // As they were found: with what they have counted, and the time they have left.
             let Found { whole, .. } = firewall.read_back()?;
-            element::add(&mut then, &whole.iter().collect::<Vec<_>>());
+            element::add(&mut boxes, &whole.iter().collect::<Vec<_>>());
         }
-        firewall.install(&comment, first, then)?;
+        firewall.put(&comment, found.is_some(), boxes)?;
         Ok(firewall)
     }
 
-    /// Writes table, sets, chains and rules, between `first` and `then`.
-    fn install(&mut self, comment: &str, first: Batch, then: Batch) -> Result<(), Error> {
+    /// Puts in a table with `boxes`, in the place of one that is there.
+    fn put(&mut self, comment: &str, is_there: bool, boxes: Batch) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        if is_there {
+            batch.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
+        }
+        self.write(comment, batch, element::change(&[], &fixed::fixed(&self.settings)), boxes)
+    }
+
+    /// Makes the table that is there good again: its rules are written anew, and of its elements those that are not as
+    /// they should be. Others are not touched: before Linux 6.17 a range that is removed and added again in one transaction
+    /// is not found while that lasts, and boxes could reach what is closed to them.
+    fn refresh(&mut self, comment: &str, boxes: Batch) -> Result<(), Error> {
+        let of_all = ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections);
+        let (is, strange) = self.elements(of_all)?;
+        if strange > 0 {
+            return Err(Error::new("repair firewall", "", Cause::Invalid("its sets have elements that are not ours")));
+        }
+        self.write(comment, Batch::default(), element::change(&is, &fixed::fixed(&self.settings)), boxes)
+    }
+
+    fn write(&mut self, comment: &str, first: Batch, fixed: Batch, boxes: Batch) -> Result<(), Error> {
         let mut batch = first;
         batch.push(Verb::NewTable, CREATE, ruleset::table(comment, self.flags));
         for set in ALL {
@@ -203,28 +200,29 @@ impl Firewall {
             batch.push(Verb::NewChain, CREATE, attrs);
         }
         batch.append(ruleset::rules(self.settings.ports, self.settings.connections_max));
-        for set in ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections) {
-            batch.push(Verb::DeleteElements, 0, set_named(*set));
-        }
-        for attrs in fixed::fixed(&self.settings) {
-            batch.push(Verb::NewElements, CREATE, attrs);
-        }
-        batch.append(then);
+        batch.append(fixed);
+        batch.append(boxes);
         self.socket.commit("install firewall", "", &batch)
     }
 
-    /// The elements of all boxes that the kernel has.
-    fn elements_of_boxes(&mut self) -> Result<Vec<Element>, Error> {
-        let mut all = Vec::new();
-        for set in &ALL[..OF_BOXES] {
+    /// The elements of sets, and how many of them are none that we make.
+    fn elements<'a>(&mut self, sets: impl Iterator<Item = &'a Set>) -> Result<(Vec<Element>, usize), Error> {
+        let (mut all, mut others) = (Vec::new(), 0);
+        for set in sets {
             let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(*set))?.unwrap_or_default();
             let (mut elements, strange) = read_elements(*set, &bodies);
             if strange > 0 {
                 tracing::warn!(set = set.name(), strange, "the firewall has elements that are not ours");
             }
             all.append(&mut elements);
+            others += strange;
         }
-        Ok(all)
+        Ok((all, others))
+    }
+
+    /// The elements of all boxes that the kernel has.
+    fn elements_of_boxes(&mut self) -> Result<Vec<Element>, Error> {
+        self.elements(ALL[..OF_BOXES].iter()).map(|(elements, _)| elements)
     }
 
     /// Makes the table what it should be, with all boxes, after somebody else has changed it.
@@ -236,15 +234,11 @@ impl Firewall {
         let found = table_found(&mut self.socket, &comment)?;
         if found == Some(true) {
             let is = self.elements_of_boxes()?;
-            if self.install(&comment, Batch::default(), element::change(&is, &should)).is_ok() {
+            if self.refresh(&comment, element::change(&is, &should)).is_ok() {
                 return Ok(());
             }
         }
-        let mut first = Batch::default();
-        if found.is_some() {
-            first.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
-        }
-        self.install(&comment, first, element::change(&[], &should))
+        self.put(&comment, found.is_some(), element::change(&[], &should))
     }
 
     /// Whether nobody else can change the table.
@@ -452,45 +446,4 @@ fn comment(settings: &Settings) -> String {
     }
     let hash = hash.finalize();
     format!("of iceboxd; sets {:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::cidr::disjoint;
-
-    #[test]
-    fn what_no_box_reaches_is_blocked() {
-        let merged = disjoint(&BLOCKED);
-        let pool: Cidr = "100.63.64.0/24".parse().expect("network");
-        assert!(closed(pool, [100, 63, 64, 7].into()) && !closed(pool, [100, 63, 65, 7].into()));
-        let blocked = |text: &str| {
-            let address: Ipv4Addr = text.parse().expect("address");
-            let in_set = merged.iter().any(|r| (r.first..=r.last).contains(&address));
-            assert_eq!(in_set, closed(pool, address), "{address}");
-            in_set
-        };
-        for address in [
-            "0.0.0.1",
-            "10.0.0.1",
-            "100.64.0.1",
-            "100.127.255.255",
-            "127.0.0.1",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.8",
-            "192.168.1.1",
-            "198.19.0.1",
-            "224.0.0.1",
-            "239.255.255.255",
-            "255.255.255.255",
-        ] {
-            assert!(blocked(address), "{address}");
-        }
-        for address in ["1.1.1.1", "100.63.0.1", "100.128.0.1", "172.32.0.1", "172.15.0.1", "192.0.1.1", "223.255.0.1"]
-        {
-            assert!(!blocked(address), "{address}");
-        }
-    }
 }
