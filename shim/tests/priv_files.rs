@@ -264,7 +264,7 @@ async fn priv_remove() {
 async fn priv_a_tree_of_any_depth_goes() {
     let init = Init::start();
     // Far beyond any path length; only single steps can make it.
-    let script = "import os\nos.mkdir('deep'); os.chdir('deep')\nfor i in range(5000):\n os.mkdir('d'); open('f','w').close(); os.chdir('d')\n";
+    let script = "import os\nos.mkdir('deep'); os.chdir('deep')\nfor i in range(2500):\n os.mkdir('d'); open('f','w').close(); os.chdir('d')\n";
     let script = format!("cd {} && python3 -c \"{script}\"", init.path(""));
     assert_eq!(init.run(&script).await.code(), 0);
     init.handle.file_remove(&init.path("deep"), true).await.unwrap();
@@ -286,7 +286,7 @@ async fn priv_a_link_exchanged_under_the_work_leads_nowhere() {
         canary.display()
     );
     let swapper = init.handle.exec(init.shell(&script)).await.unwrap();
-    for _ in 0..300 {
+    for _ in 0..150 {
         // Any answer will do.
         let _ = init.handle.file_remove(&init.path("t"), true).await;
         let _ = init.handle.file_remove(&init.path("t/a"), true).await;

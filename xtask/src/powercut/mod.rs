@@ -184,6 +184,7 @@ impl<'a> Bench<'a> {
                 command: &[command],
                 bring: &bring,
                 flavour: Flavour::Minimal,
+                processors: 1,
                 data: if choice.way == Way::Forget && !last { Wanted::Served(&socket) } else { Wanted::File(&data) },
                 terminal: Terminal::Output(Box::new(self.heard.ear())),
             },

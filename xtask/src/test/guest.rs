@@ -20,8 +20,8 @@ const SCRIPT: &str = include_str!("guest.sh");
 const TIER_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// One test; the guest's `timeout` ends it.
 const TEST_SECONDS_MAX: u32 = 240;
-/// The guest has two processors.
-const MINIMAL_THREADS: u32 = 2;
+/// One more than the guest has processors, since some tests wait.
+const MINIMAL_THREADS: u32 = vm::PROCESSORS + 1;
 /// There is one unit, and every test changes it.
 const SYSTEMD_THREADS: u32 = 1;
 /// What a filter is compared with.
@@ -49,8 +49,9 @@ struct Told {
     milliseconds: u64,
 }
 
-/// Builds the tests and runs them in one guest per flavour, and cuts the power of others. All at once: one guest does
-/// not keep two processors busy.
+/// Builds the tests and runs them in one guest per flavour, and cuts the power of others. First two guests that have one
+/// processor, side by side; the one that has two begins when the power cuts are done. Guests that have more of them together
+/// than the host wait for each other, in loops that the software plays to their ends.
 pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
     let built = suites::build(places, selection)?;
     if selection.packages.is_empty() {
@@ -61,10 +62,11 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failure
         if wanted.is_empty() { Ok(Tally::default()) } else { in_guest(places, &built, &wanted, flavour, failures) }
     };
     let tally = std::thread::scope(|scope| {
-        let beside = scope.spawn(|| Ok(in_flavour(Flavour::Systemd)? + power_cuts(places, selection, failures)?));
+        let beside = scope.spawn(|| in_flavour(Flavour::Systemd));
+        let cuts = power_cuts(places, selection, failures);
         let first = in_flavour(Flavour::Minimal);
         let panicked = || Error::new("run", "the guests", Cause::Unexpected("a thread panicked".to_owned()));
-        Ok(beside.join().map_err(|_| panicked())?? + first?)
+        Ok(beside.join().map_err(|_| panicked())?? + cuts? + first?)
     })?;
     Ok(Outcome { tally, success: tally.failed == 0 })
 }
@@ -112,6 +114,7 @@ fn in_guest(
         command: &[script(places, wanted, flavour)],
         bring: &bring,
         flavour,
+        processors: if flavour == Flavour::Systemd { 1 } else { vm::PROCESSORS },
         keep: false,
         out: &places.target.join("vm").join(format!("left-by-tests-{flavour}")),
         deadline: TIER_DEADLINE,

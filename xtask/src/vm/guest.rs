@@ -43,6 +43,7 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) disks: Disks,
     pub(super) flavour: Flavour,
+    pub(super) processors: u32,
     pub(super) accelerator: Accelerator,
 }
 
@@ -119,7 +120,8 @@ impl Guest<'_> {
     fn command(&self, initramfs: &Path, interactive: bool) -> Command {
         let mut qemu = program();
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
-        qemu.args(self.accelerator.arguments()).args(["-smp", "2", "-m", &MEMORY_MIB.to_string()]);
+        qemu.args(self.accelerator.arguments()).args(["-m", &MEMORY_MIB.to_string()]);
+        qemu.args(["-smp", &self.processors.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
         // A panic ends the guest instead of waiting for somebody to look.
         let line = format!(

@@ -74,6 +74,10 @@ impl std::fmt::Display for Flavour {
     }
 }
 
+/// What a guest has that is for people or for all tests. One of software is as slow as the host's slowest thread that
+/// plays one of its processors, so all guests at once should not have more of them than the host.
+pub(crate) const PROCESSORS: u32 = 2;
+
 /// What a guest is to do.
 pub(crate) struct Job<'a> {
     /// A line of shell, or a program and its arguments.
@@ -81,6 +85,8 @@ pub(crate) struct Job<'a> {
     /// What is to be seen at the same path as here.
     pub(crate) bring: &'a [PathBuf],
     pub(crate) flavour: Flavour,
+    /// How many processors the guest has.
+    pub(crate) processors: u32,
     /// Keep the data disk, or use the kept one.
     pub(crate) keep: bool,
     /// From the command's start to its end.
@@ -106,6 +112,7 @@ pub(crate) fn vm(args: &VmArgs) -> Result<()> {
             command,
             bring: &bring,
             flavour: args.flavour,
+            processors: PROCESSORS,
             keep: args.keep,
             out: &out,
             deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
@@ -124,6 +131,7 @@ pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
         command: job.command,
         bring: job.bring,
         flavour: job.flavour,
+        processors: job.processors,
         data: if job.keep { Wanted::Kept } else { Wanted::Fresh },
         terminal: job.terminal,
     };
@@ -137,6 +145,8 @@ pub(crate) struct Boot<'a> {
     /// What is to be seen at the same path as here.
     pub(crate) bring: &'a [PathBuf],
     pub(crate) flavour: Flavour,
+    /// How many processors it has.
+    pub(crate) processors: u32,
     /// Its data disk.
     pub(crate) data: Wanted<'a>,
     pub(crate) terminal: Terminal,
@@ -161,5 +171,5 @@ pub(crate) fn start(places: &Places, boot: Boot<'_>) -> Result<Running> {
     let disks = disks::make(places, &bringing)?;
     let accelerator = kvm::choose(&places.target.join("vm"), &disks.dir, &image)?;
     drop(one);
-    Guest { image: &image, disks, flavour: boot.flavour, accelerator }.start(boot.terminal)
+    Guest { image: &image, disks, flavour: boot.flavour, processors: boot.processors, accelerator }.start(boot.terminal)
 }
