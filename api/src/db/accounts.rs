@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::boxes::HEADERS;
 use super::{Db, from_sql, to_sql};
 use crate::clock;
 use crate::error::{Cause, Error};
@@ -119,12 +120,12 @@ impl Db {
         self.write("set the headers of an account", move |connection| {
             match sealed {
                 Some(sealed) => connection.execute(
-                    "INSERT OR REPLACE INTO account_secrets (account_id, kind, sealed) VALUES (?1, 'attach_headers', ?2)",
-                    params![account, sealed],
+                    "INSERT OR REPLACE INTO account_secrets (account_id, kind, sealed) VALUES (?1, ?2, ?3)",
+                    params![account, HEADERS, sealed],
                 ),
                 None => connection.execute(
-                    "DELETE FROM account_secrets WHERE account_id = ?1 AND kind = 'attach_headers'",
-                    [account],
+                    "DELETE FROM account_secrets WHERE account_id = ?1 AND kind = ?2",
+                    params![account, HEADERS],
                 ),
             }
             .map(|_| ())
@@ -137,8 +138,8 @@ impl Db {
         let account = account.to_owned();
         self.read("read the headers of an account", move |connection| {
             connection
-                .prepare_cached("SELECT sealed FROM account_secrets WHERE account_id = ?1 AND kind = 'attach_headers'")?
-                .query_row([account], |row| row.get(0))
+                .prepare_cached("SELECT sealed FROM account_secrets WHERE account_id = ?1 AND kind = ?2")?
+                .query_row(params![account, HEADERS], |row| row.get(0))
                 .optional()
         })
         .await

@@ -109,7 +109,7 @@ pub struct DeletedBox {
 }
 
 /// Kind of secret.
-const HEADERS: &str = "attach_headers";
+pub(super) const HEADERS: &str = "attach_headers";
 
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
                        created_ms, updated_ms, expires_ms, address";

@@ -74,8 +74,8 @@ impl std::fmt::Display for Flavour {
     }
 }
 
-/// What a guest has that is for people or for all tests. One of software is as slow as the host's slowest thread that
-/// plays one of its processors, so all guests at once should not have more of them than the host.
+/// How many processors a guest has that runs alone. Software plays each by a thread of the host; where there are more of them
+/// than the host has processors, those of one guest wait for each other in loops.
 pub(crate) const PROCESSORS: u32 = 2;
 
 /// What a guest is to do.
