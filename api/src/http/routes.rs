@@ -78,6 +78,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(own::top))
         .routes(routes!(own::net))
         .routes(routes!(own::reclaim))
+        .routes(routes!(own::restart))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
         .split_for_parts()
