@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod db;
+pub mod domain;
 pub mod error;
 pub mod http;
 pub mod ids;
@@ -19,4 +20,10 @@ pub mod preview;
 pub mod refusal;
 pub mod runs;
 pub mod text;
-pub mod wire;
+
+/// The wire types under the name by which `net` and `cli` know them.
+pub mod wire {
+    pub use crate::domain::{LogLevel, LogSource};
+    pub use crate::http::v1::wire::*;
+    pub use crate::http::v2::wire::*;
+}

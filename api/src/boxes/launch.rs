@@ -9,12 +9,12 @@ use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched};
 
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
-use crate::db::{Incarnation, LogRow};
+use crate::db::LogRow;
+use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
 use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::refusal::Refusal;
-use crate::wire::{BoxSize, LogLevel, LogSource};
 
 /// What a start needs to know.
 #[derive(Debug, Clone)]

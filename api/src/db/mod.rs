@@ -25,7 +25,6 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Cause, Error};
 
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
-pub use boxes::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
 pub use logs::LogRow;
 pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
