@@ -472,6 +472,7 @@ fn real_time_signals_arrive_by_number_and_name_and_0_only_asks() {
     bundle.icerun(&["kill", "rt", "0"]).ok();
     bundle.icerun(&["kill", "rt", "65"]).failed();
     bundle.icerun(&["kill", "--all", "rt", "64"]).ok();
+    bundle.icerun(&["kill", "rt", "KILL"]).ok();
     wait_status(&bundle, "rt", "stopped");
     assert!(bundle.icerun(&["kill", "rt", "0"]).failed().contains("container not running"));
 }
