@@ -16,7 +16,7 @@ const EDGES: [(&str, &[&str]); 5] = [
     ("icebox-rootfs", &[]),
     ("icebox-shim", &["icebox-runtime"]),
     ("icebox-api", &["icebox-rootfs", "icebox-shim"]),
-    ("xtask", &[]),
+    ("xtask", &["icebox-rootfs"]),
 ];
 const FOLDERS: [&str; 6] = ["runtime", "rootfs", "shim", "api", "tests", "xtask"];
 
