@@ -19,7 +19,7 @@ use crate::{deps, image, run, say};
 const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "icebox-launch"];
 
 /// The daemon and the command line.
-const OUTSIDE: &[&str] = &["--release", "-p", "icebox-api", "--bins"];
+const OUTSIDE: &[&str] = &["--release", "-p", "icebox-api", "-p", "icebox-cli", "--bins"];
 /// What runs in containers or becomes one. Cargo keeps quiet about it: the progress shown is that of the other build.
 const INSIDE: &[&str] =
     &["--quiet", "--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];

@@ -43,6 +43,7 @@ impl Boxes {
         // Without them nothing need be made at all.
         self.layers().await?;
         self.check_cgroup_parent()?;
+        self.check_free_space()?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation) {
             Ok(entry) => entry,
