@@ -199,7 +199,7 @@ pub(super) async fn tell_init(entry: &Entry, number: u64) {
 
 /// Unix milliseconds of now, for an exit that was just heard of.
 #[must_use]
-pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
+pub(super) fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
     Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
 }
 
