@@ -43,6 +43,15 @@ impl Refusal {
         Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
     }
 
+    /// The refusal with everything behind it, for the log of the daemon.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Failed(error) => error.chain(),
+            other => other.to_string(),
+        }
+    }
+
     /// A feature that is not there yet.
     #[must_use]
     pub fn not_yet(what: &str) -> Self {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use icebox_shim::handle::Scope;
 
-use crate::boxes::{Boxes, Entry, WorkKind};
+use super::service::Runs;
+use crate::boxes::{Awake, Entry};
 use crate::db::RunRow;
 use crate::domain::RunState;
 use crate::error::Error;
@@ -17,11 +18,11 @@ const RUNS_LISTED_MAX: u64 = 1000;
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// The runs of a box, newest first: those in flight from memory, the others from disk.
-pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
+pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
     // Taken before the records are read: a run that ends between is found there.
     let live = entry.runs.live();
-    boxes.db().settle().await?;
-    let mut rows = boxes.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
+    runs.db().settle().await?;
+    let mut rows = runs.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
     for run in live {
         if rows.iter().all(|row| row.number != run.number) {
             rows.push(run.row(&entry.id));
@@ -33,9 +34,15 @@ pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, E
 
 /// Ends a run: asks its whole process tree to end, and a little later orders it to. A run that has ended already is
 /// fine; an unknown one is answered quickly, since clients send ids that we never gave them.
-pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(), Refusal> {
+/// `wake` wakes the box.
+pub async fn cancel(
+    runs: &Runs,
+    entry: &Arc<Entry>,
+    run_id: &str,
+    wake: impl AsyncFnOnce() -> Result<Awake, Refusal>,
+) -> Result<(), Refusal> {
     let Some(run) = entry.runs.by_id(run_id).filter(|run| !run.hidden) else {
-        return match boxes.db().run_state(&entry.id, run_id).await? {
+        return match runs.db().run_state(&entry.id, run_id).await? {
             Some(state) if state != RunState::Running => Ok(()),
             _ => Err(Refusal::NotFound("run does not exist".into())),
         };
@@ -44,7 +51,7 @@ pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(
         return Ok(());
     }
     // A frozen process hears nothing.
-    let awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
+    let awake = wake().await?;
     let handle = entry.handle();
     signal(&handle, run.number, libc::SIGTERM).await?;
     tokio::spawn(async move {
