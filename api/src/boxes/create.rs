@@ -36,6 +36,7 @@ impl Boxes {
         // Without them no box can be made.
         self.layers().await?;
         self.check_cgroup_parent()?;
+        self.check_free_space()?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation) {
             Ok(entry) => entry,

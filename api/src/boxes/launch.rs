@@ -165,7 +165,7 @@ impl Boxes {
         let sample = entry.meter.read(&entry.id, &handle, storage, super::Write::Always, "exit");
         // The reading must be on disk before the counter goes away.
         if let Some(sample) = sample
-            && let Err(error) = self.inner.db.write("append to the ledger", move |c| sample.insert(c)).await
+            && let Err(error) = self.inner.db.write_essential("append to the ledger", move |c| sample.insert(c)).await
         {
             tracing::error!(box_id = entry.id, error = error.chain(), "the last reading of a box is lost");
         }

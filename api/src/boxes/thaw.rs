@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use icebox_rootfs::Check;
+
 use super::create::start_logs;
 use super::launch::Start;
 use super::{Boxes, Entry, THAW_DEADLINE, Write};
@@ -33,13 +35,13 @@ impl Boxes {
 
     /// Starts a box again on its disk. It has no processes any more and [`Boxes::clean_up_dead`] has been called. The
     /// caller holds the lifecycle lock.
-    pub(crate) async fn start_again(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    pub(crate) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
         let uid_base = self.range_for_restart(entry)?;
         let pair = self.addresses_for_restart(entry)?;
         let rights = entry.rights();
         let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
-            Ok(volume) => self.start(&start, volume).await,
+            Ok(volume) => self.start_checked(&start, volume, check).await,
             Err(refusal) => Err(refusal),
         };
         let started = match started {

@@ -105,6 +105,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Cp { source, destination } => copy::copy(&client, &output, &source, &destination).await?,
         Verb::Freeze { boxes } => boxes::freeze(&client, &output, &boxes).await?,
         Verb::Wake { boxes } => boxes::wake(&client, &output, &boxes).await?,
+        Verb::Restart { boxes } => boxes::restart(&client, &output, &boxes).await?,
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,

@@ -79,6 +79,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::top))
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
+        .routes(routes!(v1::boxes::restart))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
         .split_for_parts()

@@ -8,6 +8,7 @@ mod create;
 mod packets;
 mod provision;
 mod reconcile;
+mod restart;
 mod wake;
 
 use std::sync::Arc;

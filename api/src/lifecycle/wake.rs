@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use icebox_rootfs::Check;
+
 use super::Lifecycle;
 use crate::boxes::{Awake, Entry, FreezeReason, Phase, WorkKind, to_the_end};
 use crate::refusal::Refusal;
@@ -44,7 +46,7 @@ impl Lifecycle {
             return Err(Refusal::Unavailable(error.clone()));
         }
         if !entry.alive() {
-            return self.start_again(entry).await;
+            return self.start_again(entry, Check::IfMarked).await;
         }
         if self.boxes.thaw(entry).await? {
             runs::acknowledge_late(entry);
@@ -56,12 +58,12 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Starts a box without processes on its disk. The caller holds the lifecycle lock.
-    async fn start_again(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
-        // What is left of its last life: the last reading, the cgroup, the runs that ended with it.
+    /// Starts a box anew on its disk, after the end of its processes. The caller holds the lifecycle lock.
+    pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
+        // What is left of its last life: processes, the last reading, the cgroup, the runs that ended with it.
         self.boxes.clean_up_dead(entry).await;
         runs::fail_orphans(&self.runs, entry).await?;
-        self.boxes.start_again(entry).await?;
+        self.boxes.start_again(entry, check).await?;
         self.run_init_command(entry).await;
         Ok(())
     }

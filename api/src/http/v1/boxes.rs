@@ -94,6 +94,14 @@ pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> A
     }))
 }
 
+/// Ends all processes of the box, checks its file system and starts it anew on its disk. The way out for a box whose file
+/// system has become read-only because the disk of the host was full.
+#[utoipa::path(post, path = "/v1/boxes/{id}/restart", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+    app.lifecycle.restart(&found.entry).await?;
+    super::super::reply::done()
+}
+
 /// `None` where the kernel tells nothing.
 fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
     let stall = |pressure: Option<Pressure>| {
