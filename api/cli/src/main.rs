@@ -41,8 +41,7 @@ use output::Output;
 /// Exit code when the command line itself fails: bad usage, no server, unknown box.
 const EXIT_CLI_FAILURE: u8 = 125;
 
-/// Runs `icebox` with the arguments of the process.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(refused) => {
