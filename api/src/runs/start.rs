@@ -62,6 +62,7 @@ pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Star
         command.hidden,
     ));
     let most = runs.per_box_max;
+    // Before its cgroup is made: the sweep of empty cgroups leaves alone what is in this table.
     if !entry.runs.enter(Arc::clone(&run), most) {
         return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
     }
