@@ -166,7 +166,7 @@ impl Db {
     /// Marks a box as going away, with its last sample. From here on its deletion is only ever finished.
     pub async fn begin_delete(&self, box_id: &str, samples: Vec<StoredSample>) -> Result<(), Error> {
         let box_id = box_id.to_owned();
-        self.write("begin the deletion of a box", move |connection| {
+        self.write_essential("begin the deletion of a box", move |connection| {
             connection.execute("UPDATE boxes SET state = 'deleting' WHERE id = ?1 AND state = 'ready'", [&box_id])?;
             samples.iter().try_for_each(|sample| sample.insert(connection))
         })
@@ -176,7 +176,7 @@ impl Db {
     /// Everything of the box is gone but its bill.
     pub async fn finish_delete(&self, box_id: &str, uid_base: u32) -> Result<(), Error> {
         let box_id = box_id.to_owned();
-        self.write("finish the deletion of a box", move |connection| {
+        self.write_essential("finish the deletion of a box", move |connection| {
             let now = clock::unix_ms();
             connection.execute(
                 "UPDATE boxes SET state = 'deleted', deleted_ms = ?2, settings = '{}' WHERE id = ?1",
@@ -239,7 +239,7 @@ impl Db {
     /// Forgets a reservation once nothing is left of what was made for it.
     pub async fn release(&self, reservation: &Reservation) -> Result<(), Error> {
         let reservation = reservation.clone();
-        self.write("release a box id", move |connection| {
+        self.write_essential("release a box id", move |connection| {
             connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&reservation.box_id])?;
             rest_uid_range(connection, reservation.uid_base, clock::unix_ms())
         })
@@ -248,7 +248,7 @@ impl Db {
 
     /// Forgets reservations in whose names nothing was made.
     pub async fn unreserve(&self, unused: Vec<Reservation>) -> Result<(), Error> {
-        self.write("release box ids", move |connection| {
+        self.write_essential("release box ids", move |connection| {
             let mut delete = connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?;
             unused.iter().try_for_each(|one| delete.execute([&one.box_id]).map(|_| ()))
         })

@@ -17,7 +17,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::App;
-use super::found::TheBox;
+use super::extract::TheBox;
 use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::refusal::Refusal;
 use crate::runs::{self, ClientGone, Opened, Session, SessionEnd, SessionInput, SessionOutput, SessionStart};
@@ -88,7 +88,7 @@ async fn open(app: &App, found: &TheBox, start: Start) -> Result<Opened, Refusal
         terminal: start.tty.unwrap_or(false).then(|| (start.rows.unwrap_or(0), start.cols.unwrap_or(0))),
     };
     let awake = found.awake(app).await?;
-    runs::open_session(&app.boxes, &awake, wanted).await
+    runs::open_session(&app.runs, &awake, wanted).await
 }
 
 /// A session from `started` to the close of the connection.

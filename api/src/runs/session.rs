@@ -17,9 +17,10 @@ use tokio::time::Instant;
 
 use super::collect::Tail;
 use super::command::Command;
-use super::finish::ended_now;
-use super::start::{Started, Ticket, start};
-use crate::boxes::{Awake, Boxes};
+use super::service::Runs;
+use super::start::{Started, start};
+use super::ticket::{Ticket, ended_now};
+use crate::boxes::Awake;
 use crate::ids;
 use crate::refusal::Refusal;
 
@@ -115,8 +116,8 @@ pub struct Session {
 }
 
 /// Starts the program of a session in a box that is awake.
-pub async fn open_session(boxes: &Boxes, awake: &Awake, wanted: SessionStart) -> Result<Opened, Refusal> {
-    match start(boxes, awake, &command_of(wanted)?).await? {
+pub async fn open_session(runs: &Runs, awake: &Awake, wanted: SessionStart) -> Result<Opened, Refusal> {
+    match start(runs, awake, &command_of(wanted)?).await? {
         Started::Running { pid, events, input, ticket } => {
             Ok(Opened::Running(Box::new(Session { pid, events, input, ticket })))
         }

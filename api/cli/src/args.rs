@@ -1,0 +1,471 @@
+//! What can be typed: the verbs, their options and their help.
+//!
+//! Holds no behaviour beyond parsing single values.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::human::parse_duration;
+use super::place::Place;
+
+const EXAMPLES: &str = "\
+Examples:
+  icebox create --name build --size medium     make a box; prints its id
+  icebox exec build                            a shell in it
+  icebox exec build -- python3 -c 'print(1)'   one command; its exit code is yours
+  icebox cp ./src build:src                    copy a directory into the box
+  icebox freeze build                          from now on it costs no CPU
+  icebox exec build -- date                    any work wakes it again
+  icebox bill                                  what it all cost
+  eval \"$(icebox env)\"                         point the npm and PyPI clients here
+
+A box is named by its id or by its name; where BOX may be left out, $BOX_ID is used.
+Exit codes: that of the command for `exec` and `code`; 125 when icebox itself fails; else 0.";
+
+/// Boxes: computers that sleep for free.
+#[derive(Debug, Parser)]
+#[command(name = "icebox", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options that every verb takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Global {
+    /// Address of iceboxd; otherwise $UPSTASH_BOX_BASE_URL, else the server of this machine
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// API key (visible to other users of this machine: better in $UPSTASH_BOX_API_KEY)
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Run directory of the iceboxd of this machine, where its address and key are found
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/icebox")]
+    pub(crate) run_dir: std::path::PathBuf,
+    /// Print JSON for programs in place of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a box and print its id
+    Create(Create),
+    /// List the boxes
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Run a command in a box, or a shell when no command is given
+    Exec(Exec),
+    /// Run a piece of code in a box
+    Code(Code),
+    /// Copy files and directories into or out of a box
+    #[command(after_help = "\
+Examples:
+  icebox cp notes.txt build:               into /workspace/home
+  icebox cp build:out ./                   a directory out of the box
+  icebox cp ./site/. build:/srv/www        the content of a directory
+  tar c . | icebox cp - build:src.tar      standard input into a file
+
+A path in a box starts at /workspace/home unless it begins with a slash. Directories are copied whole. The files of a
+box carry no mode over HTTP: a file that is executable here is made executable in the box, not the other way round.")]
+    Cp {
+        /// PATH, BOX:PATH, :PATH in the box of $BOX_ID, or - for standard input
+        source: Place,
+        /// PATH, BOX:PATH, :PATH in the box of $BOX_ID, or - for standard output
+        destination: Place,
+    },
+    /// Freeze boxes now: no CPU from here on, everything kept in place
+    #[command(visible_alias = "pause")]
+    Freeze {
+        /// Ids or names
+        #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
+        boxes: Vec<String>,
+    },
+    /// Wake frozen boxes (any work in a box does so by itself)
+    #[command(visible_alias = "resume")]
+    Wake {
+        /// Ids or names
+        #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
+        boxes: Vec<String>,
+    },
+    /// End all processes of boxes, check their disks and start them anew
+    Restart {
+        /// Ids or names
+        #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
+        boxes: Vec<String>,
+    },
+    /// Take the memory of a frozen box, to swap where the host has some
+    Reclaim {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
+    /// Delete boxes with their disks, for good
+    #[command(visible_alias = "delete")]
+    Rm(Remove),
+    /// Set after how long without work a box freezes
+    Idle(Idle),
+    /// Show what boxes cost: core-seconds, GB-hours, dollars
+    Bill {
+        /// Id or name; all boxes and the total otherwise
+        #[arg(value_name = "BOX")]
+        name: Option<String>,
+    },
+    /// Tell what keeps a box awake, or what a frozen box waits for
+    Why {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
+    /// Set what a box may reach, for connections that are open too; without a mode or lists, show it
+    Policy(Policy),
+    /// Show the network of a box: addresses, policy, counters, connections, what it was refused
+    Net {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
+    /// Show the log of a box
+    Logs(Logs),
+    /// Show the runs of a box, newest first
+    Runs(Runs),
+    /// Stop a run
+    Cancel {
+        /// Id or name
+        #[arg(value_name = "BOX")]
+        name: String,
+        /// Id of the run, as `icebox runs` shows it
+        run: String,
+    },
+    /// Make a port of a box reachable from outside, and print its URL
+    Url(Url),
+    /// List the ports of a box that are reachable from outside
+    Urls {
+        /// Id or name
+        #[arg(value_name = "BOX", env = "BOX_ID")]
+        name: String,
+    },
+    /// Show what boxes use at the moment; wakes none
+    Top(Top),
+    /// Print the variables that point the npm and PyPI clients at this server
+    #[command(after_help = "Example:\n  eval \"$(icebox env)\"")]
+    Env,
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  icebox completions bash > /etc/bash_completion.d/icebox")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Size {
+    /// 2 cores, 4 GB memory, 5 GB disk
+    Small,
+    /// 4 cores, 8 GB memory, 10 GB disk
+    Medium,
+    /// 8 cores, 16 GB memory, 20 GB disk
+    Large,
+}
+
+impl Size {
+    /// The word on the wire.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// A name of your choice, usable wherever an id is
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How big
+    #[arg(long, value_enum)]
+    pub(crate) size: Option<Size>,
+    /// A label, to find it again with `ls --label` (repeatable)
+    #[arg(long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+    /// An environment variable of every command; a bare NAME is taken from here (repeatable)
+    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Freeze after this long without work: 90, 30s, 10m, 1h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "keep_alive")]
+    pub(crate) idle: Option<u64>,
+    /// Never freeze it
+    #[arg(long)]
+    pub(crate) keep_alive: bool,
+    /// A shell command that runs in the background at every start
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) init_command: Option<String>,
+    /// Delete it by itself after --ttl
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Life of an ephemeral box: 90, 30s, 10m, 1h, at most 3d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "ephemeral")]
+    pub(crate) ttl: Option<u64>,
+    /// What it may reach; lists alone mean `custom`
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) policy: Option<PolicyMode>,
+    #[command(flatten)]
+    pub(crate) lists: PolicyLists,
+}
+
+/// What a box may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PolicyMode {
+    /// Everything but what is closed to every box
+    AllowAll,
+    /// Nothing
+    DenyAll,
+    /// What the lists say
+    Custom,
+}
+
+impl PolicyMode {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::AllowAll => "allow-all",
+            Self::DenyAll => "deny-all",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct PolicyLists {
+    /// A name that may be reached, or *.SUFFIX for all below one (repeatable)
+    #[arg(long = "allow-domain", value_name = "DOMAIN")]
+    pub(crate) allow_domains: Vec<String>,
+    /// A network that may be reached (repeatable)
+    #[arg(long = "allow-cidr", value_name = "NETWORK")]
+    pub(crate) allow_cidrs: Vec<String>,
+    /// A network that may not, whatever else says so (repeatable)
+    #[arg(long = "deny-cidr", value_name = "NETWORK")]
+    pub(crate) deny_cidrs: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Policy {
+    /// Id or name
+    #[arg(value_name = "BOX")]
+    pub(crate) name: String,
+    /// What it may reach from now on; lists alone mean `custom`
+    #[arg(value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<PolicyMode>,
+    #[command(flatten)]
+    pub(crate) lists: PolicyLists,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Only boxes with this label
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// Print ids only, one a line
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  icebox exec build                              a shell
+  icebox exec build -w src -e CI=1 -- make test  in /workspace/home/src, with a variable
+  icebox exec build -- sh -c 'ls | wc -l'        a shell only where you ask for one
+  cat data.csv | icebox exec build -- sort -u    standard input is passed on
+
+The command belongs to this connection: when icebox ends, the command and all it started end too. Signals that icebox
+gets (INT, TERM, HUP, QUIT, USR1, USR2) go to the command; the third INT stops it by force.")]
+pub(crate) struct Exec {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Directory to start in, from /workspace/home
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// An environment variable of this command; a bare NAME is taken from here (repeatable)
+    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Use a terminal, even if standard input or output is none
+    #[arg(long, short = 't', overrides_with = "no_tty")]
+    pub(crate) tty: bool,
+    /// Use no terminal: standard output and error stay apart
+    #[arg(long, short = 'T')]
+    pub(crate) no_tty: bool,
+    /// Give the command an empty standard input (as in a `while read` loop)
+    #[arg(long, short = 'n', conflicts_with = "tty")]
+    pub(crate) no_stdin: bool,
+    /// The command and its arguments, after --; a login shell if there is none
+    #[arg(last = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// JavaScript
+    Js,
+    /// TypeScript
+    Ts,
+    /// Python
+    Python,
+}
+
+impl Language {
+    /// The word on the wire.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Js => "js",
+            Self::Ts => "ts",
+            Self::Python => "python",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  echo 'print(6 * 7)' | icebox code python build")]
+pub(crate) struct Code {
+    /// The language
+    #[arg(value_enum, value_name = "LANG")]
+    pub(crate) language: Language,
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Read the code from this file, not from standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) file: Option<std::path::PathBuf>,
+    /// Directory to start in, from /workspace/home
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Stop it after this long: 90, 30s, 10m, 1h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remove {
+    /// Ids or names
+    #[arg(value_name = "BOX", required = true)]
+    pub(crate) boxes: Vec<String>,
+    /// A box that does not exist is no failure
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  icebox idle 10m build\n  icebox idle 1h --account     for boxes that have no time of their own"
+)]
+pub(crate) struct Idle {
+    /// 90, 30s, 10m, 1h, or `default` for the time of the account or the server
+    #[arg(value_name = "DURATION", value_parser = parse_idle)]
+    pub(crate) time: IdleTime,
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID", required_unless_present = "account")]
+    pub(crate) name: Option<String>,
+    /// Set it for the account, not for one box
+    #[arg(long)]
+    pub(crate) account: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Show the last LIMIT entries
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+    /// Go on and show new entries as they come
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Runs {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Show the last LIMIT runs
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  icebox url build 3000              http://<id>-3000.localhost:7070/, open to whoever knows it
+  icebox url build 3000 --bearer     opens with `Authorization: Bearer <token>`
+  icebox url build 3000 --remove
+
+A request to the URL wakes the box. A URL that exists is replaced, and its credentials die.")]
+pub(crate) struct Url {
+    /// Id or name
+    #[arg(value_name = "BOX")]
+    pub(crate) name: String,
+    /// The port that a server in the box listens on
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Open it with a token; printed this once
+    #[arg(long)]
+    pub(crate) bearer: bool,
+    /// Open it with the user `user` and a password; printed this once
+    #[arg(long)]
+    pub(crate) basic: bool,
+    /// Remove the URL, and end the connections through it
+    #[arg(long, conflicts_with_all = ["bearer", "basic"])]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Top {
+    /// Id or name; all boxes otherwise
+    #[arg(value_name = "BOX")]
+    pub(crate) name: Option<String>,
+    /// Show it again and again, with the share of a core used since the last time
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// Time between two pictures
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_interval)]
+    pub(crate) interval: u64,
+}
+
+/// Seconds without work, or none for the default of the level above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdleTime(pub(crate) Option<u64>);
+
+fn parse_idle(text: &str) -> Result<IdleTime, String> {
+    match text {
+        "default" => Ok(IdleTime(None)),
+        _ => parse_duration(text).map(|seconds| IdleTime(Some(seconds))),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<u64, String> {
+    match parse_duration(text)? {
+        0 => Err("at least 1s".to_owned()),
+        seconds => Ok(seconds),
+    }
+}
+
+/// `NAME=VALUE`, or `NAME` with the value that it has here.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => (text, std::env::var(text).map_err(|_| format!("`{text}` is not set here; write {text}=VALUE"))?),
+    };
+    if name.is_empty() || name.contains('\0') || value.contains('\0') {
+        return Err("write NAME=VALUE".to_owned());
+    }
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;
