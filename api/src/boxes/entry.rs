@@ -1,6 +1,6 @@
 //! One box in memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub struct Entry {
     life: Mutex<()>,
     /// How many wait for it.
     life_waiting: AtomicU32,
+    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    asleep: AtomicBool,
     /// Ends in what is to be done with a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -109,6 +111,7 @@ impl Entry {
             changing: Mutex::new(()),
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
@@ -133,7 +136,18 @@ impl Entry {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
-    /// Somebody waits for the lifecycle lock.
+    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
+    /// does is asked of the kernel ([`Entry::frozen`]).
+    pub(super) fn left_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    pub(super) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
+    }
+
+    /// A task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
     }
@@ -156,6 +170,12 @@ impl Entry {
     #[must_use]
     pub fn handle(&self) -> BoxHandle {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
+    }
+
+    /// It is made and has a PID 1.
+    pub(super) fn runs_here(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.phase == Phase::Ready && view.incarnation.is_some()
     }
 
     pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {

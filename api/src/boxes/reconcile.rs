@@ -147,6 +147,7 @@ impl Boxes {
         self.inner.db.append_samples(sample.into_iter().collect());
         // A frozen init answers nobody: its runs are taken over when it is woken.
         if entry.frozen() {
+            entry.set_asleep(true);
             return self.reclaim_later(entry);
         }
         let _life = entry.lock_life().await;

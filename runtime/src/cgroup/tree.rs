@@ -1,5 +1,6 @@
 //! Making, opening, listing and entering cgroups.
 
+use std::ops::Deref;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, OFlags, Uid};
@@ -31,11 +32,11 @@ impl Cgroup {
         let built = (|| {
             for mount in wanted(h, v1) {
                 let parent = make_parents(&h.v1_mounts()[mount].root, parents, |d| init_v1(h, mount, d))?;
-                made.add_v1(mount, parent, name)?;
+                made.add_v1(mount, Parent::Opened(parent), name)?;
             }
             if let Some(root) = h.unified() {
                 let parent = make_parents(root, parents, |_| Ok(()))?;
-                made.add_unified(parent, name)?;
+                made.add_unified(Parent::Opened(parent), name)?;
             }
             made.cgroup.check_unused(&made.taken_over)
         })();
@@ -68,10 +69,12 @@ impl Cgroup {
     }
 
     /// Makes the child `name`, in v1 only for the controllers in `v1`, which this cgroup must have been made or opened
-    /// with. On v2 its controllers are those that [`Cgroup::enable_leaf_controllers`] enabled before.
+    /// with. On v2 its controllers are those that [`Cgroup::enable_leaf_controllers`] enabled before. A child that this call
+    /// has made is not looked at again: it is empty, and whether it is frozen with its parent is for the caller to know.
     ///
     /// # Errors
-    /// As [`Cgroup::create`]; `NotFound` when this cgroup has been removed meanwhile.
+    /// `Busy` when it exists and has processes, `Frozen` when it exists and is frozen; `NotFound` when this cgroup has
+    /// been removed meanwhile.
     pub fn leaf(&self, name: &str, v1: &[Controller]) -> Result<Self> {
         let h = &self.hierarchy;
         let mut made = Made::new(h, self.path.join(name)?, self.refused.clone());
@@ -82,14 +85,31 @@ impl Cgroup {
                     let why = format!("the parent was not opened with the v1 controller {missing}");
                     return Err(Error::invalid("create", made.cgroup.path.as_str(), why));
                 };
-                made.add_v1(mount, reopen(&parent.dir)?, name)?;
+                made.add_v1(mount, Parent::Held(&parent.dir), name)?;
             }
             if let Some(parent) = &self.unified {
-                made.add_unified(reopen(parent)?, name)?;
+                made.add_unified(Parent::Held(parent), name)?;
             }
-            made.cgroup.check_unused(&made.taken_over)
+            if made.all_fresh() { Ok(()) } else { made.cgroup.check_unused(&made.taken_over) }
         })();
         made.finish(built)
+    }
+
+    /// Removes the child `name` if it has no processes, and says whether it is gone. The kernel decides in one call per
+    /// hierarchy; nothing is opened and nothing is waited for. The v2 directory goes last: as long as it is there,
+    /// [`Cgroup::leaves`] lists the child.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn remove_empty_leaf(&self, name: &str) -> Result<bool> {
+        for dir in self.v1.iter().map(|d| &d.dir).chain(&self.unified) {
+            match dir.rmdir(name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(false),
+                Err(e) => return Err(Error::errno("remove", dir.path().join(name), e)),
+            }
+        }
+        Ok(true)
     }
 
     /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
@@ -152,6 +172,12 @@ impl Cgroup {
         self.unified.as_ref().map(Dir::fd)
     }
 
+    /// As [`Cgroup::unified_fd`], for who needs nothing else of it.
+    #[must_use]
+    pub fn into_unified_fd(self) -> Option<OwnedFd> {
+        self.unified.map(Dir::into_fd)
+    }
+
     /// Moves the calling THREAD into the v1 hierarchies, so the caller must have only one. The v2 tree is not joined:
     /// that is clone3's work.
     ///
@@ -185,12 +211,11 @@ impl Cgroup {
         let Some(dir) = &self.unified else {
             return Ok(());
         };
-        for file in ["cgroup.procs", "cgroup.threads"] {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| Error::errno("chown", dir.path().join(file), e))?;
-        }
-        Ok(())
+        // A new process is asked for this file only (`cgroup_css_set_fork`); `cgroup.threads` is for moving threads.
+        let file = "cgroup.procs";
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| Error::errno("chown", dir.path().join(file), e))
     }
 
     /// Its path.
@@ -236,20 +261,37 @@ impl Cgroup {
     }
 }
 
+/// Where a directory is made.
+enum Parent<'a> {
+    Opened(Dir),
+    Held(&'a Dir),
+}
+
+impl Deref for Parent<'_> {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        match self {
+            Parent::Opened(dir) => dir,
+            Parent::Held(dir) => dir,
+        }
+    }
+}
+
 /// A cgroup being made, and what to take back if that fails half-way.
-struct Made {
+struct Made<'a> {
     cgroup: Cgroup,
-    fresh: Vec<(Dir, String)>,
+    fresh: Vec<(Parent<'a>, String)>,
     taken_over: Vec<usize>,
 }
 
-impl Made {
+impl<'a> Made<'a> {
     fn new(h: &Hierarchy, path: CgroupPath, refused: Vec<Refusal>) -> Self {
         let cgroup = Cgroup { hierarchy: h.clone(), path, unified: None, v1: Vec::new(), refused };
         Self { cgroup, fresh: Vec::new(), taken_over: Vec::new() }
     }
 
-    fn add_unified(&mut self, parent: Dir, name: &str) -> Result<()> {
+    fn add_unified(&mut self, parent: Parent<'a>, name: &str) -> Result<()> {
         let (dir, fresh) = parent.make(name)?;
         if fresh {
             self.fresh.push((parent, name.to_owned()));
@@ -258,7 +300,12 @@ impl Made {
         Ok(())
     }
 
-    fn add_v1(&mut self, mount: usize, parent: Dir, name: &str) -> Result<()> {
+    /// Nothing of it was there before.
+    fn all_fresh(&self) -> bool {
+        self.fresh.len() == self.cgroup.v1.len() + usize::from(self.cgroup.unified.is_some())
+    }
+
+    fn add_v1(&mut self, mount: usize, parent: Parent<'a>, name: &str) -> Result<()> {
         let (dir, fresh) = parent.make(name)?;
         if fresh {
             self.fresh.push((parent, name.to_owned()));

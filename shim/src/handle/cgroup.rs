@@ -1,14 +1,16 @@
 //! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
 //!
-//! Invariant: nothing is cached but the machine's hierarchies: a box's cgroup may be removed and made anew between two
-//! calls, and every call looks for the one that is there now. What may wait runs on a blocking thread.
+//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew between
+//! two calls: the kernel answers for the removed one that it is gone, and then the call looks for the one that is there
+//! now. What waits for processes runs on a blocking thread; making, reading and removing a leaf takes microseconds, less
+//! than a hop to another thread, and is done where it is asked for.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
+use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
@@ -43,6 +45,36 @@ pub struct BoxUsage {
     pub pids: u64,
     /// Generation of the counters: a cgroup made anew has another inode.
     pub cgroup_inode: u64,
+}
+
+/// A reading of a box's CPU counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuReading {
+    /// CPU time of every process the box ever had, since its cgroup was made, in µs (`cpu.stat` of cgroup v2).
+    pub cpu_usec: u64,
+    /// Generation of the counter: a cgroup made anew has another inode.
+    pub cgroup_inode: u64,
+}
+
+/// A box's cgroup, held open in the v2 tree and in the hierarchies of [`LEAF_V1`].
+#[derive(Debug)]
+pub(super) struct Held {
+    cgroup: Cgroup,
+    inode: u64,
+}
+
+/// The box's cgroup as it was found last, if it was.
+#[derive(Debug, Default)]
+pub(super) struct HeldCgroup(Mutex<Option<Arc<Held>>>);
+
+impl HeldCgroup {
+    fn get(&self) -> Option<Arc<Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, held: Option<Arc<Held>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
 }
 
 /// What a run has used.
@@ -156,41 +188,56 @@ impl BoxHandle {
         self.open_cgroup(v1)?.ok_or_else(|| self.missing())
     }
 
+    /// Opens the box's cgroup and keeps it.
+    fn look_for_cgroup(&self) -> Result<Arc<Held>, Error> {
+        let cgroup = self.cgroup(&LEAF_V1)?;
+        let inode = cgroup.inode().map_err(self.fail("open box's cgroup"))?;
+        let held = Arc::new(Held { cgroup, inode });
+        self.inner.held.set(Some(Arc::clone(&held)));
+        Ok(held)
+    }
+
+    /// Does `work` with the box's cgroup. If the one that is held is gone, another may have taken its place: then `work`
+    /// is done with that one.
+    fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
+        if let Some(held) = self.inner.held.get() {
+            match work(&held) {
+                Err(error) if error.kind == cgroup::ErrorKind::NotFound => self.inner.held.set(None),
+                done => return done.map_err(self.fail(step)),
+            }
+        }
+        work(&*self.look_for_cgroup()?).map_err(self.fail(step))
+    }
+
     /// Makes a run's leaf. Without a cgroup at all there is none, and the init starts the run where it is itself.
-    pub(super) async fn make_leaf(&self, run: u64) -> Result<Leaf, Error> {
+    pub(super) fn make_leaf(&self, run: u64) -> Result<Leaf, Error> {
         if self.inner.cgroup.is_none() {
             return Ok(Leaf::default());
         }
-        let handle = self.clone();
-        blocking(move || handle.make_leaf_now(run)).await
-    }
-
-    fn make_leaf_now(&self, run: u64) -> Result<Leaf, Error> {
         let step = "make run's cgroup";
-        let parent = self.cgroup(&LEAF_V1)?;
         let name = leaf_name(run);
-        let leaf = parent.leaf(&name, &LEAF_V1).map_err(self.fail(step))?;
-        let made = self.share_leaf(&leaf, step);
+        let leaf = self.with_cgroup(step, |held| held.cgroup.leaf(&name, &LEAF_V1))?;
+        let made = self.share_leaf(leaf, step);
         if made.is_err() {
             // The first error is the one to tell.
-            let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
+            let _ = self.with_cgroup(step, |held| held.cgroup.remove_empty_leaf(&name));
         }
         made
     }
 
-    fn share_leaf(&self, leaf: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
+    fn share_leaf(&self, leaf: Cgroup, step: &'static str) -> Result<Leaf, Error> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
         // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
         // thing, which is no reason not to run anything there: the kernel then kills one process.
-        let whole = Limits { oom_group: true, ..Limits::default() };
-        leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
-        let unified =
-            leaf.unified_fd().ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
-        let unified = unified.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?;
-        let mut fds = vec![unified];
-        fds.extend(leaf.v1_tasks_fds().map_err(self.fail(step))?);
-        Ok(Leaf { fds })
+        if hierarchy()?.backend(Controller::Memory) == Backend::V2 {
+            let whole = Limits { oom_group: true, ..Limits::default() };
+            leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
+        }
+        let tasks = leaf.v1_tasks_fds().map_err(self.fail(step))?;
+        let unified = leaf.into_unified_fd();
+        let unified = unified.ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
+        Ok(Leaf { fds: std::iter::once(unified).chain(tasks).collect() })
     }
 
     /// Removes the leaf of a run that did not start.
@@ -207,8 +254,7 @@ impl BoxHandle {
     }
 
     fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
-        match leaf.map_err(self.fail("open run's cgroup"))? {
+        match self.with_cgroup("open run's cgroup", |held| held.cgroup.open_leaf(&leaf_name(run)))? {
             Some(leaf) => {
                 leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
             }
@@ -221,8 +267,7 @@ impl BoxHandle {
         blocking(move || {
             let step = "signal run";
             let missing = || Error::new(ErrorKind::NotFound, step, run);
-            let parent = handle.cgroup(&LEAF_V1)?;
-            let leaf = parent.open_leaf(&leaf_name(run)).map_err(handle.fail(step))?;
+            let leaf = handle.with_cgroup(step, |held| held.cgroup.open_leaf(&leaf_name(run)))?;
             let leaf = leaf.ok_or_else(missing)?;
             if !leaf.events().map_err(handle.fail(step))?.populated {
                 return Err(missing());
@@ -243,16 +288,18 @@ impl BoxHandle {
     /// `NotFound` if the run has no leaf.
     pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
         let step = "read run's usage";
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
-        let leaf = leaf.map_err(self.fail(step))?;
-        let leaf = leaf.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
-        let cpu = leaf.cpu().map_err(self.fail(step))?;
-        // No memory controller here is a matter of the box's limits, and was told at its launch.
-        let memory = leaf.memory().unwrap_or_default();
-        if !leaf.events().map_err(self.fail(step))?.populated {
+        let usage = self.with_cgroup(step, |held| {
+            let Some(leaf) = held.cgroup.open_leaf(&leaf_name(run))? else {
+                return Ok(None);
+            };
+            let cpu = leaf.cpu()?;
+            // No memory controller here is a matter of the box's limits, and was told at its launch.
+            let memory = leaf.memory_of_leaf().unwrap_or_default();
             // Whatever is in the way is met again by the sweep.
-            let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
-        }
+            let _ = held.cgroup.remove_empty_leaf(&leaf_name(run));
+            Ok(Some((cpu, memory)))
+        })?;
+        let (cpu, memory) = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
         Ok(RunUsage {
             cpu_ns: cpu.usage_usec.saturating_mul(1000),
             memory_peak_bytes: memory.peak.unwrap_or(0),
@@ -305,7 +352,7 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "freeze box";
-            handle.cgroup(&[])?.freeze(deadline).map_err(handle.fail(step))
+            handle.with_cgroup(step, |held| held.cgroup.freeze(deadline))
         })
         .await
     }
@@ -318,9 +365,10 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "thaw box";
-            let cgroup = handle.cgroup(&[])?;
-            super::memory::close_swap(&cgroup);
-            cgroup.thaw(deadline).map_err(handle.fail(step))
+            handle.with_cgroup(step, |held| {
+                super::memory::close_swap(&held.cgroup);
+                held.cgroup.thaw(deadline)
+            })
         })
         .await
     }
@@ -330,8 +378,7 @@ impl BoxHandle {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn frozen(&self) -> Result<bool, Error> {
-        let events = self.cgroup(&[])?.events();
-        Ok(events.map_err(self.fail("read box's state"))?.frozen)
+        Ok(self.with_cgroup("read box's state", |held| held.cgroup.events())?.frozen)
     }
 
     /// Kills every process of the box, frozen or not, and returns when none is left. The cgroup stays.
@@ -376,7 +423,17 @@ impl BoxHandle {
         }
     }
 
-    /// Reads the box's counters.
+    /// Reads what the box is billed by: one file, whatever is in the box.
+    ///
+    /// # Errors
+    /// `NotFound` if the box has no cgroup now.
+    pub fn cpu(&self) -> Result<CpuReading, Error> {
+        self.with_cgroup("read box's CPU time", |held| {
+            Ok(CpuReading { cpu_usec: held.cgroup.cpu()?.usage_usec, cgroup_inode: held.inode })
+        })
+    }
+
+    /// Reads all of the box's counters.
     ///
     /// # Errors
     /// `NotFound` if the box has no cgroup now.
