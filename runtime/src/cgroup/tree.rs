@@ -38,7 +38,7 @@ impl Cgroup {
                 let parent = make_parents(root, parents, |_| Ok(()))?;
                 made.add_unified(Parent::Opened(parent), name)?;
             }
-            made.cgroup.check_unused(&made.taken_over)
+            made.cgroup.check_unused(&made.taken_over, Parentage::Any)
         })();
         made.finish(built)
     }
@@ -69,12 +69,10 @@ impl Cgroup {
     }
 
     /// Makes the child `name`, in v1 only for the controllers in `v1`, which this cgroup must have been made or opened
-    /// with. On v2 its controllers are those that [`Cgroup::enable_leaf_controllers`] enabled before. A child that this call
-    /// has made is not looked at again: it is empty, and whether it is frozen with its parent is for the caller to know.
+    /// with. On v2 its controllers are those that [`Cgroup::enable_leaf_controllers`] enabled before.
     ///
     /// # Errors
-    /// `Busy` when it exists and has processes, `Frozen` when it exists and is frozen; `NotFound` when this cgroup has
-    /// been removed meanwhile.
+    /// As [`Cgroup::create`]; `NotFound` when this cgroup has been removed meanwhile.
     pub fn leaf(&self, name: &str, v1: &[Controller]) -> Result<Self> {
         let h = &self.hierarchy;
         let mut made = Made::new(h, self.path.join(name)?, self.refused.clone());
@@ -90,7 +88,7 @@ impl Cgroup {
             if let Some(parent) = &self.unified {
                 made.add_unified(Parent::Held(parent), name)?;
             }
-            if made.all_fresh() { Ok(()) } else { made.cgroup.check_unused(&made.taken_over) }
+            made.cgroup.check_unused(&made.taken_over, Parentage::Known)
         })();
         made.finish(built)
     }
@@ -237,7 +235,7 @@ impl Cgroup {
         self.v1.iter().find(has).map(|d| &d.dir)
     }
 
-    fn check_unused(&self, taken_over: &[usize]) -> Result<()> {
+    fn check_unused(&self, taken_over: &[usize], parentage: Parentage) -> Result<()> {
         if let Some(dir) = &self.unified {
             // A new child of a frozen cgroup is born frozen, so this tells about the ancestors too.
             let events = self.events()?;
@@ -247,7 +245,7 @@ impl Cgroup {
             if events.frozen {
                 return Err(Error::new("create", dir.path(), ErrorKind::Frozen));
             }
-            if dir.read("cgroup.type")?.trim() == "domain invalid" {
+            if parentage == Parentage::Any && dir.read("cgroup.type")?.trim() == "domain invalid" {
                 let why = "below a threaded cgroup: no process can join it";
                 return Err(Error::new("create", dir.path(), ErrorKind::Unsupported).detail(why));
             }
@@ -259,6 +257,15 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// What is known of the cgroups above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parentage {
+    /// Nothing: one of them may be threaded.
+    Any,
+    /// They are domains: the parent was made by [`Cgroup::create`].
+    Known,
 }
 
 /// Where a directory is made.
@@ -298,11 +305,6 @@ impl<'a> Made<'a> {
         }
         self.cgroup.unified = Some(dir);
         Ok(())
-    }
-
-    /// Nothing of it was there before.
-    fn all_fresh(&self) -> bool {
-        self.fresh.len() == self.cgroup.v1.len() + usize::from(self.cgroup.unified.is_some())
     }
 
     fn add_v1(&mut self, mount: usize, parent: Parent<'a>, name: &str) -> Result<()> {
