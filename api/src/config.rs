@@ -56,6 +56,8 @@ pub struct Config {
     pub boxes_per_account_max: u32,
     /// Commands that may run in one box at once.
     pub runs_per_box_max: u32,
+    /// Free bytes on the disk of the data directory below which no box is created.
+    pub disk_free_bytes_min: u64,
     /// Requests that may be in progress at once.
     pub requests_max: u32,
     /// Connections that may be open at once.
@@ -88,6 +90,7 @@ impl Default for Config {
             reclaim_after_seconds: None,
             boxes_per_account_max: 1000,
             runs_per_box_max: 256,
+            disk_free_bytes_min: 256 << 20,
             requests_max: 2048,
             connections_max: 4096,
             reply_after_commit: false,

@@ -52,6 +52,17 @@ impl Error {
         &self.cause
     }
 
+    /// Whether the database had no disk space for it.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let code = match self.cause.as_ref() {
+            Cause::Sql(cause) => cause.sqlite_error_code(),
+            Cause::Commit(cause) => cause.sqlite_error_code(),
+            _ => None,
+        };
+        code == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
     /// The error with all its causes on one line, for the log.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -1,14 +1,14 @@
-//! The Icebox HTTP API: box records, verbs, idle and wake, billing, HTTP, and the command line.
+//! The Icebox HTTP API: box records, verbs, idle and wake, billing and HTTP.
 //!
 //! This crate decides; it never clones a process, writes a cgroup file or opens a path inside a box with its own hands:
 //! that is `icebox-shim`'s and `icebox-rootfs`'s part.
 
 pub mod boxes;
-pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod db;
+pub mod domain;
 pub mod error;
 pub mod http;
 pub mod ids;
@@ -19,4 +19,10 @@ pub mod preview;
 pub mod refusal;
 pub mod runs;
 pub mod text;
-pub mod wire;
+
+/// The wire types under the name by which `net` knows them.
+pub mod wire {
+    pub use crate::domain::{LogLevel, LogSource};
+    pub use crate::http::v1::wire::*;
+    pub use crate::http::v2::wire::*;
+}

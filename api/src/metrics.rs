@@ -14,10 +14,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::domain::RunState;
 use crate::net::dns::DnsCounters;
 use crate::net::egress::EgressCounters;
 use crate::net::firewall::Counters;
-use crate::wire::RunState;
 
 /// Upper bounds in seconds: from a wake (tenths of milliseconds) to a slow request.
 const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];

@@ -6,6 +6,10 @@ use icebox_shim::ErrorKind;
 
 use crate::error::{Cause, Error};
 
+/// What a client reads when the host's disk is full.
+const DISK_FULL: &str = "the disk of this host is full, so the request cannot be kept; delete boxes, or ask the \
+                         operator to free space in the data directory";
+
 /// A request that is not fulfilled. The text is for the client.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -41,6 +45,12 @@ impl Refusal {
     #[must_use]
     pub fn unknown_box(id: &str) -> Self {
         Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
+    }
+
+    /// The disk of the data directory is full.
+    #[must_use]
+    pub fn disk_full() -> Self {
+        Self::NoSpace(DISK_FULL.into())
     }
 
     /// A feature that is not there yet.
@@ -81,8 +91,9 @@ impl std::error::Error for Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error.cause() {
+            _ if error.is_disk_full() => Self::disk_full(),
             Cause::Rootfs(cause) => match cause.kind() {
-                icebox_rootfs::ErrorKind::NoSpace => Self::NoSpace("this host has no disk space left".into()),
+                icebox_rootfs::ErrorKind::NoSpace => Self::disk_full(),
                 icebox_rootfs::ErrorKind::NoLoopDevice => {
                     Self::Unavailable("this host has no free loop device; delete boxes or try later".into())
                 }

@@ -39,6 +39,8 @@ pub enum Step {
     LockVolume,
     /// Attaching a volume to a loop device.
     AttachLoop,
+    /// Checking the file system of a volume.
+    CheckVolume,
     /// Finding the machine's package mirror.
     FindMirror,
     /// Finding or reading a base image.
@@ -72,6 +74,7 @@ impl fmt::Display for Step {
             Step::RemoveVolume => "remove the volume",
             Step::LockVolume => "lock the volume",
             Step::AttachLoop => "attach a loop device to the volume",
+            Step::CheckVolume => "check the file system of the volume",
             Step::FindMirror => "find the package mirror of this machine",
             Step::FindImage => "find the base image",
             Step::LockImages => "lock the image directory",

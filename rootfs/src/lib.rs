@@ -7,6 +7,7 @@
 //! Leaves out: mounting (the box's launcher does it in its own mount namespace), namespaces of any kind, and every
 //! decision about who gets a volume and when it is durable.
 
+mod check;
 mod clone;
 mod error;
 mod files;
@@ -18,6 +19,7 @@ mod sys;
 mod template;
 mod volume;
 
+pub use check::{Check, Checked};
 pub use clone::CloneMethod;
 pub use error::{Cause, Error, ErrorKind, Result, Step};
 pub use id::VOLUME_ID_BYTES_MAX;

@@ -28,6 +28,8 @@ const DIRECTORY_MODE: u32 = 0o700;
 const VOLUME_SUFFIX: &str = ".img";
 /// A lock file holds a process id; more is not read.
 const LOCK_BYTES_MAX: u64 = 16;
+/// Every pid is written as wide as the longest, so that one replaces another.
+const PID_WIDTH: usize = 10;
 
 /// The volumes and templates of one data directory.
 #[derive(Debug)]
@@ -158,9 +160,9 @@ fn take_lock(data_dir: &Path) -> Result<File> {
         let cause = Cause::StoreLocked { pid: text.trim().parse().ok() };
         return Err(Error::new(Step::OpenStore, data_dir.display().to_string(), cause));
     }
-    // The pid is for people; what locks is the flock.
-    file.set_len(0).and_then(|()| file.rewind()).at(Step::OpenStore, &path)?;
-    writeln!(file, "{}", std::process::id()).at(Step::OpenStore, &path)?;
+    // The pid is for people; what locks is the flock. It is written over the old one, which needs no free space, and a
+    // disk that has none is no reason not to start.
+    let _ = file.rewind().and_then(|()| writeln!(file, "{:<width$}", std::process::id(), width = PID_WIDTH));
     Ok(file)
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::fstatfs;
 
+use crate::check::{self, Check, Checked};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::sys::loopdev;
@@ -67,6 +68,12 @@ impl Volume {
     pub fn in_use(&self) -> Result<bool> {
         let file = File::open(&self.path).at(Step::LockVolume, &self.path)?;
         Ok(!files::try_lock(&file).at(Step::LockVolume, &self.path)?)
+    }
+
+    /// Checks the file system and corrects errors. Waits as [`Volume::attach`] does for a previous attachment to end.
+    pub fn check(&self, check: Check) -> Result<Checked> {
+        let image = self.lock_backing()?;
+        check::check(&image, &self.path, check)
     }
 
     /// Attaches the volume to a free loop device that clears itself after its last user. Waits up to 5 s for a

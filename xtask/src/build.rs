@@ -21,7 +21,7 @@ const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "iceb
 pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     deps::ensure(&[deps::BUILD])?;
     say::heading("Building (the first time takes some minutes)");
-    let daemon = ["--release", "-p", "icebox-api", "--bins"];
+    let daemon = ["--release", "-p", "icebox-api", "-p", "icebox-cli", "--bins"];
     let inside = ["--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];
     let mut built = cargo_build(places, &daemon)?;
     built.extend(cargo_build(places, &inside)?);

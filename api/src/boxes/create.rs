@@ -7,12 +7,12 @@ use icebox_rootfs::CloneMethod;
 use super::launch::{Start, Started, remove_run_dir};
 use super::{Boxes, Entry, Meter, Phase, View, Write, blocking, to_the_end};
 use crate::clock;
-use crate::db::{BoxRecord, BoxSettings, BoxState, LogRow, Reservation};
+use crate::db::LogRow;
+use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
 use crate::net::egress::HeaderRules;
 use crate::refusal::Refusal;
 use crate::runs;
-use crate::wire::{LogLevel, LogSource};
 
 /// What a client wants; checked already.
 #[derive(Debug, Clone)]
@@ -43,6 +43,7 @@ impl Boxes {
         // Without them nothing need be made at all.
         self.layers().await?;
         self.check_cgroup_parent()?;
+        self.check_free_space()?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation) {
             Ok(entry) => entry,

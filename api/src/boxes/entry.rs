@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
-use crate::db::{BoxRecord, BoxSettings, Incarnation};
+use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::net::egress::HeaderRules;
 use crate::runs::RunTable;
-use crate::wire::BoxStatus;
 
 /// Where a box stands, beyond what the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +215,7 @@ impl Entry {
             id: self.id.clone(),
             account_id: self.account_id.clone(),
             name: self.name.clone(),
-            state: crate::db::BoxState::Ready,
+            state: BoxState::Ready,
             settings: config.settings,
             uid_base: view.uid_base,
             incarnation: view.incarnation,
@@ -230,7 +229,7 @@ impl Entry {
     /// What it may do outside.
     #[must_use]
     pub fn rights(&self) -> Rights {
-        Rights { policy: self.settings().checked_policy(), headers: self.view().headers }
+        Rights { policy: super::policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
     /// Whether its PID 1 lives. Asked of the kernel.

@@ -9,12 +9,12 @@ use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched};
 
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
-use crate::db::{Incarnation, LogRow};
+use crate::db::LogRow;
+use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
 use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::refusal::Refusal;
-use crate::wire::{BoxSize, LogLevel, LogSource};
 
 /// What a start needs to know.
 #[derive(Debug, Clone)]
@@ -165,7 +165,7 @@ impl Boxes {
         let sample = entry.meter.read(&entry.id, &handle, storage, super::Write::Always, "exit");
         // The reading must be on disk before the counter goes away.
         if let Some(sample) = sample
-            && let Err(error) = self.inner.db.write("append to the ledger", move |c| sample.insert(c)).await
+            && let Err(error) = self.inner.db.write_essential("append to the ledger", move |c| sample.insert(c)).await
         {
             tracing::error!(box_id = entry.id, error = error.chain(), "the last reading of a box is lost");
         }

@@ -21,8 +21,10 @@ mod orphans;
 mod reclaim;
 mod reconcile;
 mod reserve;
+mod restart;
 mod roots;
 mod sleep;
+mod space;
 mod uids;
 mod usage;
 mod why;
@@ -51,10 +53,12 @@ pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
+pub use network::{check_policy, policy_in_force};
 pub use reconcile::Progress;
 pub use sleep::Awake;
 pub use uids::{REGISTRY_DIR, UidRanges};
-pub use usage::bill;
+pub use usage::{AccountBill, BoxBill};
+pub use why::Why;
 
 use reserve::Reservations;
 use roots::Roots;
@@ -269,7 +273,7 @@ impl Boxes {
             tracing::warn!(%refusal, "no box can be created yet");
         }
         let store = Arc::clone(&self.inner.store);
-        let size = crate::wire::BoxSize::default().disk_gib();
+        let size = crate::domain::BoxSize::default().disk_gib();
         if let Err(error) = blocking("prepare a disk template", move || store.prepare_template(size)).await {
             tracing::warn!(error = error.chain(), "cannot prepare the disk template");
         }

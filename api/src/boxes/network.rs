@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::{Boxes, Entry, WorkKind};
-use crate::db::{BoxRecord, BoxSettings, LogRow};
+use crate::db::LogRow;
+use crate::domain::{BoxRecord, BoxSettings, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
 use crate::net::address::Pair;
 use crate::net::egress::HeaderRules;
@@ -14,7 +15,7 @@ use crate::net::nflog::Event;
 use crate::net::policy::BoxPolicy;
 use crate::net::{Network, Rights};
 use crate::refusal::Refusal;
-use crate::wire::{BoxNetwork, Counted, LogLevel, LogSource, NetworkPolicy};
+use crate::wire::{BoxNetwork, Counted};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
@@ -24,18 +25,15 @@ fn of_account(id: &str) -> String {
     format!("account/{id}")
 }
 
-impl BoxSettings {
-    /// The policy in force. A record from before there was a network, or one that cannot be understood, allows nothing.
-    #[must_use]
-    pub fn checked_policy(&self) -> BoxPolicy {
-        self.network_policy.as_ref().and_then(|wire| BoxPolicy::check(wire).ok()).unwrap_or(BoxPolicy::DenyAll)
-    }
+/// The policy as the network enforces it, or what is wrong with it.
+pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {
+    BoxPolicy::check(&policy.clone().into())
+}
 
-    /// The policy as clients see it.
-    #[must_use]
-    pub fn shown_policy(&self) -> NetworkPolicy {
-        self.network_policy.clone().unwrap_or_else(NetworkPolicy::deny_all)
-    }
+/// The policy in force. A record without a policy, or with one that cannot be understood, allows nothing.
+#[must_use]
+pub fn policy_in_force(settings: &BoxSettings) -> BoxPolicy {
+    settings.network_policy.as_ref().and_then(|policy| check_policy(policy).ok()).unwrap_or(BoxPolicy::DenyAll)
 }
 
 impl Boxes {
@@ -267,14 +265,14 @@ impl Boxes {
         &self,
         entry: &Arc<Entry>,
         account_idle: Option<u64>,
-        wire: NetworkPolicy,
-        policy: BoxPolicy,
+        asked: NetworkPolicy,
     ) -> Result<(), Refusal> {
+        let policy = check_policy(&asked)?;
         self.check_policy_possible(&policy)?;
         // A start in progress would go on with the old one.
         let _life = entry.lock_life().await;
-        let mode = wire.mode.clone();
-        self.change_settings(entry, account_idle, |settings| settings.network_policy = Some(wire)).await?;
+        let mode = asked.mode.clone();
+        self.change_settings(entry, account_idle, |settings| settings.network_policy = Some(asked)).await?;
         if let Some(network) = &self.inner.network {
             network.set_policy(&entry.id, policy).await?;
         }
@@ -299,7 +297,7 @@ impl Boxes {
             address: pair.map(Pair::guest),
             gateway: pair.map(Pair::host),
             mtu: None,
-            policy: entry.settings().shown_policy(),
+            policy: entry.settings().shown_policy().into(),
             sent: Counted::default(),
             received: Counted::default(),
             refused: Counted::default(),

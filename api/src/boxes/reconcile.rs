@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::launch::remove_run_dir;
 use super::{Boxes, Entry, Meter, Phase, View, Write};
-use crate::db::{BoxRecord, BoxState, Reservation};
+use crate::domain::{BoxRecord, BoxState, Reservation};
 use crate::error::Error;
 use crate::runs;
 

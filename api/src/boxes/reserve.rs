@@ -10,7 +10,8 @@ use tokio::sync::Mutex;
 
 use super::uids::UidRanges;
 use crate::clock;
-use crate::db::{Db, Reservation};
+use crate::db::Db;
+use crate::domain::Reservation;
 use crate::error::{Cause, Error};
 use crate::ids;
 

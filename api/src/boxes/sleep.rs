@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use icebox_rootfs::{Check, Volume};
+
 use super::create::start_logs;
-use super::launch::Start;
+use super::launch::{Start, Started};
 use super::meter::counter;
+use super::restart::REPAIRED;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, THAW_DEADLINE, Verdict, Work, WorkKind, Write, decide, to_the_end};
 use crate::db::LogRow;
 use crate::error::Error;
@@ -62,7 +65,7 @@ impl Boxes {
             return Err(Refusal::Unavailable(error.clone()));
         }
         if !entry.alive() {
-            return self.start_again(entry).await;
+            return self.start_again(entry, Check::IfMarked).await;
         }
         let handle = view.handle;
         if handle.frozen().map_err(Refusal::from)? {
@@ -84,9 +87,9 @@ impl Boxes {
         Ok(())
     }
 
-    /// Starts a box without processes on its disk. The lifecycle lock is held.
-    async fn start_again(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
-        // Whatever is left of the last life: its reading, its cgroup, the runs that ended with it.
+    /// Starts a box anew on its disk, after the end of whatever runs in it. The lifecycle lock is held.
+    pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
+        // What is left of its last life: processes, the last reading, the cgroup, the runs that ended with it.
         self.bury(entry).await;
         runs::fail_orphans(self, entry).await?;
         let uid_base = self.range_for_restart(entry)?;
@@ -94,7 +97,7 @@ impl Boxes {
         let rights = entry.rights();
         let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
-            Ok(volume) => self.start(&start, volume).await,
+            Ok(volume) => self.start_checked(&start, volume, check).await,
             Err(refusal) => Err(refusal),
         };
         let started = match started {
@@ -128,6 +131,16 @@ impl Boxes {
         self.inner.awake.notify_one();
         runs::run_init_command(self, entry).await;
         Ok(())
+    }
+
+    async fn start_checked(&self, start: &Start, volume: Volume, check: Check) -> Result<Started, Refusal> {
+        let repaired = self.check_disk(&volume, check).await?;
+        let mut started = self.start(start, volume).await?;
+        if repaired {
+            tracing::warn!(box_id = start.id, "the file system of a box was repaired");
+            started.warnings.push(REPAIRED.to_owned());
+        }
+        Ok(started)
     }
 
     /// The uid range for the next start: the old one, unless another daemon has taken its block since a reboot.

@@ -4,12 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Boxes, Entry, Verdict, decide};
-use crate::db::BoxSettings;
+use crate::domain::{BoxSettings, BoxStatus};
 use crate::error::Error;
-use crate::wire::{BoxStatus, Why};
 
 /// Traffic that is older than the last work by less was the last work.
 const TRAFFIC_SLACK: Duration = Duration::from_millis(50);
+
+/// What keeps a box awake, or what it waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Why {
+    /// What the box is doing.
+    pub status: BoxStatus,
+    /// What keeps it awake now.
+    pub awake_because: Vec<String>,
+    /// Seconds until it falls asleep if nothing happens.
+    pub freezes_in_seconds: Option<f64>,
+    /// What a sleeping box waits for.
+    pub waiting_for: Vec<String>,
+    /// Seconds without work until it sleeps.
+    pub idle_seconds: u64,
+    /// CPU of the box over the idle window, in percent of one core.
+    pub cpu_percent: Option<f64>,
+}
 
 impl Boxes {
     /// The idle time in force for these settings.

@@ -1,112 +1,13 @@
-//! Box records: what was asked for, and the identity of the process that is PID 1 of each box.
-//!
-//! Facts only. Whether a box runs, sleeps or is dead is asked of the kernel.
+//! The records of boxes (`domain::BoxRecord`), their sealed headers, and the reservations of boxes in the making.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
 
 use super::{Db, LogRow, StoredSample, from_sql, to_sql};
 use crate::clock;
+use crate::domain::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
 use crate::error::{Cause, Error};
-use crate::wire::{BoxSize, NetworkPolicy};
-
-/// What the owner asked for. New keys get a default, so that old records stay readable.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BoxSettings {
-    /// Size class.
-    pub size: BoxSize,
-    /// Never put to sleep.
-    pub keep_alive: bool,
-    /// Deleted by itself.
-    pub ephemeral: bool,
-    /// Runtime that was asked for.
-    pub runtime: Option<String>,
-    /// Command run at each start.
-    pub init_command: Option<String>,
-    /// Environment of every command: the account's at creation, overlaid by the box's own.
-    pub env: BTreeMap<String, String>,
-    /// Labels.
-    pub labels: Vec<String>,
-    /// Author name for git.
-    pub git_user_name: Option<String>,
-    /// Author address for git.
-    pub git_user_email: Option<String>,
-    /// Idle time of its own.
-    pub idle_seconds: Option<u64>,
-    /// What it may reach. Boxes from before there was a network have none: nothing.
-    pub network_policy: Option<NetworkPolicy>,
-}
-
-/// State of a record. Boxes in the making have no record yet, only a reservation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BoxState {
-    /// Usable.
-    Ready,
-    /// Its deletion has begun and will be finished, whatever happens.
-    Deleting,
-}
-
-/// The process that is PID 1 of a box, and the cgroup it lives in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incarnation {
-    /// Process id on the host.
-    pub pid: i32,
-    /// Its start time: with the pid and the boot id, unique for ever.
-    pub start_time_ticks: u64,
-    /// Boot of the kernel.
-    pub boot_id: String,
-    /// Inode of the cgroup: the generation of the CPU counter.
-    pub cgroup_inode: u64,
-}
-
-/// A record.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BoxRecord {
-    /// Id.
-    pub id: String,
-    /// Account it belongs to.
-    pub account_id: String,
-    /// Name, unique in the account.
-    pub name: Option<String>,
-    /// State of the record.
-    pub state: BoxState,
-    /// What was asked for.
-    pub settings: BoxSettings,
-    /// First of its 65536 host uids.
-    pub uid_base: u32,
-    /// Its address, if it has ever had a network.
-    pub address: Option<Ipv4Addr>,
-    /// The last process that was its PID 1.
-    pub incarnation: Option<Incarnation>,
-    /// Unix milliseconds.
-    pub created_ms: i64,
-    /// Unix milliseconds.
-    pub updated_ms: i64,
-    /// Unix milliseconds at which an ephemeral box is deleted.
-    pub expires_ms: Option<i64>,
-}
-
-/// An id and a uid range that a box in the making may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    /// The id.
-    pub box_id: String,
-    /// First host uid.
-    pub uid_base: u32,
-}
-
-/// What the bill still needs of a deleted box.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeletedBox {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: Option<String>,
-}
 
 /// Kind of secret.
 pub(super) const HEADERS: &str = "attach_headers";
@@ -265,7 +166,7 @@ impl Db {
     /// Marks a box as going away, with its last sample. From here on its deletion is only ever finished.
     pub async fn begin_delete(&self, box_id: &str, samples: Vec<StoredSample>) -> Result<(), Error> {
         let box_id = box_id.to_owned();
-        self.write("begin the deletion of a box", move |connection| {
+        self.write_essential("begin the deletion of a box", move |connection| {
             connection.execute("UPDATE boxes SET state = 'deleting' WHERE id = ?1 AND state = 'ready'", [&box_id])?;
             samples.iter().try_for_each(|sample| sample.insert(connection))
         })
@@ -275,7 +176,7 @@ impl Db {
     /// Everything of the box is gone but its bill.
     pub async fn finish_delete(&self, box_id: &str, uid_base: u32) -> Result<(), Error> {
         let box_id = box_id.to_owned();
-        self.write("finish the deletion of a box", move |connection| {
+        self.write_essential("finish the deletion of a box", move |connection| {
             let now = clock::unix_ms();
             connection.execute(
                 "UPDATE boxes SET state = 'deleted', deleted_ms = ?2, settings = '{}' WHERE id = ?1",
@@ -338,7 +239,7 @@ impl Db {
     /// Forgets a reservation once nothing is left of what was made for it.
     pub async fn release(&self, reservation: &Reservation) -> Result<(), Error> {
         let reservation = reservation.clone();
-        self.write("release a box id", move |connection| {
+        self.write_essential("release a box id", move |connection| {
             connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&reservation.box_id])?;
             rest_uid_range(connection, reservation.uid_base, clock::unix_ms())
         })
@@ -347,7 +248,7 @@ impl Db {
 
     /// Forgets reservations in whose names nothing was made.
     pub async fn unreserve(&self, unused: Vec<Reservation>) -> Result<(), Error> {
-        self.write("release box ids", move |connection| {
+        self.write_essential("release box ids", move |connection| {
             let mut delete = connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?;
             unused.iter().try_for_each(|one| delete.execute([&one.box_id]).map(|_| ()))
         })

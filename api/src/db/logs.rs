@@ -4,9 +4,9 @@ use rusqlite::{Connection, params};
 
 use super::{Db, to_sql};
 use crate::clock;
+use crate::domain::{LogEntry, LogLevel, LogSource};
 use crate::error::Error;
 use crate::text::cut;
-use crate::wire::{LogEntry, LogLevel, LogSource};
 
 /// Entries kept per box; the oldest go first.
 pub(super) const LOGS_PER_BOX_MAX: u64 = 5_000;
@@ -35,19 +35,13 @@ impl LogRow {
         Self::new(box_id, LogLevel::Info, LogSource::System, message)
     }
 
-    /// Writes it, inside somebody's transaction.
+    /// Writes it, inside the caller's transaction.
     pub fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
                 "INSERT INTO logs (box_id, written_ms, level, source, message) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![
-                self.box_id,
-                self.written_ms,
-                level_word(self.level),
-                source_word(self.source),
-                self.message
-            ])
+            .execute(params![self.box_id, self.written_ms, self.level.as_str(), self.source.as_str(), self.message])
             .map(|_| ())
     }
 }
@@ -68,9 +62,9 @@ impl Db {
             )?;
             let rows = query.query_map(params![box_id, to_sql(limit), to_sql(offset)], |row| {
                 Ok(LogEntry {
-                    timestamp: row.get::<_, i64>(0)?.div_euclid(1000),
-                    level: parse_level(&row.get::<_, String>(1)?),
-                    source: parse_source(&row.get::<_, String>(2)?),
+                    written_ms: row.get(0)?,
+                    level: LogLevel::parse(&row.get::<_, String>(1)?),
+                    source: LogSource::parse(&row.get::<_, String>(2)?),
                     message: row.get(3)?,
                 })
             })?;
@@ -89,37 +83,5 @@ impl Db {
             )
         })
         .await
-    }
-}
-
-fn level_word(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Info => "info",
-        LogLevel::Warn => "warn",
-        LogLevel::Error => "error",
-    }
-}
-
-fn source_word(source: LogSource) -> &'static str {
-    match source {
-        LogSource::System => "system",
-        LogSource::Agent => "agent",
-        LogSource::User => "user",
-    }
-}
-
-fn parse_level(word: &str) -> LogLevel {
-    match word {
-        "warn" => LogLevel::Warn,
-        "error" => LogLevel::Error,
-        _ => LogLevel::Info,
-    }
-}
-
-fn parse_source(word: &str) -> LogSource {
-    match word {
-        "agent" => LogSource::Agent,
-        "user" => LogSource::User,
-        _ => LogSource::System,
     }
 }

@@ -1,8 +1,9 @@
 //! The database: records, runs, logs and the ledger in one SQLite file.
 //!
 //! Owns the file `icebox.db`, its schema and every query. Invariants: one thread writes; writes that arrive together
-//! share one commit (WAL, `synchronous=FULL`: a commit is on disk when its caller hears of it); reads go through a small
-//! pool and never wait for the writer. Other modules see functions, not SQL.
+//! share one commit (WAL, `synchronous=FULL`: a commit is on disk when its caller gets the answer); reads go through a
+//! small pool and never wait for the writer; a full disk refuses single writes and does not end the daemon (`space`).
+//! Other modules see functions, not SQL.
 
 mod accounts;
 mod boxes;
@@ -12,6 +13,7 @@ mod roots;
 mod runs;
 mod samples;
 mod schema;
+mod space;
 mod writer;
 
 use std::path::Path;
@@ -23,14 +25,15 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Cause, Error};
 
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
-pub use boxes::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, Reservation};
 pub use logs::LogRow;
 pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
 pub use samples::StoredSample;
+pub use space::free_bytes;
 pub use writer::CommitFailure;
 
-use writer::Writer;
+use space::Space;
+use writer::{Weight, Writer};
 
 /// How long another process (`iceboxd account add`) may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,14 +54,19 @@ impl Db {
         let path = data_dir.join("icebox.db");
         let subject = path.display().to_string();
         let failed = |cause: rusqlite::Error| Error::new("open the database", &subject, cause);
-        let mut connection =
-            connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
-        schema::migrate(&mut connection)?;
-        let writer = Writer::start(connection)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut space = Space::new(data_dir);
+        let connection = space.open_with(|| {
+            let mut connection = connect(&path, flags).map_err(failed)?;
+            schema::migrate(&mut connection)?;
+            Ok(connection)
+        })?;
+        space.fill();
+        let writer = Writer::start(connection, Some(space))?;
         Ok(Self { writer, readers: Arc::default(), path: path.into() })
     }
 
-    /// A connection of one's own, for a process that only makes one change.
+    /// A connection of its own, for a process that makes one change.
     pub fn connect(data_dir: &Path) -> Result<Connection, Error> {
         let path = data_dir.join("icebox.db");
         let subject = path.display().to_string();
@@ -74,7 +82,16 @@ impl Db {
         operation: &'static str,
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        self.writer.run(operation, change).await
+        self.writer.run(operation, Weight::Ordinary, change).await
+    }
+
+    /// As [`Db::write`], for what ends a box or frees space: on a full disk it may use the reserve to its end.
+    pub async fn write_essential<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.writer.run(operation, Weight::Essential, change).await
     }
 
     /// Hands `change` to the writer and does not wait. `after` is called in the writer's thread once it is on disk.
@@ -97,7 +114,8 @@ impl Db {
         self.writer.close().await;
     }
 
-    /// Told when a commit has failed: the disk cannot be trusted any more, so the daemon must stop.
+    /// Becomes `true` when a commit has failed for another reason than a full disk. The disk cannot be trusted any more,
+    /// so the daemon must stop.
     #[must_use]
     pub fn commit_failure(&self) -> CommitFailure {
         self.writer.commit_failure()
@@ -135,6 +153,9 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
+        // Nothing is written before the commit, and no file but the database's own is needed.
+        connection.pragma_update(None, "cache_spill", false)?;
+        connection.pragma_update(None, "temp_store", "memory")?;
     }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

@@ -56,7 +56,7 @@ impl Db {
     /// Removes one; one that is not there is fine.
     pub async fn delete_public_url(&self, box_id: &str, port: u16) -> Result<(), Error> {
         let box_id = box_id.to_owned();
-        self.write("delete a public URL", move |connection| {
+        self.write_essential("delete a public URL", move |connection| {
             connection
                 .execute(
                     "DELETE FROM public_urls WHERE box_id = ?1 AND port = ?2",

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Db, LogRow, StoredSample, from_sql, to_sql};
+use crate::domain::RunState;
 use crate::error::Error;
-use crate::wire::RunState;
 
 /// Runs kept per box; the oldest go first.
 pub(super) const RUNS_PER_BOX_MAX: u64 = 10_000;

@@ -1,8 +1,8 @@
 //! Records and the ledger on a real file.
 
 use super::*;
+use crate::domain::{BoxRecord, BoxSettings, BoxSize, BoxState, Incarnation, Reservation, RunState};
 use crate::ledger::{Generation, Sample, fold};
-use crate::wire::{BoxSize, RunState};
 
 struct Fixture {
     db: Db,

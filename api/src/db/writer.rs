@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::space::{Room, Space};
 use crate::error::{Cause, Error};
 
 /// Jobs that may wait; beyond this, callers wait.
@@ -13,16 +14,25 @@ const QUEUE_JOBS_MAX: usize = 4096;
 /// Jobs of one commit.
 const GROUP_JOBS_MAX: usize = 512;
 
-/// Becomes `true` once a commit has failed.
+/// Becomes `true` once a commit has failed for another reason than a full disk.
 pub type CommitFailure = watch::Receiver<bool>;
 
-/// Runs inside the transaction, or hears why there is none. Returns whether its changes shall stay, and what is to be
-/// called with the fate of the commit.
+/// Whether a write is accepted on a full disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// While the first half of the reserve lasts.
+    Ordinary,
+    /// While any of the reserve is left.
+    Essential,
+}
+
+/// Runs inside the transaction, or gets the error that there is none. Returns whether its changes stay, and what is to
+/// be called with the outcome of the commit.
 type Job = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (bool, Completion) + Send>;
 type Completion = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
 
 enum Message {
-    Job(Job),
+    Job(Weight, Job),
     Close(oneshot::Sender<()>),
 }
 
@@ -51,12 +61,13 @@ impl Drop for Outstanding {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection) -> Result<Self, Error> {
+    /// Starts the thread. A database in memory has no `space`.
+    pub(super) fn start(connection: Connection, space: Option<Space>) -> Result<Self, Error> {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let (fail, failed) = watch::channel(false);
         std::thread::Builder::new()
             .name("db-writer".into())
-            .spawn(move || write_loop(&connection, jobs, &fail))
+            .spawn(move || write_loop(connection, space, jobs, &fail))
             .map_err(|cause| Error::new("start the database writer", "", cause))?;
         Ok(Self { queue, failed, outstanding: Arc::default() })
     }
@@ -73,6 +84,7 @@ impl Writer {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
+        weight: Weight,
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
@@ -95,7 +107,7 @@ impl Writer {
             (stays, complete)
         });
         let ended = || Error::new(operation, "", Cause::WorkerEnded);
-        self.queue.send(Message::Job(job)).await.map_err(|_| ended())?;
+        self.queue.send(Message::Job(weight, job)).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 
@@ -121,7 +133,7 @@ impl Writer {
             });
             (stays, complete)
         });
-        match self.queue.try_send(Message::Job(job)) {
+        match self.queue.try_send(Message::Job(Weight::Ordinary, job)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(message)) => {
                 // Rare: the disk is far behind. Wait in a task of its own rather than lose a record.
@@ -143,7 +155,12 @@ impl Writer {
     }
 }
 
-fn write_loop(connection: &Connection, mut jobs: mpsc::Receiver<Message>, fail: &watch::Sender<bool>) {
+fn write_loop(
+    connection: Connection,
+    mut space: Option<Space>,
+    mut jobs: mpsc::Receiver<Message>,
+    fail: &watch::Sender<bool>,
+) {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = jobs.blocking_recv() else { break };
@@ -151,7 +168,7 @@ fn write_loop(connection: &Connection, mut jobs: mpsc::Receiver<Message>, fail: 
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Job(job) => group.push(job),
+                Message::Job(weight, job) => group.push((weight, job)),
                 Message::Close(done) => {
                     closing = Some(done);
                     jobs.close();
@@ -160,19 +177,49 @@ fn write_loop(connection: &Connection, mut jobs: mpsc::Receiver<Message>, fail: 
             next = if group.len() < GROUP_JOBS_MAX { jobs.try_recv().ok() } else { None };
         }
         if !group.is_empty() {
-            commit_group(connection, group, fail);
+            let room = room(&connection, space.as_mut());
+            commit_accepted(&connection, room, group, fail);
         }
     }
     // After `close` the queue still holds what was sent before it.
     while let Some(message) = jobs.blocking_recv() {
-        if let Message::Job(job) = message {
-            commit_group(connection, vec![job], fail);
+        if let Message::Job(weight, job) = message {
+            let room = room(&connection, space.as_mut());
+            commit_accepted(&connection, room, vec![(weight, job)], fail);
         }
     }
+    if space.is_some() {
+        // The last connection that is closed removes the log with the blocks that are reserved for it, and a full disk
+        // might not give them back at the next start. So this one is never closed.
+        std::mem::forget(connection);
+    }
     if let Some(done) = closing {
-        // Nobody may be waiting any more.
+        // The caller may have gone away.
         let _ = done.send(());
     }
+}
+
+fn room(connection: &Connection, space: Option<&mut Space>) -> Room {
+    space.map_or(Room::All, |space| space.room(connection))
+}
+
+/// Commits the jobs that the disk has room for, and refuses the others.
+fn commit_accepted(connection: &Connection, room: Room, group: Vec<(Weight, Job)>, fail: &watch::Sender<bool>) {
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|(weight, _)| room == Room::All || *weight == Weight::Essential);
+    if !refused.is_empty() {
+        tracing::warn!(writes = refused.len(), "the disk is full: writes are refused");
+        refuse(refused.into_iter().map(|(_, job)| job), disk_full());
+    }
+    if !accepted.is_empty() {
+        commit_group(connection, accepted.into_iter().map(|(_, job)| job).collect(), fail);
+    }
+}
+
+/// The error of SQLite for a full disk.
+fn disk_full() -> rusqlite::Error {
+    let text = "the reserve of disk space is for deleting boxes".to_owned();
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), Some(text))
 }
 
 /// Runs a group of jobs in one transaction. Each job has its own savepoint, so that one that fails undoes only itself.
@@ -186,27 +233,40 @@ fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<b
     }
     let committed = connection.execute_batch("COMMIT").map_err(Arc::new);
     if let Err(cause) = &committed {
-        tracing::error!(%cause, "a commit failed: the database cannot be trusted any more");
         // Leaves no transaction open; a failure changes nothing now.
         let _ = connection.execute_batch("ROLLBACK");
-        fail.send_replace(true);
+        if is_disk_full(cause) {
+            tracing::error!(%cause, writes = completions.len(), "the disk is full: writes are lost");
+        } else {
+            tracing::error!(%cause, "a commit failed: the database cannot be trusted any more");
+            fail.send_replace(true);
+        }
     }
     for complete in completions {
         complete(committed.clone());
     }
 }
 
+/// Whether SQLite had no space. What was on disk before is unharmed then.
+fn is_disk_full(cause: &rusqlite::Error) -> bool {
+    cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
 /// The transaction could not even begin (disk error, or another process holds the lock far too long): every job fails.
 fn refuse_group(group: Vec<Job>, cause: rusqlite::Error, fail: &watch::Sender<bool>) {
-    let busy = matches!(cause.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    let passing = is_disk_full(&cause) || cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
     tracing::error!(%cause, jobs = group.len(), "cannot begin a transaction");
+    refuse(group.into_iter(), cause);
+    if !passing {
+        fail.send_replace(true);
+    }
+}
+
+fn refuse(jobs: impl Iterator<Item = Job>, cause: rusqlite::Error) {
     let cause = Arc::new(cause);
-    for job in group {
+    for job in jobs {
         let (_, complete) = job(Err(Arc::clone(&cause)));
         complete(Err(Arc::clone(&cause)));
-    }
-    if !busy {
-        fail.send_replace(true);
     }
 }
 
@@ -239,18 +299,21 @@ mod tests {
     fn writer() -> Writer {
         let connection = Connection::open_in_memory().expect("a database in memory");
         connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE) STRICT").expect("a table");
-        Writer::start(connection).expect("a thread")
+        Writer::start(connection, None).expect("a thread")
     }
 
     async fn count(writer: &Writer) -> i64 {
-        writer.run("count", |c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).await.expect("a count")
+        writer
+            .run("count", Weight::Ordinary, |c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
+            .await
+            .expect("a count")
     }
 
     #[tokio::test]
     async fn a_failed_job_undoes_only_itself() {
         let writer = writer();
-        let good = writer.run("insert", |c| c.execute("INSERT INTO t VALUES (1)", []));
-        let bad = writer.run("insert two", |c| {
+        let good = writer.run("insert", Weight::Ordinary, |c| c.execute("INSERT INTO t VALUES (1)", []));
+        let bad = writer.run("insert two", Weight::Ordinary, |c| {
             c.execute("INSERT INTO t VALUES (2)", [])?;
             c.execute("INSERT INTO t VALUES (1)", [])
         });
@@ -261,10 +324,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_disk_refuses_single_writes_and_ends_nothing() {
+        let writer = writer();
+        let full = "PRAGMA max_page_count = 1; CREATE TABLE more (x INTEGER)";
+        let refused = writer.run("grow", Weight::Ordinary, move |c| c.execute_batch(full)).await.expect_err("no space");
+        assert!(refused.is_disk_full(), "{}", refused.chain());
+        assert!(!*writer.commit_failure().borrow());
+        assert_eq!(count(&writer).await, 0);
+
+        // With the first half of the reserve used up, only what ends a box is written.
+        let connection = Connection::open_in_memory().expect("a database in memory");
+        let (answer, answers) = std::sync::mpsc::channel();
+        let group = [Weight::Ordinary, Weight::Essential].map(|weight| {
+            let answer = answer.clone();
+            let job: Job = Box::new(move |connection| {
+                answer.send((weight, connection.is_ok())).expect("a receiver");
+                (connection.is_ok(), Box::new(|_| ()))
+            });
+            (weight, job)
+        });
+        commit_accepted(&connection, Room::Essential, group.into(), &watch::channel(false).0);
+        let answers: Vec<_> = answers.try_iter().collect();
+        assert_eq!(answers, [(Weight::Ordinary, false), (Weight::Essential, true)]);
+    }
+
+    #[tokio::test]
     async fn a_panicking_job_neither_ends_the_writer_nor_leaves_anything() {
         let writer = writer();
         let outcome = writer
-            .run("panic", |c| -> rusqlite::Result<()> {
+            .run("panic", Weight::Ordinary, |c| -> rusqlite::Result<()> {
                 c.execute("INSERT INTO t VALUES (1)", [])?;
                 panic!("on purpose");
             })
@@ -289,6 +377,6 @@ mod tests {
         }
         writer.close().await;
         assert_eq!(done.load(Ordering::SeqCst), 100);
-        assert!(writer.run("late", |_| Ok(())).await.is_err());
+        assert!(writer.run("late", Weight::Ordinary, |_| Ok(())).await.is_err());
     }
 }

@@ -5,9 +5,9 @@ use axum::extract::{Path, State};
 use super::App;
 use super::auth::Caller;
 use super::reply::{Answer, Json, done};
+use crate::http::v2::wire::{Empty, EnvValue, EnvVars, ErrorBody};
 use crate::ids::{self, ENV_VARS_MAX};
 use crate::refusal::Refusal;
-use crate::wire::{Empty, EnvValue, EnvVars, ErrorBody};
 
 /// What is shown instead of a value.
 const MASK: &str = "********";

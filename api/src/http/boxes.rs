@@ -14,9 +14,9 @@ use super::found::TheBox;
 use super::reply::{Answer, Json, Query};
 use crate::boxes::{Deleted, Entry};
 use crate::error::{Cause, Error};
+use crate::http::v2::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
-use crate::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 
 /// Boxes of one bulk request.
 const BULK_IDS_MAX: usize = 1000;
@@ -32,13 +32,13 @@ pub(super) fn describe(entry: &Entry) -> BoxData {
     BoxData {
         id: entry.id.clone(),
         name: entry.name.clone(),
-        status: entry.status(),
-        size: settings.size,
+        status: entry.status().into(),
+        size: settings.size.into(),
         runtime: settings.runtime,
         labels: settings.labels,
         enabled_skills: Vec::new(),
         keep_alive: settings.keep_alive,
-        network_policy,
+        network_policy: network_policy.into(),
         customer_id: entry.account_id.clone(),
         created_at: entry.created_ms.div_euclid(1000),
         updated_at: entry.updated_ms().div_euclid(1000),

@@ -11,14 +11,14 @@ use super::account::check_env;
 use super::auth::Caller;
 use super::boxes::describe;
 use super::reply::{Answer, Json};
-use crate::boxes::NewBox;
+use crate::boxes::{NewBox, check_policy, policy_in_force};
 use crate::config::check_idle_seconds;
-use crate::db::{Account, BoxSettings};
+use crate::db::Account;
+use crate::domain::{BoxSettings, NetworkPolicy};
+use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::ids;
 use crate::net::egress::{HeaderRules, Wanted};
-use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
-use crate::wire::{BoxData, CreateBox, ErrorBody, NetworkPolicy};
 
 /// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
 const TTL_SECONDS_MAX: u64 = 259_200;
@@ -49,7 +49,7 @@ pub(super) async fn create(
     let account_env = app.boxes.db().account_env(&account.id).await?;
     let general = app.boxes.account_headers(&account.id).await?;
     let wanted = checked(body, &account, account_env, app.boxes.has_network(), general)?;
-    app.boxes.check_policy_possible(&wanted.settings.checked_policy())?;
+    app.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
     let entry = app.boxes.create(wanted).await?;
     Ok(axum::Json(describe(&entry)))
 }
@@ -88,7 +88,7 @@ fn checked(
     }
     let ephemeral = body.ephemeral.unwrap_or(false);
     let settings = BoxSettings {
-        size: body.size.unwrap_or_default(),
+        size: body.size.unwrap_or_default().into(),
         keep_alive: body.keep_alive.unwrap_or(false),
         ephemeral,
         runtime: body.runtime,
@@ -98,7 +98,7 @@ fn checked(
         git_user_name: check_git_identity(body.git_user_name)?,
         git_user_email: check_git_identity(body.git_user_email)?,
         idle_seconds: body.idle_seconds,
-        network_policy: Some(policy_of(body.network_policy, has_network)?),
+        network_policy: Some(policy_of(body.network_policy.map(NetworkPolicy::from), has_network)?),
     };
     let ttl_seconds = if ephemeral { Some(check_ttl(body.ttl)?) } else { None };
     Ok(NewBox {
@@ -152,7 +152,7 @@ fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkP
     let Some(asked) = asked else {
         return Ok(if has_network { NetworkPolicy::allow_all() } else { NetworkPolicy::deny_all() });
     };
-    BoxPolicy::check(&asked)?;
+    check_policy(&asked)?;
     Ok(asked)
 }
 
@@ -217,7 +217,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::wire::BoxSize;
+    use crate::domain::BoxSize;
 
     fn check(body: Value) -> Result<NewBox, Refusal> {
         let account = Account { id: "a".into(), name: "default".into(), key_sha256: [0; 32], idle_seconds: None };

@@ -16,9 +16,9 @@ use super::found::TheBox;
 use super::gate::Gate;
 use super::reply::Json;
 use super::stream_body::StreamBody;
+use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 use crate::refusal::Refusal;
 use crate::runs::{self, Command, Outcome};
-use crate::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 
 /// A command that takes longer gets its status line and headers now, and blanks until it ends: one of the public clients
 /// gives up after 300 s without a byte, and blanks before JSON mean nothing.
@@ -44,7 +44,7 @@ pub(super) async fn code(
     found: TheBox,
     Json(body): Json<CodeBody>,
 ) -> Result<Response, Refusal> {
-    run_to_end(&app, &found, &runs::code_command(body)?).await
+    run_to_end(&app, &found, &runs::code_command(body.into())?).await
 }
 
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
@@ -68,7 +68,7 @@ pub(super) async fn code_stream(
     found: TheBox,
     Json(body): Json<CodeBody>,
 ) -> Result<Response, Refusal> {
-    run_as_stream(&app, &found, &runs::code_command(body)?, gate).await
+    run_as_stream(&app, &found, &runs::code_command(body.into())?, gate).await
 }
 
 async fn run_as_stream(
@@ -109,8 +109,8 @@ fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
         if !error.is_empty() && !error.ends_with('\n') {
             error.push('\n');
         }
-        let limit = timeout_ms.map_or_else(String::new, |ms| format!(" of {ms} ms"));
-        error.push_str(&format!("the time limit{limit} is over"));
+        let limit = timeout_ms.map_or_else(String::new, |ms| format!(" after {ms} ms"));
+        error.push_str(&format!("timed out{limit}"));
     }
     ExecResult {
         exit_code: outcome.finished.exit_code,
@@ -151,8 +151,8 @@ fn dribble(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::RunState;
     use crate::runs::Finished;
-    use crate::wire::RunState;
 
     fn outcome(timed_out: bool, stderr: &str) -> Outcome {
         let finished = Finished {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_timeout_is_said_in_error_beside_a_non_zero_code() {
         let said = result(outcome(true, "x"), Some(50));
-        assert_eq!((said.exit_code, said.error.as_str()), (137, "x\nthe time limit of 50 ms is over"));
+        assert_eq!((said.exit_code, said.error.as_str()), (137, "x\ntimed out after 50 ms"));
     }
 
     #[tokio::test(start_paused = true)]

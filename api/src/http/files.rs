@@ -16,11 +16,11 @@ use super::found::TheBox;
 use super::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::boxes::Awake;
 use crate::clock::rfc3339;
-use crate::refusal::Refusal;
-use crate::runs::{resolve_folder, resolve_path};
-use crate::wire::{
+use crate::http::v2::wire::{
     Empty, ErrorBody, FileContent, FileEntry, FileKind, FileList, FileStat, MakeDir, RemoveFile, RenameFile, WriteFile,
 };
+use crate::refusal::Refusal;
+use crate::runs::{resolve_folder, resolve_path};
 
 /// Most that a ranged read returns.
 const RANGE_BYTES_MAX: u64 = 8 * 1024 * 1024;

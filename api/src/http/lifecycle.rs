@@ -8,14 +8,14 @@ use super::App;
 use super::create::check_init_command;
 use super::found::TheBox;
 use super::reply::{Answer, Json, Query, done};
+use crate::http::v2::wire::{BoxRunData, Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
 use crate::refusal::Refusal;
 use crate::runs;
-use crate::wire::{Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
 
 /// What the box is doing. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}/status", tag = "life", params(("id" = String, Path)), responses((status = 200, body = StatusAnswer), (status = 404, body = ErrorBody)))]
 pub(super) async fn status(found: TheBox) -> Answer<StatusAnswer> {
-    Ok(axum::Json(StatusAnswer { status: found.entry.status() }))
+    Ok(axum::Json(StatusAnswer { status: found.entry.status().into() }))
 }
 
 /// Puts the box to sleep: its processes stop where they are and go on when it is woken.
@@ -45,7 +45,7 @@ pub(super) async fn get_startup(found: TheBox) -> Answer<Startup> {
 pub(super) async fn set_startup(State(app): State<App>, found: TheBox, Json(body): Json<Startup>) -> Answer<Empty> {
     let command = check_init_command(body.init_command)?;
     let command = command.ok_or_else(|| Refusal::Invalid("init_command must not be empty".into()))?;
-    let change = |settings: &mut crate::db::BoxSettings| settings.init_command = Some(command);
+    let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = Some(command);
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     done()
 }
@@ -53,7 +53,7 @@ pub(super) async fn set_startup(State(app): State<App>, found: TheBox, Json(body
 /// Removes the init command. What it has started goes on.
 #[utoipa::path(delete, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty)))]
 pub(super) async fn remove_startup(State(app): State<App>, found: TheBox) -> Answer<Empty> {
-    let change = |settings: &mut crate::db::BoxSettings| settings.init_command = None;
+    let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = None;
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     done()
 }
@@ -76,7 +76,7 @@ pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Qu
     db.settle().await?;
     let limit = query.limit.filter(|limit| *limit > 0);
     let logs = db.logs(&found.entry.id, query.offset.unwrap_or(0), limit).await?;
-    Ok(axum::Json(Logs { logs }))
+    Ok(axum::Json(Logs { logs: logs.into_iter().map(Into::into).collect() }))
 }
 
 /// The runs of the box, newest first.
@@ -84,6 +84,7 @@ pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Qu
 pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<Runs> {
     found.not_ephemeral("runs are")?;
     let runs = runs::runs_of(&app.boxes, &found.entry).await?;
+    let runs = runs.into_iter().map(|run| BoxRunData::new(run, &found.entry.account_id)).collect();
     Ok(axum::Json(Runs { runs }))
 }
 

@@ -16,7 +16,6 @@ mod front;
 mod gate;
 mod later;
 mod lifecycle;
-mod own;
 mod preview;
 mod reply;
 mod routes;
@@ -26,6 +25,8 @@ mod settings;
 mod stream_body;
 mod system;
 mod upload;
+pub mod v1;
+pub mod v2;
 
 use std::sync::Arc;
 

@@ -6,9 +6,9 @@ use super::App;
 use super::found::TheBox;
 use super::reply::{Answer, Json, done};
 use crate::boxes::WorkKind;
+use crate::http::v2::wire::{Empty, ErrorBody, OpenUrl, PublicUrl, PublicUrlItem, PublicUrlList};
 use crate::preview::USER;
 use crate::refusal::Refusal;
-use crate::wire::{Empty, ErrorBody, OpenUrl, PublicUrl, PublicUrlItem, PublicUrlList};
 
 /// Makes the public URL of a port, and wakes the box. One that is there is replaced, with its credentials. The secrets
 /// are shown here and never again.

@@ -7,8 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
+use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
-use crate::wire::{Empty, ErrorBody};
 
 /// Longest JSON body of a request, unless its route says otherwise.
 pub(super) const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -117,7 +117,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{CreateBox, ExecBody};
+    use crate::http::v2::wire::{CreateBox, ExecBody};
 
     #[tokio::test]
     async fn errors_have_the_one_shape() {

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::later::LATER;
 use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, own, preview, reply, session, settings, system, upload,
+    App, account, auth, boxes, create, exec, files, lifecycle, preview, reply, session, settings, system, upload, v1,
 };
 
 /// The whole API as a service.
@@ -69,15 +69,16 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
         .routes(routes!(preview::open, preview::list))
         .routes(routes!(preview::close))
-        .routes(routes!(own::account_usage))
-        .routes(routes!(own::box_usage))
-        .routes(routes!(own::why))
-        .routes(routes!(own::box_idle))
-        .routes(routes!(own::account_idle))
-        .routes(routes!(own::account_headers))
-        .routes(routes!(own::top))
-        .routes(routes!(own::net))
-        .routes(routes!(own::reclaim))
+        .routes(routes!(v1::boxes::account_usage))
+        .routes(routes!(v1::boxes::box_usage))
+        .routes(routes!(v1::boxes::why))
+        .routes(routes!(v1::boxes::box_idle))
+        .routes(routes!(v1::boxes::account_idle))
+        .routes(routes!(v1::boxes::account_headers))
+        .routes(routes!(v1::boxes::top))
+        .routes(routes!(v1::boxes::net))
+        .routes(routes!(v1::boxes::reclaim))
+        .routes(routes!(v1::boxes::restart))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
         .split_for_parts()

@@ -17,10 +17,10 @@ use icebox_shim::handle::{RunEvent, RunEvents, RunInput, Scope, Winsize};
 
 use super::App;
 use super::found::TheBox;
+use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::ids;
 use crate::refusal::Refusal;
 use crate::runs::{self, Command, Ended, Started, Ticket};
-use crate::wire::{ClientFrame, ServerFrame, Start};
 
 /// Longest message of a client.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -41,7 +41,7 @@ type Source = SplitStream<WebSocket>;
 
 /// Opens an interactive session (WebSocket, JSON frames): a process with standard input, output and error apart or with
 /// a terminal.
-#[utoipa::path(get, path = "/v2/box/{id}/exec-session", tag = "exec", params(("id" = String, Path)), responses((status = 101, description = "WebSocket"), (status = 404, body = crate::wire::ErrorBody)))]
+#[utoipa::path(get, path = "/v2/box/{id}/exec-session", tag = "exec", params(("id" = String, Path)), responses((status = 101, description = "WebSocket"), (status = 404, body = crate::http::v2::wire::ErrorBody)))]
 pub(super) async fn exec_session(
     State(app): State<App>,
     found: TheBox,

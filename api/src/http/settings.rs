@@ -6,11 +6,11 @@ use super::App;
 use super::create::check_git_identity;
 use super::found::TheBox;
 use super::reply::{Answer, Json, done};
+use crate::domain::BoxStatus;
+use crate::http::v2::wire::{AddLabel, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 use crate::ids;
-use crate::net::policy::BoxPolicy;
 use crate::refusal::Refusal;
 use crate::runs;
-use crate::wire::{AddLabel, BoxStatus, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 
 /// Sets the network policy. It is in force when this has an answer, for connections that are open too.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
@@ -19,8 +19,7 @@ pub(super) async fn network_policy(
     found: TheBox,
     Json(body): Json<NetworkPolicy>,
 ) -> Answer<Empty> {
-    let policy = BoxPolicy::check(&body)?;
-    app.boxes.change_policy(&found.entry, found.account.idle_seconds, body, policy).await?;
+    app.boxes.change_policy(&found.entry, found.account.idle_seconds, body.into()).await?;
     done()
 }
 
@@ -32,7 +31,7 @@ pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body):
     if !full.contains(&body.label) && full.len() >= ids::LABELS_MAX {
         return Err(Refusal::Invalid(format!("a box has at most {} labels", ids::LABELS_MAX)));
     }
-    let change = |settings: &mut crate::db::BoxSettings| {
+    let change = |settings: &mut crate::domain::BoxSettings| {
         if !settings.labels.contains(&body.label) && settings.labels.len() < ids::LABELS_MAX {
             settings.labels.push(body.label);
         }
@@ -48,7 +47,7 @@ pub(super) async fn remove_label(
     found: TheBox,
     Path(path): Path<(String, String)>,
 ) -> Answer<Labels> {
-    let change = |settings: &mut crate::db::BoxSettings| settings.labels.retain(|known| *known != path.1);
+    let change = |settings: &mut crate::domain::BoxSettings| settings.labels.retain(|known| *known != path.1);
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
 }
@@ -80,11 +79,11 @@ async fn change_git_config(app: &App, found: &TheBox, body: GitConfigChange) -> 
     }
     // Acts on the box at once, a sleeping one is woken for it.
     let awake = found.awake(app).await?;
-    let change = |settings: &mut crate::db::BoxSettings| {
+    let change = |settings: &mut crate::domain::BoxSettings| {
         settings.git_user_name = name.or(settings.git_user_name.take());
         settings.git_user_email = email.or(settings.git_user_email.take());
     };
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     runs::apply_git_config(&app.boxes, &awake).await?;
-    Ok(axum::Json(runs::git_config_of(&found.entry)))
+    Ok(axum::Json(found.entry.settings().git_identity().into()))
 }

@@ -10,8 +10,8 @@ use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
 use super::gate::Gate;
+use crate::http::v2::wire::{ErrorBody, ExitTrailer};
 use crate::runs::{Finished, StreamItem};
-use crate::wire::{ErrorBody, ExitTrailer};
 
 /// The body. Dropping it (the client has gone) leaves the run alone.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ fn trailer(finished: Option<Finished>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::RunState;
+    use crate::domain::RunState;
 
     fn finished() -> Finished {
         Finished {

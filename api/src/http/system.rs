@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::auth::Caller;
+use crate::domain::BoxStatus;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
-use crate::wire::BoxStatus;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]

@@ -12,9 +12,9 @@ use super::files::FILE_BYTES_MAX;
 use super::found::TheBox;
 use super::reply::{Answer, done, read_body};
 use crate::boxes::Awake;
+use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 use crate::runs::resolve_path;
-use crate::wire::{Empty, ErrorBody};
 
 /// Files of one upload.
 const FILES_MAX: usize = 1000;

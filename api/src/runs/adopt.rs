@@ -15,8 +15,8 @@ use super::table::LiveRun;
 use crate::boxes::{Boxes, Entry, WorkKind};
 use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::domain::{LogLevel, LogSource, RunState};
 use crate::refusal::Refusal;
-use crate::wire::{LogLevel, LogSource, RunState};
 
 /// Takes over what the init of a box knows. The box must be awake; its lifecycle lock is held by the caller.
 pub async fn adopt(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 
 use super::command::{Command, clock_timeout, resolve_folder};
+use crate::domain::{Code, Language};
 use crate::refusal::Refusal;
-use crate::wire::{CodeBody, Language};
 
 /// Longest program text.
 const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -33,27 +33,27 @@ fi
 "#;
 
 /// The command that runs this code.
-pub fn code_command(body: CodeBody) -> Result<Command, Refusal> {
-    if body.code.len() > CODE_BYTES_MAX {
+pub fn code_command(code: Code) -> Result<Command, Refusal> {
+    if code.text.len() > CODE_BYTES_MAX {
         return Err(Refusal::TooLarge(format!("code must have at most {CODE_BYTES_MAX} bytes")));
     }
-    let argv: &[&str] = match body.language {
+    let argv: &[&str] = match code.language {
         Language::Python => &["python3", "-"],
-        Language::Js if is_module(&body.code) => &["node", "--input-type=module", "-"],
+        Language::Js if is_module(&code.text) => &["node", "--input-type=module", "-"],
         Language::Js => &["node", "-"],
         Language::Ts => &["sh", "-c", TYPESCRIPT],
     };
-    let name = match body.language {
+    let name = match code.language {
         Language::Python => "python",
         Language::Js => "js",
         Language::Ts => "ts",
     };
     Ok(Command {
         argv: argv.iter().map(|part| (*part).to_owned()).collect(),
-        cwd: resolve_folder(body.folder.as_deref())?,
-        timeout_ms: clock_timeout(body.timeout)?,
-        prompt: super::command::prompt_of(&[name.to_owned(), body.code.clone()]),
-        stdin: Some(Bytes::from(body.code)),
+        cwd: resolve_folder(code.folder.as_deref())?,
+        timeout_ms: clock_timeout(code.timeout_ms)?,
+        prompt: super::command::prompt_of(&[name.to_owned(), code.text.clone()]),
+        stdin: Some(Bytes::from(code.text)),
         ..Command::default()
     })
 }
@@ -73,8 +73,8 @@ fn is_module(code: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn body(code: &str, language: Language) -> CodeBody {
-        CodeBody { code: code.into(), language, timeout: None, folder: None }
+    fn code(text: &str, language: Language) -> Code {
+        Code { text: text.into(), language, timeout_ms: None, folder: None }
     }
 
     #[test]
@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn code_goes_through_standard_input() {
-        let command = code_command(body("print(1)", Language::Python)).expect("a command");
+        let command = code_command(code("print(1)", Language::Python)).expect("a command");
         assert_eq!(command.argv, ["python3", "-"]);
         assert_eq!(command.stdin.as_deref(), Some(b"print(1)".as_slice()));
         assert_eq!(command.prompt, "python print(1)");
-        assert!(code_command(body(&"x".repeat(CODE_BYTES_MAX + 1), Language::Js)).is_err());
+        assert!(code_command(code(&"x".repeat(CODE_BYTES_MAX + 1), Language::Js)).is_err());
     }
 }

@@ -170,7 +170,7 @@ impl Ticket {
     /// A word of warning in the box's log.
     pub(super) fn warn(&self, text: impl Into<String>) {
         use crate::db::LogRow;
-        use crate::wire::{LogLevel, LogSource};
+        use crate::domain::{LogLevel, LogSource};
         self.boxes.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
     }
 

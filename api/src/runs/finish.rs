@@ -10,8 +10,8 @@ use super::start::Ticket;
 use crate::boxes::{Entry, WorkKind, Write};
 use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::domain::{LogLevel, LogSource, RunState};
 use crate::text::one_line;
-use crate::wire::{LogLevel, LogSource, RunState};
 
 /// So much of the end of a run's output goes into its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
@@ -125,7 +125,7 @@ impl Ticket {
         } else if lost {
             Some(stopped_text().to_owned())
         } else if timed_out {
-            Some("its time was up".to_owned())
+            Some("timed out".to_owned())
         } else if usage.oom_kills > 0 {
             let text = if killed { "killed: out of memory" } else { "the box ran out of memory during the run" };
             Some(text.to_owned())

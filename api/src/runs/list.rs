@@ -7,10 +7,9 @@ use icebox_shim::handle::Scope;
 
 use crate::boxes::{Boxes, Entry, WorkKind};
 use crate::db::RunRow;
+use crate::domain::RunState;
 use crate::error::Error;
-use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
-use crate::wire::{BoxRunData, RunState, RunType};
 
 /// Runs of one answer.
 const RUNS_LISTED_MAX: u64 = 1000;
@@ -18,7 +17,7 @@ const RUNS_LISTED_MAX: u64 = 1000;
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// The runs of a box, newest first: those in flight from memory, the others from disk.
-pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<BoxRunData>, Error> {
+pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
     // Taken before the records are read: a run that ends between is found there.
     let live = entry.runs.live();
     boxes.db().settle().await?;
@@ -29,34 +28,7 @@ pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<BoxRunData
         }
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.number));
-    Ok(rows.into_iter().map(|row| to_wire(row, &entry.account_id)).collect())
-}
-
-fn to_wire(row: RunRow, account_id: &str) -> BoxRunData {
-    let ended_ms = row.ended_ms.unwrap_or_else(crate::clock::unix_ms);
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run and millionths of a dollar are small")]
-    let (duration_ms, cost) =
-        ((ended_ms - row.started_ms).max(0) as f64, cpu_micro_dollars(row.cpu_ns / 1000) as f64 / 1e6);
-    BoxRunData {
-        id: row.id,
-        box_id: row.box_id,
-        customer_id: account_id.to_owned(),
-        kind: RunType::Shell,
-        status: row.state,
-        prompt: row.prompt,
-        input_tokens: 0,
-        output_tokens: 0,
-        cpu_ns: row.cpu_ns,
-        cost_usd: cost,
-        compute_cost_usd: cost,
-        duration_ms,
-        created_at: row.started_ms.div_euclid(1000),
-        completed_at: row.ended_ms.map(|ms| ms.div_euclid(1000)),
-        memory_peak_bytes: row.memory_peak_bytes,
-        exit_code: row.exit_code,
-        output: row.output,
-        error_message: row.error_message,
-    }
+    Ok(rows)
 }
 
 /// Ends a run: asks its whole process tree to end, and a little later orders it to. A run that has ended already is

@@ -24,7 +24,7 @@ pub use collect::{Outcome, Tail, collect};
 pub use command::{Command, HOME, clock_timeout, resolve_folder, resolve_path, stopped_text};
 pub use finish::{Ended, Finished, ended_now};
 pub use list::{cancel, runs_of};
-pub use setup::{CERTIFICATE_PATH, apply_git_config, git_config_of, prepare_new_box, run_init_command};
+pub use setup::{CERTIFICATE_PATH, apply_git_config, prepare_new_box, run_init_command};
 pub use start::{Started, Ticket, start};
 pub use stream::{StreamItem, stream};
 pub use table::{LiveRun, RunTable};

@@ -7,13 +7,8 @@ use super::command::{Command, HOME};
 use super::stream::stream;
 use crate::boxes::{Awake, Boxes, Entry, WorkKind};
 use crate::db::LogRow;
+use crate::domain::{LogLevel, LogSource};
 use crate::refusal::Refusal;
-use crate::wire::{GitConfig, LogLevel, LogSource};
-
-/// Identity of commits unless the owner wants another: what the base image has in its system-wide configuration, and
-/// what users of the public clients expect.
-const GIT_NAME_DEFAULT: &str = "Upstash Box";
-const GIT_EMAIL_DEFAULT: &str = "box@upstash.com";
 
 /// Where the certificate of our authority is in a box with headers.
 pub const CERTIFICATE_PATH: &str = "/usr/local/share/ca-certificates/icebox.crt";
@@ -22,16 +17,6 @@ pub const CERTIFICATE_PATH: &str = "/usr/local/share/ca-certificates/icebox.crt"
 const TRUST_SCRIPT: &str = "set -e; printf %s \"$1\" > \"$0\"; printf %s \"$1\" >> /etc/ssl/certs/ca-certificates.crt; \
                             ln -sf \"$0\" /etc/ssl/certs/icebox.pem; \
                             ln -sf icebox.pem \"/etc/ssl/certs/$(openssl x509 -hash -noout -in \"$0\").0\"";
-
-/// The identity in force.
-#[must_use]
-pub fn git_config_of(entry: &Entry) -> GitConfig {
-    let settings = entry.settings();
-    GitConfig {
-        git_user_name: settings.git_user_name.unwrap_or_else(|| GIT_NAME_DEFAULT.to_owned()),
-        git_user_email: settings.git_user_email.unwrap_or_else(|| GIT_EMAIL_DEFAULT.to_owned()),
-    }
-}
 
 /// First things in a new box. A failure is a word in its log, not a failed creation.
 pub async fn prepare_new_box(boxes: &Boxes, entry: &Arc<Entry>) {
@@ -52,9 +37,8 @@ async fn write_git_config(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refus
         return Ok(());
     }
     let _awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
-    let config = git_config_of(entry);
-    let text =
-        format!("[user]\n\tname = {}\n\temail = {}\n", quote(&config.git_user_name), quote(&config.git_user_email));
+    let identity = settings.git_identity();
+    let text = format!("[user]\n\tname = {}\n\temail = {}\n", quote(&identity.name), quote(&identity.email));
     let mut file = entry.handle().file_write(&format!("{HOME}/.gitconfig")).await?;
     file.write(text.as_bytes()).await?;
     file.finish().await.map_err(Refusal::from)
@@ -93,8 +77,8 @@ async fn trust_certificate(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refu
 
 /// Brings git's configuration in a box up to date. Other settings in it stay.
 pub async fn apply_git_config(boxes: &Boxes, awake: &Awake) -> Result<(), Refusal> {
-    let config = git_config_of(&awake.entry);
-    for (key, value) in [("user.name", config.git_user_name), ("user.email", config.git_user_email)] {
+    let identity = awake.entry.settings().git_identity();
+    for (key, value) in [("user.name", identity.name), ("user.email", identity.email)] {
         let argv = ["git", "config", "--global", key, &value].map(str::to_owned).to_vec();
         let command = Command { hidden: true, ..Command::exec(argv, None)? };
         let outcome = collect(boxes, awake, &command).await?.await;

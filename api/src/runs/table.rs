@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::db::RunRow;
-use crate::wire::RunState;
+use crate::domain::RunState;
 
 /// A run in flight.
 #[derive(Debug)]

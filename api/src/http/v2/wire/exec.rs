@@ -3,6 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::clock;
+use crate::db::RunRow;
+use crate::domain;
+use crate::ledger::cpu_micro_dollars;
+
 /// Body of `POST …/exec` and `POST …/exec-stream`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExecBody {
@@ -19,7 +24,7 @@ pub struct ExecBody {
 pub enum Language {
     /// JavaScript, by node.
     Js,
-    /// TypeScript, by whatever runner the box has.
+    /// TypeScript, by the first runner that the box has.
     Ts,
     /// Python 3.
     Python,
@@ -67,7 +72,7 @@ pub struct ExitTrailer {
     pub cpu_ns: u64,
 }
 
-/// Who a run belongs to.
+/// What kind of run it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunType {
@@ -89,30 +94,6 @@ pub enum RunState {
     Failed,
     /// Stopped by a cancel request.
     Cancelled,
-}
-
-impl RunState {
-    /// The word on the wire and in the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Reads [`Self::as_str`] back; what is unknown counts as failed.
-    #[must_use]
-    pub fn parse(word: &str) -> Self {
-        match word {
-            "running" => Self::Running,
-            "completed" => Self::Completed,
-            "cancelled" => Self::Cancelled,
-            _ => Self::Failed,
-        }
-    }
 }
 
 /// One run, as `GET …/runs` lists it.
@@ -200,7 +181,7 @@ pub struct LogEntry {
     pub timestamp: i64,
     /// How serious.
     pub level: LogLevel,
-    /// From whom.
+    /// From where.
     pub source: LogSource,
     /// The text.
     pub message: String,
@@ -211,4 +192,75 @@ pub struct LogEntry {
 pub struct Logs {
     /// The entries.
     pub logs: Vec<LogEntry>,
+}
+
+impl From<CodeBody> for domain::Code {
+    fn from(body: CodeBody) -> Self {
+        let language = match body.language {
+            Language::Js => domain::Language::Js,
+            Language::Ts => domain::Language::Ts,
+            Language::Python => domain::Language::Python,
+        };
+        Self { text: body.code, language, timeout_ms: body.timeout, folder: body.folder }
+    }
+}
+
+impl From<domain::RunState> for RunState {
+    fn from(state: domain::RunState) -> Self {
+        match state {
+            domain::RunState::Running => Self::Running,
+            domain::RunState::Completed => Self::Completed,
+            domain::RunState::Failed => Self::Failed,
+            domain::RunState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl BoxRunData {
+    /// A recorded run as the clients see it.
+    pub fn new(row: RunRow, account_id: &str) -> Self {
+        let ended_ms = row.ended_ms.unwrap_or_else(clock::unix_ms);
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run and millionths of a dollar are small")]
+        let (duration_ms, cost) =
+            ((ended_ms - row.started_ms).max(0) as f64, cpu_micro_dollars(row.cpu_ns / 1000) as f64 / 1e6);
+        Self {
+            id: row.id,
+            box_id: row.box_id,
+            customer_id: account_id.to_owned(),
+            kind: RunType::Shell,
+            status: row.state.into(),
+            prompt: row.prompt,
+            input_tokens: 0,
+            output_tokens: 0,
+            cpu_ns: row.cpu_ns,
+            cost_usd: cost,
+            compute_cost_usd: cost,
+            duration_ms,
+            created_at: row.started_ms.div_euclid(1000),
+            completed_at: row.ended_ms.map(|ms| ms.div_euclid(1000)),
+            memory_peak_bytes: row.memory_peak_bytes,
+            exit_code: row.exit_code,
+            output: row.output,
+            error_message: row.error_message,
+        }
+    }
+}
+
+impl From<domain::LogEntry> for LogEntry {
+    fn from(entry: domain::LogEntry) -> Self {
+        Self {
+            timestamp: entry.written_ms.div_euclid(1000),
+            level: match entry.level {
+                domain::LogLevel::Info => LogLevel::Info,
+                domain::LogLevel::Warn => LogLevel::Warn,
+                domain::LogLevel::Error => LogLevel::Error,
+            },
+            source: match entry.source {
+                domain::LogSource::System => LogSource::System,
+                domain::LogSource::Agent => LogSource::Agent,
+                domain::LogSource::User => LogSource::User,
+            },
+            message: entry.message,
+        }
+    }
 }

@@ -41,8 +41,7 @@ use output::Output;
 /// Exit code when the command line itself fails: bad usage, no server, unknown box.
 const EXIT_CLI_FAILURE: u8 = 125;
 
-/// Runs `icebox` with the arguments of the process.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(refused) => {
@@ -105,6 +104,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Cp { source, destination } => copy::copy(&client, &output, &source, &destination).await?,
         Verb::Freeze { boxes } => boxes::freeze(&client, &output, &boxes).await?,
         Verb::Wake { boxes } => boxes::wake(&client, &output, &boxes).await?,
+        Verb::Restart { boxes } => boxes::restart(&client, &output, &boxes).await?,
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::human;
 use super::output::Output;
 use super::table::Table;
-use crate::wire::{BoxNetwork, Counted, NetworkPolicy};
+use super::types::{BoxNetwork, Counted, NetworkPolicy};
 
 /// `icebox net`.
 pub(crate) async fn net(client: &Client, output: &Output, name: &str) -> Result<(), Error> {
@@ -54,7 +54,7 @@ pub(crate) fn policy_body(mode: Option<args::PolicyMode>, lists: args::PolicyLis
 }
 
 fn text(title: &str, net: &BoxNetwork) -> String {
-    let address = match (net.address, net.gateway) {
+    let address = match (&net.address, &net.gateway) {
         (Some(address), Some(gateway)) => format!("{address}, gateway and DNS server {gateway}"),
         _ => "none: this box has a loopback interface only".to_owned(),
     };
@@ -83,8 +83,7 @@ fn policy_text(policy: &NetworkPolicy) -> String {
     let lists =
         [("domains", &policy.allowed_domains), ("networks", &policy.allowed_cidrs), ("but not", &policy.denied_cidrs)];
     let told = lists.iter().filter_map(|(label, list)| {
-        let list = list.as_ref().filter(|list| !list.is_empty())?;
-        Some(format!("; {label}: {}", list.join(" ")))
+        (!list.is_empty()).then(|| format!("; {label}: {}", list.join(" ")))
     });
     std::iter::once(policy.mode.clone()).chain(told).collect()
 }
@@ -101,8 +100,8 @@ fn connections(net: &BoxNetwork) -> String {
 fn denials(net: &BoxNetwork) -> String {
     let mut table = Table::new(&["LAST", "TIMES", "WHAT", "RULE"]);
     for denied in &net.denials {
-        let what = &denied.what;
-        let target = [what.name.clone(), what.address.map(|a| a.to_string())].into_iter().flatten();
+        let what = denied;
+        let target = [what.name.clone(), what.address.clone()].into_iter().flatten();
         let port = what.port.map(|port| format!("port {port}"));
         let parts: Vec<String> = std::iter::once(what.protocol.clone()).chain(target).chain(port).collect();
         let last = human::age(Some(denied.last_ms.div_euclid(1000)));
@@ -114,34 +113,16 @@ fn denials(net: &BoxNetwork) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::denial::{Denial, Denied};
 
     #[test]
     fn everything_is_told() {
-        let what = Denial {
-            rule: "not in allowed_domains".into(),
-            protocol: "dns".into(),
-            address: None,
-            port: None,
-            name: Some("evil.example".into()),
-        };
-        let net = BoxNetwork {
-            connected: true,
-            address: Some([10, 213, 0, 3].into()),
-            gateway: Some([10, 213, 0, 2].into()),
-            mtu: Some(1500),
-            policy: NetworkPolicy {
-                allowed_domains: Some(vec!["a.example".into()]),
-                mode: "custom".into(),
-                ..NetworkPolicy::deny_all()
-            },
-            sent: Counted { packets: 2, bytes: 3000 },
-            received: Counted::default(),
-            refused: Counted::default(),
-            connections: Vec::new(),
-            connections_total: 0,
-            denials: vec![Denied { what, count: 7, first_ms: 0, last_ms: 0 }],
-        };
+        let net = serde_json::json!({
+            "connected": true, "address": "10.213.0.3", "gateway": "10.213.0.2", "mtu": 1500,
+            "policy": {"mode": "custom", "allowed_domains": ["a.example"], "denied_cidrs": null},
+            "sent": {"packets": 2, "bytes": 3000}, "connections": [], "connections_total": 0,
+            "denials": [{"rule": "not in allowed_domains", "protocol": "dns", "name": "evil.example", "count": 7}],
+        });
+        let net: BoxNetwork = serde_json::from_value(net).expect("an answer");
         let text = text("b", &net);
         for part in ["10.213.0.3", "custom; domains: a.example", "in 2 packets", "dns evil.example", "not in allowed"] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -3,52 +3,52 @@
 use axum::extract::State;
 use icebox_shim::handle::{BoxPressure, Pressure};
 
-use super::App;
-use super::auth::Caller;
-use super::found::TheBox;
-use super::reply::{Answer, Json};
+use super::super::App;
+use super::super::auth::Caller;
+use super::super::found::TheBox;
+use super::super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
-use crate::refusal::Refusal;
-use crate::wire::{
-    AccountUsage, BoxBill, BoxNetwork, Empty, ErrorBody, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure,
-    TopStall, Why,
+use crate::http::v1::wire::{
+    AccountUsage, BoxBill, BoxNetwork, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
 };
+use crate::http::v2::wire::{Empty, ErrorBody};
+use crate::refusal::Refusal;
 
 /// The bill of the account, deleted boxes included.
 #[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
-pub(super) async fn account_usage(State(app): State<App>, Caller(account): Caller) -> Answer<AccountUsage> {
-    Ok(axum::Json(app.boxes.account_usage(&account).await?))
+pub(in crate::http) async fn account_usage(State(app): State<App>, Caller(account): Caller) -> Answer<AccountUsage> {
+    Ok(axum::Json(app.boxes.account_usage(&account).await?.into()))
 }
 
 /// The bill of a box. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/usage", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxBill), (status = 404, body = ErrorBody)))]
-pub(super) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
-    Ok(axum::Json(app.boxes.bill_of(&found.entry).await?))
+pub(in crate::http) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
+    Ok(axum::Json(app.boxes.bill_of(&found.entry).await?.into()))
 }
 
 /// What keeps the box awake, or what it waits for. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/why", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Why), (status = 404, body = ErrorBody)))]
-pub(super) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
-    Ok(axum::Json(app.boxes.why(&found.entry)))
+pub(in crate::http) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
+    Ok(axum::Json(app.boxes.why(&found.entry).into()))
 }
 
 /// Sets the idle time of a box; `null` returns to the account's.
 #[utoipa::path(put, path = "/v1/boxes/{id}/idle", tag = "own", params(("id" = String, Path)), request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
-pub(super) async fn box_idle(
+pub(in crate::http) async fn box_idle(
     State(app): State<App>,
     found: TheBox,
     Json(body): Json<IdleChange>,
 ) -> Answer<IdleAnswer> {
     check(&body)?;
-    let change = |settings: &mut crate::db::BoxSettings| settings.idle_seconds = body.idle_seconds;
+    let change = |settings: &mut crate::domain::BoxSettings| settings.idle_seconds = body.idle_seconds;
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     Ok(axum::Json(IdleAnswer { idle_seconds: found.entry.idle().as_secs() }))
 }
 
 /// Sets the idle time of the account's boxes; `null` returns to the server's. Boxes with one of their own keep it.
 #[utoipa::path(put, path = "/v1/account/idle", tag = "own", request_body = IdleChange, responses((status = 200, body = IdleAnswer), (status = 400, body = ErrorBody)))]
-pub(super) async fn account_idle(
+pub(in crate::http) async fn account_idle(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<IdleChange>,
@@ -64,14 +64,14 @@ pub(super) async fn account_idle(
 /// Sets the headers that new boxes of the account attach, beside their own; a box's own win, pattern by pattern. Boxes that
 /// are there keep what they have. An empty object removes them. They are never told.
 #[utoipa::path(put, path = "/v1/account/attach-headers", tag = "own", request_body = serde_json::Value, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn account_headers(
+pub(in crate::http) async fn account_headers(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<serde_json::Value>,
 ) -> Answer<Empty> {
-    let headers = super::create::headers_of(Some(body), app.boxes.has_network())?;
+    let headers = super::super::create::headers_of(Some(body), app.boxes.has_network())?;
     app.boxes.set_account_headers(&account.id, headers).await?;
-    super::reply::done()
+    super::super::reply::done()
 }
 
 fn check(body: &IdleChange) -> Result<(), Refusal> {
@@ -81,7 +81,7 @@ fn check(body: &IdleChange) -> Result<(), Refusal> {
 /// Takes the memory of a sleeping box: cached files are dropped, the rest goes to swap where the host has some. What the
 /// box touches later comes back by itself.
 #[utoipa::path(post, path = "/v1/boxes/{id}/reclaim", tag = "own", params(("id" = String, Path)), responses((status = 200, body = ReclaimAnswer), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-pub(super) async fn reclaim(State(app): State<App>, found: TheBox) -> Answer<ReclaimAnswer> {
+pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> Answer<ReclaimAnswer> {
     let done = app.boxes.reclaim(&found.entry).await?;
     Ok(axum::Json(ReclaimAnswer {
         memory_before: done.memory_before,
@@ -90,6 +90,14 @@ pub(super) async fn reclaim(State(app): State<App>, found: TheBox) -> Answer<Rec
         swap_after: done.swap_after,
         cut_short: done.cut_short,
     }))
+}
+
+/// Ends all processes of the box, checks its file system and starts it anew on its disk. The way out for a box whose file
+/// system has become read-only because the disk of the host was full.
+#[utoipa::path(post, path = "/v1/boxes/{id}/restart", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+    app.boxes.restart(&found.entry).await?;
+    super::super::reply::done()
 }
 
 /// `None` where the kernel tells nothing.
@@ -112,13 +120,13 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
 
 /// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
-pub(super) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
+pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
     Ok(axum::Json(app.boxes.network_of(&found.entry).await?))
 }
 
 /// What the box uses now. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/top", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Top), (status = 404, body = ErrorBody)))]
-pub(super) async fn top(found: TheBox) -> Answer<Top> {
+pub(in crate::http) async fn top(found: TheBox) -> Answer<Top> {
     let handle = found.entry.handle();
     let frozen = found.entry.frozen();
     // A box without processes uses nothing.

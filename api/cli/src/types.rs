@@ -244,6 +244,78 @@ pub(crate) struct Process {
     pub(crate) comm: String,
 }
 
+/// The network of a box.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct BoxNetwork {
+    pub(crate) connected: bool,
+    pub(crate) address: Option<String>,
+    pub(crate) gateway: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) policy: NetworkPolicy,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) sent: Counted,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) received: Counted,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) refused: Counted,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) connections: Vec<BoxConnection>,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) connections_total: u64,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) denials: Vec<Denied>,
+}
+
+/// What a box may reach.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NetworkPolicy {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) mode: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) allowed_domains: Vec<String>,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) allowed_cidrs: Vec<String>,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) denied_cidrs: Vec<String>,
+}
+
+/// Packets and their bytes.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counted {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// An open connection of a box.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct BoxConnection {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) protocol: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) address: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) state: Option<String>,
+}
+
+/// A refused connection or name, with how often it was tried.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Denied {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) rule: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) protocol: String,
+    pub(crate) address: Option<String>,
+    pub(crate) port: Option<u16>,
+    pub(crate) name: Option<String>,
+    pub(crate) count: u64,
+    pub(crate) last_ms: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

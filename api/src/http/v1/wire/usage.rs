@@ -1,9 +1,13 @@
-//! Our own name space `/v1`: bills, what keeps a box awake, and a look inside.
+//! Bills, what keeps a box awake, and a look inside.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::BoxStatus;
+use crate::boxes;
+use crate::http::v2::wire::BoxStatus;
+use crate::ledger::{self, DOLLARS_PER_CORE_HOUR, DOLLARS_PER_GB_MONTH, Usage};
+
+const GB_HOUR_BYTE_MS: f64 = 1e9 * 3_600_000.0;
 
 /// What one box has cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -200,4 +204,81 @@ pub struct Top {
     /// The processes, where they can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<Vec<TopProcess>>,
+}
+
+impl From<boxes::BoxBill> for BoxBill {
+    fn from(bill: boxes::BoxBill) -> Self {
+        let cost = ledger::cost(&bill.usage);
+        Self {
+            id: bill.id,
+            name: bill.name,
+            status: bill.status.into(),
+            cpu_usec: bill.usage.cpu_usec,
+            core_seconds: core_seconds(&bill.usage),
+            gb_hours: gb_hours(&bill.usage),
+            storage_bytes: bill.usage.storage_bytes,
+            cpu_micro_dollars: cost.cpu_micro_dollars,
+            storage_micro_dollars: cost.storage_micro_dollars,
+            cpu_dollars: dollars(cost.cpu_micro_dollars),
+            storage_dollars: dollars(cost.storage_micro_dollars),
+            total_dollars: dollars(cost.total_micro_dollars()),
+        }
+    }
+}
+
+impl From<boxes::AccountBill> for AccountUsage {
+    fn from(bill: boxes::AccountBill) -> Self {
+        let sum = bill.boxes.iter().fold(Usage::default(), |sum, one| Usage {
+            cpu_usec: sum.cpu_usec + one.usage.cpu_usec,
+            storage_byte_ms: sum.storage_byte_ms + one.usage.storage_byte_ms,
+            storage_bytes: sum.storage_bytes + one.usage.storage_bytes,
+        });
+        let cost = ledger::cost(&sum);
+        Self {
+            account: bill.account,
+            until: bill.until_ms / 1000,
+            prices: PriceList {
+                dollars_per_core_hour: DOLLARS_PER_CORE_HOUR,
+                dollars_per_gb_month: DOLLARS_PER_GB_MONTH,
+            },
+            boxes: bill.boxes.into_iter().map(BoxBill::from).collect(),
+            totals: BillTotals {
+                cpu_usec: sum.cpu_usec,
+                core_seconds: core_seconds(&sum),
+                gb_hours: gb_hours(&sum),
+                cpu_dollars: dollars(cost.cpu_micro_dollars),
+                storage_dollars: dollars(cost.storage_micro_dollars),
+                total_dollars: dollars(cost.total_micro_dollars()),
+            },
+        }
+    }
+}
+
+impl From<boxes::Why> for Why {
+    fn from(why: boxes::Why) -> Self {
+        Self {
+            status: why.status.into(),
+            awake_because: why.awake_because,
+            freezes_in_seconds: why.freezes_in_seconds,
+            waiting_for: why.waiting_for,
+            idle_seconds: why.idle_seconds,
+            cpu_percent: why.cpu_percent,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people; the exact integers stand beside it")]
+fn core_seconds(usage: &Usage) -> f64 {
+    usage.cpu_usec as f64 / 1e6
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people; the exact integers stand beside it")]
+fn gb_hours(usage: &Usage) -> f64 {
+    usage.storage_byte_ms as f64 / GB_HOUR_BYTE_MS
+}
+
+/// Millionths of a dollar as dollars.
+#[expect(clippy::cast_precision_loss, reason = "for people; the exact integers stand beside it")]
+fn dollars(micro: u64) -> f64 {
+    micro as f64 / 1e6
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::domain;
 
 fn described() -> BoxData {
     BoxData {
@@ -14,7 +15,7 @@ fn described() -> BoxData {
         labels: vec!["a:b".into()],
         enabled_skills: Vec::new(),
         keep_alive: false,
-        network_policy: NetworkPolicy::deny_all(),
+        network_policy: domain::NetworkPolicy::deny_all().into(),
         customer_id: "c".into(),
         created_at: 1_700_000_000,
         updated_at: 1_700_000_001,
@@ -97,14 +98,4 @@ fn files_are_those_of_the_clients() {
 fn startup_is_never_null() {
     let json = serde_json::to_value(Startup { init_command: Some(String::new()) }).expect("json");
     assert_eq!(json, json!({"init_command": ""}));
-}
-
-#[test]
-fn sizes_are_those_of_the_price_list() {
-    let gib = 1 << 30;
-    for (size, cores, memory, disk) in
-        [(BoxSize::Small, 2, 4, 5), (BoxSize::Medium, 4, 8, 10), (BoxSize::Large, 8, 16, 20)]
-    {
-        assert_eq!((size.cores(), size.memory_bytes() / gib, size.disk_gib()), (cores, memory, disk));
-    }
 }

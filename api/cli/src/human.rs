@@ -160,11 +160,10 @@ pub(crate) fn one_line(text: &str, width: usize) -> String {
     cut
 }
 
-/// A moment in unix seconds as `2026-01-31 12:34:56Z`.
+/// Unix seconds as `2026-01-31 12:34:56Z`; a number that is no date is shown as it is.
 pub(crate) fn moment(unix_seconds: i64) -> String {
-    let (days, second) = (unix_seconds.div_euclid(86_400), unix_seconds.rem_euclid(86_400));
-    let (year, month, day) = crate::clock::civil_from_days(days);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3_600, second % 3_600 / 60, second % 60)
+    let time = jiff::Timestamp::from_second(unix_seconds);
+    time.map_or_else(|_| unix_seconds.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }
 
 #[cfg(test)]

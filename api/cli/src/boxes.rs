@@ -1,4 +1,4 @@
-//! Verbs on box records: create, ls, freeze, wake, reclaim, rm, idle, why.
+//! Verbs on box records: create, ls, freeze, wake, restart, reclaim, rm, idle, why.
 
 use std::time::Duration;
 
@@ -126,19 +126,30 @@ fn status(data: &BoxData) -> String {
 
 /// `icebox freeze`.
 pub(crate) async fn freeze(client: &Client, output: &Output, names: &[String]) -> Result<(), Error> {
-    change(client, output, names, "pause").await
+    change(client, output, names, &["v2", "box"], "pause").await
 }
 
 /// `icebox wake`.
 pub(crate) async fn wake(client: &Client, output: &Output, names: &[String]) -> Result<(), Error> {
-    change(client, output, names, "resume").await
+    change(client, output, names, &["v2", "box"], "resume").await
 }
 
-async fn change(client: &Client, output: &Output, names: &[String], verb: &str) -> Result<(), Error> {
+/// `icebox restart`.
+pub(crate) async fn restart(client: &Client, output: &Output, names: &[String]) -> Result<(), Error> {
+    change(client, output, names, &["v1", "boxes"], "restart").await
+}
+
+async fn change(
+    client: &Client,
+    output: &Output,
+    names: &[String],
+    place: &[&str; 2],
+    verb: &str,
+) -> Result<(), Error> {
     let mut changed = Vec::new();
     for name in names {
         let id = client.find(name).await?.id;
-        client.send(client.request(Method::POST, &["v2", "box", &id, verb], Patience::Record)).await?;
+        client.send(client.request(Method::POST, &[place[0], place[1], &id, verb], Patience::Record)).await?;
         changed.push(client.get(&["v2", "box", &id], &[]).await?);
     }
     if output.is_json() {

@@ -90,6 +90,12 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
         boxes: Vec<String>,
     },
+    /// End all processes of boxes, check their disks and start them anew
+    Restart {
+        /// Ids or names
+        #[arg(value_name = "BOX", env = "BOX_ID", required = true)]
+        boxes: Vec<String>,
+    },
     /// Take the memory of a frozen box, to swap where the host has some
     Reclaim {
         /// Id or name

@@ -1,14 +1,11 @@
-//! The wire types: what goes over HTTP, and nothing else.
+//! The wire types of `/v2/…`, as the public clients expect them: what goes over HTTP, and nothing else.
 //!
-//! Owns the JSON shapes of the API (`/v2/…`, as the public clients expect them) and of our own name space (`/v1/…`).
-//! Plain data; no behaviour but small conversions. Invariants: in requests `null` means the same as a missing key; in
+//! Owns the JSON shapes and their conversions from and to the domain. Plain data; only `http` uses them. Invariants: in requests `null` means the same as a missing key; in
 //! answers an optional field is left out rather than sent as `null`, because one of the clients tells them apart.
 
 mod boxes;
 mod exec;
 mod files;
-mod net;
-mod own;
 mod session;
 mod urls;
 
@@ -18,8 +15,6 @@ use utoipa::ToSchema;
 pub use boxes::*;
 pub use exec::*;
 pub use files::*;
-pub use net::*;
-pub use own::*;
 pub use session::*;
 pub use urls::*;
 

@@ -102,6 +102,7 @@ fn aliases_of_the_other_world_work() {
     assert!(matches!(parse(&["icebox", "list"]), Verb::Ls(_)));
     assert!(matches!(parse(&["icebox", "pause", "a", "b"]), Verb::Freeze { boxes } if boxes == ["a", "b"]));
     assert!(matches!(parse(&["icebox", "resume", "a"]), Verb::Wake { boxes } if boxes == ["a"]));
+    assert!(matches!(parse(&["icebox", "restart", "a"]), Verb::Restart { boxes } if boxes == ["a"]));
     assert!(matches!(parse(&["icebox", "reclaim", "a"]), Verb::Reclaim { name } if name == "a"));
     assert!(matches!(parse(&["icebox", "delete", "-f", "a"]), Verb::Rm(remove) if remove.force));
 }

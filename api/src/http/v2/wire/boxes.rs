@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::domain;
+
 /// How large a box is. Fixed when it is created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -16,34 +18,6 @@ pub enum BoxSize {
     Medium,
     /// 8 cores, 16 GiB of memory, 20 GiB of disk.
     Large,
-}
-
-impl BoxSize {
-    /// Cores that the box may use at once.
-    #[must_use]
-    pub fn cores(self) -> u32 {
-        match self {
-            Self::Small => 2,
-            Self::Medium => 4,
-            Self::Large => 8,
-        }
-    }
-
-    /// Memory limit.
-    #[must_use]
-    pub fn memory_bytes(self) -> u64 {
-        u64::from(self.cores()) * 2 * 1024 * 1024 * 1024
-    }
-
-    /// Size of the durable disk.
-    #[must_use]
-    pub fn disk_gib(self) -> u32 {
-        match self {
-            Self::Small => 5,
-            Self::Medium => 10,
-            Self::Large => 20,
-        }
-    }
 }
 
 /// What a box is doing.
@@ -64,21 +38,6 @@ pub enum BoxStatus {
     Deleted,
 }
 
-impl BoxStatus {
-    /// The word on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Idle => "idle",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Error => "error",
-            Self::Deleted => "deleted",
-        }
-    }
-}
-
 /// Which connections a box may make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkPolicy {
@@ -96,16 +55,10 @@ pub struct NetworkPolicy {
 }
 
 impl NetworkPolicy {
-    /// Everything but what no box reaches.
-    #[must_use]
-    pub fn allow_all() -> Self {
-        Self { mode: "allow-all".into(), ..Self::deny_all() }
-    }
-
     /// Nothing.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { mode: "deny-all".into(), allowed_domains: None, allowed_cidrs: None, denied_cidrs: None }
+        domain::NetworkPolicy::deny_all().into()
     }
 }
 
@@ -184,7 +137,7 @@ pub struct CreateBox {
     /// Author address for git.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub git_user_email: Option<String>,
-    /// Connections the box may make; only `deny-all` in this version.
+    /// Connections the box may make. Default: `allow-all` if boxes of this server have a network, else `deny-all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
     /// Delete the box by itself after `ttl` seconds.
@@ -212,7 +165,8 @@ pub struct CreateBox {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub browser: Option<serde_json::Value>,
-    /// Not available in this version.
+    /// Headers that the box's HTTPS requests get on their way out, by domain: `{"api.example.com": {"Authorization": "…"}}`.
+    /// The box never sees them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub attach_headers: Option<serde_json::Value>,
@@ -297,4 +251,57 @@ pub struct EnvVars {
 pub struct EnvValue {
     /// The value.
     pub value: String,
+}
+
+impl From<domain::BoxSize> for BoxSize {
+    fn from(size: domain::BoxSize) -> Self {
+        match size {
+            domain::BoxSize::Small => Self::Small,
+            domain::BoxSize::Medium => Self::Medium,
+            domain::BoxSize::Large => Self::Large,
+        }
+    }
+}
+
+impl From<BoxSize> for domain::BoxSize {
+    fn from(size: BoxSize) -> Self {
+        match size {
+            BoxSize::Small => Self::Small,
+            BoxSize::Medium => Self::Medium,
+            BoxSize::Large => Self::Large,
+        }
+    }
+}
+
+impl From<domain::BoxStatus> for BoxStatus {
+    fn from(status: domain::BoxStatus) -> Self {
+        match status {
+            domain::BoxStatus::Creating => Self::Creating,
+            domain::BoxStatus::Idle => Self::Idle,
+            domain::BoxStatus::Running => Self::Running,
+            domain::BoxStatus::Paused => Self::Paused,
+            domain::BoxStatus::Error => Self::Error,
+            domain::BoxStatus::Deleted => Self::Deleted,
+        }
+    }
+}
+
+impl From<domain::NetworkPolicy> for NetworkPolicy {
+    fn from(policy: domain::NetworkPolicy) -> Self {
+        let domain::NetworkPolicy { mode, allowed_domains, allowed_cidrs, denied_cidrs } = policy;
+        Self { mode, allowed_domains, allowed_cidrs, denied_cidrs }
+    }
+}
+
+impl From<NetworkPolicy> for domain::NetworkPolicy {
+    fn from(policy: NetworkPolicy) -> Self {
+        let NetworkPolicy { mode, allowed_domains, allowed_cidrs, denied_cidrs } = policy;
+        Self { mode, allowed_domains, allowed_cidrs, denied_cidrs }
+    }
+}
+
+impl From<domain::GitIdentity> for GitConfig {
+    fn from(identity: domain::GitIdentity) -> Self {
+        Self { git_user_name: identity.name, git_user_email: identity.email }
+    }
 }

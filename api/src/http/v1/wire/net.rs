@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::NetworkPolicy;
+use crate::http::v2::wire::NetworkPolicy;
 use crate::net::denial::Denied;
 
 /// Packets and their bytes, IP headers included.

@@ -1,0 +1,186 @@
+//! Boxes: what their owner asked for, their record, and what they are doing.
+//!
+//! A record holds facts only. Whether a box runs, sleeps or is dead is asked of the kernel.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::NetworkPolicy;
+use super::size::BoxSize;
+
+/// Identity of commits when the owner sets none: the one in the system-wide git configuration of the base image, which
+/// users of the public clients expect.
+const GIT_NAME_DEFAULT: &str = "Upstash Box";
+const GIT_EMAIL_DEFAULT: &str = "box@upstash.com";
+
+/// What a box is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BoxStatus {
+    /// Being made.
+    Creating,
+    /// Ready, nothing to do.
+    Idle,
+    /// Work is going on.
+    Running,
+    /// Asleep: costs no CPU; the next request wakes it.
+    Paused,
+    /// It cannot be used; the logs say why.
+    Error,
+    /// It is going away.
+    Deleted,
+}
+
+impl BoxStatus {
+    /// The word for it, in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Error => "error",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// What the owner asked for. It is stored as JSON: a new key gets a default, so that old records stay readable.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BoxSettings {
+    /// Size class.
+    pub size: BoxSize,
+    /// Never put to sleep.
+    pub keep_alive: bool,
+    /// Deleted by itself.
+    pub ephemeral: bool,
+    /// Runtime that was asked for.
+    pub runtime: Option<String>,
+    /// Command run at each start.
+    pub init_command: Option<String>,
+    /// Environment of every command: the account's at creation, overlaid by the box's own.
+    pub env: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Author name for git.
+    pub git_user_name: Option<String>,
+    /// Author address for git.
+    pub git_user_email: Option<String>,
+    /// Idle time of its own.
+    pub idle_seconds: Option<u64>,
+    /// What it may reach. A record from before boxes had a network has none: nothing may be reached.
+    pub network_policy: Option<NetworkPolicy>,
+}
+
+impl BoxSettings {
+    /// The policy as it was asked for; nothing is allowed if none was.
+    #[must_use]
+    pub fn shown_policy(&self) -> NetworkPolicy {
+        self.network_policy.clone().unwrap_or_else(NetworkPolicy::deny_all)
+    }
+
+    /// The identity of commits that is in force.
+    #[must_use]
+    pub fn git_identity(&self) -> GitIdentity {
+        GitIdentity {
+            name: self.git_user_name.clone().unwrap_or_else(|| GIT_NAME_DEFAULT.to_owned()),
+            email: self.git_user_email.clone().unwrap_or_else(|| GIT_EMAIL_DEFAULT.to_owned()),
+        }
+    }
+}
+
+/// Author of commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitIdentity {
+    /// Name.
+    pub name: String,
+    /// Mail address.
+    pub email: String,
+}
+
+/// State of a record. A box that is being made has no record yet, only a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxState {
+    /// Usable.
+    Ready,
+    /// Its deletion has begun and will be finished, whatever happens.
+    Deleting,
+}
+
+/// The process that is PID 1 of a box, and the cgroup it lives in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Process id on the host.
+    pub pid: i32,
+    /// Its start time: with the pid and the boot id, unique for ever.
+    pub start_time_ticks: u64,
+    /// Boot of the kernel.
+    pub boot_id: String,
+    /// Inode of the cgroup: the generation of the CPU counter.
+    pub cgroup_inode: u64,
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoxRecord {
+    /// Id.
+    pub id: String,
+    /// Account it belongs to.
+    pub account_id: String,
+    /// Name, unique in the account.
+    pub name: Option<String>,
+    /// State of the record.
+    pub state: BoxState,
+    /// What was asked for.
+    pub settings: BoxSettings,
+    /// First of its 65536 host uids.
+    pub uid_base: u32,
+    /// Its address, if it has ever had a network.
+    pub address: Option<Ipv4Addr>,
+    /// The last process that was its PID 1.
+    pub incarnation: Option<Incarnation>,
+    /// Unix milliseconds.
+    pub created_ms: i64,
+    /// Unix milliseconds.
+    pub updated_ms: i64,
+    /// Unix milliseconds at which an ephemeral box is deleted.
+    pub expires_ms: Option<i64>,
+}
+
+/// An id and a uid range that a box in the making may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The id.
+    pub box_id: String,
+    /// First host uid.
+    pub uid_base: u32,
+}
+
+/// What the bill still needs of a deleted box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedBox {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form in databases that exist: it must be read for ever, and written the same way.
+    #[test]
+    fn settings_keep_their_stored_form() {
+        let stored = r#"{"size":"medium","keep_alive":true,"ephemeral":false,"runtime":"node","init_command":"x","env":{"A":"1"},"labels":["l"],"git_user_name":null,"git_user_email":null,"idle_seconds":5,"network_policy":{"mode":"custom","allowed_domains":["a.b"]}}"#;
+        let settings: BoxSettings = serde_json::from_str(stored).expect("readable");
+        assert_eq!((settings.size, settings.idle_seconds), (BoxSize::Medium, Some(5)));
+        assert_eq!(settings.shown_policy().allowed_domains.as_deref(), Some(&["a.b".to_owned()][..]));
+        assert_eq!(serde_json::to_string(&settings).expect("written"), stored);
+        let oldest: BoxSettings = serde_json::from_str("{}").expect("readable");
+        assert_eq!((&oldest, oldest.shown_policy()), (&BoxSettings::default(), NetworkPolicy::deny_all()));
+    }
+}

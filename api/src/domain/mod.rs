@@ -1,0 +1,20 @@
+//! The words of Icebox: boxes, runs, sizes, policies and log lines, as plain data with pure rules.
+//!
+//! Every layer above uses these types. They know no HTTP, no database and no kernel. Some of them are stored as JSON (the
+//! settings of a box), so their serialised form is part of the database: a new key needs a default, and no key is renamed.
+//!
+//! Leaves out: the JSON of the API (`http::v1::wire`, `http::v2::wire`), which converts from and to these types.
+
+mod boxes;
+mod language;
+mod logs;
+mod policy;
+mod runs;
+mod size;
+
+pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Reservation};
+pub use language::{Code, Language};
+pub use logs::{LogEntry, LogLevel, LogSource};
+pub use policy::NetworkPolicy;
+pub use runs::RunState;
+pub use size::BoxSize;

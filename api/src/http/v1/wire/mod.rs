@@ -1,0 +1,9 @@
+//! The wire types of `/v1/…`: bills, what keeps a box awake, a look inside, and the network of a box.
+//!
+//! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
+
+mod net;
+mod usage;
+
+pub use net::*;
+pub use usage::*;

@@ -1,0 +1,3 @@
+//! `/v2`: the protocol of the public box clients.
+
+pub mod wire;

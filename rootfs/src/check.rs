@@ -1,0 +1,95 @@
+//! Checking the file system of a volume that is not attached.
+//!
+//! The kernel marks an ext4 file system in which it has found errors (a write that the host's disk refused, for one), and
+//! goes on to mark it until e2fsck has run. Such a volume can be mounted, but what is wrong in it would spread.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::error::{At, Cause, Error, Result, Step};
+
+/// Where the superblock begins.
+const SUPERBLOCK_OFFSET: u64 = 1024;
+/// `s_state` in the superblock: 16 bits, little endian.
+const STATE_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x3A;
+/// `EXT4_ERROR_FS`: errors were found.
+const STATE_ERRORS: u16 = 2;
+/// Exit codes of e2fsck up to this one: nothing was wrong (0), errors were corrected (1, 2).
+const CORRECTED_MAX: i32 = 2;
+/// Exit code of e2fsck: errors are left that it does not correct without being asked.
+const UNCORRECTED: i32 = 4;
+/// What e2fsck prints in an error, at most.
+const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
+
+/// When a file system is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// If the kernel has marked it.
+    IfMarked,
+    /// In any case.
+    Always,
+}
+
+/// What a check has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// Nothing wrong.
+    Clean,
+    /// Errors, which were corrected.
+    Repaired,
+}
+
+/// Checks the ext4 in `path`, and corrects it if need be. Its lock must be held.
+pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> {
+    let marked = is_marked(image).at(Step::CheckVolume, path)?;
+    if check == Check::IfMarked && !marked {
+        return Ok(Checked::Clean);
+    }
+    // The safe corrections, and the journal. Without errors this is all, and reads a few blocks.
+    let mut output = e2fsck("-p", path)?;
+    let mut corrected = output.status.code() != Some(0);
+    if output.status.code() == Some(UNCORRECTED) {
+        corrected = true;
+        output = e2fsck("-y", path)?;
+    }
+    match output.status.code() {
+        Some(code) if code <= CORRECTED_MAX && (corrected || marked) => Ok(Checked::Repaired),
+        Some(0) => Ok(Checked::Clean),
+        _ => Err(failed(path, &output)),
+    }
+}
+
+fn is_marked(image: &File) -> io::Result<bool> {
+    let mut state = [0; 2];
+    image.read_exact_at(&mut state, STATE_OFFSET)?;
+    Ok(u16::from_le_bytes(state) & STATE_ERRORS != 0)
+}
+
+fn e2fsck(how: &str, path: &Path) -> Result<Output> {
+    let output = Command::new("e2fsck")
+        .arg(how)
+        .arg(path)
+        .env_clear()
+        // An administrator's shell may lack the sbin directories.
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let missing = Cause::Missing("there is no e2fsck on this machine; install the package e2fsprogs");
+            Err(Error::new(Step::CheckVolume, path.display().to_string(), missing))
+        }
+        other => other.at(Step::CheckVolume, Path::new("e2fsck")),
+    }
+}
+
+fn failed(path: &Path, output: &Output) -> Error {
+    let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let start = text.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
+    let output_tail = String::from_utf8_lossy(&text[start..]).into_owned();
+    let cause = Cause::Tool { program: "e2fsck".to_owned(), status: output.status, output_tail };
+    Error::new(Step::CheckVolume, path.display().to_string(), cause)
+}
