@@ -171,7 +171,11 @@ impl Boxes {
 async fn sweep(entries: Vec<Arc<Entry>>) {
     let work = tokio::task::spawn_blocking(move || {
         for entry in entries {
-            if let Err(error) = entry.handle().sweep_leaves() {
+            // Runs of an earlier life of the daemon are in no table yet, and their usage has not been read.
+            if !entry.view().adopted {
+                continue;
+            }
+            if let Err(error) = entry.handle().sweep_leaves(|run| entry.runs.has(run)) {
                 tracing::debug!(box_id = entry.id, error = error.report(), "cannot sweep the leaves of a box");
             }
         }

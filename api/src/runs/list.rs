@@ -31,28 +31,37 @@ pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, E
     Ok(rows)
 }
 
-/// Ends a run: asks its whole process tree to end, and a little later orders it to. A run that has ended already is
-/// fine; an unknown one is answered quickly, since clients send ids that we never gave them.
+/// Ends a run: asks all its processes to end, and kills what is left of them a little later. They are the processes of
+/// its cgroup, so new sessions, other users and handlers of SIGTERM make no difference, nor does a run whose own process
+/// has ended already. A second request kills at once. An unknown run is answered quickly, since clients send ids that the
+/// server never gave them.
 pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(), Refusal> {
-    let Some(run) = entry.runs.by_id(run_id).filter(|run| !run.hidden) else {
-        return match boxes.db().run_state(&entry.id, run_id).await? {
-            Some(state) if state != RunState::Running => Ok(()),
-            _ => Err(Refusal::NotFound("run does not exist".into())),
-        };
+    let handle = entry.handle();
+    let (number, again) = match entry.runs.by_id(run_id).filter(|run| !run.hidden) {
+        Some(run) => (run.number, !run.cancel()),
+        None => match boxes.db().run_state(&entry.id, run_id).await? {
+            // Asked before the box is woken (or started) for nothing.
+            Some((number, state)) if state != RunState::Running => match handle.has_processes(number).await? {
+                true => (number, state == RunState::Cancelled),
+                false => return Ok(()),
+            },
+            _ => return Err(Refusal::NotFound("run does not exist".into())),
+        },
     };
-    if !run.cancel() {
-        return Ok(());
-    }
     // A frozen process hears nothing.
     let awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
-    let handle = entry.handle();
-    signal(&handle, run.number, libc::SIGTERM).await?;
+    if again {
+        return signal(&handle, number, libc::SIGKILL).await;
+    }
+    if let Err(error) = signal(&handle, number, libc::SIGTERM).await {
+        // It forks faster than it can be signalled, for example. The kernel kills a cgroup as a whole.
+        tracing::debug!(box_id = entry.id, number, %error, "a cancelled run is killed without being asked to end");
+        return signal(&handle, number, libc::SIGKILL).await;
+    }
     tokio::spawn(async move {
         tokio::time::sleep(CANCEL_GRACE).await;
-        if awake.entry.runs.has(run.number)
-            && let Err(refusal) = signal(&handle, run.number, libc::SIGKILL).await
-        {
-            tracing::warn!(box_id = awake.entry.id, %refusal, "cannot end a cancelled run");
+        if let Err(refusal) = signal(&handle, number, libc::SIGKILL).await {
+            tracing::warn!(box_id = awake.entry.id, number, %refusal, "cannot end a cancelled run");
         }
     });
     Ok(())

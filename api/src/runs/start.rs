@@ -71,6 +71,7 @@ pub async fn start(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<St
         command.hidden,
     ));
     let most = boxes.config().runs_per_box_max;
+    // Before its cgroup is made: the sweep of empty cgroups leaves alone what is in this table.
     if !entry.runs.enter(Arc::clone(&run), most) {
         return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
     }

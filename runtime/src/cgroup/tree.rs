@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::{Controller, Hierarchy, controllers_of, same};
+use super::hierarchy::{Backend, Controller, Hierarchy, controllers_of, same};
 use super::life::procs_below;
 use super::{Cgroup, CgroupPath, Refusal, V1Dir};
 
@@ -110,6 +110,23 @@ impl Cgroup {
         Ok(true)
     }
 
+    /// The child `name` in the one v1 hierarchy that has the controller `c`, and in no other tree; made if it is not
+    /// there. `None` where `c` is not on v1, or this cgroup was not opened with it.
+    ///
+    /// # Errors
+    /// Those of the system calls; `Invalid` for a name that is a path.
+    pub fn v1_child(&self, name: &str, c: Controller) -> Result<Option<Self>> {
+        let path = self.path.join(name)?;
+        let Some((mount, _)) = self.hierarchy.v1_mount(c) else { return Ok(None) };
+        let Some(parent) = self.v1.iter().find(|d| d.mount == mount) else { return Ok(None) };
+        let dir = match existing(&parent.dir, name)? {
+            Some(dir) => dir,
+            None => parent.dir.make(name)?.0,
+        };
+        let v1 = vec![V1Dir { mount, dir }];
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified: None, v1, refused: Vec::new() }))
+    }
+
     /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
     ///
     /// # Errors
@@ -170,10 +187,20 @@ impl Cgroup {
         self.unified.as_ref().map(Dir::fd)
     }
 
-    /// As [`Cgroup::unified_fd`], for who needs nothing else of it.
+    /// Gives the descriptor of [`Cgroup::unified_fd`] away, and closes the others.
+    ///
+    /// # Errors
+    /// `Unsupported` on a legacy layout.
+    pub fn into_unified_fd(self) -> Result<OwnedFd> {
+        let missing =
+            || Error::new("use", self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted");
+        self.unified.map(Dir::into_fd).ok_or_else(missing)
+    }
+
+    /// Where the controller `c` is on this machine.
     #[must_use]
-    pub fn into_unified_fd(self) -> Option<OwnedFd> {
-        self.unified.map(Dir::into_fd)
+    pub fn backend(&self, c: Controller) -> Backend {
+        self.hierarchy.backend(c)
     }
 
     /// Moves the calling THREAD into the v1 hierarchies, so the caller must have only one. The v2 tree is not joined:
@@ -199,6 +226,16 @@ impl Cgroup {
         self.v1.iter().map(open).collect()
     }
 
+    /// A descriptor of the directory in the v1 hierarchy of `c`; `None` if this cgroup is not open there.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn v1_directory(&self, c: Controller) -> Result<Option<OwnedFd>> {
+        let Some(dir) = self.v1_dir(c) else { return Ok(None) };
+        let copy = rustix::io::fcntl_dupfd_cloexec(dir.fd(), 0);
+        copy.map(Some).map_err(|e| Error::errno("open", dir.path(), e))
+    }
+
     /// v2: lets a process of this user and group put its children here by `CLONE_INTO_CGROUP`. The kernel also asks
     /// for write access to `cgroup.procs` of the nearest common ancestor of where that process is and where the child
     /// goes: call this on that one too.
@@ -214,6 +251,21 @@ impl Cgroup {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| Error::errno("chown", dir.path().join(file), e))
+    }
+
+    /// v2: lets a process of this user kill this cgroup as a whole. Linux before 5.14 has no such file; that is fine.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn allow_kill_from(&self, uid: u32) -> Result<()> {
+        let Some(dir) = &self.unified else {
+            return Ok(());
+        };
+        let file = "cgroup.kill";
+        match rustix::fs::chownat(dir.fd(), file, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(Error::errno("chown", dir.path().join(file), e)),
+        }
     }
 
     /// Its path.

@@ -14,9 +14,12 @@ use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Hier
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
+use crate::launch::RUNS_GROUP;
 
 /// v1 hierarchies in which a run has a leaf.
 pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];
+/// v1 hierarchies in which a box's cgroup is held open.
+const HELD_V1: [Controller; 2] = [Controller::Memory, Controller::Pids];
 /// v1 hierarchies in which a box has a cgroup that is read or removed here.
 const BOX_V1: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::Devices, Controller::Cpuset, Controller::Blkio];
@@ -56,11 +59,30 @@ pub struct CpuReading {
     pub cgroup_inode: u64,
 }
 
-/// A box's cgroup, held open in the v2 tree and in the hierarchies of [`LEAF_V1`].
+/// A box's cgroup and what is made below it, held open.
 #[derive(Debug)]
 pub(super) struct Held {
-    cgroup: Cgroup,
+    /// The box's own, in the v2 tree and in the hierarchies of [`HELD_V1`].
+    whole: Cgroup,
+    /// The group below it that has the leaves of runs as its children. A box of an earlier version has none.
+    group: Option<Cgroup>,
+    /// The same in v1's pids, where all runs are together. `None` where pids is not on v1.
+    pids: Option<Cgroup>,
     inode: u64,
+}
+
+impl Held {
+    fn new(whole: Cgroup) -> cgroup::Result<Self> {
+        let pids = whole.v1_child(RUNS_GROUP, Controller::Pids)?;
+        let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
+        let inode = whole.inode()?;
+        Ok(Self { whole, group, pids, inode })
+    }
+
+    /// The cgroup that has the leaves of runs as its children.
+    fn leaves(&self) -> &Cgroup {
+        self.group.as_ref().unwrap_or(&self.whole)
+    }
 }
 
 /// The box's cgroup as it was found last, if it was.
@@ -190,9 +212,8 @@ impl BoxHandle {
 
     /// Opens the box's cgroup and keeps it.
     fn look_for_cgroup(&self) -> Result<Arc<Held>, Error> {
-        let cgroup = self.cgroup(&LEAF_V1)?;
-        let inode = cgroup.inode().map_err(self.fail("open box's cgroup"))?;
-        let held = Arc::new(Held { cgroup, inode });
+        let held = Held::new(self.cgroup(&HELD_V1)?).map_err(self.fail("open box's cgroup"))?;
+        let held = Arc::new(held);
         self.inner.held.set(Some(Arc::clone(&held)));
         Ok(held)
     }
@@ -215,29 +236,37 @@ impl BoxHandle {
             return Ok(Leaf::default());
         }
         let step = "make run's cgroup";
+        // A box without a cgroup is a box that has just ended; the client has named nothing that does not exist.
+        let gone = |e: Error| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Gone) } else { e };
         let name = leaf_name(run);
-        let leaf = self.with_cgroup(step, |held| held.cgroup.leaf(&name, &LEAF_V1))?;
-        let made = self.share_leaf(leaf, step);
-        if made.is_err() {
-            // The first error is the one to tell.
-            let _ = self.with_cgroup(step, |held| held.cgroup.remove_empty_leaf(&name));
-        }
-        made
+        let made = self.with_cgroup(step, |held| {
+            let leaf = held.leaves().leaf(&name, &LEAF_V1)?;
+            let shared = self.share_leaf(leaf, held.pids.as_ref());
+            if shared.is_err() {
+                // The first error is the one to tell.
+                let _ = held.leaves().remove_empty_leaf(&name);
+            }
+            shared
+        });
+        made.map_err(gone)
     }
 
-    fn share_leaf(&self, leaf: Cgroup, step: &'static str) -> Result<Leaf, Error> {
+    fn share_leaf(&self, leaf: Cgroup, pids: Option<&Cgroup>) -> cgroup::Result<Leaf> {
         let owner = self.inner.uid_base;
-        leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
+        leaf.allow_joins_from(owner, owner)?;
+        leaf.allow_kill_from(owner)?;
         // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
         // thing, which is no reason not to run anything there: the kernel then kills one process.
-        if hierarchy()?.backend(Controller::Memory) == Backend::V2 {
+        if leaf.backend(Controller::Memory) == Backend::V2 {
             let whole = Limits { oom_group: true, ..Limits::default() };
-            leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
+            leaf.apply(&whole, Unenforced::Allow)?;
         }
-        let tasks = leaf.v1_tasks_fds().map_err(self.fail(step))?;
-        let unified = leaf.into_unified_fd();
-        let unified = unified.ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
-        Ok(Leaf { fds: std::iter::once(unified).chain(tasks).collect() })
+        let mut tasks = leaf.v1_tasks_fds()?;
+        if let Some(pids) = pids {
+            tasks.extend(pids.v1_tasks_fds()?);
+            tasks.extend(pids.v1_directory(Controller::Pids)?);
+        }
+        Ok(Leaf { fds: std::iter::once(leaf.into_unified_fd()?).chain(tasks).collect() })
     }
 
     /// Removes the leaf of a run that did not start.
@@ -254,7 +283,8 @@ impl BoxHandle {
     }
 
     fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        match self.with_cgroup("open run's cgroup", |held| held.cgroup.open_leaf(&leaf_name(run)))? {
+        let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+        match self.with_cgroup("open run's cgroup", open)? {
             Some(leaf) => {
                 leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
             }
@@ -267,7 +297,7 @@ impl BoxHandle {
         blocking(move || {
             let step = "signal run";
             let missing = || Error::new(ErrorKind::NotFound, step, run);
-            let leaf = handle.with_cgroup(step, |held| held.cgroup.open_leaf(&leaf_name(run)))?;
+            let leaf = handle.with_cgroup(step, |held| held.leaves().open_leaf(&leaf_name(run)))?;
             let leaf = leaf.ok_or_else(missing)?;
             if !leaf.events().map_err(handle.fail(step))?.populated {
                 return Err(missing());
@@ -281,6 +311,23 @@ impl BoxHandle {
         .await
     }
 
+    /// The run has processes: its own, or what it has left in the background. In a box without a cgroup no run has any.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub async fn has_processes(&self, run: u64) -> Result<bool, Error> {
+        let handle = self.clone();
+        blocking(move || {
+            let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+            match handle.with_cgroup("read run's state", open) {
+                Ok(leaf) => Ok(leaf.is_some_and(|leaf| leaf.events().is_ok_and(|events| events.populated))),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
     /// Reads what a finished run has used, then removes its leaf if it is empty (a background child may still live in
     /// it; then it stays for [`sweep_leaves`](Self::sweep_leaves)).
     ///
@@ -288,15 +335,16 @@ impl BoxHandle {
     /// `NotFound` if the run has no leaf.
     pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
         let step = "read run's usage";
+        let name = leaf_name(run);
         let usage = self.with_cgroup(step, |held| {
-            let Some(leaf) = held.cgroup.open_leaf(&leaf_name(run))? else {
+            let Some(leaf) = held.leaves().open_leaf(&name)? else {
                 return Ok(None);
             };
             let cpu = leaf.cpu()?;
             // No memory controller here is a matter of the box's limits, and was told at its launch.
             let memory = leaf.memory_of_leaf().unwrap_or_default();
             // Whatever is in the way is met again by the sweep.
-            let _ = held.cgroup.remove_empty_leaf(&leaf_name(run));
+            let _ = held.leaves().remove_empty_leaf(&name);
             Ok(Some((cpu, memory)))
         })?;
         let (cpu, memory) = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
@@ -315,33 +363,29 @@ impl BoxHandle {
     pub async fn last_leaf(&self) -> Result<u64, Error> {
         let handle = self.clone();
         blocking(move || {
-            let names = handle.cgroup(&LEAF_V1)?.leaves().map_err(handle.fail("list leaves"))?;
+            let names = handle.with_cgroup("list leaves", |held| held.leaves().leaves())?;
             Ok(names.iter().filter_map(|name| run_of_leaf(name)).max().unwrap_or(0))
         })
         .await
     }
 
-    /// Removes the empty leaves of runs; returns how many. Not to be called while a run is being started.
+    /// Removes the empty leaves of runs; returns how many. `in_flight` says of a run's number whether the run is being
+    /// started, runs, or has not been [`finish`](Self::finish)ed yet: the leaf of such a run stays, empty or not. It is
+    /// asked after the leaf was seen, so a caller that enters each run before it starts it loses none.
     ///
     /// # Errors
     /// The cgroup cannot be read.
-    pub fn sweep_leaves(&self) -> Result<usize, Error> {
+    pub fn sweep_leaves(&self, in_flight: impl Fn(u64) -> bool) -> Result<usize, Error> {
         let step = "sweep runs' cgroups";
-        let parent = self.cgroup(&LEAF_V1)?;
-        let mut removed = 0;
-        for name in parent.leaves().map_err(self.fail(step))? {
-            if run_of_leaf(&name).is_none() {
-                continue;
+        self.with_cgroup(step, |held| {
+            let mut removed = 0;
+            for name in held.leaves().leaves()? {
+                if !run_of_leaf(&name).is_none_or(&in_flight) && held.leaves().remove_empty_leaf(&name)? {
+                    removed += 1;
+                }
             }
-            let Some(leaf) = parent.open_leaf(&name).map_err(self.fail(step))? else {
-                continue;
-            };
-            let populated = leaf.events().is_ok_and(|events| events.populated);
-            if !populated && leaf.remove(Duration::ZERO).is_ok() {
-                removed += 1;
-            }
-        }
-        Ok(removed)
+            Ok(removed)
+        })
     }
 
     /// Freezes the box and returns when every process of it stands still.
@@ -352,7 +396,7 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "freeze box";
-            handle.with_cgroup(step, |held| held.cgroup.freeze(deadline))
+            handle.with_cgroup(step, |held| held.whole.freeze(deadline))
         })
         .await
     }
@@ -366,8 +410,8 @@ impl BoxHandle {
         blocking(move || {
             let step = "thaw box";
             handle.with_cgroup(step, |held| {
-                super::memory::close_swap(&held.cgroup);
-                held.cgroup.thaw(deadline)
+                super::memory::close_swap(&held.whole);
+                held.whole.thaw(deadline)
             })
         })
         .await
@@ -378,7 +422,7 @@ impl BoxHandle {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn frozen(&self) -> Result<bool, Error> {
-        Ok(self.with_cgroup("read box's state", |held| held.cgroup.events())?.frozen)
+        Ok(self.with_cgroup("read box's state", |held| held.whole.events())?.frozen)
     }
 
     /// Kills every process of the box, frozen or not, and returns when none is left. The cgroup stays.
@@ -429,7 +473,7 @@ impl BoxHandle {
     /// `NotFound` if the box has no cgroup now.
     pub fn cpu(&self) -> Result<CpuReading, Error> {
         self.with_cgroup("read box's CPU time", |held| {
-            Ok(CpuReading { cpu_usec: held.cgroup.cpu()?.usage_usec, cgroup_inode: held.inode })
+            Ok(CpuReading { cpu_usec: held.whole.cpu()?.usage_usec, cgroup_inode: held.inode })
         })
     }
 
