@@ -45,7 +45,7 @@ impl Boxes {
             let changed = self.inner.awake.notified();
             let awake = self.awake_boxes(Instant::now() >= sweep_due).await;
             if awake.is_empty() {
-                // One last look at the disks, then wait for somebody to wake up.
+                // One last look at the disks, then wait until a box wakes up.
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
