@@ -19,6 +19,9 @@ use crate::runs;
 /// How long an explicit pause waits for short requests in progress, so that they are not caught in mid-air.
 const PAUSE_DRAIN: Duration = Duration::from_secs(2);
 
+/// How long the init of a box may take to say whether it is kept awake.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
+
 /// A box that is awake, and stays so until this is dropped.
 #[derive(Debug)]
 pub struct Awake {
@@ -217,6 +220,9 @@ impl Boxes {
         if why == Why::Idle && self.verdict(entry, cpu_usec) != Verdict::Sleep {
             return Ok(());
         }
+        if why == Why::Idle && self.is_kept(entry).await {
+            return Ok(());
+        }
         // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
         self.watch_arrivals(entry).await?;
         if why == Why::Idle && self.look_at_traffic(entry).await {
@@ -247,6 +253,14 @@ impl Boxes {
         self.reclaim_later(entry);
         tracing::debug!(box_id = entry.id, ?why, "frozen");
         Ok(())
+    }
+
+    /// A process of the box holds the lock that keeps it awake. Asked only when the box would fall asleep: an init that
+    /// does not answer keeps nothing awake.
+    async fn is_kept(&self, entry: &Arc<Entry>) -> bool {
+        let kept = entry.handle().hello(HELLO_DEADLINE).await.is_ok_and(|hello| hello.kept);
+        entry.activity.found_lock(kept);
+        kept
     }
 
     /// What the idle rule says about a box that is awake.

@@ -147,9 +147,8 @@ impl Db {
         let (box_id, run_id) = (box_id.to_owned(), run_id.to_owned());
         self.read("look a run up", move |connection| {
             let sql = "SELECT number, status FROM runs WHERE box_id = ?1 AND id = ?2";
-            let read = |row: &rusqlite::Row<'_>| {
-                Ok((from_sql(row.get(0)?), RunState::parse(&row.get::<_, String>(1)?)))
-            };
+            let read =
+                |row: &rusqlite::Row<'_>| Ok((from_sql(row.get(0)?), RunState::parse(&row.get::<_, String>(1)?)));
             connection.query_row(sql, [box_id, run_id], read).optional()
         })
         .await
