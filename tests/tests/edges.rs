@@ -17,7 +17,7 @@ const EDGES: [(&str, &[&str]); 6] = [
     ("icebox-shim", &["icebox-runtime"]),
     ("icebox-api", &["icebox-rootfs", "icebox-shim"]),
     ("icebox-cli", &[]),
-    ("xtask", &[]),
+    ("xtask", &["icebox-rootfs"]),
 ];
 const FOLDERS: [&str; 6] = ["runtime", "rootfs", "shim", "api", "tests", "xtask"];
 

@@ -1,7 +1,7 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
-//! Invariants: a box that sleeps costs nothing here, it has no timer and is not looked at; when no box is awake, the
-//! clock stands still until one is.
+//! Invariants: when no box is awake, the clock stands still until one is. While one is awake, each tick asks the kernel of
+//! every box that has processes whether it is frozen, and reads the counters only of those that are not.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Boxes {
             let changed = self.inner.awake.notified();
             let awake = self.awake_boxes().await;
             if awake.is_empty() {
-                // One last look at the disks, then wait for somebody to wake up.
+                // One last look at the disks, then wait until a box wakes up.
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use icebox_shim::handle::Scope;
 
-use crate::boxes::{Boxes, Entry, WorkKind};
+use super::service::Runs;
+use crate::boxes::{Awake, Entry};
 use crate::db::RunRow;
 use crate::domain::RunState;
 use crate::error::Error;
@@ -17,11 +18,11 @@ const RUNS_LISTED_MAX: u64 = 1000;
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// The runs of a box, newest first: those in flight from memory, the others from disk.
-pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
+pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
     // Taken before the records are read: a run that ends between is found there.
     let live = entry.runs.live();
-    boxes.db().settle().await?;
-    let mut rows = boxes.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
+    runs.db().settle().await?;
+    let mut rows = runs.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
     for run in live {
         if rows.iter().all(|row| row.number != run.number) {
             rows.push(run.row(&entry.id));
@@ -35,11 +36,18 @@ pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, E
 /// its cgroup, so new sessions, other users and handlers of SIGTERM make no difference, nor does a run whose own process
 /// has ended already. A second request kills at once. An unknown run is answered quickly, since clients send ids that the
 /// server never gave them.
-pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(), Refusal> {
+///
+/// `wake` wakes the box; it is called only if there is a process to signal.
+pub async fn cancel(
+    runs: &Runs,
+    entry: &Arc<Entry>,
+    run_id: &str,
+    wake: impl AsyncFnOnce() -> Result<Awake, Refusal>,
+) -> Result<(), Refusal> {
     let handle = entry.handle();
     let (number, again) = match entry.runs.by_id(run_id).filter(|run| !run.hidden) {
         Some(run) => (run.number, !run.cancel()),
-        None => match boxes.db().run_state(&entry.id, run_id).await? {
+        None => match runs.db().run_state(&entry.id, run_id).await? {
             // Asked before the box is woken (or started) for nothing.
             Some((number, state)) if state != RunState::Running => match handle.has_processes(number).await? {
                 true => (number, state == RunState::Cancelled),
@@ -49,7 +57,7 @@ pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(
         },
     };
     // A frozen process hears nothing.
-    let awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
+    let awake = wake().await?;
     if again {
         return signal(&handle, number, libc::SIGKILL).await;
     }
