@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
+use super::passed::Passed;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::net::Rights;
 use crate::net::address::Pair;
@@ -81,6 +82,8 @@ pub struct Entry {
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,
+    /// What the daemon passes on for it.
+    pub passed: Passed,
     /// Its runs.
     pub runs: RunTable,
     /// Cancelled when it is deleted: what goes on for it ends.
@@ -113,6 +116,7 @@ impl Entry {
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
+            passed: Passed::default(),
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
         }

@@ -63,8 +63,11 @@ impl Boxes {
         self.report_unknown_volumes().await;
         self.remove_half_made(leftovers).await;
         self.forget_empty_roots().await;
-        if let Err(refusal) = self.check_cgroup_parent() {
-            tracing::error!(reason = super::create::full(&refusal), "no box can be started");
+        match self.check_cgroup_parent() {
+            Ok(()) => self.limit_processes().await,
+            Err(refusal) => {
+                tracing::error!(reason = super::create::full(&refusal), "no box can be started");
+            }
         }
         Ok(())
     }

@@ -15,13 +15,15 @@ use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, Door, Front, Listening, UrlsOnly};
+use crate::http::{self, App, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
 use crate::metrics::Metrics;
 use crate::net::{Network, NetworkParts};
 use crate::preview::{Certificate, Preview};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
+/// The operator's socket in the run directory.
+const OPERATOR_SOCKET: &str = "operator.sock";
 /// Descriptors that the daemon would like to have.
 const OPEN_FILES_WANTED: u64 = 1_048_576;
 
@@ -79,11 +81,14 @@ async fn serve(config: Config) -> Result<Stop, Error> {
 
     let stopping = CancellationToken::new();
     let api = http::api(App::new(boxes.clone(), preview.clone()));
+    let front = Front { api, preview };
+    let operator = OperatorSocket::bind(&config.run_dir.join(OPERATOR_SOCKET))?;
+    tokio::spawn(operator.serve(front.clone(), stopping.clone()));
     let door = Door {
         listening,
         certificate: None,
-        answers: Front { api, preview },
-        connections_max: config.connections_max,
+        answers: front,
+        limits: SeatLimits::of(&config),
         metrics: Some(boxes.shared_metrics()),
     };
     let urls = urls.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
@@ -112,8 +117,9 @@ async fn urls_only(config: &Config, preview: &Preview) -> Result<Option<Door<Url
     let listening = Listening::bind(listen).await?;
     tracing::info!(address = %listening.address, tls = certificate.is_some(), "serving public URLs");
     let answers = UrlsOnly { preview: preview.clone() };
-    let connections_max = config.connections_max;
-    Ok(Some(Door { listening, certificate, answers, connections_max, metrics: None }))
+    // Here every connection is for public URLs.
+    let limits = SeatLimits { api_max: config.public_urls.connections_max, ..SeatLimits::of(config) };
+    Ok(Some(Door { listening, certificate, answers, limits, metrics: None }))
 }
 
 /// Everything that must be there before boxes are looked at.

@@ -162,7 +162,7 @@ pub(super) async fn download(
     let reader = awake.entry.handle().file_read(&path, None).await?;
     let size = reader.size;
     // The box stays awake as long as the body lives.
-    let pieces = stream::try_unfold((reader, awake, size), next_piece);
+    let pieces = stream::try_unfold((reader, awake, size, app.boxes.config().passed_bytes_per_second_max), next_piece);
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, size.to_string()),
@@ -171,10 +171,13 @@ pub(super) async fn download(
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
-type Sending = (FileReader, Awake, u64);
+/// What is read, the box, the bytes that are left, and the rate.
+type Sending = (FileReader, Awake, u64, u64);
 
 /// The announced length is kept: a file that grows is cut there, one that shrinks breaks the connection.
-async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes::Bytes, Sending)>, std::io::Error> {
+async fn next_piece(
+    (mut reader, awake, left, rate): Sending,
+) -> Result<Option<(bytes::Bytes, Sending)>, std::io::Error> {
     if left == 0 {
         return Ok(None);
     }
@@ -182,7 +185,8 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
     let mut piece = piece.ok_or_else(|| std::io::Error::other("the file has become shorter"))?;
     piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     let left = left - piece.len() as u64;
-    Ok(Some((piece, (reader, awake, left))))
+    awake.entry.passed.pass(piece.len(), rate).await;
+    Ok(Some((piece, (reader, awake, left, rate))))
 }
 
 /// Query of a description.

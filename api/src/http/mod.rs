@@ -16,12 +16,15 @@ mod front;
 mod gate;
 mod later;
 mod lifecycle;
+mod patient;
 mod preview;
 mod reply;
 mod routes;
+mod seats;
 mod server;
 mod session;
 mod settings;
+mod shares;
 mod stream_body;
 mod system;
 mod upload;
@@ -35,10 +38,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::boxes::Boxes;
 use crate::preview::Preview;
 use auth::Accounts;
+use shares::Shares;
 
 pub use front::{Front, UrlsOnly};
 pub use routes::{Api, api, openapi};
-pub use server::{Door, Listening, serve};
+pub use seats::SeatLimits;
+pub use server::{Door, Listening, OperatorSocket, serve};
 
 /// Memory that large bodies may take together, counted in KiB.
 const BODIES_KIB_MAX: usize = 512 * 1024;
@@ -50,7 +55,7 @@ pub struct App {
     pub boxes: Boxes,
     preview: Preview,
     accounts: Arc<Accounts>,
-    requests: Arc<Semaphore>,
+    shares: Shares,
     bodies: Arc<Semaphore>,
 }
 
@@ -59,8 +64,9 @@ impl App {
     #[must_use]
     pub fn new(boxes: Boxes, preview: Preview) -> Self {
         let accounts = Arc::new(Accounts::new(boxes.db().clone()));
-        let requests = Arc::new(Semaphore::new(boxes.config().requests_max as usize));
-        Self { boxes, preview, accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
+        let config = boxes.config();
+        let shares = Shares::new(config.requests_max, config.requests_per_account_max);
+        Self { boxes, preview, accounts, shares, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
     }
 
     /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.

@@ -4,8 +4,10 @@
 //! frame, `exit` the last, after all output. What cannot be started is told in an `error` frame, since a client never
 //! sees the body of a refused handshake.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
@@ -17,6 +19,8 @@ use icebox_shim::handle::{RunEvent, RunEvents, RunInput, Scope, Winsize};
 
 use super::App;
 use super::found::TheBox;
+use super::seats::Seat;
+use crate::boxes::Entry;
 use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::ids;
 use crate::refusal::Refusal;
@@ -45,11 +49,17 @@ type Source = SplitStream<WebSocket>;
 pub(super) async fn exec_session(
     State(app): State<App>,
     found: TheBox,
+    seat: Option<Extension<Seat>>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.map_err(|cause| Refusal::Invalid(format!("this is a WebSocket: {}", cause.body_text())))?;
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| session(app, found, socket)))
+    // The session is a connection in use, as the request was.
+    let busy = seat.map(|Extension(seat)| seat.busy());
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        session(app, found, socket).await;
+        drop(busy);
+    }))
 }
 
 async fn session(app: App, found: TheBox, socket: WebSocket) {
@@ -126,7 +136,7 @@ async fn converse(events: RunEvents, input: RunInput, ticket: Ticket, sink: Sink
     let number = ticket.number();
     let listening = tokio::spawn(listen(source, input, handle.clone(), number));
     let mut listening = std::pin::pin!(listening);
-    let mut talk = std::pin::pin!(talk(events, sink));
+    let mut talk = std::pin::pin!(talk(events, sink, Arc::clone(ticket.entry()), ticket.rate()));
     let mut ended = tokio::select! {
         ended = &mut talk => ended,
         _ = &mut listening => {
@@ -171,16 +181,18 @@ struct Talked {
 }
 
 /// Sends output as it comes, up to the exit.
-async fn talk(mut events: RunEvents, mut sink: Sink) -> Talked {
+async fn talk(mut events: RunEvents, mut sink: Sink, entry: Arc<Entry>, rate: u64) -> Talked {
     let mut tail = runs::Tail::default();
     let exit = loop {
         let frame = match events.next().await {
             Ok(Some(RunEvent::Stdout(bytes))) => {
                 tail.add(&bytes);
+                entry.passed.pass(bytes.len(), rate).await;
                 ServerFrame::Stdout { data: BASE64.encode(&bytes) }
             }
             Ok(Some(RunEvent::Stderr(bytes))) => {
                 tail.add(&bytes);
+                entry.passed.pass(bytes.len(), rate).await;
                 ServerFrame::Stderr { data: BASE64.encode(&bytes) }
             }
             Ok(Some(RunEvent::Dropped(_))) => continue,

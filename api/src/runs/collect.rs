@@ -96,8 +96,20 @@ impl Recording {
         Self { due: Some(tokio::time::Instant::now() + RECORD_AFTER) }
     }
 
-    /// The next event of the run.
+    /// The next event of the run, at the rate of its box.
     pub(super) async fn next(
+        &mut self,
+        events: &mut RunEvents,
+        ticket: &Ticket,
+    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
+        let event = self.next_recorded(events, ticket).await;
+        if let Ok(Some(event)) = &event {
+            ticket.passed(event).await;
+        }
+        event
+    }
+
+    async fn next_recorded(
         &mut self,
         events: &mut RunEvents,
         ticket: &Ticket,
@@ -172,6 +184,19 @@ impl Ticket {
         use crate::db::LogRow;
         use crate::domain::{LogLevel, LogSource};
         self.boxes.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
+    }
+
+    /// Counts output of the run. Waits if its box has more of it than the daemon passes on.
+    pub(super) async fn passed(&self, event: &RunEvent) {
+        if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
+            self.entry.passed.pass(bytes.len(), self.rate()).await;
+        }
+    }
+
+    /// Bytes per second that the daemon passes on for one box.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        self.boxes.config().passed_bytes_per_second_max
     }
 
     /// The box the run is in.
