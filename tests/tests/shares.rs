@@ -50,7 +50,7 @@ fn status(stream: &mut impl Read) -> u16 {
 
 #[test]
 fn one_account_or_address_leaves_the_others_their_share() {
-    let daemon = Daemon::start_with(CONFIG);
+    let mut daemon = Daemon::start_with(CONFIG);
     let other = other_account(&daemon);
     other.get("/v2/box").ok();
     let api = daemon.api();
@@ -104,4 +104,13 @@ fn one_account_or_address_leaves_the_others_their_share() {
     let pids_max = std::fs::read_to_string(pids_max).expect("a limit of all boxes");
     let pid_max: u64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").expect("pid_max").trim().parse().expect("n");
     assert_eq!(pids_max.trim().parse::<u64>().expect("a limit"), pid_max / 4 * 3);
+
+    // Host uids: a daemon that stops without boxes leaves none in its name.
+    made.delete();
+    daemon.stop();
+    let mine = daemon.data_dir().display().to_string();
+    for lock in std::fs::read_dir("/run/icebox-uid").expect("the registry").map(|found| found.expect("an entry").path())
+    {
+        assert_ne!(std::fs::read_to_string(&lock).unwrap_or_default(), mine, "{} is still reserved", lock.display());
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use icebox_shim::handle::BoxHandle;
+use icebox_shim::handle::{BoxHandle, RunEvent};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::activity::Activity;
 use super::meter::Meter;
 use super::passed::Passed;
+use super::policy::policy_in_force;
+use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::net::Rights;
 use crate::net::address::Pair;
 use crate::net::egress::HeaderRules;
-use crate::runs::RunTable;
 
 /// Where a box stands, beyond what the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,14 @@ pub(super) struct Configured {
 
 impl Entry {
     /// An entry for a record.
-    pub(super) fn new(record: &BoxRecord, view: View, idle: Duration, meter: Meter, last_run: u64) -> Self {
+    pub(super) fn new(
+        record: &BoxRecord,
+        view: View,
+        idle: Duration,
+        meter: Meter,
+        passed: Passed,
+        last_run: u64,
+    ) -> Self {
         Self {
             id: record.id.clone(),
             account_id: record.account_id.clone(),
@@ -116,27 +124,34 @@ impl Entry {
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
-            passed: Passed::default(),
+            passed,
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
         }
     }
 
+    /// Counts output of a run. Waits if the box has more of it than the daemon passes on.
+    pub async fn pass(&self, event: &RunEvent) {
+        if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
+            self.passed.pass(bytes.len()).await;
+        }
+    }
+
     /// Takes the lifecycle lock.
-    pub(super) async fn lock_life(&self) -> MutexGuard<'_, ()> {
-        // Counted until it is taken, or until whoever waits is gone.
+    pub(crate) async fn lock_life(&self) -> MutexGuard<'_, ()> {
+        // Counted until it is taken, or until the caller gives up.
         let _waiting = Waiting::new(&self.life_waiting);
         self.life.lock().await
     }
 
-    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait;
-    /// who hears `false` knows that it will not fall asleep while he holds it, unless it is paused.
+    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait.
+    /// `false`: the box stays awake while they hold it, unless its owner pauses it.
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
-    /// Somebody waits for the lifecycle lock.
+    /// Whether another task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
     }
@@ -161,7 +176,7 @@ impl Entry {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
     }
 
-    pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -213,7 +228,7 @@ impl Entry {
     /// What it may do outside.
     #[must_use]
     pub fn rights(&self) -> Rights {
-        Rights { policy: super::policy_in_force(&self.settings()), headers: self.view().headers }
+        Rights { policy: policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
     /// Whether its PID 1 lives. Asked of the kernel.
@@ -252,7 +267,7 @@ impl Entry {
     }
 }
 
-/// One who waits.
+/// A task that waits.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {

@@ -15,14 +15,21 @@ const PIECE_BYTES_MIN: u64 = 4096;
 const BURST: Duration = Duration::from_secs(1);
 
 /// The account of one box.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Passed {
+    bytes_per_second: u64,
     bytes: AtomicU64,
     /// When all that has passed is paid for at the rate.
     paid: Mutex<Option<Instant>>,
 }
 
 impl Passed {
+    /// Nothing has passed yet.
+    #[must_use]
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), bytes: AtomicU64::new(0), paid: Mutex::new(None) }
+    }
+
     /// Bytes since the daemon began to look after the box.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -31,10 +38,10 @@ impl Passed {
 
     /// Counts a piece. The answer says how long the box has to wait before the next one.
     #[must_use]
-    pub fn count(&self, bytes: usize, bytes_per_second: u64) -> Option<Duration> {
+    pub fn count(&self, bytes: usize) -> Option<Duration> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let cost = (bytes as u64).max(PIECE_BYTES_MIN);
-        let time = Duration::from_nanos(cost.saturating_mul(1_000_000_000) / bytes_per_second.max(1));
+        let time = Duration::from_nanos(cost.saturating_mul(1_000_000_000) / self.bytes_per_second);
         let now = Instant::now();
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         let until = paid.map_or(now, |paid| paid.max(now)) + time;
@@ -43,8 +50,8 @@ impl Passed {
     }
 
     /// Counts a piece and waits as long as the rate wants.
-    pub async fn pass(&self, bytes: usize, bytes_per_second: u64) {
-        if let Some(wait) = self.count(bytes, bytes_per_second) {
+    pub async fn pass(&self, bytes: usize) {
+        if let Some(wait) = self.count(bytes) {
             tokio::time::sleep(wait).await;
         }
     }
@@ -56,17 +63,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_holds_after_a_burst_and_small_pieces_cost_more() {
-        let passed = Passed::default();
+        let passed = Passed::new(65_536);
         let begun = Instant::now();
         for _ in 0..16 {
-            passed.pass(65_536, 65_536).await;
+            passed.pass(65_536).await;
         }
         assert_eq!(begun.elapsed(), Duration::from_secs(15), "a second's worth is free");
         assert_eq!(passed.bytes(), 16 * 65_536);
         tokio::time::advance(Duration::from_secs(60)).await;
         let begun = Instant::now();
         for _ in 0..32 {
-            passed.pass(1, 65_536).await;
+            passed.pass(1).await;
         }
         assert_eq!(begun.elapsed(), Duration::from_secs(1));
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::boxes::Awake;
 use crate::clock::rfc3339;
@@ -162,7 +162,7 @@ pub(super) async fn download(
     let reader = awake.entry.handle().file_read(&path, None).await?;
     let size = reader.size;
     // The box stays awake as long as the body lives.
-    let pieces = stream::try_unfold((reader, awake, size, app.boxes.config().passed_bytes_per_second_max), next_piece);
+    let pieces = stream::try_unfold((reader, awake, size), next_piece);
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, size.to_string()),
@@ -171,13 +171,10 @@ pub(super) async fn download(
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
-/// What is read, the box, the bytes that are left, and the rate.
-type Sending = (FileReader, Awake, u64, u64);
+type Sending = (FileReader, Awake, u64);
 
 /// The announced length is kept: a file that grows is cut there, one that shrinks breaks the connection.
-async fn next_piece(
-    (mut reader, awake, left, rate): Sending,
-) -> Result<Option<(bytes::Bytes, Sending)>, std::io::Error> {
+async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes::Bytes, Sending)>, std::io::Error> {
     if left == 0 {
         return Ok(None);
     }
@@ -185,8 +182,8 @@ async fn next_piece(
     let mut piece = piece.ok_or_else(|| std::io::Error::other("the file has become shorter"))?;
     piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     let left = left - piece.len() as u64;
-    awake.entry.passed.pass(piece.len(), rate).await;
-    Ok(Some((piece, (reader, awake, left, rate))))
+    awake.entry.passed.pass(piece.len()).await;
+    Ok(Some((piece, (reader, awake, left))))
 }
 
 /// Query of a description.

@@ -16,13 +16,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::later::LATER;
+use super::not_implemented::LATER;
 use super::patient::patient;
 use super::seats::Seat;
 use super::shares::{Full, Share};
 use super::system::Peer;
 use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, preview, reply, session, settings, system, upload, v1,
+    App, account, auth, boxes, create, exec, files, lifecycle, public_urls, reply, session, settings, system, upload,
+    v1,
 };
 use crate::refusal::Refusal;
 
@@ -73,8 +74,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
-        .routes(routes!(preview::open, preview::list))
-        .routes(routes!(preview::close))
+        .routes(routes!(public_urls::open, public_urls::list))
+        .routes(routes!(public_urls::close))
         .routes(routes!(v1::boxes::account_usage))
         .routes(routes!(v1::boxes::box_usage))
         .routes(routes!(v1::boxes::why))
@@ -117,7 +118,7 @@ pub fn api(app: App) -> Api {
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), admit))
-        .layer(cors(&app.boxes.config().cors_origins))
+        .layer(cors(&app.config.cors_origins))
         .with_state(app);
     Api { router }
 }
@@ -171,7 +172,7 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
             Err(refusal) => refusal.into_response(),
         }
     };
-    app.boxes.metrics().request(&route, response.status().as_u16(), began.elapsed());
+    app.metrics.request(&route, response.status().as_u16(), began.elapsed());
     response
 }
 
@@ -193,7 +194,7 @@ async fn share(app: &App, request: Request) -> Result<(Request, Share), Refusal>
         }
         _ => Refusal::Unavailable("too many requests are in progress; try again".into()),
     })?;
-    let pause = Duration::from_secs(app.boxes.config().body_timeout_seconds);
+    let pause = Duration::from_secs(app.config.body_timeout_seconds);
     Ok((Request::from_parts(parts, patient(body, pause)), share))
 }
 

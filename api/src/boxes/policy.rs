@@ -1,0 +1,16 @@
+//! From the policy that an owner asked for to the one that the network enforces.
+
+use crate::domain::{BoxSettings, NetworkPolicy};
+use crate::net::policy::BoxPolicy;
+use crate::refusal::Refusal;
+
+/// The policy as the network enforces it, or what is wrong with it.
+pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {
+    BoxPolicy::check(&policy.clone().into())
+}
+
+/// The policy in force. A record without a policy, or with one that cannot be understood, allows nothing.
+#[must_use]
+pub fn policy_in_force(settings: &BoxSettings) -> BoxPolicy {
+    settings.network_policy.as_ref().and_then(|policy| check_policy(policy).ok()).unwrap_or(BoxPolicy::DenyAll)
+}
