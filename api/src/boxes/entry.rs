@@ -1,6 +1,6 @@
 //! One box in memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct View {
     pub handle: BoxHandle,
     /// First of its host uids.
     pub uid_base: u32,
+    /// Id of its base image; `None` until it is known.
+    pub image: Option<String>,
     /// Its PID 1; `None` while it has none.
     pub incarnation: Option<Incarnation>,
     /// Why it cannot be used.
@@ -75,6 +77,8 @@ pub struct Entry {
     life: Mutex<()>,
     /// How many wait for it.
     life_waiting: AtomicU32,
+    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    asleep: AtomicBool,
     /// Ends in what is to be done with a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -119,6 +123,7 @@ impl Entry {
             changing: Mutex::new(()),
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
@@ -151,6 +156,17 @@ impl Entry {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
+    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
+    /// does is asked of the kernel ([`Entry::frozen`]).
+    pub(super) fn left_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
+    }
+
     /// Whether another task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
@@ -174,6 +190,12 @@ impl Entry {
     #[must_use]
     pub fn handle(&self) -> BoxHandle {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
+    }
+
+    /// It is made and has a PID 1.
+    pub(super) fn runs_here(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.phase == Phase::Ready && view.incarnation.is_some()
     }
 
     pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
@@ -216,6 +238,7 @@ impl Entry {
             name: self.name.clone(),
             state: BoxState::Ready,
             settings: config.settings,
+            image: view.image,
             uid_base: view.uid_base,
             incarnation: view.incarnation,
             created_ms: self.created_ms,

@@ -35,6 +35,7 @@ impl Boxes {
             return Ok(());
         }
         if view.handle.frozen().map_err(Refusal::from)? {
+            entry.set_asleep(true);
             return Ok(());
         }
         let cpu_usec = counter(&entry.id, &view.handle).cpu_usec;
@@ -58,6 +59,7 @@ impl Boxes {
             }
             _ => Refusal::Failed(Error::new("put the box to sleep", &entry.id, cause)),
         })?;
+        entry.set_asleep(true);
         self.inner.metrics.frozen(began.elapsed());
         self.note_traffic(entry).await;
         let storage = self.storage_bytes(&entry.id).await;

@@ -104,7 +104,7 @@ impl Boxes {
         count(counts.sessions, "session is open", "sessions are open");
         count(counts.requests, "request is in progress", "requests are in progress");
         count(counts.urls, "public URL request is in progress", "public URL requests are in progress");
-        let cpu_usec = entry.handle().usage().map_or(0, |usage| usage.cpu_usec);
+        let cpu_usec = entry.handle().cpu().map_or(0, |reading| reading.cpu_usec);
         let config = &self.inner.config;
         let observed =
             entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);

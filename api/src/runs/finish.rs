@@ -28,7 +28,7 @@ impl Ticket {
     /// Reads what the run used and records its end. Returns when that is known; the record is on its way to disk, or
     /// there, as the configuration says.
     pub async fn finish(mut self, ended: Ended) -> Finished {
-        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage().await };
+        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage() };
         let finished = self.judge(&ended, &usage);
         let record = FinishedRun {
             run: self.row(&ended, &finished, &usage),
@@ -61,23 +61,14 @@ impl Ticket {
         finished
     }
 
-    async fn usage(&self) -> RunUsage {
-        let (handle, number) = (self.entry.handle(), self.run.number);
-        match tokio::task::spawn_blocking(move || handle.finish(number)).await {
-            Ok(Ok(usage)) => usage,
-            Ok(Err(error)) => {
-                if error.kind() != ErrorKind::NotFound {
-                    tracing::warn!(
-                        box_id = self.entry.id,
-                        number,
-                        error = error.report(),
-                        "cannot read what a run used"
-                    );
-                }
-                RunUsage::default()
+    fn usage(&self) -> RunUsage {
+        self.entry.handle().finish(self.run.number).unwrap_or_else(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                let (box_id, number) = (&self.entry.id, self.run.number);
+                tracing::warn!(box_id, number, error = error.report(), "cannot read what a run used");
             }
-            Err(_) => RunUsage::default(),
-        }
+            RunUsage::default()
+        })
     }
 
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
