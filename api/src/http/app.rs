@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::accounts::Accounts;
+use super::shares::Shares;
 use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::db::Db;
