@@ -281,8 +281,10 @@ impl Entry {
         }
         let alive =
             view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        // A box without processes waits for the next request like a frozen one: to its owner it is asleep.
-        if !alive || view.handle.frozen().unwrap_or(false) {
+        if !alive {
+            return BoxStatus::Stopped;
+        }
+        if view.handle.frozen().unwrap_or(false) {
             return BoxStatus::Paused;
         }
         let counts = self.activity.counts();

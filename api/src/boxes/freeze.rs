@@ -1,12 +1,16 @@
 //! Falling asleep.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::meter::counter;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, Verdict, Write, decide};
 use crate::db::LogRow;
 use crate::error::Error;
 use crate::refusal::Refusal;
+
+/// How long the init of a box may take to say whether it is kept awake.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a box is put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,9 @@ impl Boxes {
         if why == FreezeReason::Idle && self.verdict(entry, cpu_usec) != Verdict::Sleep {
             return Ok(());
         }
+        if why == FreezeReason::Idle && self.is_kept(entry).await {
+            return Ok(());
+        }
         // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
         self.watch_arrivals(entry).await?;
         if why == FreezeReason::Idle && self.look_at_traffic(entry).await {
@@ -73,6 +80,14 @@ impl Boxes {
         self.reclaim_later(entry);
         tracing::debug!(box_id = entry.id, ?why, "frozen");
         Ok(())
+    }
+
+    /// A process of the box holds the lock that keeps it awake. Asked only when the box would fall asleep: an init that
+    /// does not answer keeps nothing awake.
+    async fn is_kept(&self, entry: &Arc<Entry>) -> bool {
+        let kept = entry.handle().hello(HELLO_DEADLINE).await.is_ok_and(|hello| hello.kept);
+        entry.activity.found_lock(kept);
+        kept
     }
 
     /// What the idle rule says about a box that is awake.

@@ -80,10 +80,10 @@ impl Boxes {
         };
         match status {
             BoxStatus::Idle | BoxStatus::Running => self.explain_awake(entry, &mut why),
-            BoxStatus::Paused if entry.alive() => {
+            BoxStatus::Paused => {
                 why.waiting_for.push("the next request that needs it, or data on one of its connections".into())
             }
-            BoxStatus::Paused => {
+            BoxStatus::Stopped => {
                 why.waiting_for.push("the next request, which starts it again on its disk".into());
             }
             BoxStatus::Creating => why.waiting_for.push("the end of its creation".into()),
@@ -108,6 +108,9 @@ impl Boxes {
         let config = &self.inner.config;
         let observed =
             entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
+        if entry.activity.is_kept() {
+            why.awake_because.push("a process in it held a lock on /run/icebox/keep".into());
+        }
         why.cpu_percent = Some((observed.cpu_percent * 100.0).round() / 100.0);
         match decide(&observed) {
             Verdict::KeepAlive => why.awake_because.push("it is a keep-alive box".into()),

@@ -26,6 +26,9 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// It has no processes: its init has ended, or the host was started anew. The next request starts it again on its
+    /// disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -41,6 +44,7 @@ impl BoxStatus {
             Self::Idle => "idle",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Stopped => "stopped",
             Self::Error => "error",
             Self::Deleted => "deleted",
         }
