@@ -32,6 +32,8 @@ pub enum Refusal {
     Unavailable(String),
     /// Storage is full.
     NoSpace(String),
+    /// The client sent its body too slowly.
+    TooSlow(String),
     /// It took too long.
     Timeout(String),
     /// A part of the public API that this version does not have.
@@ -82,6 +84,7 @@ impl fmt::Display for Refusal {
             | Self::Limit(text)
             | Self::Unavailable(text)
             | Self::NoSpace(text)
+            | Self::TooSlow(text)
             | Self::Timeout(text)
             | Self::NotYet(text) => f.write_str(text),
         }
@@ -132,6 +135,11 @@ impl From<icebox_shim::Error> for Refusal {
             ErrorKind::TooLarge => Self::TooLarge(text),
             ErrorKind::Limit => Self::Limit(text),
             ErrorKind::Timeout | ErrorKind::FreezeTimeout => Self::Timeout(text),
+            ErrorKind::Unreachable => Self::Unavailable(
+                "the control socket of the box has been removed from the host's run directory: `icebox restart BOX` starts \
+                 the box again on its disk"
+                    .into(),
+            ),
             ErrorKind::Gone => Self::Unavailable("the box stopped during the request; try again".into()),
             _ => Self::Failed(Error::new("use the box", "", error)),
         }

@@ -105,6 +105,13 @@ async fn run_to_end(app: &App, found: &TheBox, command: &Command) -> Result<Resp
 /// What both streams of a finished command come to.
 fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
     let mut error = text_of(outcome.stderr);
+    if let Some(text) = &outcome.finished.out_of_memory {
+        if !error.is_empty() && !error.ends_with('\n') {
+            error.push('\n');
+        }
+        error.push_str(text);
+        error.push('\n');
+    }
     if outcome.finished.timed_out {
         if !error.is_empty() && !error.ends_with('\n') {
             error.push('\n');
@@ -160,6 +167,7 @@ mod tests {
             state: RunState::Completed,
             cpu_ns: 5,
             error_message: None,
+            out_of_memory: None,
             timed_out,
             lost: false,
         };

@@ -74,6 +74,8 @@ pub struct Finished {
     pub cpu_ns: u64,
     /// Why it failed, beyond the exit code.
     pub error_message: Option<String>,
+    /// What the kernel killed of it for want of memory, in words.
+    pub out_of_memory: Option<String>,
     /// Its time limit has passed.
     pub timed_out: bool,
     /// Its box stopped under it.
