@@ -139,15 +139,12 @@ fn join(
     match sys::clone3(0, place).on(Step::Clone, "clone3(2)")? {
         Cloned::Child => {
             drop(mine);
-            enter(process, theirs, fds, &tasks, &target, flags)
+            enter(process, oom_score_adj, theirs, fds, &tasks, &target, flags)
         }
         Cloned::Parent(helper, _) => {
             drop((theirs, fds));
             let (pid, pidfd) = child_of(&mine, helper, Step::Join, "joining process")?;
             let mut warnings = Vec::new();
-            if let Some(score) = oom_score_adj {
-                set_oom_score(pid, score, &mut warnings)?;
-            }
             let terminal = listen(&mine, false, &mut warnings)?;
             Ok((pid, pidfd, terminal, warnings))
         }
@@ -175,16 +172,22 @@ fn different_namespaces(pid: i32) -> Result<CloneFlags> {
     Ok(flags)
 }
 
-/// The first of the two processes: joins, and makes the second.
+/// The first of the two processes: joins, and makes the second. The second inherits the OOM score, so that the program
+/// has it from its first instruction.
 fn enter(
     process: &Process,
+    oom_score_adj: Option<i32>,
     sync: Sync,
     fds: Vec<(OwnedFd, i32)>,
     tasks: &[OwnedFd],
     target: &OwnedFd,
     flags: CloneFlags,
 ) -> ! {
-    let join = || -> Result<Cloned> {
+    let mut warnings = Vec::new();
+    let mut join = || -> Result<Cloned> {
+        if let Some(score) = oom_score_adj {
+            set_oom_score(rustix::process::getpid(), score, &mut warnings)?;
+        }
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Join, "PR_SET_DUMPABLE")?;
         for fd in tasks {
             rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
@@ -193,7 +196,13 @@ fn enter(
         sys::clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match join() {
-        Ok(Cloned::Child) => become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER)),
+        Ok(Cloned::Child) => {
+            for text in warnings {
+                // The reader may be gone already; a warning is not worth a failure.
+                let _ = sync.send(&Up::Warning(text), None);
+            }
+            become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER))
+        }
         // setns(2) of a pid namespace moves only children, so this process still numbers as its caller does.
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
