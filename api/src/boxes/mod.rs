@@ -54,14 +54,14 @@ use crate::refusal::Refusal;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
-pub use create::NewBox;
+pub use create::{NewBox, Secret};
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
 pub use policy::{check_policy, policy_in_force};
-pub use run_table::{LiveRun, RunTable};
+pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill};
 pub use why::Why;

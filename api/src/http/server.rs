@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::flush::{Gate, Gated};
 use super::host_router::Answers;
 use super::system::Peer;
+use super::unread;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::public_urls::Certificate;
@@ -140,10 +140,11 @@ where
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (answers, gate) = (answers.clone(), gate.clone());
         async move {
-            let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(gate);
+            let (mut request, rest) = unread::share(request);
+            request.extensions_mut().insert(gate.clone());
             request.extensions_mut().insert(peer);
-            Ok::<_, Infallible>(answers.answer(request).await)
+            let response = answers.answer(request).await;
+            Ok::<_, Infallible>(rest.dropped(response, &gate).await)
         }
     });
     let connection = http1::Builder::new()

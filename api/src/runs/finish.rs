@@ -5,6 +5,7 @@ use std::sync::Arc;
 use icebox_shim::ErrorKind;
 use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
 
+use super::collect::EXEC_OUTPUT_BYTES_MAX;
 use super::command::stopped_text;
 use super::ticket::{Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
@@ -14,6 +15,8 @@ use crate::text::one_line;
 
 /// So much of the end of a run's output goes into its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
+/// Exit code of a run that would have succeeded but whose output was cut: as if by SIGPIPE.
+const EXIT_CUT: i32 = 141;
 /// Exit code of a run whose box stopped: as if killed.
 const EXIT_KILLED: i32 = 137;
 
@@ -83,6 +86,8 @@ impl Ticket {
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
         let cancelled = self.run.is_cancelled();
         let (exit_code, timed_out, lost) = match &ended.exit {
+            // A client that looks at nothing but the exit code must not take cut output for all of it.
+            Ok(exit) if exit.code() == 0 && ended.truncated => (EXIT_CUT, false, false),
             Ok(exit) => (exit.code(), exit.timed_out, false),
             Err(_) => (EXIT_KILLED, false, true),
         };
@@ -98,6 +103,8 @@ impl Ticket {
             Some(stopped_text().to_owned())
         } else if timed_out {
             Some("timed out".to_owned())
+        } else if ended.truncated {
+            Some(format!("its output was cut at {EXEC_OUTPUT_BYTES_MAX} bytes"))
         } else if usage.oom_kills > 0 {
             let text = if killed { "killed: out of memory" } else { "the box ran out of memory during the run" };
             Some(text.to_owned())
