@@ -189,7 +189,7 @@ fn bad_bodies_are_400_with_a_text() {
     ] {
         let request = api.build("POST", &made.path(tail)).header("content-type", "application/json");
         let text = api.send(tail, request.body(body.to_owned())).error_text();
-        assert!(said.is_empty() || text == said, "{tail} {body}: {text}");
+        assert!(text.contains(said), "{tail} {body}: {text}");
         assert!(!["os error", "at line", "missing field"].iter().any(|word| text.contains(word)), "{body}: {text}");
     }
     assert_eq!(made.get("/files/read").error(400), "path is missing");
@@ -197,6 +197,7 @@ fn bad_bodies_are_400_with_a_text() {
     let request = api.build("POST", &made.path("/files/upload"));
     let request = request.header("content-type", "multipart/form-data; boundary=b").body(form);
     assert!(api.send("a wrong field", request).error(400).contains("'file'"));
+    made.out("true");
     let keys: Vec<String> = made.get("/runs").ok()["runs"][0].as_object().expect("a run").keys().cloned().collect();
     let known = "box_id completed_at compute_cost_usd cost_usd cpu_ns created_at customer_id duration_ms id input_tokens \
                  output_tokens prompt status type";

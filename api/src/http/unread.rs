@@ -46,7 +46,7 @@ pub(super) fn share(request: hyper::Request<Incoming>) -> (Request, Rest) {
 
 impl Rest {
     /// Reads what the handler has left, before its answer is sent.
-    pub(super) async fn dropped(mut self, mut response: Response, gate: &Gate) -> Response {
+    pub(super) async fn dropped(self, mut response: Response, gate: &Gate) -> Response {
         // An upgraded connection has no rest, and a body that is still held is still being read.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || Arc::strong_count(&self.body) > 1 {
             return response;
@@ -58,7 +58,7 @@ impl Rest {
         response
     }
 
-    async fn read_to_end(&mut self) -> bool {
+    async fn read_to_end(&self) -> bool {
         let (is_over, announced) = {
             let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
             (body.is_end_stream(), body.size_hint().lower())

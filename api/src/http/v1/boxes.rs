@@ -108,7 +108,7 @@ pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> A
 /// nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/runs", tag = "own", params(("id" = String, Path)), responses((status = 200, body = RunRecords), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<RunRecords> {
-    let rows = runs::runs_of(&app.boxes, &found.entry).await?;
+    let rows = runs::runs_of(&app.runs, &found.entry).await?;
     let account = &found.entry.account_id;
     Ok(axum::Json(RunRecords { runs: rows.into_iter().map(|row| RunRecord::new(row, account)).collect() }))
 }
