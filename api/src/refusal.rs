@@ -132,6 +132,11 @@ impl From<icebox_shim::Error> for Refusal {
             ErrorKind::TooLarge => Self::TooLarge(text),
             ErrorKind::Limit => Self::Limit(text),
             ErrorKind::Timeout | ErrorKind::FreezeTimeout => Self::Timeout(text),
+            ErrorKind::Unreachable => Self::Unavailable(
+                "the control socket of the box has been removed from the host's run directory: `icebox restart BOX` starts \
+                 the box again on its disk"
+                    .into(),
+            ),
             ErrorKind::Gone => Self::Unavailable("the box stopped during the request; try again".into()),
             _ => Self::Failed(Error::new("use the box", "", error)),
         }

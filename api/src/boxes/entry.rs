@@ -1,6 +1,6 @@
 //! One box in memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct View {
     pub handle: BoxHandle,
     /// First of its host uids.
     pub uid_base: u32,
+    /// Id of its base image; `None` until it is known.
+    pub image: Option<String>,
     /// Its PID 1; `None` while it has none.
     pub incarnation: Option<Incarnation>,
     /// Why it cannot be used.
@@ -74,6 +76,8 @@ pub struct Entry {
     life: Mutex<()>,
     /// How many wait for it.
     life_waiting: AtomicU32,
+    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    asleep: AtomicBool,
     /// Ends in what is to be done with a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -109,6 +113,7 @@ impl Entry {
             changing: Mutex::new(()),
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
@@ -131,6 +136,17 @@ impl Entry {
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
+    }
+
+    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
+    /// does is asked of the kernel ([`Entry::frozen`]).
+    pub(super) fn left_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
     }
 
     /// Whether another task waits for the lifecycle lock.
@@ -156,6 +172,12 @@ impl Entry {
     #[must_use]
     pub fn handle(&self) -> BoxHandle {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
+    }
+
+    /// It is made and has a PID 1.
+    pub(super) fn runs_here(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.phase == Phase::Ready && view.incarnation.is_some()
     }
 
     pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
@@ -198,6 +220,7 @@ impl Entry {
             name: self.name.clone(),
             state: BoxState::Ready,
             settings: config.settings,
+            image: view.image,
             uid_base: view.uid_base,
             incarnation: view.incarnation,
             created_ms: self.created_ms,
@@ -240,8 +263,10 @@ impl Entry {
         }
         let alive =
             view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        // A box without processes waits for the next request like a frozen one: to its owner it is asleep.
-        if !alive || view.handle.frozen().unwrap_or(false) {
+        if !alive {
+            return BoxStatus::Stopped;
+        }
+        if view.handle.frozen().unwrap_or(false) {
             return BoxStatus::Paused;
         }
         let counts = self.activity.counts();

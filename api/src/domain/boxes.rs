@@ -26,6 +26,9 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// It has no processes: its init has ended, or the host was started anew. The next request starts it again on its
+    /// disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -41,6 +44,7 @@ impl BoxStatus {
             Self::Idle => "idle",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Stopped => "stopped",
             Self::Error => "error",
             Self::Deleted => "deleted",
         }
@@ -145,6 +149,8 @@ pub struct BoxRecord {
     pub state: BoxState,
     /// What was asked for.
     pub settings: BoxSettings,
+    /// Id of its base image. A record from before boxes had one has none: it gets the daemon's at its next start.
+    pub image: Option<String>,
     /// First of its 65536 host uids.
     pub uid_base: u32,
     /// Its address, if it has ever had a network.

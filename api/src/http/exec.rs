@@ -140,7 +140,12 @@ fn answer(mut outcome: Outcome, timeout_ms: Option<u64>) -> Bytes {
 /// What both streams of a finished command come to.
 fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
     let mut error = text_of(outcome.stderr);
-    if (outcome.finished.timed_out || outcome.truncated) && !error.is_empty() && !error.ends_with('\n') {
+    let has_note = outcome.finished.timed_out || outcome.truncated || outcome.finished.out_of_memory.is_some();
+    if has_note && !error.is_empty() && !error.ends_with('\n') {
+        error.push('\n');
+    }
+    if let Some(text) = &outcome.finished.out_of_memory {
+        error.push_str(text);
         error.push('\n');
     }
     if outcome.truncated {
@@ -201,6 +206,7 @@ mod tests {
             state: RunState::Completed,
             cpu_ns: 5,
             error_message: None,
+            out_of_memory: None,
             timed_out,
             lost: false,
         };

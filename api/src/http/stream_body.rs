@@ -110,6 +110,7 @@ mod tests {
             state: RunState::Failed,
             cpu_ns: 1000,
             error_message: None,
+            out_of_memory: None,
             timed_out: false,
             lost: false,
         }

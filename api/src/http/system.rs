@@ -51,7 +51,14 @@ pub(super) async fn metrics(
     }
     let boxes = app.boxes.clone();
     let counted = tokio::task::spawn_blocking(move || {
-        let all = [BoxStatus::Creating, BoxStatus::Idle, BoxStatus::Running, BoxStatus::Paused, BoxStatus::Error];
+        let all = [
+            BoxStatus::Creating,
+            BoxStatus::Idle,
+            BoxStatus::Running,
+            BoxStatus::Paused,
+            BoxStatus::Stopped,
+            BoxStatus::Error,
+        ];
         let mut counts = all.map(|status| (status.as_str(), 0));
         for status in boxes.all().iter().map(|entry| entry.status().as_str()) {
             if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == status) {

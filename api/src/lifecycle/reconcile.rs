@@ -56,6 +56,9 @@ impl Lifecycle {
             let last_run = run_numbers.get(&record.id).copied().unwrap_or(0);
             self.boxes.restore(record, damage, account_idle, last_run).await?;
         }
+        if let Err(refusal) = self.boxes.give_images().await {
+            tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
+        }
         self.settle_all().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();
@@ -101,6 +104,7 @@ impl Lifecycle {
         self.db.append_samples(sample.into_iter().collect());
         // A frozen init answers nothing: its runs are taken over when it is woken.
         if entry.frozen() {
+            entry.set_asleep(true);
             return self.boxes.reclaim_later(entry);
         }
         let _life = entry.lock_life().await;

@@ -8,12 +8,10 @@ use super::command::{Command, stopped_text};
 use super::finish::RECORDED_OUTPUT_BYTES;
 use super::service::Runs;
 use super::start::{RECORD_AFTER, Started, start};
-use super::ticket::{Ended, Finished, Ticket, ended_now};
+use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};
 use crate::boxes::Awake;
 use crate::refusal::Refusal;
 
-/// So much of each output stream is kept for the answer; the rest is read and dropped.
-pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * MIB;
 const MIB: usize = 1024 * 1024;
 /// What all answers together may keep beyond their first MiB. The memory is twice that: the output, and the JSON made of it.
 static SHARED_MIB: Semaphore = Semaphore::const_new(512);

@@ -9,6 +9,9 @@ use crate::boxes::{Entry, LiveRun, Work};
 use crate::clock;
 use crate::domain::RunState;
 
+/// So much of each output stream is kept for an answer at the end; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// A run in flight. Dropping it takes the run out of the box's table.
 #[derive(Debug)]
 pub struct Ticket {
@@ -70,6 +73,8 @@ pub struct Finished {
     pub cpu_ns: u64,
     /// Why it failed, beyond the exit code.
     pub error_message: Option<String>,
+    /// What the kernel killed of it for want of memory, in words.
+    pub out_of_memory: Option<String>,
     /// Its time limit has passed.
     pub timed_out: bool,
     /// Its box stopped under it.

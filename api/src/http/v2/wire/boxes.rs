@@ -32,6 +32,8 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// Without processes; the next request starts it again on its disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -290,6 +292,7 @@ impl From<domain::BoxStatus> for BoxStatus {
             domain::BoxStatus::Idle => Self::Idle,
             domain::BoxStatus::Running => Self::Running,
             domain::BoxStatus::Paused => Self::Paused,
+            domain::BoxStatus::Stopped => Self::Stopped,
             domain::BoxStatus::Error => Self::Error,
             domain::BoxStatus::Deleted => Self::Deleted,
         }
