@@ -32,6 +32,8 @@ pub enum Refusal {
     Unavailable(String),
     /// Storage is full.
     NoSpace(String),
+    /// The client sent its body too slowly.
+    TooSlow(String),
     /// It took too long.
     Timeout(String),
     /// A part of the public API that this version does not have.
@@ -82,6 +84,7 @@ impl fmt::Display for Refusal {
             | Self::Limit(text)
             | Self::Unavailable(text)
             | Self::NoSpace(text)
+            | Self::TooSlow(text)
             | Self::Timeout(text)
             | Self::NotYet(text) => f.write_str(text),
         }

@@ -167,7 +167,7 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         filesystem(
             "/dev/pts",
             "devpts",
-            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=256",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=64",
             MountAttributes { nodev: false, ..strict },
         ),
         filesystem("/dev/shm", "tmpfs", &format!("mode=1777,size={shm_bytes}"), strict),

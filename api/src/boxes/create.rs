@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use icebox_rootfs::CloneMethod;
 
 use super::launch::{Start, Started, remove_run_dir};
-use super::{Boxes, Entry, Meter, Phase, View, Write, blocking};
+use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
@@ -108,7 +108,8 @@ impl Boxes {
             headers: wanted.headers.clone(),
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
-        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
+        let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
+        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), passed, 0));
         let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
         let mine = || table.values().filter(|other| other.account_id == wanted.account_id);
         if let Some(name) = &wanted.name
@@ -227,9 +228,9 @@ impl Boxes {
 
     /// Gives an unused reservation back.
     pub(super) fn give_back(&self, reservation: Reservation) {
+        self.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
         let boxes = self.clone();
         tokio::spawn(async move {
-            boxes.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
             let released = match boxes.sync_removals().await {
                 Ok(()) => boxes.inner.db.release(&reservation).await,
                 Err(error) => Err(error),

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use icebox_shim::handle::BoxHandle;
+use icebox_shim::handle::{BoxHandle, RunEvent};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
+use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
@@ -86,6 +87,8 @@ pub struct Entry {
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,
+    /// What the daemon passes on for it.
+    pub passed: Passed,
     /// Its runs.
     pub runs: RunTable,
     /// Cancelled when it is deleted: what goes on for it ends.
@@ -103,7 +106,14 @@ pub(super) struct Configured {
 
 impl Entry {
     /// An entry for a record.
-    pub(super) fn new(record: &BoxRecord, view: View, idle: Duration, meter: Meter, last_run: u64) -> Self {
+    pub(super) fn new(
+        record: &BoxRecord,
+        view: View,
+        idle: Duration,
+        meter: Meter,
+        passed: Passed,
+        last_run: u64,
+    ) -> Self {
         Self {
             id: record.id.clone(),
             account_id: record.account_id.clone(),
@@ -119,8 +129,16 @@ impl Entry {
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
+            passed,
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
+        }
+    }
+
+    /// Counts output of a run. Waits if the box has more of it than the daemon passes on.
+    pub async fn pass(&self, event: &RunEvent) {
+        if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
+            self.passed.pass(bytes.len()).await;
         }
     }
 

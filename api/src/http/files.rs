@@ -181,6 +181,7 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
     let mut piece = piece.ok_or_else(|| std::io::Error::other("the file has become shorter"))?;
     piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     let left = left - piece.len() as u64;
+    awake.entry.passed.pass(piece.len()).await;
     Ok(Some((piece, (reader, awake, left))))
 }
 

@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
+use super::patient::TooSlow;
 use super::plain;
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
@@ -40,6 +41,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
         Refusal::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
         Refusal::NotYet(_) => StatusCode::NOT_IMPLEMENTED,
         Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -82,6 +84,9 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal
         while let Some(inner) = source {
             if inner.is::<http_body_util::LengthLimitError>() {
                 return Refusal::TooLarge(format!("the body must have at most {limit} bytes"));
+            }
+            if inner.is::<TooSlow>() {
+                return Refusal::TooSlow(format!("{TooSlow}; send it without long pauses"));
             }
             source = inner.source();
         }

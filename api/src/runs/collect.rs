@@ -121,8 +121,20 @@ impl Recording {
         Self { due: Some(tokio::time::Instant::now() + RECORD_AFTER) }
     }
 
-    /// The next event of the run.
+    /// The next event of the run, at the rate of its box.
     pub(super) async fn next(
+        &mut self,
+        events: &mut RunEvents,
+        ticket: &Ticket,
+    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
+        let event = self.next_recorded(events, ticket).await;
+        if let Ok(Some(event)) = &event {
+            ticket.entry().pass(event).await;
+        }
+        event
+    }
+
+    async fn next_recorded(
         &mut self,
         events: &mut RunEvents,
         ticket: &Ticket,

@@ -20,7 +20,7 @@ use super::command::Command;
 use super::service::Runs;
 use super::start::{Started, start};
 use super::ticket::{Ticket, ended_now};
-use crate::boxes::Awake;
+use crate::boxes::{Awake, Entry};
 use crate::ids;
 use crate::refusal::Refusal;
 
@@ -172,7 +172,7 @@ impl Session {
         let tree = Tree { handle: ticket.entry().handle(), number: ticket.number() };
         let mut tail = Tail::default();
         let relayed = tokio::select! {
-            relayed = relay(&mut events, output, &mut tail) => relayed,
+            relayed = relay(&mut events, ticket.entry(), output, &mut tail) => relayed,
             () = obey(inputs, input, &tree) => Err(ClientGone),
         };
         // Also after an exit: what the program left in the background belongs to the session.
@@ -206,11 +206,16 @@ type KnownExit = Result<Exit, ShimError>;
 /// Hands output to the client as it comes, up to the exit.
 async fn relay(
     events: &mut RunEvents,
+    entry: &Entry,
     output: &mut impl SessionOutput,
     tail: &mut Tail,
 ) -> Result<KnownExit, ClientGone> {
     loop {
-        match events.next().await {
+        let event = events.next().await;
+        if let Ok(Some(event)) = &event {
+            entry.pass(event).await;
+        }
+        match event {
             Ok(Some(RunEvent::Stdout(bytes))) => {
                 tail.add(&bytes);
                 output.stdout(bytes).await?;

@@ -456,6 +456,25 @@ impl BoxHandle {
         self.subject()
     }
 
+    /// Limits the processes and threads here and below, and makes the cgroup if it is not there. For the cgroup that
+    /// holds all boxes: a box's own limits are set at its launch.
+    ///
+    /// # Errors
+    /// `Unenforced` without a pids controller, and those of the system calls.
+    pub fn limit_pids(&self, pids_max: i64) -> Result<(), Error> {
+        let step = "limit processes of all boxes";
+        let v1 = [Controller::Pids];
+        let cgroup = match self.open_cgroup(&v1)? {
+            Some(cgroup) if cgroup.pids().is_ok() => cgroup,
+            _ => {
+                let path = self.inner.cgroup.as_ref().ok_or_else(|| self.missing())?;
+                Cgroup::create(hierarchy()?, path, &v1).map_err(self.fail(step))?
+            }
+        };
+        let limits = Limits { pids_max: Some(pids_max), ..Limits::default() };
+        cgroup.apply(&limits, Unenforced::Refuse).map(drop).map_err(self.fail(step))
+    }
+
     /// Removes the box's cgroup in every hierarchy; none there is fine. Blocks up to the deadline.
     ///
     /// # Errors
