@@ -251,7 +251,7 @@ async fn only_boxes_without_an_image_get_one() {
     let Fixture { db, account, .. } = fixture().await;
     for (id, image) in [("old", None), ("new", Some("bookworm-2"))] {
         let record = BoxRecord { image: image.map(str::to_owned), ..record(id, &account, None) };
-        db.insert_box(&record, None, sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
+        db.insert_box(&record, Vec::new(), sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
     }
     db.set_missing_images("bookworm-1").await.expect("filled in");
     let mut images: Vec<(String, Option<String>)> =

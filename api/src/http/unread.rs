@@ -22,6 +22,8 @@ use super::flush::Gate;
 const DROPPED_BYTES_MAX: u64 = 160 * 1024 * 1024;
 /// And so long.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
+/// A client that pauses for so long gets its answer at once.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The body of a request, shared by its handler and [`Rest`].
 #[derive(Debug)]
@@ -51,7 +53,8 @@ impl Rest {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || Arc::strong_count(&self.body) > 1 {
             return response;
         }
-        if !self.read_to_end().await {
+        let is_slow = response.status() == StatusCode::REQUEST_TIMEOUT;
+        if is_slow || !self.read_to_end().await {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             gate.linger();
         }
@@ -71,14 +74,19 @@ impl Rest {
         }
         let reading = async {
             let mut dropped = 0;
-            while let Some(frame) = std::future::poll_fn(|context| poll(&self.body, context)).await {
-                let Ok(frame) = frame else { return true };
+            loop {
+                let next = std::future::poll_fn(|context| poll(&self.body, context));
+                let frame = match tokio::time::timeout(PAUSE_MAX, next).await {
+                    Ok(Some(Ok(frame))) => frame,
+                    // The end, or the client is gone.
+                    Ok(Some(Err(_)) | None) => return true,
+                    Err(_) => return false,
+                };
                 dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if dropped > DROPPED_BYTES_MAX {
                     return false;
                 }
             }
-            true
         };
         tokio::time::timeout(DROP_DEADLINE, reading).await.unwrap_or(false)
     }
