@@ -120,7 +120,7 @@ impl From<Error> for Refusal {
 /// What a box answered to an operation of its owner (a file, a command): the text may be shown.
 impl From<icebox_shim::Error> for Refusal {
     fn from(error: icebox_shim::Error) -> Self {
-        let mut text = error.report();
+        let mut text = without_errno(&error.report());
         if let (true, Some(reason)) = (error.causes().is_empty(), reason_of(error.kind())) {
             text = format!("{text}: {reason}");
         }
@@ -144,6 +144,19 @@ impl From<icebox_shim::Error> for Refusal {
             _ => Self::Failed(Error::new("use the box", "", error)),
         }
     }
+}
+
+/// The text of an operating system error without its number, which says nothing to a client.
+#[must_use]
+pub fn without_errno(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        plain.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Why, for refusals that the box gives without a cause from the kernel.

@@ -58,9 +58,18 @@ fn one_account_or_address_leaves_the_others_their_share() {
 
     // Bodies that never end: the account has its share of them, others are served, and each has a deadline.
     let mut bodies: Vec<TcpStream> = (0..4).map(|_| endless(&daemon)).collect();
-    wait_until(PATIENCE, "the account to have used up its share", || api.get("/v2/box").status == 429);
+    wait_until(PATIENCE, "the account to have used up its share", || {
+        let is_used_up = api.get("/v2/box").status == 429;
+        // The question itself has a place for a moment, and may have taken that of a body: another takes it back.
+        if !is_used_up && bodies.len() < 8 {
+            bodies.push(endless(&daemon));
+        }
+        is_used_up
+    });
     other.get("/v2/box").ok();
-    assert!(bodies.iter_mut().all(|stream| status(stream) == 408));
+    let ends: Vec<u16> = bodies.iter_mut().map(status).collect();
+    assert!(ends.iter().filter(|status| **status == 408).count() >= 4, "{ends:?}");
+    assert!(ends.iter().all(|status| [408, 429].contains(status)), "{ends:?}");
     wait_until(PATIENCE, "the account to be served again", || api.get("/v2/box").status == 200);
 
     // Streams keep connections in use: no more than the share of the account.

@@ -56,7 +56,7 @@ use crate::refusal::Refusal;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
-pub use create::NewBox;
+pub use create::{NewBox, Secret};
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
@@ -64,7 +64,7 @@ pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
-pub use run_table::{LiveRun, RunTable};
+pub use run_table::{LiveRun, RunTable, StreamClient};
 pub(crate) use tasks::to_the_end;
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill};

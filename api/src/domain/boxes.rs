@@ -75,6 +75,15 @@ pub struct BoxSettings {
     pub git_user_email: Option<String>,
     /// Idle time of its own.
     pub idle_seconds: Option<u64>,
+    /// The agent's harness. It is kept and shown; this version runs no agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The agent's model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The agent's program (`command`, `args`, `protocol`), for the harness `custom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_runner: Option<serde_json::Value>,
     /// What it may reach. A record from before boxes had a network has none: nothing may be reached.
     pub network_policy: Option<NetworkPolicy>,
 }

@@ -80,6 +80,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::box_usage))
         .routes(routes!(v1::boxes::view))
         .routes(routes!(v1::boxes::why))
+        .routes(routes!(v1::boxes::list_runs))
         .routes(routes!(v1::boxes::box_idle))
         .routes(routes!(v1::boxes::account_idle))
         .routes(routes!(v1::boxes::account_headers))

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::Request;
 use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +27,7 @@ use super::flush::{Gate, Gated};
 use super::host_router::Answers;
 use super::seats::{Busy, Seat, SeatLimits, Seats};
 use super::system::Peer;
+use super::unread;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::public_urls::Certificate;
@@ -157,13 +157,14 @@ where
         // From the head of the request to the end of the answer.
         let busy = seat.as_ref().map(Seat::busy);
         async move {
-            let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(gate);
+            let (mut request, rest) = unread::share(request);
+            request.extensions_mut().insert(gate.clone());
             request.extensions_mut().insert(peer);
             if let Some(seat) = seat {
                 request.extensions_mut().insert(seat);
             }
-            Ok::<_, Infallible>(answers.answer(request).await.map(|body| Held { body, _busy: busy }))
+            let response = rest.dropped(answers.answer(request).await, &gate).await;
+            Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
         }
     });
     let connection = http1::Builder::new()

@@ -6,7 +6,7 @@ use icebox_shim::ErrorKind;
 use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
 
 use super::command::stopped_text;
-use super::ticket::{Ended, Finished, Ticket};
+use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
 use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
@@ -14,6 +14,8 @@ use crate::text::one_line;
 
 /// So much of the end of a run's output goes into its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
+/// Exit code of a run that would have succeeded but whose output was cut: as if by SIGPIPE.
+const EXIT_CUT: i32 = 141;
 /// Exit code of a run whose box stopped: as if killed.
 const EXIT_KILLED: i32 = 137;
 
@@ -74,6 +76,8 @@ impl Ticket {
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
         let cancelled = self.run.is_cancelled();
         let (exit_code, timed_out, lost) = match &ended.exit {
+            // A client that looks at nothing but the exit code must not take cut output for all of it.
+            Ok(exit) if exit.code() == 0 && ended.truncated => (EXIT_CUT, false, false),
             Ok(exit) => (exit.code(), exit.timed_out, false),
             Err(_) => (EXIT_KILLED, false, true),
         };
@@ -87,6 +91,7 @@ impl Ticket {
             (true, _, _) => Some("cancelled".to_owned()),
             (_, true, _) => Some(stopped_text().to_owned()),
             (_, _, true) => Some("timed out".to_owned()),
+            _ if ended.truncated => Some(format!("its output was cut at {EXEC_OUTPUT_BYTES_MAX} bytes")),
             _ => None,
         };
         let alone = killed && ending.is_none();

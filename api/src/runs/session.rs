@@ -136,11 +136,20 @@ fn command_of(wanted: SessionStart) -> Result<Command, Refusal> {
     let or = |value: u16, default| if value > 0 { value } else { default };
     let tty =
         wanted.terminal.map(|(rows, cols)| Winsize { rows: or(rows, ROWS_DEFAULT), cols: or(cols, COLS_DEFAULT) });
-    let env = wanted.env.iter().filter_map(|entry| entry.split_once('='));
-    let env = env.filter(|(name, value)| ids::check_env(name, value).is_ok()).take(ids::ENV_VARS_MAX);
-    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let env = environment_of(&wanted.env)?;
     let command = Command::exec(argv, wanted.cwd.as_deref())?;
     Ok(Command { tty, env, interactive: true, owned_by_client: true, ..command })
+}
+
+/// The variables of a session. Those that a client may not set are passed over, as the clients' documentation says.
+fn environment_of(entries: &[String]) -> Result<Vec<(String, String)>, Refusal> {
+    let entries = entries.iter().filter_map(|entry| entry.split_once('='));
+    let entries = entries.filter(|(name, _)| !ids::is_blocked_env(name)).take(ids::ENV_VARS_MAX);
+    let checked = entries.map(|(name, value)| {
+        ids::check_env(name, value).map_err(Refusal::Invalid)?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    checked.collect()
 }
 
 impl Session {
@@ -353,5 +362,7 @@ mod tests {
         assert_eq!(command.argv, ["bash", "-lc", "echo $A"]);
         assert_eq!(command.tty, Some(Winsize { rows: ROWS_DEFAULT, cols: 132 }));
         assert!(command_of(SessionStart::default()).is_err());
+        let odd = SessionStart { shell: Some("true".into()), env: vec!["A B=1".into()], ..SessionStart::default() };
+        assert!(command_of(odd).is_err_and(|refusal| refusal.to_string().contains("'A B'")));
     }
 }
