@@ -197,7 +197,8 @@ const STORM: &str = "trap '' TERM HUP; (while :; do sleep 1000 & done) 2>/dev/nu
 #[tokio::test]
 async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
     let b = TestBox::start_with(|spec| spec.pids_max = 40).await;
-    let full = || b.handle.usage().unwrap().pids >= 40;
+    // A shell of the storm ends when it cannot fork, so a few of the 40 may be free again.
+    let full = || b.handle.usage().unwrap().pids >= 36;
     // In the background of a run that has ended: killed by the host.
     let request = b.request(&["/bin/sh", "-c", &format!("({STORM}) & exit 0")]);
     let number = request.run;

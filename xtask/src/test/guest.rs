@@ -281,7 +281,7 @@ mod tests {
         let wanted = wanted(&suites, None, Flavour::Minimal);
         let mut ends = vec![None, None, None];
         let (failures, times) = (Failures::default(), Times::default());
-        let told = "icebox-test 0 0 1\n    noise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n    Kernel panic\n";
+        let told = "icebox-test 0 0 150\n    noise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n    Kernel panic\n";
         let last = read(told.as_bytes(), &wanted, Flavour::Minimal, &mut ends, &failures, &times).unwrap();
         assert_eq!(conclude(&wanted, &ends, &last, &failures), Tally { passed: 1, failed: 1, skipped: 1 });
         let why = "\nfailed: icebox-tests::life c (SKIPPED in the guest)\n    noise\n\n\
