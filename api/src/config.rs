@@ -10,7 +10,7 @@ use icebox_shim::launch::HostLimits;
 use serde::Deserialize;
 
 use crate::error::{Cause, Error};
-use crate::net::config::NetworkConfig;
+use icebox_net::config::NetworkConfig;
 use crate::preview::PublicUrls;
 
 /// Read when no `--config` is given and the file exists.

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::db::LogRow;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
-use crate::net::egress::HeaderRules;
+use icebox_net::headers::HeaderRules;
 use crate::refusal::Refusal;
 use crate::runs;
 

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::activity::Activity;
 use super::meter::Meter;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
-use crate::net::Rights;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
+use icebox_net::headers::HeaderRules;
 use crate::runs::RunTable;
 
 /// Where a box stands, beyond what the kernel knows.

@@ -12,8 +12,8 @@ use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::LogRow;
 use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
-use crate::net::Rights;
-use crate::net::address::Pair;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
 use crate::refusal::Refusal;
 
 /// What a start needs to know.

@@ -44,7 +44,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::ids;
 use crate::metrics::Metrics;
-use crate::net::Network;
+use icebox_net::Network;
 use crate::refusal::Refusal;
 
 pub use activity::{Activity, Counts, Work, WorkKind};

@@ -9,13 +9,14 @@ use super::{Boxes, Entry, WorkKind};
 use crate::db::LogRow;
 use crate::domain::{BoxRecord, BoxSettings, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
-use crate::net::nflog::Event;
-use crate::net::policy::BoxPolicy;
-use crate::net::{Network, Rights};
+use icebox_net::address::Pair;
+use icebox_net::denial::protocol_name;
+use icebox_net::headers::HeaderRules;
+use icebox_net::nflog::Event;
+use icebox_net::policy::{BoxPolicy, PolicyText};
+use icebox_net::{Network, Rights};
 use crate::refusal::Refusal;
-use crate::wire::{BoxNetwork, Counted};
+use crate::http::v1::wire::{BoxConnection, BoxNetwork, Counted, Denied};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
@@ -27,13 +28,41 @@ fn of_account(id: &str) -> String {
 
 /// The policy as the network enforces it, or what is wrong with it.
 pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {
-    BoxPolicy::check(&policy.clone().into())
+    let text = PolicyText {
+        mode: &policy.mode,
+        allowed_domains: policy.allowed_domains.as_deref().unwrap_or_default(),
+        allowed_cidrs: policy.allowed_cidrs.as_deref().unwrap_or_default(),
+        denied_cidrs: policy.denied_cidrs.as_deref().unwrap_or_default(),
+    };
+    BoxPolicy::check(text).map_err(|wrong| Refusal::Invalid(format!("network_policy.{wrong}")))
 }
 
 /// The policy in force. A record without a policy, or with one that cannot be understood, allows nothing.
 #[must_use]
 pub fn policy_in_force(settings: &BoxSettings) -> BoxPolicy {
     settings.network_policy.as_ref().and_then(|policy| check_policy(policy).ok()).unwrap_or(BoxPolicy::DenyAll)
+}
+
+/// Puts what the network knows of a connected box into an answer.
+fn fill(told: &mut BoxNetwork, report: icebox_net::Report) {
+    let counted = |count: icebox_net::firewall::Count| Counted { packets: count.packets, bytes: count.bytes };
+    told.connected = true;
+    told.mtu = Some(report.mtu);
+    told.sent = counted(report.counters.sent);
+    told.received = counted(report.counters.received);
+    told.refused = counted(report.counters.refused);
+    told.connections_total = report.connections_total;
+    told.denials = report.denials.into_iter().map(Denied::from).collect();
+    told.connections = report
+        .connections
+        .into_iter()
+        .map(|one| BoxConnection {
+            protocol: protocol_name(one.protocol),
+            address: one.destination,
+            port: one.port,
+            state: Some(one.state.to_owned()),
+        })
+        .collect();
 }
 
 impl Boxes {
@@ -45,7 +74,7 @@ impl Boxes {
 
     /// Addresses for a new box; none where boxes have no network.
     pub(super) fn assign_addresses(&self, id: &str) -> Result<Option<Pair>, Error> {
-        self.inner.network.as_ref().map(|network| network.assign(id)).transpose()
+        Ok(self.inner.network.as_ref().map(|network| network.assign(id)).transpose()?)
     }
 
     /// The addresses that the record of a box names, if it can have them still.
@@ -97,21 +126,21 @@ impl Boxes {
     /// The headers of a box, sealed for its record.
     pub(super) fn seal_headers(&self, entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         let (Some(network), Some(headers)) = (&self.inner.network, entry.view().headers) else { return Ok(None) };
-        network.seal_headers(&entry.id, &headers).map(Some)
+        Ok(Some(network.seal_headers(&entry.id, &headers)?))
     }
 
     /// The headers of a box, from its record.
     pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.sealed_headers(id).await?;
-        sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 
     /// The headers that an account gives to its new boxes.
     pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.account_headers(account).await?;
-        sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
     }
 
     /// Sets them, for boxes that are made from now on.
@@ -126,13 +155,15 @@ impl Boxes {
     /// The certificate that a box with headers has to trust.
     #[must_use]
     pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
-        entry.view().headers.and(self.inner.network.as_ref()).map(crate::net::Network::certificate_pem)
+        entry.view().headers.and(self.inner.network.as_ref()).map(icebox_net::Network::certificate_pem)
     }
 
     /// From now on a packet for this box wakes it. Comes before it is frozen.
     pub(super) async fn watch_arrivals(&self, entry: &Entry) -> Result<(), Error> {
         match (&self.inner.network, entry.view().pair) {
-            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => network.set_frozen(pair, true).await,
+            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => {
+                Ok(network.set_frozen(pair, true).await?)
+            }
             _ => Ok(()),
         }
     }
@@ -306,7 +337,9 @@ impl Boxes {
             denials: Vec::new(),
         };
         if let Some(network) = &self.inner.network {
-            network.report(&entry.id, &mut told).await?;
+            if let Some(report) = network.report(&entry.id).await? {
+                fill(&mut told, report);
+            }
         }
         Ok(told)
     }

@@ -12,7 +12,7 @@ use super::restart::REPAIRED;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, THAW_DEADLINE, Verdict, Work, WorkKind, Write, decide, to_the_end};
 use crate::db::LogRow;
 use crate::error::Error;
-use crate::net::address::Pair;
+use icebox_net::address::Pair;
 use crate::refusal::Refusal;
 use crate::runs;
 

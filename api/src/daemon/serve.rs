@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::{facts, log, manager};
 use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
 use crate::config::Config;
-use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
+use crate::db::{CommitFailure, Db, LogRow, ensure_first_account, hash_key};
+use crate::domain::{LogLevel, LogSource};
 use crate::error::{Cause, Error};
 use crate::http::{self, App, Door, Front, Listening, UrlsOnly};
 use crate::metrics::Metrics;
-use crate::net::{Network, NetworkParts};
+use icebox_net::{Network, NetworkParts};
 use crate::preview::{Certificate, Preview};
 
 /// The key of the first account, at the first start.
@@ -151,17 +152,18 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         tracing::info!("boxes have a loopback interface only");
         return Ok(None);
     }
+    let db = db.clone();
     let parts = NetworkParts {
         config: &config.network,
         netns: config.netns.as_deref(),
         data_dir: &config.data_dir,
-        db: db.clone(),
+        on_refusal: Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text))),
     };
     let started = Network::start(parts).await;
     if started.is_err() {
         tracing::error!("boxes cannot be connected; `[network] enabled = false` gives them a loopback interface only");
     }
-    started.map(Some)
+    Ok(Some(started?))
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.

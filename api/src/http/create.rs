@@ -17,7 +17,7 @@ use crate::db::Account;
 use crate::domain::{BoxSettings, NetworkPolicy};
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::ids;
-use crate::net::egress::{HeaderRules, Wanted};
+use icebox_net::headers::{HeaderRules, Wanted};
 use crate::refusal::Refusal;
 
 /// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
@@ -166,7 +166,8 @@ pub(super) fn headers_of(wanted: Option<Value>, has_network: bool) -> Result<Opt
     // What cannot be read is not quoted: it may be a secret.
     let shape = "attach_headers must be an object like {\"api.example.com\": {\"Authorization\": \"Bearer …\"}}";
     let wanted: Wanted = serde_json::from_value(wanted).map_err(|_| Refusal::Invalid(shape.into()))?;
-    HeaderRules::check(&wanted).map(|rules| (!rules.is_empty()).then_some(rules))
+    let rules = HeaderRules::check(&wanted).map_err(|wrong| Refusal::Invalid(format!("attach_headers: {wrong}")))?;
+    Ok((!rules.is_empty()).then_some(rules))
 }
 
 /// An init command; the empty one is none.
