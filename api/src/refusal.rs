@@ -47,6 +47,15 @@ impl Refusal {
         Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
     }
 
+    /// The refusal with everything behind it, for the log of the daemon.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Failed(error) => error.chain(),
+            other => other.to_string(),
+        }
+    }
+
     /// The disk of the data directory is full.
     #[must_use]
     pub fn disk_full() -> Self {

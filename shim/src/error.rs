@@ -61,7 +61,7 @@ impl ErrorKind {
             libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC | libc::EXDEV => Self::InvalidInput,
             libc::E2BIG | libc::EFBIG => Self::TooLarge,
             libc::ETIMEDOUT => Self::Timeout,
-            libc::EAGAIN | libc::EMFILE | libc::ENFILE => Self::Limit,
+            libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM => Self::Limit,
             libc::ECONNREFUSED | libc::ECONNRESET | libc::EPIPE => Self::Gone,
             _ => Self::Internal,
         }
@@ -109,6 +109,21 @@ impl Error {
             (None, _) => ErrorKind::Internal,
         };
         Self::new(kind, step, subject).because(cause)
+    }
+
+    /// An error of the init's own work, in which the client named nothing: what is missing or not allowed there is not
+    /// the client's, so it is `Limit`, `NoSpace` or `Internal`, never `NotFound` or `PermissionDenied`.
+    pub fn own(
+        step: impl Into<Cow<'static, str>>,
+        subject: impl fmt::Display,
+        cause: impl Into<std::io::Error>,
+    ) -> Self {
+        let error = Self::io(step, subject, cause);
+        let kind = match error.kind() {
+            kind @ (ErrorKind::Limit | ErrorKind::NoSpace | ErrorKind::Timeout) => kind,
+            _ => ErrorKind::Internal,
+        };
+        error.with_kind(kind)
     }
 
     /// The same error with a cause.

@@ -15,7 +15,7 @@ use icebox_runtime::plan::{
 use icebox_runtime::seccomp::{compile, profile};
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::{BoxSpec, HostLimits, box_open_files};
+use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -31,9 +31,9 @@ const OOM_SCORE_ADJ: i32 = 200;
 const INIT_LEAF: &str = "init";
 /// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup that nobody has set up.
 const CPU_WEIGHT_PER_CORE: f64 = 100.0;
-/// Leaves of runs are directly below the box and have nothing below them. A box cannot make cgroups (its view of them is
-/// read-only): this holds if it ever can.
-const CGROUP_DEPTH_MAX: u32 = 1;
+/// Leaves of runs are below the cgroup of all runs and have nothing below them. A box cannot make cgroups (its view of
+/// them is read-only): this holds if it ever can.
+const CGROUP_DEPTH_MAX: u32 = 2;
 /// Leaves: one per run that has a process left, which the limit of processes bounds, and as many again that have ended
 /// and are not removed yet.
 const CGROUPS_PER_PROCESS: u64 = 2;
@@ -232,7 +232,7 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
             memory_high_bytes: high,
             // Until it is asleep: see `handle::cgroup`.
             memory_swap_max_bytes: Some(0),
-            pids_max: Some(i64::try_from(spec.pids_max).map_err(|_| bad("pids_max"))?),
+            pids_max: Some(i64::try_from(spec.pids_max + PIDS_RESERVE).map_err(|_| bad("pids_max"))?),
             cpuset_cpus: spec.limits.cpuset_cpus.clone(),
             io_max: io_max(&spec.limits, disk)?,
             devices: device_rules(),
@@ -352,11 +352,11 @@ mod tests {
         assert_eq!(plan.process.capabilities.bounding.count_ones(), 8);
         assert_eq!((plan.process.capabilities.inheritable, plan.process.capabilities.ambient), (0, 0));
         let limits = &plan.cgroup.as_ref().unwrap().limits;
-        assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1024)));
+        assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1120)));
         assert!(!limits.devices[0].allow, "the first rule denies everything");
         assert_eq!((limits.cpu_weight, limits.memory_swap_max_bytes), (Some(150), Some(0)));
         assert_eq!((limits.memory_high_bytes, limits.io_max.len(), &limits.cpuset_cpus), (None, 0, &None));
-        assert_eq!(limits.unified["cgroup.max.depth"], "1");
+        assert_eq!(limits.unified["cgroup.max.depth"], "2");
     }
 
     #[test]

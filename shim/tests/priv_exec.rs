@@ -291,6 +291,15 @@ async fn priv_a_signal_to_the_tree_reaches_the_children() {
 }
 
 #[tokio::test]
+async fn priv_jobs_of_a_session_go_when_its_shell_has_exited() {
+    let init = Init::start();
+    let mut request = init.shell("sleep 1000 & trap '' HUP; sleep 1000 & exit 3");
+    request.kill_on_disconnect = true;
+    assert_eq!(init.finish(request).await.code(), 3);
+    eventually("the jobs are gone", || init.children().is_empty()).await;
+}
+
+#[tokio::test]
 async fn priv_time_is_up() {
     let init = Init::start();
     let mut request = init.shell("echo begun; sleep 1000 & sleep 1000");

@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("icebox-api", &["icebox-net", "icebox-rootfs", "icebox-shim"]),
     ("icebox-cli", &[]),
     ("icebox-net", &[]),
-    ("xtask", &[]),
+    ("xtask", &["icebox-rootfs"]),
 ];
 const FOLDERS: [&str; 6] = ["runtime", "rootfs", "shim", "api", "tests", "xtask"];
 

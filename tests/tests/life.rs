@@ -254,6 +254,37 @@ fn cancel_ends_a_run_and_its_children() {
     wait_until(PATIENCE, "the run to read cancelled", || {
         made.runs().iter().any(|r| r["id"] == id && r["status"] == "cancelled")
     });
+    a_cancel_is_whole(&daemon, &made);
     let unknown = daemon.api().post_empty(&made.path("/runs/0190f0c8-0000-7000-8000-000000000000/cancel"));
     assert!(unknown.status == 404 || unknown.status < 300, "{}", unknown.status);
+}
+
+/// A cancel ends what traps SIGTERM, what is in another session, what has outlived its run, and a fork storm.
+fn a_cancel_is_whole(daemon: &Daemon, made: &TestBox) {
+    let cancel = |id: &str| daemon.api().post_empty(&made.path(&format!("/runs/{id}/cancel"))).ok();
+    let id_of = |part: &str| {
+        let runs = made.runs();
+        let run = runs.iter().find(|r| r["prompt"].as_str().is_some_and(|p| p.contains(part))).expect("the run");
+        run["id"].as_str().expect("id").to_owned()
+    };
+    // The leader ends by SIGTERM; the other does not hear it.
+    let stubborn = "setsid sh -c 'trap : TERM; while :; do sleep 8001; done' & echo up; exec sleep 8002";
+    let mut stream = made.stream(&["sh", "-c", stubborn]);
+    icebox_tests::api::read_until(&mut stream, "up");
+    cancel(&id_of("8002"));
+    wait_until(PATIENCE, "all of it to end", || made.sh("ps -eo args | grep '[s]leep 800'").code == 1);
+    // The run has ended long ago, and the first cancel is not heard.
+    made.out("setsid sh -c 'trap : TERM; while :; do sleep 8003; done' >/dev/null 2>&1 & true");
+    cancel(&id_of("8003"));
+    wait_until(PATIENCE, "the background of a finished run to end", || {
+        made.sh("ps -eo args | grep '[s]leep 8003'").code == 1
+    });
+    let storm = "bash -c 'trap \"\" TERM; b() { b | b & }; b; wait' >/dev/null 2>&1 & : 8004";
+    made.out(storm);
+    let pids = || daemon.api().get(&format!("/v1/boxes/{}/top", made.id)).ok()["pids"].as_u64().expect("pids");
+    wait_until(PATIENCE, "the storm", || pids() >= 900);
+    assert_eq!(made.get("/files/list?folder=.").status, 200, "files work in a storm");
+    cancel(&id_of("8004"));
+    wait_until(PATIENCE, "the storm to end", || pids() < 10);
+    assert_eq!(made.out("echo alive"), "alive");
 }

@@ -1,7 +1,7 @@
 //! What keeps a box awake: work that is counted while it lasts, and the CPU history.
 //!
-//! Invariant: who begins work holds a [`Work`] from before the box is checked or thawed until the work is over; who
-//! freezes looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
+//! Invariant: a caller that begins work holds a [`Work`] from before the box is checked or thawed until the work is over; a
+//! freeze looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
 //! just found it awake.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -249,7 +249,7 @@ impl State {
         self.requests + self.runs + self.sessions + self.settling + self.urls + self.arriving > 0
     }
 
-    /// Requests whose answer somebody waits for.
+    /// Requests whose answer a client waits for.
     fn answering(&self) -> u32 {
         self.requests + self.urls
     }

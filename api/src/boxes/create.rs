@@ -5,14 +5,13 @@ use std::sync::{Arc, PoisonError};
 use icebox_rootfs::CloneMethod;
 
 use super::launch::{Start, Started, remove_run_dir};
-use super::{Boxes, Entry, Meter, Phase, View, Write, blocking, to_the_end};
+use super::{Boxes, Entry, Meter, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::LogRow;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
 use icebox_net::headers::HeaderRules;
 use crate::refusal::Refusal;
-use crate::runs;
 
 /// What a client wants; checked already.
 #[derive(Debug, Clone)]
@@ -32,15 +31,9 @@ pub struct NewBox {
 }
 
 impl Boxes {
-    /// Makes a box and starts it. When this returns, the box is on disk and accepts work.
-    pub async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
-        let this = self.clone();
-        to_the_end(async move { this.create_whole(wanted).await }).await
-    }
-
-    async fn create_whole(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
-        let began = std::time::Instant::now();
-        // Without them nothing need be made at all.
+    /// Makes a box and starts it. When this returns, the box is on disk and accepts work. Must not be cancelled.
+    pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+        // Without them no box can be made.
         self.layers().await?;
         self.check_cgroup_parent()?;
         self.check_free_space()?;
@@ -54,9 +47,9 @@ impl Boxes {
         };
         let life = entry.lock_life().await;
         match self.make(&entry, &reservation).await {
-            Ok(started) => self.welcome(&entry, started),
+            Ok(started) => self.publish(&entry, started),
             Err(refusal) => {
-                tracing::error!(box_id = entry.id, reason = full(&refusal), "a box could not be created");
+                tracing::error!(box_id = entry.id, reason = refusal.chain(), "a box could not be created");
                 entry.change_view(|view| view.phase = Phase::Deleting);
                 self.forget(&entry.id);
                 drop(life);
@@ -65,8 +58,6 @@ impl Boxes {
             }
         }
         drop(life);
-        runs::prepare_new_box(self, &entry).await;
-        self.inner.metrics.created(began.elapsed());
         Ok(entry)
     }
 
@@ -112,7 +103,7 @@ impl Boxes {
             let most = self.inner.config.boxes_per_account_max;
             return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
         }
-        // Last: nothing after it may fail, for nobody would give the address back.
+        // Last: nothing after it may fail, because the address would not be given back.
         let pair = self.assign_addresses(&record.id)?;
         entry.change_view(|view| view.pair = pair);
         table.insert(record.id, Arc::clone(&entry));
@@ -151,8 +142,8 @@ impl Boxes {
         Ok(started)
     }
 
-    /// The box is made: open to requests, watched, and told to whom it may concern.
-    fn welcome(&self, entry: &Arc<Entry>, started: Started) {
+    /// The box is made: it takes requests from now on, its death is watched, and the clocks are told of it.
+    fn publish(&self, entry: &Arc<Entry>, started: Started) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
         if entry.settings().init_command.is_some() {
@@ -186,7 +177,7 @@ impl Boxes {
         if let Err(refusal) = &gone {
             tracing::error!(
                 box_id = id,
-                reason = full(refusal),
+                reason = refusal.chain(),
                 "something of a box is left; the next start tries again"
             );
         }
@@ -238,12 +229,4 @@ pub(super) fn start_logs(id: &str, what: &str, warnings: &[String]) -> Vec<LogRo
     let mut logs = vec![LogRow::system(id, what)];
     logs.extend(warnings.iter().map(|text| LogRow::new(id, LogLevel::Warn, LogSource::System, text.as_str())));
     logs
-}
-
-/// A refusal with everything behind it, for the log of the daemon.
-pub(super) fn full(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Failed(error) => error.chain(),
-        other => other.to_string(),
-    }
 }

@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 /// First pause before a deletion that got stuck is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// The end of ephemeral boxes is looked at this often at least, should somebody set the clock.
+/// The end of ephemeral boxes is looked at this often at least, in case the clock is set.
 const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 
 /// How far a deletion has come when its client is answered.
@@ -89,7 +89,7 @@ impl Boxes {
     }
 
     /// Finishes a deletion in the background, however long it takes.
-    pub(super) fn retry_delete(&self, entry: &Arc<Entry>) {
+    pub(crate) fn retry_delete(&self, entry: &Arc<Entry>) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             let mut pause = RETRY_MIN;

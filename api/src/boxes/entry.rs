@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
+use super::policy::policy_in_force;
+use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use icebox_net::Rights;
 use icebox_net::address::Pair;
 use icebox_net::headers::HeaderRules;
-use crate::runs::RunTable;
 
 /// Where a box stands, beyond what the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,20 +120,20 @@ impl Entry {
     }
 
     /// Takes the lifecycle lock.
-    pub(super) async fn lock_life(&self) -> MutexGuard<'_, ()> {
-        // Counted until it is taken, or until whoever waits is gone.
+    pub(crate) async fn lock_life(&self) -> MutexGuard<'_, ()> {
+        // Counted until it is taken, or until the caller gives up.
         let _waiting = Waiting::new(&self.life_waiting);
         self.life.lock().await
     }
 
-    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait;
-    /// who hears `false` knows that it will not fall asleep while he holds it, unless it is paused.
+    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait.
+    /// `false`: the box stays awake while they hold it, unless its owner pauses it.
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
-    /// Somebody waits for the lifecycle lock.
+    /// Whether another task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
     }
@@ -157,7 +158,7 @@ impl Entry {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
     }
 
-    pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -209,7 +210,7 @@ impl Entry {
     /// What it may do outside.
     #[must_use]
     pub fn rights(&self) -> Rights {
-        Rights { policy: super::policy_in_force(&self.settings()), headers: self.view().headers }
+        Rights { policy: policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
     /// Whether its PID 1 lives. Asked of the kernel.
@@ -248,7 +249,7 @@ impl Entry {
     }
 }
 
-/// One who waits.
+/// A task that waits.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {

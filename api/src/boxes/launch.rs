@@ -117,7 +117,7 @@ impl Boxes {
     }
 
     /// Bytes that the disk of a box occupies; `None` if they cannot be told now.
-    pub(super) async fn storage_bytes(&self, id: &str) -> Option<u64> {
+    pub(crate) async fn storage_bytes(&self, id: &str) -> Option<u64> {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         blocking("measure the disk", move || match store.volume(&volume_id)? {
             Some(volume) => volume.allocated_bytes().map(Some),
@@ -130,7 +130,7 @@ impl Boxes {
     }
 
     /// Waits for the end of the box's PID 1 in the background and settles what follows from it.
-    pub(super) fn watch_death(&self, entry: &Arc<Entry>) {
+    pub(crate) fn watch_death(&self, entry: &Arc<Entry>) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             let view = entry.view();
@@ -150,11 +150,11 @@ impl Boxes {
         tracing::warn!(box_id = entry.id, "the init of a box has ended");
         let text = "the box has stopped; the next request starts it again on its disk";
         self.inner.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
-        self.bury(entry).await;
+        self.clean_up_dead(entry).await;
     }
 
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
-    pub(super) async fn bury(&self, entry: &Arc<Entry>) {
+    pub(crate) async fn clean_up_dead(&self, entry: &Arc<Entry>) {
         entry.set_sleep_timer(None);
         self.disconnect(&entry.id).await;
         let View { handle, uid_base, .. } = entry.view();
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       2 kB\n"), None.or(Some(2048)));
+        assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       2 kB\n"), Some(2048));
         assert_eq!(total_memory("nothing"), None);
     }
 }

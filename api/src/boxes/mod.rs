@@ -1,37 +1,42 @@
 //! The boxes: one entry each, and the verbs on them.
 //!
-//! Owns: the table of boxes, their lifecycle (create, sleep, wake, start again, delete), the idle rule, the ledger
-//! readings, and what happens when the daemon starts. Invariants:
+//! Owns: the table of boxes, what is done to one box (make, freeze, thaw, start again, delete), the idle rule and the
+//! ledger readings. Invariants:
 //! - status is derived from the kernel; an entry holds facts and counts only;
 //! - every change of a box's life happens under its lifecycle lock, in a task that no client can cancel;
 //! - no lock of one box is held while another box is touched, and none of the table while anything waits.
 //!
-//! Leaves out: HTTP, and what runs in a box (`runs`).
+//! Leaves out: HTTP, what runs in a box (`runs`), and the use cases that need both (`lifecycle`): creating, waking, and
+//! the start of the daemon.
 
 mod activity;
+mod awake;
+mod cgroups;
 mod create;
 mod delete;
+mod disk_check;
 mod entry;
+mod freeze;
 mod idle;
 mod launch;
 mod meter;
 mod monitor;
 mod network;
 mod orphans;
+mod policy;
 mod reclaim;
-mod reconcile;
 mod reserve;
-mod restart;
+mod restore;
 mod roots;
-mod sleep;
+mod run_table;
 mod space;
+mod thaw;
 mod uids;
 mod usage;
 mod why;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -48,14 +53,15 @@ use icebox_net::Network;
 use crate::refusal::Refusal;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
+pub use awake::Awake;
 pub use create::NewBox;
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
+pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
-pub use network::{check_policy, policy_in_force};
-pub use reconcile::Progress;
-pub use sleep::Awake;
+pub use policy::{check_policy, policy_in_force};
+pub use run_table::{LiveRun, RunTable};
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill};
 pub use why::Why;
@@ -102,8 +108,6 @@ struct Inner {
     expiring: Notify,
     /// Told when there are more boxes, or fewer.
     number: Notify,
-    /// Boxes that the start has dealt with.
-    settled: AtomicUsize,
 }
 
 /// What the table is built from.
@@ -126,7 +130,7 @@ pub struct Parts {
 }
 
 impl Boxes {
-    /// An empty table; [`Boxes::reconcile`] fills it.
+    /// An empty table; `Lifecycle::reconcile` fills it.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
@@ -147,33 +151,8 @@ impl Boxes {
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
             number: Notify::new(),
-            settled: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// The database.
-    #[must_use]
-    pub fn db(&self) -> &Db {
-        &self.inner.db
-    }
-
-    /// The configuration.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.inner.config
-    }
-
-    /// The counters.
-    #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.inner.metrics
-    }
-
-    /// The counters, to keep.
-    #[must_use]
-    pub fn shared_metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.inner.metrics)
     }
 
     /// Takes the last readings and writes everything down. Boxes go on; nothing is served after this.
@@ -194,7 +173,7 @@ impl Boxes {
         self.remove_empty_root().await;
     }
 
-    /// The box with this id or name, if the account has one. Anything else is unknown, whoever else may own it.
+    /// The box with this id or name, if the account has one. A box of another account is unknown too.
     pub fn find(&self, account_id: &str, id_or_name: &str) -> Result<Arc<Entry>, Refusal> {
         let unknown = || Refusal::unknown_box(id_or_name);
         if !ids::is_id_or_name(id_or_name) {
@@ -209,7 +188,7 @@ impl Boxes {
         table.values().filter(named).find(mine).map(Arc::clone).ok_or_else(unknown)
     }
 
-    /// The box with this id, whoever owns it. For callers that have their own proof of who may reach it.
+    /// The box with this id, of any account. For callers that check access by other means.
     #[must_use]
     pub fn with_id(&self, id: &str) -> Option<Arc<Entry>> {
         let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +204,7 @@ impl Boxes {
         all
     }
 
-    /// The box with this id, whoever owns it.
+    /// The box with this id, of any account.
     pub(super) fn entry(&self, id: &str) -> Option<Arc<Entry>> {
         self.inner.table.read().unwrap_or_else(PoisonError::into_inner).get(id).map(Arc::clone)
     }
@@ -292,7 +271,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Runs `work` in a task of its own, so that it is finished even if the client that asked for it goes away.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
     match tokio::spawn(work).await {

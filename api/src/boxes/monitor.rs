@@ -1,7 +1,7 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
-//! Invariants: a box that sleeps costs nothing here, it has no timer and is not looked at; when no box is awake, the
-//! clock stands still until one is.
+//! Invariants: when no box is awake, the clock stands still until one is. While one is awake, each tick asks the kernel of
+//! every box that has processes whether it is frozen, and reads the counters only of those that are not.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Boxes {
             let changed = self.inner.awake.notified();
             let awake = self.awake_boxes().await;
             if awake.is_empty() {
-                // One last look at the disks, then wait for somebody to wake up.
+                // One last look at the disks, then wait until a box wakes up.
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
@@ -160,7 +160,11 @@ impl Boxes {
 async fn sweep(entries: Vec<Arc<Entry>>) {
     let work = tokio::task::spawn_blocking(move || {
         for entry in entries {
-            if let Err(error) = entry.handle().sweep_leaves() {
+            // Runs of an earlier life of the daemon are in no table yet, and their usage has not been read.
+            if !entry.view().adopted {
+                continue;
+            }
+            if let Err(error) = entry.handle().sweep_leaves(|run| entry.runs.has(run)) {
                 tracing::debug!(box_id = entry.id, error = error.report(), "cannot sweep the leaves of a box");
             }
         }

@@ -3,17 +3,18 @@
 //! Owns: when a box gets its addresses, is connected and disconnected. A box has its addresses from its creation to its
 //! deletion; it is connected while it has processes, frozen or not.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Boxes, Entry, WorkKind};
+use super::{Boxes, Entry, check_policy};
 use crate::db::LogRow;
-use crate::domain::{BoxRecord, BoxSettings, LogLevel, LogSource, NetworkPolicy};
+use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
 use icebox_net::address::Pair;
 use icebox_net::denial::protocol_name;
 use icebox_net::headers::HeaderRules;
-use icebox_net::nflog::Event;
-use icebox_net::policy::{BoxPolicy, PolicyText};
+use icebox_net::nflog::{Events, Refused};
+use icebox_net::policy::BoxPolicy;
 use icebox_net::{Network, Rights};
 use crate::refusal::Refusal;
 use crate::http::v1::wire::{BoxConnection, BoxNetwork, Counted, Denied};
@@ -24,23 +25,6 @@ const TRAFFIC_FILE: &str = "traffic";
 /// Whose headers these are. No box has such an id.
 fn of_account(id: &str) -> String {
     format!("account/{id}")
-}
-
-/// The policy as the network enforces it, or what is wrong with it.
-pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {
-    let text = PolicyText {
-        mode: &policy.mode,
-        allowed_domains: policy.allowed_domains.as_deref().unwrap_or_default(),
-        allowed_cidrs: policy.allowed_cidrs.as_deref().unwrap_or_default(),
-        denied_cidrs: policy.denied_cidrs.as_deref().unwrap_or_default(),
-    };
-    BoxPolicy::check(text).map_err(|wrong| Refusal::Invalid(format!("network_policy.{wrong}")))
-}
-
-/// The policy in force. A record without a policy, or with one that cannot be understood, allows nothing.
-#[must_use]
-pub fn policy_in_force(settings: &BoxSettings) -> BoxPolicy {
-    settings.network_policy.as_ref().and_then(|policy| check_policy(policy).ok()).unwrap_or(BoxPolicy::DenyAll)
 }
 
 /// Puts what the network knows of a connected box into an answer.
@@ -107,20 +91,19 @@ impl Boxes {
         Ok(network.attach(id, pair, pid, rights).await?)
     }
 
-    /// Sees to it that a box which has outlived the daemon is connected. It goes on without a network if that fails.
-    pub(super) async fn reconnect(&self, entry: &Arc<Entry>) {
+    /// Connects a box that has outlived the daemon. It goes on without a network if that fails. Says whether something
+    /// arrived for it while it slept and no daemon was there: such a box is to be woken.
+    pub(crate) async fn reconnect(&self, entry: &Arc<Entry>) -> bool {
         let view = entry.view();
-        let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return };
+        let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return false };
         if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.rights()).await {
-            let reason = super::create::full(&refusal);
+            let reason = refusal.chain();
             tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
             let text = format!("the box has no network: {reason}");
             self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
-            return;
+            return false;
         }
-        if entry.frozen() {
-            self.watch_again(entry).await;
-        }
+        entry.frozen() && self.watch_again(entry).await
     }
 
     /// The headers of a box, sealed for its record.
@@ -180,19 +163,16 @@ impl Boxes {
         }
     }
 
-    /// Watches a box that sleeps since before this daemon was there. What arrived meanwhile, nobody was told: if anything
-    /// did, the box is woken now.
-    async fn watch_again(&self, entry: &Arc<Entry>) {
+    /// Watches a box that sleeps since before this daemon was there. Says whether anything has arrived meanwhile, of which
+    /// no event was sent.
+    async fn watch_again(&self, entry: &Arc<Entry>) -> bool {
         if let Err(error) = self.watch_arrivals(entry).await {
             tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
         }
         let noted = std::fs::read_to_string(self.run_dir(&entry.id).join(TRAFFIC_FILE)).ok();
-        let Some(noted) = noted.and_then(|text| text.parse::<u64>().ok()) else { return };
+        let Some(noted) = noted.and_then(|text| text.parse::<u64>().ok()) else { return false };
         self.look_at_traffic(entry).await;
-        if entry.activity.traffic().is_some_and(|bytes| bytes != noted) {
-            let (boxes, entry) = (self.clone(), Arc::clone(entry));
-            tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
-        }
+        entry.activity.traffic().is_some_and(|bytes| bytes != noted)
     }
 
     /// The opposite of [`Boxes::watch_arrivals`], for a box that is awake.
@@ -229,34 +209,6 @@ impl Boxes {
         entries.iter().filter(saw).count()
     }
 
-    /// Does what packets ask for: keeps what was refused, wakes boxes for which something arrives. Never returns.
-    pub async fn heed_network(self) {
-        let Some(network) = self.inner.network.clone() else { return };
-        let Some(mut events) = network.events() else { return };
-        while let Some(event) = events.next().await {
-            match event {
-                Event::Refused(refused) => network.note_refusal(&refused),
-                Event::Arrived { guest } => {
-                    if let Some(entry) = network.box_at(guest).and_then(|id| self.entry(&id)) {
-                        let boxes = self.clone();
-                        tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
-                    }
-                }
-            }
-        }
-        tracing::error!(
-            "the firewall tells nothing any more: boxes sleep on when packets arrive, until a request wakes them"
-        );
-    }
-
-    async fn wake_for_packet(&self, entry: &Arc<Entry>) {
-        entry.activity.touch();
-        if let Err(refusal) = self.ensure_awake(entry, WorkKind::Settling).await.map(drop) {
-            let reason = super::create::full(&refusal);
-            tracing::warn!(box_id = entry.id, reason, "a box cannot be woken for what has arrived");
-        }
-    }
-
     /// Takes away the connection of a box without processes.
     pub(super) async fn disconnect(&self, id: &str) {
         let Some(network) = &self.inner.network else { return };
@@ -264,6 +216,23 @@ impl Boxes {
             // Its link is gone with its processes; what is left of it is closed, and swept at the next start.
             tracing::error!(box_id = id, error = error.chain(), "something of a box's network is left");
         }
+    }
+
+    /// The events of the network, for the first caller.
+    pub(crate) fn network_events(&self) -> Option<Events> {
+        self.inner.network.as_ref().and_then(Network::events)
+    }
+
+    /// Keeps what the firewall has refused.
+    pub(crate) fn note_network_refusal(&self, refused: &Refused) {
+        if let Some(network) = &self.inner.network {
+            network.note_refusal(refused);
+        }
+    }
+
+    /// The box that is connected at this address.
+    pub(crate) fn box_at(&self, guest: Ipv4Addr) -> Option<Arc<Entry>> {
+        self.inner.network.as_ref()?.box_at(guest).and_then(|id| self.entry(&id))
     }
 
     /// Disconnects a box that is going away, and gives its addresses back.
@@ -274,7 +243,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// Nothing of boxes that were deleted is left to a kernel that nobody looks at.
+    /// Removes the leftover links of deleted boxes before the daemon stops.
     pub(super) async fn close_network(&self) {
         let Some(network) = &self.inner.network else { return };
         if let Err(error) = network.close().await {
@@ -283,7 +252,7 @@ impl Boxes {
     }
 
     /// Removes what is left of the networks of boxes that are no more.
-    pub(super) async fn sweep_network(&self) {
+    pub(crate) async fn sweep_network(&self) {
         let Some(network) = &self.inner.network else { return };
         let kept = self.all().into_iter().filter(|entry| entry.alive()).map(|entry| entry.id.clone()).collect();
         if let Err(error) = network.sweep(kept).await {

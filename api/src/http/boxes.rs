@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::auth::Caller;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query};
 use crate::boxes::{Deleted, Entry};
 use crate::error::{Cause, Error};

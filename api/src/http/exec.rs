@@ -12,8 +12,8 @@ use futures::stream;
 use tokio::sync::oneshot;
 
 use super::App;
-use super::found::TheBox;
-use super::gate::Gate;
+use super::extract::TheBox;
+use super::flush::Gate;
 use super::reply::Json;
 use super::stream_body::StreamBody;
 use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
@@ -78,7 +78,7 @@ async fn run_as_stream(
     gate: Option<Extension<Gate>>,
 ) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
-    let items = runs::stream(&app.boxes, &awake, command).await?;
+    let items = runs::stream(&app.runs, &awake, command).await?;
     let body = StreamBody::new(items, gate.map(|Extension(gate)| gate)).into_body();
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
@@ -92,13 +92,13 @@ async fn run_as_stream(
 async fn run_to_end(app: &App, found: &TheBox, command: &Command) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
     let timeout_ms = command.timeout_ms;
-    let mut ended = runs::collect(&app.boxes, &awake, command).await?;
+    let mut ended = runs::collect(&app.runs, &awake, command).await?;
     // From here on the run itself keeps the box awake; a pause need not wait for this request.
     drop(awake);
     match tokio::time::timeout(HEAD_AFTER, &mut ended).await {
         Ok(Ok(outcome)) => Ok(axum::Json(result(outcome, timeout_ms)).into_response()),
         Ok(Err(_)) => Err(Refusal::Unavailable("the output of the command could not be read to its end".into())),
-        Err(_) => Ok(dribble(ended, timeout_ms)),
+        Err(_) => Ok(keep_alive_body(ended, timeout_ms)),
     }
 }
 
@@ -126,7 +126,7 @@ fn text_of(bytes: Vec<u8>) -> String {
 }
 
 /// An answer that begins now and ends with the command.
-fn dribble(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Response {
+fn keep_alive_body(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Response {
     let pieces = stream::unfold((Some(ended), Duration::ZERO), move |(ended, wait)| async move {
         let mut ended = ended?;
         let piece = match tokio::time::timeout(wait, &mut ended).await {
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_command_is_answered_with_blanks_and_then_json() {
         let (send, receive) = oneshot::channel();
-        let body = dribble(receive, None).into_body();
+        let body = keep_alive_body(receive, None).into_body();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(50)).await;
             send.send(outcome(false, "")).expect("somebody waits");

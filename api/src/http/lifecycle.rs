@@ -5,10 +5,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::create::check_init_command;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query, done};
 use crate::http::v2::wire::{BoxRunData, Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
+use crate::lifecycle::check_init_command;
 use crate::refusal::Refusal;
 use crate::runs;
 
@@ -22,7 +22,7 @@ pub(super) async fn status(found: TheBox) -> Answer<StatusAnswer> {
 #[utoipa::path(post, path = "/v2/box/{id}/pause", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("pause is")?;
-    app.boxes.pause(&found.entry).await?;
+    app.lifecycle.pause(&found.entry).await?;
     done()
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty
 #[utoipa::path(post, path = "/v2/box/{id}/resume", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn resume(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("resume is")?;
-    app.boxes.resume(&found.entry).await?;
+    app.lifecycle.resume(&found.entry).await?;
     done()
 }
 
@@ -72,10 +72,9 @@ pub(super) struct LogsQuery {
 #[utoipa::path(get, path = "/v2/box/{id}/logs", tag = "life", params(("id" = String, Path), LogsQuery), responses((status = 200, body = Logs), (status = 400, body = ErrorBody)))]
 pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Query<LogsQuery>) -> Answer<Logs> {
     found.not_ephemeral("logs are")?;
-    let db = app.boxes.db();
-    db.settle().await?;
+    app.db.settle().await?;
     let limit = query.limit.filter(|limit| *limit > 0);
-    let logs = db.logs(&found.entry.id, query.offset.unwrap_or(0), limit).await?;
+    let logs = app.db.logs(&found.entry.id, query.offset.unwrap_or(0), limit).await?;
     Ok(axum::Json(Logs { logs: logs.into_iter().map(Into::into).collect() }))
 }
 
@@ -83,7 +82,7 @@ pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Qu
 #[utoipa::path(get, path = "/v2/box/{id}/runs", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Runs), (status = 400, body = ErrorBody)))]
 pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<Runs> {
     found.not_ephemeral("runs are")?;
-    let runs = runs::runs_of(&app.boxes, &found.entry).await?;
+    let runs = runs::runs_of(&app.runs, &found.entry).await?;
     let runs = runs.into_iter().map(|run| BoxRunData::new(run, &found.entry.account_id)).collect();
     Ok(axum::Json(Runs { runs }))
 }
@@ -91,6 +90,6 @@ pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<R
 /// Ends a run with everything it started.
 #[utoipa::path(post, path = "/v2/box/{id}/runs/{run}/cancel", tag = "life", params(("id" = String, Path), ("run" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
 pub(super) async fn cancel(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
-    runs::cancel(&app.boxes, &found.entry, &path.1).await?;
+    runs::cancel(&app.runs, &found.entry, &path.1, async || found.awake(&app).await).await?;
     done()
 }

@@ -2,21 +2,21 @@
 //!
 //! Owns: routes, extractors, bodies and errors of the wire format, and the server that carries them. Invariants: every
 //! error has the one shape `{"error": "…"}`; the key is checked before anything else is looked at; a box is looked up
-//! among the caller's own and is unknown otherwise; nothing is ever redirected. Leaves out: every decision about boxes
-//! (`boxes`) and runs (`runs`).
+//! among the caller's own and is unknown otherwise; nothing is ever redirected. Only this module knows the JSON of the API
+//! (`v1::wire`, `v2::wire`). Leaves out: every decision about boxes (`lifecycle`, `boxes`) and runs (`runs`).
 
 mod account;
 mod auth;
 mod boxes;
 mod create;
 mod exec;
+mod extract;
 mod files;
-mod found;
-mod front;
-mod gate;
-mod later;
+mod flush;
+mod host_router;
 mod lifecycle;
-mod preview;
+mod not_implemented;
+mod public_urls;
 mod reply;
 mod routes;
 mod server;
@@ -33,34 +33,64 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::boxes::Boxes;
-use crate::preview::Preview;
+use crate::config::Config;
+use crate::db::Db;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::public_urls::Urls;
+use crate::runs::Runs;
 use auth::Accounts;
 
-pub use front::{Front, UrlsOnly};
+pub use host_router::{Front, UrlsOnly};
 pub use routes::{Api, api, openapi};
 pub use server::{Door, Listening, serve};
 
 /// Memory that large bodies may take together, counted in KiB.
 const BODIES_KIB_MAX: usize = 512 * 1024;
 
+/// What the handlers call.
+#[derive(Debug)]
+pub struct AppParts {
+    /// The use cases.
+    pub lifecycle: Lifecycle,
+    /// The boxes.
+    pub boxes: Boxes,
+    /// The runs.
+    pub runs: Runs,
+    /// The public URLs.
+    pub urls: Urls,
+    /// The database.
+    pub db: Db,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
 /// What handlers share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// The boxes.
-    pub boxes: Boxes,
-    preview: Preview,
+    parts: Arc<AppParts>,
     accounts: Arc<Accounts>,
     requests: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
 }
 
+impl std::ops::Deref for App {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.parts
+    }
+}
+
 impl App {
     /// The shared state of a server of these boxes.
     #[must_use]
-    pub fn new(boxes: Boxes, preview: Preview) -> Self {
-        let accounts = Arc::new(Accounts::new(boxes.db().clone()));
-        let requests = Arc::new(Semaphore::new(boxes.config().requests_max as usize));
-        Self { boxes, preview, accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
+    pub fn new(parts: AppParts) -> Self {
+        let accounts = Arc::new(Accounts::new(parts.db.clone()));
+        let requests = Arc::new(Semaphore::new(parts.config.requests_max as usize));
+        Self { parts: Arc::new(parts), accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
     }
 
     /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.

@@ -15,9 +15,10 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, Securi
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::later::LATER;
+use super::not_implemented::LATER;
 use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, preview, reply, session, settings, system, upload, v1,
+    App, account, auth, boxes, create, exec, files, lifecycle, public_urls, reply, session, settings, system, upload,
+    v1,
 };
 
 /// The whole API as a service.
@@ -67,8 +68,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
-        .routes(routes!(preview::open, preview::list))
-        .routes(routes!(preview::close))
+        .routes(routes!(public_urls::open, public_urls::list))
+        .routes(routes!(public_urls::close))
         .routes(routes!(v1::boxes::account_usage))
         .routes(routes!(v1::boxes::box_usage))
         .routes(routes!(v1::boxes::why))
@@ -111,7 +112,7 @@ pub fn api(app: App) -> Api {
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), admit))
-        .layer(cors(&app.boxes.config().cors_origins))
+        .layer(cors(&app.config.cors_origins))
         .with_state(app);
     Api { router }
 }
@@ -164,7 +165,7 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
         }
     };
     let response = next.run(request).await;
-    app.boxes.metrics().request(&route, response.status().as_u16(), began.elapsed());
+    app.metrics.request(&route, response.status().as_u16(), began.elapsed());
     response
 }
 

@@ -18,12 +18,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::front::Answers;
-use super::gate::{Gate, Gated};
+use super::flush::{Gate, Gated};
+use super::host_router::Answers;
 use super::system::Peer;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::preview::Certificate;
+use crate::public_urls::Certificate;
 
 /// How long a client may take for the head of a request, and how long a connection may be idle before one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);

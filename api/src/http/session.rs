@@ -16,7 +16,7 @@ use futures::{SinkExt, StreamExt};
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput, Scope, Winsize};
 
 use super::App;
-use super::found::TheBox;
+use super::extract::TheBox;
 use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::ids;
 use crate::refusal::Refusal;
@@ -100,7 +100,7 @@ fn frame_of(message: Message) -> Option<ClientFrame> {
 async fn begin(app: &App, found: &TheBox, start: Start) -> Result<Started, Refusal> {
     let command = command_of(start)?;
     let awake = found.awake(app).await?;
-    runs::start(&app.boxes, &awake, &command).await
+    runs::start(&app.runs, &awake, &command).await
 }
 
 fn command_of(start: Start) -> Result<Command, Refusal> {

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::gate::Gate;
+use super::flush::Gate;
 use crate::http::v2::wire::{ErrorBody, ExitTrailer};
 use crate::runs::{Finished, StreamItem};
 
@@ -165,7 +165,7 @@ mod tests {
         assert!(body.frame().await.is_some());
         let waited = tokio::time::timeout(std::time::Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing was flushed yet");
-        let mut connection = super::super::gate::Gated::new(tokio::io::sink(), gate);
+        let mut connection = super::super::flush::Gated::new(tokio::io::sink(), gate);
         tokio::io::AsyncWriteExt::flush(&mut connection).await.expect("a flush");
         let last = body.frame().await.expect("a frame").expect("no errors").into_data().expect("data");
         assert_eq!(last, TRAILER);

@@ -62,10 +62,10 @@ pub(super) async fn metrics(
     });
     let (counts, (footprint, pressure)) =
         counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
-    app.boxes.metrics().set_together(&footprint, &pressure);
+    app.metrics.set_together(&footprint, &pressure);
     // Which boxes others have is nothing for the owner of a key.
     app.boxes.count_networks(local).await?;
-    let text = app.boxes.metrics().text(&counts);
+    let text = app.metrics.text(&counts);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -8,8 +8,8 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 
 use super::App;
+use super::extract::TheBox;
 use super::files::FILE_BYTES_MAX;
-use super::found::TheBox;
 use super::reply::{Answer, done, read_body};
 use crate::boxes::Awake;
 use crate::http::v2::wire::{Empty, ErrorBody};

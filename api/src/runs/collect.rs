@@ -1,15 +1,15 @@
 //! A run whose whole output is wanted at its end.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
 use tokio::sync::oneshot;
 
 use super::command::{Command, stopped_text};
-use super::finish::{Finished, RECORDED_OUTPUT_BYTES, ended_now};
-use super::start::{RECORD_AFTER, Started, Ticket, start};
-use crate::boxes::{Awake, Boxes};
+use super::finish::RECORDED_OUTPUT_BYTES;
+use super::service::Runs;
+use super::start::{RECORD_AFTER, Started, start};
+use super::ticket::{Finished, Ticket, ended_now};
+use crate::boxes::Awake;
 use crate::refusal::Refusal;
 
 /// So much of each output stream is kept for the answer; the rest is read and dropped.
@@ -28,11 +28,11 @@ pub struct Outcome {
     pub truncated: bool,
 }
 
-/// Starts a command and reads its output in a task of its own. The answer comes when it has ended; whether anybody waits
-/// for it makes no difference.
-pub async fn collect(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+/// Starts a command and reads its output in a task of its own. The answer comes when it has ended. The
+/// run goes on if the receiver is dropped.
+pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
     let (answer, outcome) = oneshot::channel();
-    match start(boxes, awake, command).await? {
+    match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
             let done = Outcome { finished, stdout: Vec::new(), stderr: message.into_bytes(), truncated: false };
             // The receiver is right here.
@@ -163,33 +163,6 @@ impl Tail {
     #[must_use]
     pub fn bytes(self) -> Vec<u8> {
         self.bytes
-    }
-}
-
-impl Ticket {
-    /// A word of warning in the box's log.
-    pub(super) fn warn(&self, text: impl Into<String>) {
-        use crate::db::LogRow;
-        use crate::domain::{LogLevel, LogSource};
-        self.boxes.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
-    }
-
-    /// The box the run is in.
-    #[must_use]
-    pub fn entry(&self) -> &Arc<crate::boxes::Entry> {
-        &self.entry
-    }
-
-    /// Public id of the run.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.run.id
-    }
-
-    /// Number of the run.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.run.number
     }
 }
 

@@ -6,9 +6,8 @@ use icebox_shim::ErrorKind;
 use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
 
 use super::command::stopped_text;
-use super::start::Ticket;
+use super::ticket::{Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
-use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
 use crate::text::one_line;
@@ -18,47 +17,11 @@ pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
 /// Exit code of a run whose box stopped: as if killed.
 const EXIT_KILLED: i32 = 137;
 
-/// How a run ended, before its usage is read.
-#[derive(Debug)]
-pub struct Ended {
-    /// Its exit, or why it is not known.
-    pub exit: Result<Exit, icebox_shim::Error>,
-    /// The end of its output.
-    pub tail: Vec<u8>,
-    /// Unix milliseconds.
-    pub ended_ms: i64,
-    /// It never got a cgroup of its own.
-    pub no_leaf: bool,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
-    /// 128 + n after signal n.
-    pub exit_code: i32,
-    /// State as recorded.
-    pub state: RunState,
-    /// CPU time of the run and what it started.
-    pub cpu_ns: u64,
-    /// Why it failed, beyond the exit code.
-    pub error_message: Option<String>,
-    /// Its time was up.
-    pub timed_out: bool,
-    /// Its box stopped under it.
-    pub lost: bool,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.entry.runs.leave(self.run.number);
-    }
-}
-
 impl Ticket {
     /// Puts a record of the run in flight on disk, for a run that takes its time.
     pub(super) fn record_running(&self) {
         if !self.run.hidden {
-            self.boxes.db().run_started(self.run.row(&self.entry.id));
+            self.runs.db().run_started(self.run.row(&self.entry.id));
         }
     }
 
@@ -73,7 +36,7 @@ impl Ticket {
             log: self.log(&finished, &usage),
             hidden: self.run.hidden,
         };
-        self.boxes.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
+        self.runs.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
         self.entry.runs.leave(self.run.number);
         // The init is to be told after the commit, which needs the box awake, but is no work its owner should see.
         let awake = self.entry.activity.begin(WorkKind::Settling);
@@ -81,17 +44,17 @@ impl Ticket {
         let (committed, on_disk) = tokio::sync::oneshot::channel();
         let (entry, number, runtime) = (Arc::clone(&self.entry), self.run.number, tokio::runtime::Handle::current());
         let acknowledge = !ended.no_leaf && !finished.lost;
-        self.boxes.db().run_finished(record, move |stored| {
+        self.runs.db().run_finished(record, move |stored| {
             if stored && acknowledge {
                 runtime.spawn(async move {
                     tell_init(&entry, number).await;
                     drop(awake);
                 });
             }
-            // Nobody may be waiting.
+            // No caller may be waiting.
             let _ = committed.send(());
         });
-        if self.boxes.config().reply_after_commit {
+        if self.runs.reply_after_commit {
             // An error means that the database was closed: the daemon is going down.
             let _ = on_disk.await;
         }
@@ -195,12 +158,6 @@ pub(super) async fn tell_init(entry: &Entry, number: u64) {
             entry.runs.keep_unacknowledged(number);
         }
     }
-}
-
-/// Unix milliseconds of now, for an exit that was just heard of.
-#[must_use]
-pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
-    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
 }
 
 #[cfg(test)]

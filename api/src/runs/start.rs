@@ -7,9 +7,9 @@ use icebox_shim::ErrorKind;
 use icebox_shim::handle::{ExecRequest, Exit, ExitStatus, Run, RunEvents, RunInput};
 
 use super::command::Command;
-use super::finish::{Ended, Finished};
-use super::table::LiveRun;
-use crate::boxes::{Awake, Boxes, Entry, Work, WorkKind};
+use super::service::Runs;
+use super::ticket::{Ended, Finished, Ticket};
+use crate::boxes::{Awake, Entry, LiveRun, WorkKind};
 use crate::clock;
 use crate::refusal::Refusal;
 
@@ -23,15 +23,6 @@ const STEP_FOLDER: &str = "enter folder";
 /// What shells answer for a program that is not there, and for one that cannot be executed.
 const EXIT_NOT_FOUND: i32 = 127;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
-
-/// A run in flight, as the task that reads its output holds it.
-#[derive(Debug)]
-pub struct Ticket {
-    pub(super) boxes: Boxes,
-    pub(super) entry: Arc<Entry>,
-    pub(super) run: Arc<LiveRun>,
-    pub(super) work: Option<Work>,
-}
 
 /// What became of a start.
 #[derive(Debug)]
@@ -59,7 +50,7 @@ pub enum Started {
 }
 
 /// Starts a command in a box that is awake.
-pub async fn start(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
+pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
     let entry = &awake.entry;
     let handle = entry.handle();
     let number = entry.runs.next_number();
@@ -70,14 +61,15 @@ pub async fn start(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<St
         clock::unix_ms(),
         command.hidden,
     ));
-    let most = boxes.config().runs_per_box_max;
+    let most = runs.per_box_max;
+    // Before its cgroup is made: the sweep of empty cgroups leaves alone what is in this table.
     if !entry.runs.enter(Arc::clone(&run), most) {
         return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
     }
     let kind = if command.owned_by_client { WorkKind::Session } else { WorkKind::Run };
     // An init command is no work that keeps a box awake: it is how servers are started.
     let work = (!command.hidden).then(|| entry.activity.begin(kind));
-    let ticket = Ticket { boxes: boxes.clone(), entry: Arc::clone(entry), run, work };
+    let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     match handle.exec(request(number, command, entry, &ticket.run)).await {
         Ok(run) => Ok(running(run, ticket)),
         Err(error) => refused(error, ticket, command).await,

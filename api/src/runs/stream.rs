@@ -8,9 +8,10 @@ use tokio::sync::mpsc;
 
 use super::collect::{Recording, Tail, feed};
 use super::command::{Command, stopped_text};
-use super::finish::{Finished, ended_now};
-use super::start::{Started, Ticket, start};
-use crate::boxes::{Awake, Boxes};
+use super::service::Runs;
+use super::start::{Started, start};
+use super::ticket::{Finished, Ticket, ended_now};
+use crate::boxes::Awake;
 use crate::refusal::Refusal;
 
 /// Pieces of output on their way to a client. Beyond it the program has to wait for its reader, as with any pipe.
@@ -28,9 +29,9 @@ pub enum StreamItem {
 }
 
 /// Starts a command; its output comes through the channel. When the receiver goes away, the run goes on unheard.
-pub async fn stream(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<mpsc::Receiver<StreamItem>, Refusal> {
+pub async fn stream(runs: &Runs, awake: &Awake, command: &Command) -> Result<mpsc::Receiver<StreamItem>, Refusal> {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
-    match start(boxes, awake, command).await? {
+    match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
             // There is room for both.
             let _ = sender.try_send(StreamItem::Output(Bytes::from(message)));

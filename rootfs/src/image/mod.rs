@@ -11,6 +11,7 @@ mod mirror;
 mod tools;
 mod tree;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,20 @@ pub enum Phase {
     Finishing,
     /// The tree is written to disk for good.
     Saving,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Waiting => "waiting for another build",
+            Phase::Retrieving => "fetching packages",
+            Phase::Extracting => "extracting the first packages",
+            Phase::Unpacking => "unpacking packages",
+            Phase::Configuring => "configuring packages",
+            Phase::Finishing => "finishing the image",
+            Phase::Saving => "saving the image",
+        })
+    }
 }
 
 /// What a build tells while it works.

@@ -92,6 +92,23 @@ impl Cgroup {
         made.finish(built)
     }
 
+    /// The child `name` in the one v1 hierarchy that has the controller `c`, and in no other tree; made if it is not
+    /// there. `None` where `c` is not on v1, or this cgroup was not opened with it.
+    ///
+    /// # Errors
+    /// Those of the system calls; `Invalid` for a name that is a path.
+    pub fn v1_child(&self, name: &str, c: Controller) -> Result<Option<Self>> {
+        let path = self.path.join(name)?;
+        let Some((mount, _)) = self.hierarchy.v1_mount(c) else { return Ok(None) };
+        let Some(parent) = self.v1.iter().find(|d| d.mount == mount) else { return Ok(None) };
+        let dir = match existing(&parent.dir, name)? {
+            Some(dir) => dir,
+            None => parent.dir.make(name)?.0,
+        };
+        let v1 = vec![V1Dir { mount, dir }];
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified: None, v1, refused: Vec::new() }))
+    }
+
     /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
     ///
     /// # Errors
@@ -173,6 +190,12 @@ impl Cgroup {
             d.dir.open("tasks", OFlags::WRONLY).map_err(|e| Error::errno("open", subject, e))
         };
         self.v1.iter().map(open).collect()
+    }
+
+    /// The directory in the v1 hierarchy of `c`, if this cgroup is open there.
+    #[must_use]
+    pub fn v1_fd(&self, c: Controller) -> Option<BorrowedFd<'_>> {
+        self.v1_dir(c).map(Dir::fd)
     }
 
     /// v2: lets a process of this user and group put its children here by `CLONE_INTO_CGROUP`. The kernel also asks

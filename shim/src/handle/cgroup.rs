@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
+use rustix::fs::AtFlags;
 
 use super::BoxHandle;
+use crate::launch::RUNS_GROUP;
 use crate::error::{Error, ErrorKind};
 
 /// v1 hierarchies in which a run has a leaf.
@@ -167,10 +169,14 @@ impl BoxHandle {
 
     fn make_leaf_now(&self, run: u64) -> Result<Leaf, Error> {
         let step = "make run's cgroup";
-        let parent = self.cgroup(&LEAF_V1)?;
+        // A box without a cgroup is a box that has just ended; the client has named nothing that does not exist.
+        let gone = |e: Error| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Gone) } else { e };
+        let whole = self.cgroup(&[Controller::Memory, Controller::Pids]).map_err(gone)?;
+        let pids = whole.v1_child(RUNS_GROUP, Controller::Pids).map_err(self.fail(step)).map_err(gone)?;
+        let parent = self.parent_of_leaves(whole).map_err(gone)?;
         let name = leaf_name(run);
-        let leaf = parent.leaf(&name, &LEAF_V1).map_err(self.fail(step))?;
-        let made = self.share_leaf(&leaf, step);
+        let leaf = parent.leaf(&name, &LEAF_V1).map_err(self.fail(step)).map_err(gone)?;
+        let made = self.share_leaf(&leaf, pids.as_ref(), step).map_err(gone);
         if made.is_err() {
             // The first error is the one to tell.
             let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
@@ -178,9 +184,21 @@ impl BoxHandle {
         made
     }
 
-    fn share_leaf(&self, leaf: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
+    /// Where the leaves of runs are: in a box of an earlier version directly below it.
+    fn parent_of_leaves(&self, whole: Cgroup) -> Result<Cgroup, Error> {
+        let group = whole.open_leaf(RUNS_GROUP).map_err(self.fail("open the cgroup of all runs"))?;
+        Ok(group.filter(|group| group.unified_fd().is_some()).unwrap_or(whole))
+    }
+
+    /// The cgroup that has the leaves of runs as its children.
+    fn leaves(&self) -> Result<Cgroup, Error> {
+        self.parent_of_leaves(self.cgroup(&LEAF_V1)?)
+    }
+
+    fn share_leaf(&self, leaf: &Cgroup, pids: Option<&Cgroup>, step: &'static str) -> Result<Leaf, Error> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
+        self.allow_kill(leaf).map_err(|e| Error::io(step, self.subject(), e))?;
         // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
         // thing, which is no reason not to run anything there: the kernel then kills one process.
         let whole = Limits { oom_group: true, ..Limits::default() };
@@ -190,7 +208,23 @@ impl BoxHandle {
         let unified = unified.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?;
         let mut fds = vec![unified];
         fds.extend(leaf.v1_tasks_fds().map_err(self.fail(step))?);
+        if let Some(pids) = pids {
+            fds.extend(pids.v1_tasks_fds().map_err(self.fail(step))?);
+            if let Some(directory) = pids.v1_fd(Controller::Pids) {
+                fds.push(directory.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?);
+            }
+        }
         Ok(Leaf { fds })
+    }
+
+    /// Lets the init kill the run as a whole. Linux before 5.14 has no such file.
+    fn allow_kill(&self, leaf: &Cgroup) -> Result<(), rustix::io::Errno> {
+        let Some(directory) = leaf.unified_fd() else { return Ok(()) };
+        let owner = rustix::fs::Uid::from_raw(self.inner.uid_base);
+        match rustix::fs::chownat(directory, "cgroup.kill", Some(owner), None, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            result => result,
+        }
     }
 
     /// Removes the leaf of a run that did not start.
@@ -207,7 +241,7 @@ impl BoxHandle {
     }
 
     fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
+        let leaf = self.leaves()?.open_leaf(&leaf_name(run));
         match leaf.map_err(self.fail("open run's cgroup"))? {
             Some(leaf) => {
                 leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
@@ -221,7 +255,7 @@ impl BoxHandle {
         blocking(move || {
             let step = "signal run";
             let missing = || Error::new(ErrorKind::NotFound, step, run);
-            let parent = handle.cgroup(&LEAF_V1)?;
+            let parent = handle.leaves()?;
             let leaf = parent.open_leaf(&leaf_name(run)).map_err(handle.fail(step))?;
             let leaf = leaf.ok_or_else(missing)?;
             if !leaf.events().map_err(handle.fail(step))?.populated {
@@ -236,6 +270,21 @@ impl BoxHandle {
         .await
     }
 
+    /// The run has processes: its own, or what it has left in the background. In a box without a cgroup no run has any.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub async fn has_processes(&self, run: u64) -> Result<bool, Error> {
+        let handle = self.clone();
+        blocking(move || {
+            let Some(whole) = handle.open_cgroup(&LEAF_V1)? else { return Ok(false) };
+            let step = "read run's state";
+            let leaf = handle.parent_of_leaves(whole)?.open_leaf(&leaf_name(run)).map_err(handle.fail(step))?;
+            Ok(leaf.is_some_and(|leaf| leaf.events().is_ok_and(|events| events.populated)))
+        })
+        .await
+    }
+
     /// Reads what a finished run has used, then removes its leaf if it is empty (a background child may still live in
     /// it; then it stays for [`sweep_leaves`](Self::sweep_leaves)).
     ///
@@ -243,7 +292,7 @@ impl BoxHandle {
     /// `NotFound` if the run has no leaf.
     pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
         let step = "read run's usage";
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
+        let leaf = self.leaves()?.open_leaf(&leaf_name(run));
         let leaf = leaf.map_err(self.fail(step))?;
         let leaf = leaf.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
         let cpu = leaf.cpu().map_err(self.fail(step))?;
@@ -268,22 +317,24 @@ impl BoxHandle {
     pub async fn last_leaf(&self) -> Result<u64, Error> {
         let handle = self.clone();
         blocking(move || {
-            let names = handle.cgroup(&LEAF_V1)?.leaves().map_err(handle.fail("list leaves"))?;
+            let names = handle.leaves()?.leaves().map_err(handle.fail("list leaves"))?;
             Ok(names.iter().filter_map(|name| run_of_leaf(name)).max().unwrap_or(0))
         })
         .await
     }
 
-    /// Removes the empty leaves of runs; returns how many. Not to be called while a run is being started.
+    /// Removes the empty leaves of runs; returns how many. `in_flight` says of a run's number whether the run is being
+    /// started, runs, or has not been [`finish`](Self::finish)ed yet: the leaf of such a run stays, empty or not. It is
+    /// asked after the leaf was seen, so a caller that enters each run before it starts it loses none.
     ///
     /// # Errors
     /// The cgroup cannot be read.
-    pub fn sweep_leaves(&self) -> Result<usize, Error> {
+    pub fn sweep_leaves(&self, in_flight: impl Fn(u64) -> bool) -> Result<usize, Error> {
         let step = "sweep runs' cgroups";
-        let parent = self.cgroup(&LEAF_V1)?;
+        let parent = self.leaves()?;
         let mut removed = 0;
         for name in parent.leaves().map_err(self.fail(step))? {
-            if run_of_leaf(&name).is_none() {
+            if run_of_leaf(&name).is_none_or(&in_flight) {
                 continue;
             }
             let Some(leaf) = parent.open_leaf(&name).map_err(self.fail(step))? else {

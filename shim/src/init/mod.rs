@@ -16,6 +16,7 @@ mod deny;
 mod exec;
 mod files;
 mod input;
+mod leaf;
 mod ops;
 mod output;
 mod program;

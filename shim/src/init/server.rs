@@ -18,6 +18,7 @@ use super::deny::Filter;
 use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
 use super::sudo_server::SudoServer;
+use super::tree::Tree;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX, VERSION, WireError, encode};
 
@@ -84,6 +85,8 @@ pub(crate) struct Server {
     pub(crate) runs: BTreeMap<u64, Run>,
     /// Finished runs, oldest first.
     pub(crate) finished: VecDeque<u64>,
+    /// What ended runs that their clients owned have left behind, until it is killed.
+    pub(crate) doomed: BTreeMap<u64, Tree>,
     pub(crate) children: BTreeMap<i32, Child>,
     pub(crate) sudo: Option<SudoServer>,
     pub(crate) launchpad: Launchpad,
@@ -121,6 +124,7 @@ impl Server {
             clients: BTreeMap::new(),
             runs: BTreeMap::new(),
             finished: VecDeque::new(),
+            doomed: BTreeMap::new(),
             children: BTreeMap::new(),
             sudo,
             launchpad,

@@ -18,10 +18,11 @@ use rustix::process::{Pid, Signal, WaitStatus};
 
 use super::conn::{Connection, Received};
 use super::exec::exit_status;
+use super::leaf::Leaf;
 use super::program::{self, Program};
 use super::reactor::{Happened, Interest, Token};
 use super::server::{Child, Server};
-use super::spawn::{self, Folder, Leaf, Start, StartPipe};
+use super::spawn::{self, Folder, Start, StartPipe};
 use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
@@ -249,7 +250,7 @@ impl Server {
         let mut text = String::new();
         let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
         File::open(path).ok()?.take(16 * 1024).read_to_string(&mut text).ok()?;
-        self.runs.get(&run_in_cgroup_file(&text)?)?.leaf.as_ref()
+        self.runs.get(&run_in_cgroup_file(&text)?)?.tree.as_ref()?.leaf.as_ref()
     }
 
     pub(crate) fn check_sudo_start(&mut self, id: u64) {

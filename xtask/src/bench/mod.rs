@@ -99,7 +99,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     deps::ensure(&[deps::BENCH, deps::RUN])?;
     let bin_dir = match &args.bin_dir {
         Some(dir) => dir.clone(),
-        None => build::build(&places)?,
+        None if args.image_dir.is_some() => build::build(&places)?,
+        None => build::build_with_image(&places)?,
     };
     let results = places.target.join("bench");
     let scratch = results.join(format!("scratch-{}", std::process::id()));

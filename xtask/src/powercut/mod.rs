@@ -27,7 +27,7 @@ use self::heard::{Heard, Round};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::{self, Places};
 use crate::vm::{self, Boot, Cut, Flavour, Running, ShortDir, Terminal, Wanted};
-use crate::{build, deps, image, run, say};
+use crate::{build, deps, run, say};
 
 /// From QEMU's start to the end of the look back.
 const CHECK_DEADLINE: Duration = Duration::from_secs(240);
@@ -70,7 +70,7 @@ pub(crate) fn powercut(args: &PowercutArgs) -> Result<()> {
     run::require_root("powercut")?;
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::VM])?;
     let places = Places::find()?;
-    image::prepare(&build::build(&places)?)?;
+    build::build_with_image(&places)?;
     let began = Instant::now();
     let rounds = run(&places, args.rounds, args.seed, args.strict)?;
     say::fact(&format!("{} of {} rounds passed ({:.0} s)", rounds.passed, args.rounds, began.elapsed().as_secs_f64()));

@@ -21,7 +21,7 @@ use self::runner::{Outcome, Runner, Selection};
 use self::tally::Tally;
 use crate::error::{Cause, Error, Result};
 use crate::places::{self, Places};
-use crate::{build, deps, image, run, say};
+use crate::{build, deps, run, say};
 
 /// Options of `test`.
 #[derive(Debug, Args)]
@@ -110,9 +110,7 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         deps::ensure(&[deps::TEST])?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
-        deps::ensure(&[deps::IMAGE])?;
-        let bin = build::build(places)?;
-        image::prepare(&bin)?;
+        build::build_with_image(places)?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
         say::heading("Public clients");

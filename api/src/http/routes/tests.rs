@@ -8,8 +8,11 @@ use super::*;
 use crate::boxes::{Boxes, Parts, UidRanges};
 use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
+use crate::http::AppParts;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::preview::Preview;
+use crate::public_urls::Urls;
+use crate::runs::Runs;
 
 /// The 84 endpoints that the public clients call, and both spellings of what has two.
 const ENDPOINTS: [(&str, &str); 84] = [
@@ -112,16 +115,28 @@ impl Server {
         let connection = Db::connect(data_dir.path()).expect("a database");
         ensure_first_account(&connection, Some("box_good".into())).expect("an account");
         let ranges = UidRanges::open(&data_dir.path().join("uids"), data_dir.path(), Vec::new()).expect("a registry");
+        let config = std::sync::Arc::new(config);
+        let db = Db::open(data_dir.path()).expect("a database");
+        let metrics = std::sync::Arc::new(Metrics::default());
         let boxes = Boxes::new(Parts {
-            config: std::sync::Arc::new(config),
-            db: Db::open(data_dir.path()).expect("a database"),
+            config: std::sync::Arc::clone(&config),
+            db: db.clone(),
             store: std::sync::Arc::new(icebox_rootfs::Store::open(data_dir.path()).expect("a store")),
             tools: icebox_shim::launch::Tools { init: "/nowhere".into(), launch: "/nowhere".into() },
             ranges: std::sync::Arc::new(ranges),
-            metrics: std::sync::Arc::new(Metrics::default()),
+            metrics: std::sync::Arc::clone(&metrics),
             network: None,
         });
-        Self { api: api(App::new(boxes.clone(), Preview::new(boxes))), data_dir }
+        let runs = Runs::new(&config, db.clone(), std::sync::Arc::clone(&metrics));
+        let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), std::sync::Arc::clone(&metrics));
+        let urls = Urls::new(
+            config.public_urls.clone(),
+            boxes.clone(),
+            lifecycle.clone(),
+            db.clone(),
+            std::sync::Arc::clone(&metrics),
+        );
+        Self { api: api(App::new(AppParts { lifecycle, boxes, runs, urls, db, config, metrics })), data_dir }
     }
 
     async fn ask(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (StatusCode, Value) {

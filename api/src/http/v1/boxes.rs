@@ -5,7 +5,7 @@ use icebox_shim::handle::{BoxPressure, Pressure};
 
 use super::super::App;
 use super::super::auth::Caller;
-use super::super::found::TheBox;
+use super::super::extract::TheBox;
 use super::super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
@@ -13,6 +13,7 @@ use crate::http::v1::wire::{
     AccountUsage, BoxBill, BoxNetwork, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
 };
 use crate::http::v2::wire::{Empty, ErrorBody};
+use crate::lifecycle::check_headers;
 use crate::refusal::Refusal;
 
 /// The bill of the account, deleted boxes included.
@@ -54,10 +55,10 @@ pub(in crate::http) async fn account_idle(
     Json(body): Json<IdleChange>,
 ) -> Answer<IdleAnswer> {
     check(&body)?;
-    app.boxes.db().set_account_idle(&account.id, body.idle_seconds).await?;
+    app.db.set_account_idle(&account.id, body.idle_seconds).await?;
     app.accounts.changed();
     app.boxes.account_idle_changed(&account.id, body.idle_seconds);
-    let idle_seconds = body.idle_seconds.unwrap_or(app.boxes.config().idle_seconds);
+    let idle_seconds = body.idle_seconds.unwrap_or(app.config.idle_seconds);
     Ok(axum::Json(IdleAnswer { idle_seconds }))
 }
 
@@ -69,7 +70,8 @@ pub(in crate::http) async fn account_headers(
     Caller(account): Caller,
     Json(body): Json<serde_json::Value>,
 ) -> Answer<Empty> {
-    let headers = super::super::create::headers_of(Some(body), app.boxes.has_network())?;
+    let wanted = super::super::create::headers_of(Some(body))?;
+    let headers = wanted.map(|wanted| check_headers(&wanted, app.boxes.has_network())).transpose()?.flatten();
     app.boxes.set_account_headers(&account.id, headers).await?;
     super::super::reply::done()
 }
@@ -96,7 +98,7 @@ pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> A
 /// system has become read-only because the disk of the host was full.
 #[utoipa::path(post, path = "/v1/boxes/{id}/restart", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
-    app.boxes.restart(&found.entry).await?;
+    app.lifecycle.restart(&found.entry).await?;
     super::super::reply::done()
 }
 

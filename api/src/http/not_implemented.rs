@@ -5,7 +5,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::App;
 use super::auth::Caller;
-use super::found::TheBox;
+use super::extract::TheBox;
 use crate::refusal::Refusal;
 
 /// An endpoint that is to come.

@@ -1,4 +1,4 @@
-//! Who answers a request: a box, or the API.
+//! What answers a request: a box, or the API.
 //!
 //! Decided first of all, by the host that the request names, so that what is for a box never comes near the API and the
 //! other way round.
@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::reply;
 use super::routes::Api;
 use super::system::Peer;
-use crate::preview::{Addressed, Arrival, Preview, Target};
+use crate::public_urls::{Addressed, Arrival, Target, Urls};
 
 /// Answers the requests of a listener.
 pub trait Answers: Clone + Send + Sync + 'static {
@@ -24,19 +24,19 @@ pub struct Front {
     /// The API.
     pub api: Api,
     /// The public URLs.
-    pub preview: Preview,
+    pub urls: Urls,
 }
 
 /// Boxes only.
 #[derive(Debug, Clone)]
 pub struct UrlsOnly {
     /// The public URLs.
-    pub preview: Preview,
+    pub urls: Urls,
 }
 
 impl Answers for Front {
     async fn answer(&self, request: Request) -> Response {
-        match sort(&self.preview, request).await {
+        match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,
             Sorted::Other(request) => self.api.answer(request).await,
         }
@@ -45,9 +45,9 @@ impl Answers for Front {
 
 impl Answers for UrlsOnly {
     async fn answer(&self, request: Request) -> Response {
-        match sort(&self.preview, request).await {
+        match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,
-            Sorted::Other(request) if request.headers().contains_key(header::HOST) => self.preview.nobody(),
+            Sorted::Other(request) if request.headers().contains_key(header::HOST) => self.urls.nobody(),
             Sorted::Other(_) => reply::error(StatusCode::BAD_REQUEST, "a Host header is missing"),
         }
     }
@@ -58,24 +58,24 @@ enum Sorted {
     Other(Request),
 }
 
-async fn sort(preview: &Preview, request: Request) -> Sorted {
+async fn sort(urls: &Urls, request: Request) -> Sorted {
     let (parts, body) = request.into_parts();
-    let addressed = preview.addressed(&parts);
+    let addressed = urls.addressed(&parts);
     let request = Request::from_parts(parts, body);
     match addressed {
-        // Nobody knows whose it is; the API's shape is one that programs can read.
+        // It is for no known box; the API's shape is one that programs can read.
         Err(text) => Sorted::Answered(reply::error(StatusCode::BAD_REQUEST, text)),
         Ok(Addressed::Other) => Sorted::Other(request),
-        Ok(Addressed::Nobody) => Sorted::Answered(preview.nobody()),
-        Ok(Addressed::Name(target)) => Sorted::Answered(pass(preview, &target, None, request).await),
-        Ok(Addressed::Path(target, prefix)) => Sorted::Answered(pass(preview, &target, Some(prefix), request).await),
+        Ok(Addressed::Nobody) => Sorted::Answered(urls.nobody()),
+        Ok(Addressed::Name(target)) => Sorted::Answered(pass(urls, &target, None, request).await),
+        Ok(Addressed::Path(target, prefix)) => Sorted::Answered(pass(urls, &target, Some(prefix), request).await),
     }
 }
 
-async fn pass(preview: &Preview, target: &Target, prefix: Option<String>, request: Request) -> Response {
+async fn pass(urls: &Urls, target: &Target, prefix: Option<String>, request: Request) -> Response {
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
     };
     let arrival = Arrival { peer: peer.address, secure: peer.secure, prefix };
-    preview.answer(target, &arrival, request).await
+    urls.answer(target, &arrival, request).await
 }

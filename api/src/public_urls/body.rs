@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::proxy::Passage;
+use super::passage::Passage;
 use crate::boxes::{Activity, Work, WorkKind};
 
 /// A client that sends a body may pause for so long.

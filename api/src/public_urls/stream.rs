@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::boxes::{Awake, Boxes, Entry, WorkKind};
+use crate::boxes::{Awake, Entry, WorkKind};
+use crate::lifecycle::Lifecycle;
 use crate::refusal::Refusal;
 
 /// A reader that took no bytes for so long was held up by its client. Shorter than the shortest idle time.
@@ -27,7 +28,7 @@ type Waking = Pin<Box<dyn Future<Output = Result<Awake, Refusal>> + Send>>;
 /// A connection to a port of a box.
 pub(super) struct BoxStream {
     inner: TcpStream,
-    boxes: Boxes,
+    lifecycle: Lifecycle,
     entry: Arc<Entry>,
     /// Somebody waits for the box to wake.
     waking: Option<Waking>,
@@ -36,15 +37,15 @@ pub(super) struct BoxStream {
 }
 
 impl BoxStream {
-    pub(super) fn new(inner: TcpStream, boxes: Boxes, entry: Arc<Entry>) -> Self {
-        Self { inner, boxes, entry, waking: None, taken: None }
+    pub(super) fn new(inner: TcpStream, lifecycle: Lifecycle, entry: Arc<Entry>) -> Self {
+        Self { inner, lifecycle, entry, waking: None, taken: None }
     }
 
     /// Waits until the box is awake. The work in the answer keeps it so.
     fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Awake>> {
         let waking = self.waking.get_or_insert_with(|| {
-            let (boxes, entry) = (self.boxes.clone(), Arc::clone(&self.entry));
-            Box::pin(async move { boxes.ensure_awake(&entry, WorkKind::Arriving).await })
+            let (lifecycle, entry) = (self.lifecycle.clone(), Arc::clone(&self.entry));
+            Box::pin(async move { lifecycle.ensure_awake(&entry, WorkKind::Arriving).await })
         });
         let woken = ready!(waking.as_mut().poll(context));
         self.waking = None;

@@ -39,12 +39,12 @@ impl LiveRun {
         Self { number, id, prompt, started_ms, hidden, cancelled: AtomicBool::new(false) }
     }
 
-    /// Somebody wants it to end. Says whether this was the first to say so.
+    /// Marks it as cancelled. Says whether it was not yet.
     pub fn cancel(&self) -> bool {
         !self.cancelled.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether somebody wanted it to end.
+    /// Whether it was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)

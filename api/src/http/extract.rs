@@ -31,7 +31,7 @@ impl TheBox {
 
     /// Makes sure that it is awake while the request lasts.
     pub(super) async fn awake(&self, app: &App) -> Result<Awake, Refusal> {
-        app.boxes.ensure_awake(&self.entry, WorkKind::Request).await
+        app.lifecycle.ensure_awake(&self.entry, WorkKind::Request).await
     }
 }
 

@@ -5,20 +5,17 @@
 
 use std::sync::Arc;
 
-use icebox_rootfs::{Check, Checked};
+use icebox_rootfs::Check;
 
-use super::{Boxes, Entry, Phase, WorkKind, blocking, to_the_end};
+use super::Lifecycle;
+use crate::boxes::{Entry, Phase, WorkKind, to_the_end};
 use crate::refusal::Refusal;
 
-/// What the log of a box says about a repair.
-pub(super) const REPAIRED: &str =
-    "its file system had errors, which were repaired; the last writes before them may be lost";
-
-impl Boxes {
+impl Lifecycle {
     /// Ends all processes of a box, checks its file system and starts it anew. Commands in flight end as failed.
     pub async fn restart(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let work = entry.activity.begin(WorkKind::Request);
-        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+        let (lifecycle, entry) = (self.clone(), Arc::clone(entry));
         to_the_end(async move {
             let _work = work;
             let _life = entry.lock_life().await;
@@ -30,19 +27,8 @@ impl Boxes {
                 return Err(Refusal::Unavailable(error.clone()));
             }
             tracing::info!(box_id = entry.id, "restarting");
-            boxes.start_again(&entry, Check::Always).await
+            lifecycle.start_again(&entry, Check::Always).await
         })
         .await
-    }
-
-    /// Checks the file system of a box without processes. Says whether it was repaired.
-    pub(super) async fn check_disk(&self, volume: &icebox_rootfs::Volume, check: Check) -> Result<bool, Refusal> {
-        let volume = volume.clone();
-        match blocking("check the file system of the box", move || volume.check(check)).await {
-            Ok(checked) => Ok(checked == Checked::Repaired),
-            // e2fsck tells no reason. On a full disk it cannot write what it corrects.
-            Err(_) if self.check_free_space().is_err() => Err(Refusal::disk_full()),
-            Err(error) => Err(error.into()),
-        }
     }
 }

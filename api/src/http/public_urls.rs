@@ -3,11 +3,11 @@
 use axum::extract::{Path, State};
 
 use super::App;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, done};
 use crate::boxes::WorkKind;
 use crate::http::v2::wire::{Empty, ErrorBody, OpenUrl, PublicUrl, PublicUrlItem, PublicUrlList};
-use crate::preview::USER;
+use crate::public_urls::USER;
 use crate::refusal::Refusal;
 
 /// Makes the public URL of a port, and wakes the box. One that is there is replaced, with its credentials. The secrets
@@ -16,16 +16,16 @@ use crate::refusal::Refusal;
 pub(super) async fn open(State(app): State<App>, found: TheBox, Json(body): Json<OpenUrl>) -> Answer<PublicUrl> {
     found.not_ephemeral("public URLs are")?;
     let port = check_port(body.port)?;
-    let _awake = app.boxes.ensure_awake(&found.entry, WorkKind::Request).await?;
+    let _awake = app.lifecycle.ensure_awake(&found.entry, WorkKind::Request).await?;
     let (bearer, basic) = (body.bearer_token.unwrap_or(false), body.basic_auth.unwrap_or(false));
-    let opened = app.preview.open(&found.entry, port, bearer, basic).await?;
+    let opened = app.urls.open(&found.entry, port, bearer, basic).await?;
     Ok(axum::Json(PublicUrl {
         url: opened.url,
         port,
         username: opened.password.is_some().then(|| USER.to_owned()),
         token: opened.token,
         password: opened.password,
-        path: app.preview.path(&found.entry.id, port),
+        path: app.urls.path(&found.entry.id, port),
     }))
 }
 
@@ -33,9 +33,9 @@ pub(super) async fn open(State(app): State<App>, found: TheBox, Json(body): Json
 #[utoipa::path(get, path = "/v2/box/{id}/preview", tag = "urls", params(("id" = String, Path)), responses((status = 200, body = PublicUrlList), (status = 400, body = ErrorBody)))]
 pub(super) async fn list(State(app): State<App>, found: TheBox) -> Answer<PublicUrlList> {
     found.not_ephemeral("public URLs are")?;
-    let urls = app.preview.list(&found.entry).into_iter().map(|(row, url)| PublicUrlItem {
+    let urls = app.urls.list(&found.entry).into_iter().map(|(row, url)| PublicUrlItem {
         id: format!("{}-{}", row.box_id, row.port),
-        path: app.preview.path(&row.box_id, row.port),
+        path: app.urls.path(&row.box_id, row.port),
         port: row.port,
         url,
         created_at: row.created_ms.div_euclid(1000),
@@ -50,7 +50,7 @@ pub(super) async fn list(State(app): State<App>, found: TheBox) -> Answer<Public
 pub(super) async fn close(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
     found.not_ephemeral("public URLs are")?;
     let port = check_port(path.1.parse().ok())?;
-    app.preview.close(&found.entry, port).await?;
+    app.urls.close(&found.entry, port).await?;
     done()
 }
 

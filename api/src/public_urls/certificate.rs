@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::PublicUrls;
+use crate::config::PublicUrls;
 use crate::error::Error;
 
 /// How often the files are looked at.

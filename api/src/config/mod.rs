@@ -2,6 +2,8 @@
 //!
 //! Invariants: an unknown key is an error that names it; every value is checked here, once.
 
+mod public_urls;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,8 @@ use serde::Deserialize;
 
 use crate::error::{Cause, Error};
 use icebox_net::config::NetworkConfig;
-use crate::preview::PublicUrls;
+
+pub use public_urls::PublicUrls;
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";

@@ -1,7 +1,7 @@
 //! One request through a public URL.
 //!
-//! In this order: whose URL, may the client, is there room, wake the box, wait for the port, pass it on. Who may not is
-//! told so before anything happens to the box.
+//! In this order: whose URL, may the client, is there room, wake the box, wait for the port, pass it on. A client without
+//! access is refused before anything happens to the box.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
 
 use super::address::Target;
 use super::body::{Asked, Download, Upload};
 use super::dial::NoDial;
 use super::head::{self, Client};
+use super::passage::Passage;
 use super::secret;
 use super::stream::BoxStream;
 use super::table::PublicUrl;
 use super::trouble::Trouble;
-use super::{Preview, tunnel};
+use super::{Urls, tunnel};
 use crate::boxes::{Awake, Entry, WorkKind};
 use crate::refusal::Refusal;
 
@@ -52,29 +52,13 @@ pub struct Arrival {
     pub prefix: Option<String>,
 }
 
-/// What a request holds while it lasts. Dropping it ends the connection into the box.
-#[derive(Debug)]
-pub(super) struct Passage {
-    _room: OwnedSemaphorePermit,
-    _room_of_box: OwnedSemaphorePermit,
-    connection: Option<AbortHandle>,
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        if let Some(connection) = &self.connection {
-            connection.abort();
-        }
-    }
-}
-
 /// A box and the way to it.
 struct Way {
     entry: Arc<Entry>,
     url: Arc<PublicUrl>,
 }
 
-impl Preview {
+impl Urls {
     /// Answers a request that is for a port of a box.
     pub async fn answer(&self, target: &Target, arrival: &Arrival, request: Request) -> Response {
         let began = std::time::Instant::now();
@@ -83,7 +67,7 @@ impl Preview {
             Ok(response) => response,
             Err(trouble) => trouble.response(page),
         };
-        self.boxes.metrics().request("public URL", response.status().as_u16(), began.elapsed());
+        self.metrics.request("public URL", response.status().as_u16(), began.elapsed());
         response
     }
 
@@ -101,7 +85,7 @@ impl Preview {
         if let Some(redirect) = to_directory(&request, arrival) {
             return Ok(redirect);
         }
-        let passage = Passage { _room: take(&self.room)?, _room_of_box: take(&url.room)?, connection: None };
+        let passage = Passage::new(take(&self.room)?, take(&url.room)?);
         let way = Way { entry, url };
         let (closed, gone) = (way.url.closed.clone(), way.entry.gone.clone());
         // In progress or not, it ends with the URL.
@@ -129,7 +113,7 @@ impl Preview {
         let client = self.client(arrival);
         let upgrade = head::to_box(&mut parts, &client, credentials_were_ours).map_err(Trouble::Malformed)?;
         let (stream, awake) = self.reach(&way).await?;
-        let stream = BoxStream::new(stream, self.boxes.clone(), Arc::clone(&way.entry));
+        let stream = BoxStream::new(stream, self.lifecycle.clone(), Arc::clone(&way.entry));
         let mut sender = connect(stream, &way, &mut passage).await?;
         let asked = Asked::new(&way.entry.activity);
         let upload = Upload::new(body, Arc::clone(&asked));
@@ -159,7 +143,7 @@ impl Preview {
     }
 
     fn client(&self, arrival: &Arrival) -> Client {
-        let outside = self.boxes.config().public_urls.scheme.as_deref().unwrap_or("http");
+        let outside = self.config.scheme.as_deref().unwrap_or("http");
         let scheme = if arrival.secure { "https" } else { outside };
         Client { address: arrival.peer.ip().to_canonical(), scheme: scheme.to_owned(), prefix: arrival.prefix.clone() }
     }
@@ -171,7 +155,7 @@ impl Preview {
         let mut pause = LOOK_MIN;
         loop {
             let awake =
-                self.boxes.ensure_awake(entry, WorkKind::Url).await.map_err(|refusal| unwoken(entry, &refusal))?;
+                self.lifecycle.ensure_awake(entry, WorkKind::Url).await.map_err(|refusal| unwoken(entry, &refusal))?;
             let failed = match self.dialler.dial(entry, port).await {
                 Ok(stream) => return Ok((stream, awake)),
                 Err(failed) => failed,
@@ -227,13 +211,13 @@ async fn connect(stream: BoxStream, way: &Way, passage: &mut Passage) -> Result<
     let (closed, gone) = (way.url.closed.clone(), way.entry.gone.clone());
     let task = tokio::spawn(async move {
         tokio::select! {
-            // How it ended is told to whoever waits for the answer or its body.
+            // The answer or its body reports how it ended.
             _ = connection.with_upgrades() => {}
             () = closed.cancelled() => {}
             () = gone.cancelled() => {}
         }
     });
-    passage.connection = Some(task.abort_handle());
+    passage.holds(task.abort_handle());
     Ok(sender)
 }
 

@@ -10,9 +10,9 @@
 mod address;
 mod body;
 mod certificate;
-mod config;
 mod dial;
 mod head;
+mod passage;
 mod proxy;
 mod secret;
 mod stream;
@@ -30,8 +30,11 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::boxes::{Boxes, Entry};
 use crate::clock;
-use crate::db::PublicUrlRow;
+use crate::config::PublicUrls;
+use crate::db::{Db, PublicUrlRow};
 use crate::error::Error;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use dial::Dialler;
 use table::Table;
@@ -39,7 +42,6 @@ use trouble::Trouble;
 
 pub use address::{Addressed, Target};
 pub use certificate::Certificate;
-pub use config::PublicUrls;
 pub use proxy::Arrival;
 pub use secret::USER;
 
@@ -50,14 +52,18 @@ const HOLDS_MAX: usize = 1024;
 
 /// All public URLs of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Preview {
+pub struct Urls {
     inner: Arc<Inner>,
 }
 
 /// What there is once per daemon.
 #[derive(Debug)]
 pub struct Inner {
+    config: PublicUrls,
     boxes: Boxes,
+    lifecycle: Lifecycle,
+    db: Db,
+    metrics: Arc<Metrics>,
     table: Table,
     dialler: Dialler,
     /// Held while a URL is made or removed, so that disk and memory agree on the order.
@@ -68,7 +74,7 @@ pub struct Inner {
     port: AtomicU16,
 }
 
-impl Deref for Preview {
+impl Deref for Urls {
     type Target = Inner;
 
     fn deref(&self) -> &Inner {
@@ -87,29 +93,32 @@ pub struct Opened {
     pub password: Option<String>,
 }
 
-impl Preview {
-    /// None yet; [`Preview::load`] reads them.
+impl Urls {
+    /// None yet; [`Urls::load`] reads them.
     #[must_use]
-    pub fn new(boxes: Boxes) -> Self {
-        let config = boxes.config().public_urls.clone();
+    pub fn new(config: PublicUrls, boxes: Boxes, lifecycle: Lifecycle, db: Db, metrics: Arc<Metrics>) -> Self {
         let inner = Inner {
             boxes,
+            lifecycle,
+            db,
+            metrics,
             table: Table::new(config.connections_per_box_max),
             dialler: Dialler::default(),
             changing: Mutex::new(()),
             room: Arc::new(Semaphore::new(config.connections_max as usize)),
             holds: Arc::new(Semaphore::new(HOLDS_MAX)),
             port: AtomicU16::new(0),
+            config,
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// Reads what an earlier life of the daemon has left. The boxes must be known.
     pub async fn load(&self) -> Result<(), Error> {
-        for row in self.boxes.db().public_urls().await? {
+        for row in self.db.public_urls().await? {
             match self.boxes.with_id(&row.box_id) {
                 Some(entry) => self.put(&entry, row),
-                None => self.boxes.db().delete_public_url(&row.box_id, row.port).await?,
+                None => self.db.delete_public_url(&row.box_id, row.port).await?,
             }
         }
         Ok(())
@@ -137,7 +146,7 @@ impl Preview {
             token_sha256: digest(&token),
             password_sha256: digest(&password),
         };
-        self.boxes.db().put_public_url(row.clone()).await?;
+        self.db.put_public_url(row.clone()).await?;
         self.put(entry, row);
         let url = self.url(&Target { box_id: entry.id.clone(), port });
         let text = |secret: Option<(String, [u8; 32])>| secret.map(|(text, _)| text);
@@ -155,18 +164,18 @@ impl Preview {
     /// Removes the URL of a port, and ends what is open through it. One that is not there is fine.
     pub async fn close(&self, entry: &Entry, port: u16) -> Result<(), Error> {
         let _changing = self.changing.lock().await;
-        self.boxes.db().delete_public_url(&entry.id, port).await?;
+        self.db.delete_public_url(&entry.id, port).await?;
         self.table.remove(&Target { box_id: entry.id.clone(), port });
         Ok(())
     }
 
     /// Whom a request is for. The error says what is wrong with the request.
     pub fn addressed(&self, parts: &Parts) -> Result<Addressed, &'static str> {
-        let config = &self.boxes.config().public_urls;
+        let config = &self.config;
         address::addressed(parts, &config.domain, config.path_form)
     }
 
-    /// The answer to what is below our domain and nobody's.
+    /// The answer to a name below our domain that is no box's.
     #[must_use]
     pub fn nobody(&self) -> Response {
         Trouble::Unknown.response(false)
@@ -174,7 +183,7 @@ impl Preview {
 
     /// The address of a port of a box.
     fn url(&self, target: &Target) -> String {
-        let config = &self.boxes.config().public_urls;
+        let config = &self.config;
         let scheme = config.scheme();
         let port = config.port.unwrap_or_else(|| self.port.load(Ordering::Relaxed));
         let port = match (scheme, port) {
@@ -188,17 +197,17 @@ impl Preview {
     #[must_use]
     pub fn path(&self, box_id: &str, port: u16) -> Option<String> {
         let target = Target { box_id: box_id.to_owned(), port };
-        self.boxes.config().public_urls.path_form.then(|| format!("{}/", address::path_of(&target)))
+        self.config.path_form.then(|| format!("{}/", address::path_of(&target)))
     }
 
     fn put(&self, entry: &Arc<Entry>, row: PublicUrlRow) {
         if !self.table.put(row) {
             return;
         }
-        let (preview, entry) = (self.clone(), Arc::clone(entry));
+        let (urls, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             entry.gone.cancelled().await;
-            preview.table.forget(&entry.id);
+            urls.table.forget(&entry.id);
         });
     }
 }
