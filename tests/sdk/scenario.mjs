@@ -91,6 +91,13 @@ await step("exec.stream", async () => {
   assert.equal(exit.exitCode, 5);
   assert.ok(exit.cpuNs > 0, `cpu_ns is ${exit.cpuNs}`);
   assert.equal(stream.status, "failed");
+  // Nothing is added to output that ends in the middle of a line, and no character is cut.
+  const odd = await box.exec.stream("printf 'a→€🎉'");
+  let text = "";
+  for await (const chunk of odd) if (chunk.type === "output") text += chunk.data;
+  assert.equal(text, "a→€🎉");
+  assert.equal(odd.result, "a→€🎉");
+  assert.equal(odd.exitCode, 0);
 });
 
 await step("exec.stream arrives while it runs", async () => {

@@ -77,6 +77,10 @@ def exec_stream():
     assert "line 1\nline 2\nline 3\n" in output, output
     assert exit_chunk.exit_code == 4 and exit_chunk.cpu_ns > 0
     assert run.status == "failed"
+    # Nothing is added to output that ends in the middle of a line, and no character is cut.
+    odd = box.exec.stream("printf 'a→€🎉'")
+    assert "".join(c.data for c in odd if c.type == "output") == "a→€🎉"
+    assert odd.exit_code == 0
     code = box.exec.stream_code(lang="python", code="print('streamed')")
     assert "".join(c.data for c in code if c.type == "output").strip() == "streamed"
     assert code.exit_code == 0
@@ -235,7 +239,17 @@ def exec_session():
         box.exec.session(argv=["/no/such/program"])
         raise AssertionError("a missing program was started")
     except BoxError as error:
-        assert "exec-session error" in str(error), error
+        assert "exec-session error: /no/such/program: command not found" in str(error), error
+    for _ in range(5):
+        out = []
+        with box.exec.session(argv=["seq", "1", "50000"], on_stdout=out.append) as session:
+            try:
+                for _ in range(50):
+                    session.write("x" * 10_000)
+            except BoxError:
+                pass  # the command has ended before
+            assert session.wait(timeout=60) == 0
+        assert b"".join(out) == b"".join(b"%d\n" % n for n in range(1, 50_001)), "output was cut"
 
 
 def visit(url, **headers):

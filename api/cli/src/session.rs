@@ -87,6 +87,8 @@ enum FromServer {
     },
     Error {
         message: String,
+        /// The exit code of a program that is not there or cannot be executed.
+        code: Option<i64>,
     },
     /// Frames that were invented later.
     #[serde(other)]
@@ -127,16 +129,21 @@ pub(crate) async fn run<S>(
     start: &Start,
     stdin: Receiver<Vec<u8>>,
     controls: Receiver<Control>,
-    output: (impl AsyncWrite + Unpin, impl AsyncWrite + Unpin),
+    mut output: (impl AsyncWrite + Unpin, impl AsyncWrite + Unpin),
 ) -> Result<u8, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sink, mut stream) = socket.split();
     send(&mut sink, &ToServer::Start(start)).await.map_err(broken)?;
-    tokio::time::timeout(Duration::from_secs(STARTED_SECONDS_MAX), await_started(&mut stream))
+    let started = tokio::time::timeout(Duration::from_secs(STARTED_SECONDS_MAX), await_started(&mut stream))
         .await
         .map_err(|_| Error::protocol(STEP, "the server did not start it in time"))??;
+    if let Begun::NotExecutable { code, message } = started {
+        write_bytes(&mut output.1, "standard error", format!("icebox: {message}\n").as_bytes()).await?;
+        let _ = sink.close().await;
+        return Ok(code);
+    }
     let code = tokio::select! {
         code = relay_output(&mut stream, output) => code?,
         never = relay_input(&mut sink, stdin, controls) => match never {},
@@ -146,15 +153,28 @@ where
     Ok(code)
 }
 
-async fn await_started<S>(stream: &mut SplitStream<WebSocketStream<S>>) -> Result<(), Error>
+/// What the server says of the start.
+enum Begun {
+    Running,
+    /// The box has no such program, or cannot execute it: 127 or 126, and what a shell would print.
+    NotExecutable {
+        code: u8,
+        message: String,
+    },
+}
+
+async fn await_started<S>(stream: &mut SplitStream<WebSocketStream<S>>) -> Result<Begun, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
         match next_frame(stream).await? {
-            FromServer::Started => return Ok(()),
+            FromServer::Started => return Ok(Begun::Running),
             FromServer::Unknown => {}
-            FromServer::Error { message } => return Err(Error::protocol(STEP, message)),
+            FromServer::Error { message, code: Some(code) } => {
+                return Ok(Begun::NotExecutable { code: exit_code(code)?, message });
+            }
+            FromServer::Error { message, code: None } => return Err(Error::protocol(STEP, message)),
             FromServer::Exit { .. } => {
                 return Err(Error::protocol(STEP, "the server reported its end before its start"));
             }
@@ -177,7 +197,7 @@ where
             FromServer::Stdout { data } => write(&mut stdout, STDOUT, &data).await?,
             FromServer::Stderr { data } => write(&mut stderr, "standard error", &data).await?,
             FromServer::Exit { code } => return exit_code(code),
-            FromServer::Error { message } => return Err(Error::protocol(STEP, message)),
+            FromServer::Error { message, .. } => return Err(Error::protocol(STEP, message)),
             FromServer::Started | FromServer::Unknown => {}
         }
     }
@@ -186,8 +206,12 @@ where
 async fn write(writer: &mut (impl AsyncWrite + Unpin), name: &'static str, data: &str) -> Result<(), Error> {
     let bytes =
         BASE64.decode(data).map_err(|cause| Error::protocol(STEP, format!("output that is no base64 ({cause})")))?;
+    write_bytes(writer, name, &bytes).await
+}
+
+async fn write_bytes(writer: &mut (impl AsyncWrite + Unpin), name: &'static str, bytes: &[u8]) -> Result<(), Error> {
     async {
-        writer.write_all(&bytes).await?;
+        writer.write_all(bytes).await?;
         writer.flush().await
     }
     .await

@@ -126,6 +126,9 @@ async fn a_terminal_is_asked_for_with_its_size() {
 async fn an_error_before_the_start_is_the_servers_text() {
     let outcome = session(1, &[json!({"type": "error", "message": "no such program: nope"})], &[], &[]).await;
     assert_eq!(outcome.failure(), "could not run the command: no such program: nope");
+    let refused = json!({"type": "error", "message": "nope: command not found", "code": 127});
+    let outcome = session(1, &[refused], &[], &[]).await;
+    assert_eq!((outcome.result.ok(), outcome.stderr.as_str()), (Some(127), "icebox: nope: command not found\n"));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The body of an exec stream: raw output, then one trailer.
+//! The body of an exec stream: raw output, byte for byte, then one trailer. Both clients find the trailer at any place, also
+//! in the middle of a line.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,8 +21,6 @@ pub(super) struct StreamBody {
     /// Absent in tests without a connection.
     gate: Option<Gate>,
     state: State,
-    /// Whether the output ends in the middle of a line.
-    open_line: bool,
 }
 
 #[derive(Debug)]
@@ -38,7 +37,7 @@ enum State {
 impl StreamBody {
     /// A body that ends with the run.
     pub(super) fn new(items: mpsc::Receiver<StreamItem>, gate: Option<Gate>) -> Self {
-        Self { items, gate, state: State::Output, open_line: false }
+        Self { items, gate, state: State::Output }
     }
 
     /// As the body of an answer.
@@ -72,18 +71,9 @@ impl Body for StreamBody {
                     return Poll::Ready(Some(Ok(Frame::data(trailer))));
                 }
                 State::Output => match ready!(self.items.poll_recv(context)) {
-                    Some(StreamItem::Output(bytes)) => {
-                        if let Some(last) = bytes.last() {
-                            self.open_line = *last != b'\n';
-                            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                        }
-                    }
-                    Some(StreamItem::End(finished)) => {
-                        self.state = self.before_trailer(Some(finished));
-                        if std::mem::take(&mut self.open_line) {
-                            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
-                        }
-                    }
+                    Some(StreamItem::Output(bytes)) if bytes.is_empty() => {}
+                    Some(StreamItem::Output(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Some(StreamItem::End(finished)) => self.state = self.before_trailer(Some(finished)),
                     // The task that read the run has failed.
                     None => self.state = self.before_trailer(None),
                 },
@@ -142,10 +132,10 @@ mod tests {
     const TRAILER: &str = "event: exit\ndata: {\"exit_code\":3,\"cpu_ns\":1000}\n\n";
 
     #[tokio::test]
-    async fn the_trailer_is_one_frame_after_a_whole_line() {
+    async fn the_trailer_is_one_frame_and_nothing_is_put_before_it() {
         let output = |text: &'static str| StreamItem::Output(Bytes::from_static(text.as_bytes()));
         assert_eq!(frames(vec![output("a"), output("b\n"), StreamItem::End(finished())]).await, ["a", "b\n", TRAILER]);
-        assert_eq!(frames(vec![output("a"), StreamItem::End(finished())]).await, ["a", "\n", TRAILER]);
+        assert_eq!(frames(vec![output("a"), StreamItem::End(finished())]).await, ["a", TRAILER]);
         assert_eq!(frames(vec![StreamItem::End(finished())]).await, [TRAILER]);
     }
 

@@ -144,13 +144,13 @@ impl Output {
 
 /// The end of a run's output, both streams as they came.
 #[derive(Debug, Default)]
-pub struct Tail {
+pub(super) struct Tail {
     bytes: Vec<u8>,
 }
 
 impl Tail {
     /// Adds what came.
-    pub fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         let new = bytes.get(bytes.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or(bytes);
         let old = RECORDED_OUTPUT_BYTES - new.len();
         if self.bytes.len() > old {
@@ -161,7 +161,7 @@ impl Tail {
 
     /// What is kept.
     #[must_use]
-    pub fn bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(self) -> Vec<u8> {
         self.bytes
     }
 }
