@@ -214,9 +214,9 @@ async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     let request = b.request(&["/bin/echo", "ok"]);
     let number = request.run;
     let hierarchy = Hierarchy::probe().unwrap();
-    let parent = [format!("{}/runs", b.spec.cgroup), b.spec.cgroup.clone()].into_iter().find_map(|path| {
-        Cgroup::open(&hierarchy, &CgroupPath::new(path).unwrap(), &[Controller::Memory]).unwrap()
-    });
+    let parent = [format!("{}/runs", b.spec.cgroup), b.spec.cgroup.clone()]
+        .into_iter()
+        .find_map(|path| Cgroup::open(&hierarchy, &CgroupPath::new(path).unwrap(), &[Controller::Memory]).unwrap());
     parent.unwrap().leaf(&format!("run-{number}"), &[Controller::Memory]).unwrap();
     b.handle.sweep_leaves(|run| run == number).unwrap();
     assert_eq!(b.handle.last_leaf().await.unwrap(), number, "the leaf was swept away under its start");

@@ -82,9 +82,8 @@ fn counted(count: Counted) -> String {
 fn policy_text(policy: &NetworkPolicy) -> String {
     let lists =
         [("domains", &policy.allowed_domains), ("networks", &policy.allowed_cidrs), ("but not", &policy.denied_cidrs)];
-    let told = lists.iter().filter_map(|(label, list)| {
-        (!list.is_empty()).then(|| format!("; {label}: {}", list.join(" ")))
-    });
+    let told =
+        lists.iter().filter_map(|(label, list)| (!list.is_empty()).then(|| format!("; {label}: {}", list.join(" "))));
     std::iter::once(policy.mode.clone()).chain(told).collect()
 }
 

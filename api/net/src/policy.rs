@@ -134,7 +134,11 @@ impl BoxPolicy {
             return Err(Malformed(format!("allowed_domains has more than {DOMAINS_MAX} entries")));
         }
         let wrong = |why| Malformed(format!("allowed_domains: {why}"));
-        let domains = text.allowed_domains.iter().map(|text| DomainPattern::parse(text).map_err(wrong)).collect::<Result<_, _>>()?;
+        let domains = text
+            .allowed_domains
+            .iter()
+            .map(|text| DomainPattern::parse(text).map_err(wrong))
+            .collect::<Result<_, _>>()?;
         Ok(Self::Custom {
             domains,
             allowed: networks("allowed_cidrs", text.allowed_cidrs)?,
@@ -215,12 +219,7 @@ mod tests {
     fn check(mode: &str, domains: &[&str], allowed: &[&str], denied: &[&str]) -> Result<BoxPolicy, Malformed> {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let (domains, allowed, denied) = (owned(domains), owned(allowed), owned(denied));
-        BoxPolicy::check(PolicyText {
-            mode,
-            allowed_domains: &domains,
-            allowed_cidrs: &allowed,
-            denied_cidrs: &denied,
-        })
+        BoxPolicy::check(PolicyText { mode, allowed_domains: &domains, allowed_cidrs: &allowed, denied_cidrs: &denied })
     }
 
     #[test]

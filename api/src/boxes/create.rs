@@ -10,8 +10,8 @@ use crate::clock;
 use crate::db::LogRow;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
-use icebox_net::headers::HeaderRules;
 use crate::refusal::Refusal;
+use icebox_net::headers::HeaderRules;
 
 /// What a client wants; checked already.
 #[derive(Debug, Clone)]
@@ -34,11 +34,11 @@ impl Boxes {
     /// Makes a box and starts it. When this returns, the box is on disk and accepts work. Must not be cancelled.
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         // Without them no box can be made.
-        self.layers().await?;
+        let image = self.inner.images.current().await?;
         self.check_cgroup_parent()?;
         self.check_free_space()?;
         let reservation = self.inner.reservations.take().await?;
-        let entry = match self.enter(&wanted, &reservation) {
+        let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,
             Err(refusal) => {
                 self.inner.reservations.put_back(reservation).await;
@@ -62,7 +62,7 @@ impl Boxes {
     }
 
     /// Puts the box into the table, if its name and the account's limit allow it.
-    fn enter(&self, wanted: &NewBox, reservation: &Reservation) -> Result<Arc<Entry>, Refusal> {
+    fn enter(&self, wanted: &NewBox, reservation: &Reservation, image: String) -> Result<Arc<Entry>, Refusal> {
         let now = clock::unix_ms();
         let lifetime = wanted.ttl_seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX / 2000) * 1000);
         let record = BoxRecord {
@@ -71,6 +71,7 @@ impl Boxes {
             name: wanted.name.clone(),
             state: BoxState::Ready,
             settings: wanted.settings.clone(),
+            image: Some(image.clone()),
             uid_base: reservation.uid_base,
             incarnation: None,
             created_ms: now,
@@ -82,6 +83,7 @@ impl Boxes {
             phase: Phase::Creating,
             handle: self.open_handle(&record.id, record.uid_base)?,
             uid_base: record.uid_base,
+            image: Some(image),
             incarnation: None,
             error: None,
             damaged: false,
@@ -119,8 +121,8 @@ impl Boxes {
             tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
         }
         let rights = entry.rights();
-        let pair = entry.view().pair;
-        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base, pair, rights };
+        let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
+        let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
         // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
         let synced = volume.clone();
         let (started, flushed) =

@@ -38,6 +38,8 @@ pub struct View {
     pub handle: BoxHandle,
     /// First of its host uids.
     pub uid_base: u32,
+    /// Id of its base image; `None` until it is known.
+    pub image: Option<String>,
     /// Its PID 1; `None` while it has none.
     pub incarnation: Option<Incarnation>,
     /// Why it cannot be used.
@@ -198,6 +200,7 @@ impl Entry {
             name: self.name.clone(),
             state: BoxState::Ready,
             settings: config.settings,
+            image: view.image,
             uid_base: view.uid_base,
             incarnation: view.incarnation,
             created_ms: self.created_ms,

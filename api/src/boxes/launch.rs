@@ -12,15 +12,17 @@ use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::LogRow;
 use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
+use crate::refusal::Refusal;
 use icebox_net::Rights;
 use icebox_net::address::Pair;
-use crate::refusal::Refusal;
 
 /// What a start needs to know.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub(super) id: String,
     pub(super) size: BoxSize,
+    /// Id of its base image.
+    pub(super) image: String,
     pub(super) uid_base: u32,
     /// Its addresses; none if it has no network.
     pub(super) pair: Option<Pair>,
@@ -57,7 +59,7 @@ impl Boxes {
     /// Attaches the disk and starts the box. What a failure leaves behind carries the box's id.
     pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
         let began = std::time::Instant::now();
-        let lower = self.layers().await?;
+        let lower = self.inner.images.layers(&start.image).await?;
         self.check_cgroup_parent()?;
         let run_dir = self.run_dir(&start.id);
         let fresh = run_dir.clone();
@@ -106,6 +108,32 @@ impl Boxes {
             allow_unenforced_limits: self.inner.config.allow_unenforced_limits,
         };
         (spec, warnings)
+    }
+
+    /// The image of a box. One whose record is from before boxes had an image gets the current one, for life.
+    pub(super) async fn image_of(&self, entry: &Entry) -> Result<String, Refusal> {
+        if let Some(image) = entry.view().image {
+            return Ok(image);
+        }
+        self.give_images().await?;
+        entry
+            .view()
+            .image
+            .ok_or_else(|| Refusal::Failed(Error::new("find the image of", &entry.id, Cause::Invalid("it has none"))))
+    }
+
+    /// Gives the current image to all boxes whose records are from before boxes had one: on disk first, then in memory.
+    pub(crate) async fn give_images(&self) -> Result<(), Refusal> {
+        let without: Vec<Arc<Entry>> = self.all().into_iter().filter(|entry| entry.view().image.is_none()).collect();
+        if without.is_empty() {
+            return Ok(());
+        }
+        let image = self.inner.images.current().await?;
+        self.inner.db.set_missing_images(&image).await?;
+        for entry in without {
+            entry.change_view(|view| view.image = view.image.take().or_else(|| Some(image.clone())));
+        }
+        Ok(())
     }
 
     /// The disk of a box that must have one.

@@ -18,6 +18,7 @@ mod disk_check;
 mod entry;
 mod freeze;
 mod idle;
+mod images;
 mod launch;
 mod meter;
 mod monitor;
@@ -30,6 +31,7 @@ mod restore;
 mod roots;
 mod run_table;
 mod space;
+mod tasks;
 mod thaw;
 mod uids;
 mod usage;
@@ -46,11 +48,10 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
-use crate::error::Error;
 use crate::ids;
 use crate::metrics::Metrics;
-use icebox_net::Network;
 use crate::refusal::Refusal;
+use icebox_net::Network;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
@@ -60,14 +61,18 @@ pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
+pub use network::refusals_to_log;
 pub use policy::{check_policy, policy_in_force};
 pub use run_table::{LiveRun, RunTable};
+pub(crate) use tasks::to_the_end;
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill};
 pub use why::Why;
 
+use images::Images;
 use reserve::Reservations;
 use roots::Roots;
+use tasks::blocking;
 
 /// How long freezing may take before it is given up.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
@@ -98,7 +103,7 @@ struct Inner {
     roots: Roots,
     /// None if boxes have no network here.
     network: Option<Network>,
-    layers: tokio::sync::OnceCell<Vec<PathBuf>>,
+    images: Images,
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
     awake: Notify,
@@ -135,6 +140,7 @@ impl Boxes {
     pub fn new(parts: Parts) -> Self {
         let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
         let roots = Roots::new(&parts.config);
+        let images = Images::new(parts.config.image_dir(), parts.tools.init.clone());
         let inner = Inner {
             config: parts.config,
             db: parts.db,
@@ -145,7 +151,7 @@ impl Boxes {
             metrics: parts.metrics,
             roots,
             network: parts.network,
-            layers: tokio::sync::OnceCell::new(),
+            images,
             table: RwLock::default(),
             awake: Notify::new(),
             reclaiming: Semaphore::new(1),
@@ -230,25 +236,10 @@ impl Boxes {
         self.inner.config.run_dir.join("boxes").join(id)
     }
 
-    /// The read-only layers below every box, the topmost first; looked up once.
-    async fn layers(&self) -> Result<Vec<PathBuf>, Refusal> {
-        let find = || async {
-            let (image_dir, init) = (self.inner.config.image_dir(), self.inner.tools.init.clone());
-            blocking("find the base image", move || {
-                let Some(base) = icebox_rootfs::image::find(&image_dir)? else { return Ok(None) };
-                let tools = icebox_rootfs::image::tools_layer(&image_dir, &init)?;
-                Ok(Some(vec![tools, base.rootfs]))
-            })
-            .await?
-            .ok_or_else(|| Refusal::Unavailable("there is no base image yet; run `iceboxd image` once".into()))
-        };
-        self.inner.layers.get_or_try_init(find).await.cloned()
-    }
-
     /// Makes ready what the first box would have to wait for. Failing is no harm: that box will say so.
     pub async fn warm_up(&self) {
         self.inner.reservations.prepare().await;
-        if let Err(refusal) = self.layers().await {
+        if let Err(refusal) = self.inner.images.current().await {
             tracing::warn!(%refusal, "no box can be created yet");
         }
         let store = Arc::clone(&self.inner.store);
@@ -256,26 +247,5 @@ impl Boxes {
         if let Err(error) = blocking("prepare a disk template", move || store.prepare_template(size)).await {
             tracing::warn!(error = error.chain(), "cannot prepare the disk template");
         }
-    }
-}
-
-/// Runs blocking work of the store in a thread of its own.
-async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> icebox_rootfs::Result<T> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|cause| Error::new(operation, "", cause)),
-        Err(_) => Err(Error::new(operation, "", crate::error::Cause::WorkerEnded)),
-    }
-}
-
-/// Runs `work` in a task of its own, so that it is finished even if the client that asked for it goes away.
-pub(crate) async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(_) => Err(Refusal::Failed(Error::new("finish the operation", "", crate::error::Cause::WorkerEnded))),
     }
 }

@@ -7,17 +7,15 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::{Boxes, Entry, check_policy};
-use crate::db::LogRow;
+use crate::db::{Db, LogRow};
 use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
+use crate::refusal::Refusal;
 use icebox_net::address::Pair;
-use icebox_net::denial::protocol_name;
 use icebox_net::headers::HeaderRules;
 use icebox_net::nflog::{Events, Refused};
 use icebox_net::policy::BoxPolicy;
-use icebox_net::{Network, Rights};
-use crate::refusal::Refusal;
-use crate::http::v1::wire::{BoxConnection, BoxNetwork, Counted, Denied};
+use icebox_net::{Network, OnRefusal, Report, Rights};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
@@ -27,26 +25,10 @@ fn of_account(id: &str) -> String {
     format!("account/{id}")
 }
 
-/// Puts what the network knows of a connected box into an answer.
-fn fill(told: &mut BoxNetwork, report: icebox_net::Report) {
-    let counted = |count: icebox_net::firewall::Count| Counted { packets: count.packets, bytes: count.bytes };
-    told.connected = true;
-    told.mtu = Some(report.mtu);
-    told.sent = counted(report.counters.sent);
-    told.received = counted(report.counters.received);
-    told.refused = counted(report.counters.refused);
-    told.connections_total = report.connections_total;
-    told.denials = report.denials.into_iter().map(Denied::from).collect();
-    told.connections = report
-        .connections
-        .into_iter()
-        .map(|one| BoxConnection {
-            protocol: protocol_name(one.protocol),
-            address: one.destination,
-            port: one.port,
-            state: Some(one.state.to_owned()),
-        })
-        .collect();
+/// Writes refusals into the logs of their boxes.
+#[must_use]
+pub fn refusals_to_log(db: Db) -> OnRefusal {
+    Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text)))
 }
 
 impl Boxes {
@@ -289,28 +271,10 @@ impl Boxes {
         Ok(())
     }
 
-    /// What there is to tell of the network of a box.
-    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
-        let pair = entry.view().pair;
-        let mut told = BoxNetwork {
-            connected: false,
-            address: pair.map(Pair::guest),
-            gateway: pair.map(Pair::host),
-            mtu: None,
-            policy: entry.settings().shown_policy().into(),
-            sent: Counted::default(),
-            received: Counted::default(),
-            refused: Counted::default(),
-            connections: Vec::new(),
-            connections_total: 0,
-            denials: Vec::new(),
-        };
-        if let Some(network) = &self.inner.network {
-            if let Some(report) = network.report(&entry.id).await? {
-                fill(&mut told, report);
-            }
-        }
-        Ok(told)
+    /// What the network knows of a box; none if the box is not connected.
+    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<Option<Report>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(None) };
+        Ok(network.report(&entry.id).await?)
     }
 
     /// Refuses what a host without a network for boxes cannot keep.

@@ -1,8 +1,8 @@
 //! From the policy that an owner asked for to the one that the network enforces.
 
 use crate::domain::{BoxSettings, NetworkPolicy};
-use icebox_net::policy::{BoxPolicy, PolicyText};
 use crate::refusal::Refusal;
+use icebox_net::policy::{BoxPolicy, PolicyText};
 
 /// The policy as the network enforces it, or what is wrong with it.
 pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {

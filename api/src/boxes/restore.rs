@@ -41,6 +41,7 @@ impl Boxes {
             phase: if record.state == BoxState::Deleting { Phase::Deleting } else { Phase::Ready },
             handle,
             uid_base: record.uid_base,
+            image: record.image.clone(),
             incarnation: record.incarnation.clone().filter(|_| alive),
             error: problem.clone(),
             damaged: problem.is_some(),

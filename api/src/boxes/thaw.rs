@@ -11,8 +11,8 @@ use super::launch::Start;
 use super::{Boxes, Entry, THAW_DEADLINE, Write};
 use crate::db::LogRow;
 use crate::error::Error;
-use icebox_net::address::Pair;
 use crate::refusal::Refusal;
+use icebox_net::address::Pair;
 
 impl Boxes {
     /// Thaws a frozen box; says whether it was frozen. The caller holds the lifecycle lock.
@@ -39,7 +39,8 @@ impl Boxes {
         let uid_base = self.range_for_restart(entry)?;
         let pair = self.addresses_for_restart(entry)?;
         let rights = entry.rights();
-        let start = Start { id: entry.id.clone(), size: entry.settings().size, uid_base, pair, rights };
+        let image = self.image_of(entry).await?;
+        let start = Start { id: entry.id.clone(), size: entry.settings().size, image, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => self.start_checked(&start, volume, check).await,
             Err(refusal) => Err(refusal),

@@ -11,17 +11,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log, manager};
-use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
+use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
 use crate::config::Config;
-use crate::db::{CommitFailure, Db, LogRow, ensure_first_account, hash_key};
-use crate::domain::{LogLevel, LogSource};
+use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
 use crate::http::{self, App, AppParts, Door, Front, Listening, UrlsOnly};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use icebox_net::{Network, NetworkParts};
 use crate::public_urls::{Certificate, Urls};
 use crate::runs::Runs;
+use icebox_net::{Network, NetworkParts};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
@@ -176,12 +175,11 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         tracing::info!("boxes have a loopback interface only");
         return Ok(None);
     }
-    let db = db.clone();
     let parts = NetworkParts {
         config: &config.network,
         netns: config.netns.as_deref(),
         data_dir: &config.data_dir,
-        on_refusal: Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text))),
+        on_refusal: refusals_to_log(db.clone()),
     };
     let started = Network::start(parts).await;
     if started.is_err() {

@@ -13,7 +13,7 @@ use crate::error::{Cause, Error};
 pub(super) const HEADERS: &str = "attach_headers";
 
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
-                       created_ms, updated_ms, expires_ms, address";
+                       created_ms, updated_ms, expires_ms, address, image";
 
 /// A row whose settings may be unreadable: one damaged record must not keep the others from being served.
 fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json::Error>)> {
@@ -40,6 +40,7 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json:
         updated_ms: row.get(11)?,
         expires_ms: row.get(12)?,
         address: row.get::<_, Option<String>>(13)?.and_then(|text| text.parse().ok()),
+        image: row.get(14)?,
     };
     Ok((record, damage))
 }
@@ -49,8 +50,8 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
     connection
         .prepare_cached(
             "INSERT INTO boxes (id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, \
-             cgroup_inode, created_ms, updated_ms, expires_ms, address) \
-             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             cgroup_inode, created_ms, updated_ms, expires_ms, address, image) \
+             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             record.id,
@@ -66,6 +67,7 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
             record.updated_ms,
             record.expires_ms,
             record.address.map(|address| address.to_string()),
+            record.image,
         ])
         .map(|_| ())
 }
@@ -128,6 +130,16 @@ impl Db {
                     params![record.id, settings, record.updated_ms],
                 )
                 .map(|_| ())
+        })
+        .await
+    }
+
+    /// Gives an image to the boxes whose records are from before boxes had one.
+    pub async fn set_missing_images(&self, image: &str) -> Result<(), Error> {
+        let image = image.to_owned();
+        self.write("record the image of boxes", move |connection| {
+            let sql = "UPDATE boxes SET image = ?1 WHERE image IS NULL AND state <> 'deleted'";
+            connection.execute(sql, [image]).map(|_| ())
         })
         .await
     }

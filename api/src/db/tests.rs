@@ -26,6 +26,7 @@ fn record(id: &str, account: &str, name: Option<&str>) -> BoxRecord {
         name: name.map(str::to_owned),
         state: BoxState::Ready,
         settings: BoxSettings { size: BoxSize::Medium, labels: vec!["l".into()], ..BoxSettings::default() },
+        image: Some("bookworm-1".into()),
         uid_base: 524_288,
         incarnation: Some(Incarnation { pid: 7, start_time_ticks: 8, boot_id: "boot".into(), cgroup_inode: 9 }),
         created_ms: 1,
@@ -229,4 +230,19 @@ async fn public_urls_are_replaced_by_port_and_go_with_their_box() {
     db.begin_delete("b", Vec::new()).await.expect("deleting");
     db.finish_delete("b", 524_288).await.expect("deleted");
     assert!(db.public_urls().await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn only_boxes_without_an_image_get_one() {
+    let Fixture { db, account, .. } = fixture().await;
+    for (id, image) in [("old", None), ("new", Some("bookworm-2"))] {
+        let record = BoxRecord { image: image.map(str::to_owned), ..record(id, &account, None) };
+        db.insert_box(&record, None, sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    }
+    db.set_missing_images("bookworm-1").await.expect("filled in");
+    let mut images: Vec<(String, Option<String>)> =
+        db.boxes().await.expect("read").into_iter().map(|(record, _)| (record.id, record.image)).collect();
+    images.sort();
+    let image = |id: &str, image: &str| (id.to_owned(), Some(image.to_owned()));
+    assert_eq!(images, [image("new", "bookworm-2"), image("old", "bookworm-1")]);
 }

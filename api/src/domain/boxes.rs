@@ -136,6 +136,8 @@ pub struct BoxRecord {
     pub state: BoxState,
     /// What was asked for.
     pub settings: BoxSettings,
+    /// Id of its base image. A record from before boxes had one has none: it gets the daemon's at its next start.
+    pub image: Option<String>,
     /// First of its 65536 host uids.
     pub uid_base: u32,
     /// Its address, if it has ever had a network.

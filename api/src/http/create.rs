@@ -9,8 +9,8 @@ use super::boxes::describe;
 use super::reply::{Answer, Json};
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::lifecycle::BoxRequest;
-use icebox_net::headers::Wanted;
 use crate::refusal::Refusal;
+use icebox_net::headers::Wanted;
 
 /// Creates a box. The answer comes when it accepts work.
 #[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)))]

@@ -72,6 +72,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(public_urls::close))
         .routes(routes!(v1::boxes::account_usage))
         .routes(routes!(v1::boxes::box_usage))
+        .routes(routes!(v1::boxes::view))
         .routes(routes!(v1::boxes::why))
         .routes(routes!(v1::boxes::box_idle))
         .routes(routes!(v1::boxes::account_idle))

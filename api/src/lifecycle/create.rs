@@ -10,8 +10,8 @@ use crate::config::check_idle_seconds;
 use crate::db::Account;
 use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
 use crate::ids::{self, ENV_VARS_MAX};
-use icebox_net::headers::{HeaderRules, Wanted};
 use crate::refusal::Refusal;
+use icebox_net::headers::{HeaderRules, Wanted};
 
 /// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
 const TTL_SECONDS_MAX: u64 = 259_200;

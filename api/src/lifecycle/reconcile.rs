@@ -56,6 +56,9 @@ impl Lifecycle {
             let last_run = run_numbers.get(&record.id).copied().unwrap_or(0);
             self.boxes.restore(record, damage, account_idle, last_run).await?;
         }
+        if let Err(refusal) = self.boxes.give_images().await {
+            tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
+        }
         self.settle_all().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();

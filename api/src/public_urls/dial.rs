@@ -44,7 +44,8 @@ pub(super) struct Dialler {
 impl Dialler {
     /// Connects to a port of a box that is awake.
     pub(super) async fn dial(&self, entry: &Arc<Entry>, port: u16) -> Result<TcpStream, NoDial> {
-        let sockets = self.sockets.get_or_try_init(Sockets::start).await.map_err(|error| NoDial::Failed(error.into()))?;
+        let sockets =
+            self.sockets.get_or_try_init(Sockets::start).await.map_err(|error| NoDial::Failed(error.into()))?;
         let namespace = namespace(entry)?;
         for address in LOOPBACK {
             let address = SocketAddr::new(address, port);

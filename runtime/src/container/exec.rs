@@ -200,7 +200,7 @@ fn become_process(process: &Process, sync: &Sync, fds: Vec<(OwnedFd, i32)>, in_u
             sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
         }
         let parked = program::park(fds)?;
-        program::enter_cwd(&process.cwd)?;
+        program::enter_cwd(&process.cwd, false)?;
         let path = program::find(process)?;
         program::set_umask(process);
         for capability in credentials::apply(process)? {

@@ -210,7 +210,7 @@ fn finish(plan: &Plan, sync: Sync, fds: Vec<(OwnedFd, RawFd)>, start_socket: Opt
         Ok(parked) => parked,
         Err(error) => return tell(&sync, error),
     };
-    let path = match exec::enter_cwd(&process.cwd).and_then(|()| exec::find(process)) {
+    let path = match exec::enter_cwd(&process.cwd, true).and_then(|()| exec::find(process)) {
         Ok(path) => path,
         Err(error) => return tell(&sync, error),
     };

@@ -26,9 +26,12 @@ const PARKED_FROM: RawFd = 256;
 
 /// Enters the working directory and proves that it lies inside the root: a directory reached through a descriptor of
 /// the host has no path there (CVE-2024-21626).
-pub(crate) fn enter_cwd(cwd: &Path) -> Result<()> {
+///
+/// `make` creates a missing one, which create and run do and exec does not, as with runc: a mistyped `--cwd` must not
+/// leave a directory in the container.
+pub(crate) fn enter_cwd(cwd: &Path, make: bool) -> Result<()> {
     match rustix::process::chdir(cwd) {
-        Err(rustix::io::Errno::NOENT) => {
+        Err(rustix::io::Errno::NOENT) if make => {
             std::fs::create_dir_all(cwd).on(Step::Exec, cwd.display())?;
             rustix::process::chdir(cwd).on(Step::Exec, cwd.display())?;
         }

@@ -12,8 +12,8 @@ use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Li
 use rustix::fs::AtFlags;
 
 use super::BoxHandle;
-use crate::launch::RUNS_GROUP;
 use crate::error::{Error, ErrorKind};
+use crate::launch::RUNS_GROUP;
 
 /// v1 hierarchies in which a run has a leaf.
 pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];

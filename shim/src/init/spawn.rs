@@ -40,7 +40,6 @@ impl Folder {
     }
 }
 
-
 /// What to start.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {

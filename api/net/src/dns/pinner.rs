@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::error::{Cause, Error};
 use crate::HostSide;
+use crate::error::{Cause, Error};
 use crate::firewall::Pin;
 use crate::policy::BoxPolicy;
 use crate::table::BoxNet;

@@ -12,9 +12,9 @@ use futures::future::{BoxFuture, Shared};
 use hickory_proto::op::ResponseCode;
 
 use super::cache::{Cache, Key};
+use super::metrics::{Metrics, count};
 use super::resolved::Resolved;
 use super::upstream::{Place, Upstreams, exchange};
-use super::metrics::{Metrics, count};
 
 /// How often each upstream is asked.
 const ROUNDS: usize = 2;

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::count;
 use super::judge::Judge;
+use super::metrics::count;
 use super::question::QUESTION_BYTES_MAX;
 use super::reply::Transport;
 use super::upstream::Place;

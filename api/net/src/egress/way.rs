@@ -12,8 +12,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 
-use crate::error::{Cause, Error};
 use crate::authority::provider;
+use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
 use crate::sockets::Sockets;
 

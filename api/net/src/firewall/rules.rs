@@ -9,9 +9,9 @@ use super::element::{Data, Element, State};
 use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, DENY_OUT, TO_DNS, TO_EGRESS};
 use super::sets::{NAME_BYTES, Set, name_key};
 use super::{IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_HTTP, PORT_HTTPS};
-use crate::error::{Cause, Error};
 use crate::address::Pair;
 use crate::cidr::{Cidr, Range, disjoint};
+use crate::error::{Cause, Error};
 
 /// Networks in one list of a policy.
 pub const NETWORKS_MAX: usize = 512;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use icebox_net::error::Error;
 use icebox_net::address::Pair;
+use icebox_net::error::Error;
 use icebox_net::firewall::{Limits, Policy, ProxyPorts};
 use icebox_net::link::host_name;
 use icebox_net::namespace::Namespace;

@@ -10,7 +10,7 @@ use super::super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::http::v1::wire::{
-    AccountUsage, BoxBill, BoxNetwork, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
+    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
 };
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::lifecycle::check_headers;
@@ -26,6 +26,19 @@ pub(in crate::http) async fn account_usage(State(app): State<App>, Caller(accoun
 #[utoipa::path(get, path = "/v1/boxes/{id}/usage", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxBill), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
     Ok(axum::Json(app.boxes.bill_of(&found.entry).await?.into()))
+}
+
+/// The box as this server keeps it: what it is made of. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxView), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
+    let entry = found.entry;
+    Ok(axum::Json(BoxView {
+        id: entry.id.clone(),
+        name: entry.name.clone(),
+        status: entry.status().into(),
+        image: entry.view().image,
+        created_ms: entry.created_ms,
+    }))
 }
 
 /// What keeps the box awake, or what it waits for. Wakes nothing.
@@ -123,7 +136,9 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
 /// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
-    Ok(axum::Json(app.boxes.network_of(&found.entry).await?))
+    let report = app.boxes.network_of(&found.entry).await?;
+    let (pair, policy) = (found.entry.view().pair, found.entry.settings().shown_policy());
+    Ok(axum::Json(BoxNetwork::new(pair, policy.into(), report)))
 }
 
 /// What the box uses now. Wakes nothing.

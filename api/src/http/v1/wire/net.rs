@@ -2,6 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use icebox_net::Report;
+use icebox_net::address::Pair;
+use icebox_net::conntrack::Connection;
+use icebox_net::denial::protocol_name;
+use icebox_net::firewall::Count;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,6 +67,46 @@ pub struct BoxNetwork {
     pub connections_total: u64,
     /// What it was refused lately and why, the last first.
     pub denials: Vec<Denied>,
+}
+
+impl BoxNetwork {
+    /// The answer for a box with these addresses; without a report the box is not connected.
+    #[must_use]
+    pub fn new(pair: Option<Pair>, policy: NetworkPolicy, report: Option<Report>) -> Self {
+        let told = Self {
+            connected: false,
+            address: pair.map(Pair::guest),
+            gateway: pair.map(Pair::host),
+            mtu: None,
+            policy,
+            sent: Counted::default(),
+            received: Counted::default(),
+            refused: Counted::default(),
+            connections: Vec::new(),
+            connections_total: 0,
+            denials: Vec::new(),
+        };
+        let Some(report) = report else { return told };
+        let counted = |count: Count| Counted { packets: count.packets, bytes: count.bytes };
+        Self {
+            connected: true,
+            mtu: Some(report.mtu),
+            sent: counted(report.counters.sent),
+            received: counted(report.counters.received),
+            refused: counted(report.counters.refused),
+            connections: report.connections.into_iter().map(BoxConnection::from).collect(),
+            connections_total: report.connections_total,
+            denials: report.denials.into_iter().map(Denied::from).collect(),
+            ..told
+        }
+    }
+}
+
+impl From<Connection> for BoxConnection {
+    fn from(of: Connection) -> Self {
+        let protocol = protocol_name(of.protocol);
+        Self { protocol, address: of.destination, port: of.port, state: Some(of.state.to_owned()) }
+    }
 }
 
 /// A refused connection or name, with how often it was tried.

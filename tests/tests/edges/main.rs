@@ -1,6 +1,9 @@
 //! The architecture, as far as a program can check it: who depends on whom, where unsafe code lives, who names what.
 //! Reads the sources; needs no root and makes no boxes.
 
+mod imports;
+mod inner;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
