@@ -193,7 +193,7 @@ pub enum MountSource {
         /// With the mounts below it.
         recursive: bool,
     },
-    /// A read-only file with this text, in a file system of its own: no path of the host is behind it.
+    /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
     /// The cgroup2 hierarchy seen from the container's cgroup namespace. Passed over on a host without one.
     Cgroup2,

@@ -38,6 +38,8 @@ pub enum ErrorKind {
     FreezeTimeout,
     /// The init is dead or not reachable.
     Gone,
+    /// The box's control socket is not there any more: only a restart of the box helps.
+    Unreachable,
     /// A limit on a number of things is reached (processes, runs, connections).
     Limit,
     /// A resource limit cannot be enforced on this machine.
@@ -55,7 +57,7 @@ impl ErrorKind {
             libc::ENOTDIR => Self::NotADirectory,
             libc::EISDIR => Self::IsADirectory,
             libc::EACCES | libc::EPERM | libc::EROFS => Self::PermissionDenied,
-            libc::EEXIST => Self::AlreadyExists,
+            libc::EEXIST | libc::EBUSY | libc::ETXTBSY => Self::AlreadyExists,
             libc::ENOTEMPTY => Self::NotEmpty,
             libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
             libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC | libc::EXDEV => Self::InvalidInput,

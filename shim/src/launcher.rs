@@ -142,7 +142,7 @@ fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
 }
 
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
-    let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?;
+    let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?.to_owned();
     let inode = match &child.cgroup {
         Some(cgroup) => {
             cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?

@@ -167,7 +167,7 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         filesystem(
             "/dev/pts",
             "devpts",
-            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=256",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=64",
             MountAttributes { nodev: false, ..strict },
         ),
         filesystem("/dev/shm", "tmpfs", &format!("mode=1777,size={shm_bytes}"), strict),
@@ -185,9 +185,10 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
             &format!("mode=0755,size={run_bytes}"),
             MountAttributes { noexec: false, ..strict },
         ),
-        text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), readonly),
+        // Root of the box may add to these two, as in Docker; they are new at each start.
+        text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), strict),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
-        text("/etc/resolv.conf", resolv_conf(spec), readonly),
+        text("/etc/resolv.conf", resolv_conf(spec), strict),
     ]
 }
 
@@ -392,8 +393,11 @@ mod tests {
     fn nothing_of_the_host_is_writable() {
         for mount in plan(&spec(), any_fd(), None).unwrap().mounts {
             assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
+            if matches!(mount.source, MountSource::Cgroup2) {
+                assert!(mount.attributes.readonly, "{}", mount.target.display());
+            }
             if matches!(mount.source, MountSource::Text(_) | MountSource::Cgroup2) {
-                assert!(mount.attributes.readonly && mount.attributes.nosuid, "{}", mount.target.display());
+                assert!(mount.attributes.nosuid && mount.attributes.nodev, "{}", mount.target.display());
             }
         }
     }

@@ -140,6 +140,26 @@ async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
 }
 
 #[tokio::test]
+async fn priv_root_of_the_box_adds_to_hosts_and_resolv_conf() {
+    let b = TestBox::start().await;
+    let script = "sudo sh -c 'echo \"127.0.0.1 db.test\" >>/etc/hosts && echo \"search x.test\" >>/etc/resolv.conf'; \
+                  tail -n1 /etc/hosts /etc/resolv.conf; echo x 2>/dev/null >>/etc/hosts || echo denied; \
+                  sudo sh -c 'echo x >>/etc/hostname' 2>/dev/null || echo fixed; sudo sh -c 'echo s >/dev/stdout'";
+    let output = b.sh(script).await;
+    let text = output.text();
+    for line in ["127.0.0.1 db.test", "search x.test", "denied", "fixed", "s"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text} {}", output.errors());
+    }
+}
+
+#[tokio::test]
+async fn priv_the_control_socket_that_is_gone_is_told_apart() {
+    let b = TestBox::start().await;
+    std::fs::remove_file(b.spec.run_dir.join("ctl.sock")).unwrap();
+    assert_eq!(b.handle.hello(PATIENCE).await.unwrap_err().kind(), ErrorKind::Unreachable);
+}
+
+#[tokio::test]
 async fn priv_a_terminal_in_a_box() {
     let b = TestBox::start().await;
     let mut request = b.request(&["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); echo ok > /dev/tty"]);

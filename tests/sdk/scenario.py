@@ -183,12 +183,15 @@ def logs_and_runs():
 
 
 def cancel():
-    run = box.exec.stream("echo started; sleep 1000")
+    run = box.exec.stream("echo started; sleep 4711")
     for chunk in run:
         if chunk.type == "output" and "started" in chunk.data:
             break
     run.cancel()
     assert run.status == "cancelled"
+    deadline = time.monotonic() + 60
+    while box.exec.command("ps -eo args | grep '[s]leep 4711'").exit_code == 0:
+        assert time.monotonic() < deadline, "a cancelled stream goes on"
 
 
 def exec_session():
@@ -290,6 +293,9 @@ def errors():
     refused((404,), Box.get, "no-such-box-1")
     refused((400,), Box.create, size="gigantic")
     refused((400,), box._request, "POST", f"/v2/box/{box.id}/exec", body={"command": "not an argv"})
+    # The answer comes before the body was read; the next call uses the same connection.
+    refused((413,), box._request, "POST", f"/v2/box/{box.id}/exec", body={"command": ["x" * 20_000_000]})
+    assert box.exec.command("echo still").result == "still\n"
     refused((400,), box._request, "POST", f"/v2/box/{box.id}/code", body={"code": "1", "language": "cobol"})
 
 

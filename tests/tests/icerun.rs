@@ -8,13 +8,8 @@ use icebox_tests::oci::{Bundle, Ran};
 use icebox_tests::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
-fn state(bundle: &Bundle, id: &str) -> Value {
-    let text = bundle.icerun(&["state", id]).ok();
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("state is not JSON ({e}): {text}"))
-}
-
 fn wait_status(bundle: &Bundle, id: &str, status: &str) {
-    wait_until(PATIENCE, &format!("the container to be {status}"), || state(bundle, id)["status"] == status);
+    wait_until(PATIENCE, &format!("the container to be {status}"), || bundle.state(id)["status"] == status);
 }
 
 /// A container that sleeps, created and started.
@@ -48,7 +43,7 @@ fn run_of_a_process_killed_by_a_signal_is_128_plus_n() {
 fn create_start_state_exec_pause_resume_kill_delete() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.icerun_detached(&["create", "c1"]).ok();
-    let created = state(&bundle, "c1");
+    let created = bundle.state("c1");
     assert_eq!(created["status"], "created");
     assert_eq!(created["id"], "c1");
     assert_eq!(created["ociVersion"].as_str().map(|v| v.starts_with("1.")), Some(true), "{created}");
@@ -60,7 +55,7 @@ fn create_start_state_exec_pause_resume_kill_delete() {
 
     bundle.icerun(&["start", "c1"]).ok();
     wait_status(&bundle, "c1", "running");
-    assert_eq!(state(&bundle, "c1")["pid"].as_i64(), Some(i64::from(pid)));
+    assert_eq!(bundle.state("c1")["pid"].as_i64(), Some(i64::from(pid)));
     wait_until(PATIENCE, "the user's process", || {
         fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with("sleep\0"))
     });
@@ -71,12 +66,12 @@ fn create_start_state_exec_pause_resume_kill_delete() {
     assert!(listed.contains("sleep 1000"), "{listed}");
 
     bundle.icerun(&["pause", "c1"]).ok();
-    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    assert_eq!(bundle.state("c1")["status"], "paused");
     let before = machine::cpu_ms(pid);
-    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    assert_eq!(bundle.state("c1")["status"], "paused");
     assert_eq!(machine::cpu_ms(pid), before);
     bundle.icerun(&["resume", "c1"]).ok();
-    assert_eq!(state(&bundle, "c1")["status"], "running");
+    assert_eq!(bundle.state("c1")["status"], "running");
 
     bundle.icerun(&["kill", "c1", "KILL"]).ok();
     wait_status(&bundle, "c1", "stopped");
@@ -96,7 +91,7 @@ fn list_and_ps_show_the_container() {
     assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "listed");
     let pids: Vec<i64> =
         serde_json::from_str(&bundle.icerun(&["ps", "--format", "json", "listed"]).ok()).expect("JSON");
-    assert!(pids.contains(&state(&bundle, "listed")["pid"].as_i64().expect("pid")), "{pids:?}");
+    assert!(pids.contains(&bundle.state("listed")["pid"].as_i64().expect("pid")), "{pids:?}");
     let table = bundle.icerun(&["ps", "listed"]).ok();
     assert!(table.contains("sleep"), "{table}");
 }
@@ -112,7 +107,7 @@ fn kill_reaches_the_process_with_the_signal_that_was_named() {
     for bad in ["NOPE", "999", "-1", ""] {
         bundle.icerun(&["kill", "sig", bad]).failed();
     }
-    assert_eq!(state(&bundle, "sig")["status"], "running");
+    assert_eq!(bundle.state("sig")["status"], "running");
     bundle.icerun(&["kill", "sig", "SIGUSR1"]).ok();
     wait_status(&bundle, "sig", "stopped");
 }
@@ -141,7 +136,7 @@ fn state_has_the_fields_and_values_of_runc() {
     runc(&["create", &id]).ok();
     let oracle: Value = serde_json::from_str(&runc(&["state", &id]).ok()).expect("JSON");
     runc(&["delete", "--force", &id]).ok();
-    let mine = state(&ours, "oracle");
+    let mine = ours.state("oracle");
     for key in ["ociVersion", "id", "pid", "status", "bundle"] {
         let kind = |v: &Value| v.is_string() || v.is_number();
         assert!(kind(&oracle[key]) && kind(&mine[key]), "{key}: runc {} icerun {}", oracle[key], mine[key]);
@@ -152,10 +147,10 @@ fn state_has_the_fields_and_values_of_runc() {
 #[test]
 fn two_containers_with_one_id_are_refused_and_the_first_is_untouched() {
     let bundle = sleeping("twin");
-    let before = state(&bundle, "twin");
+    let before = bundle.state("twin");
     let error = bundle.icerun_detached(&["create", "twin"]).failed();
     assert!(error.contains("twin"), "the error names the id: {error}");
-    assert_eq!(state(&bundle, "twin")["pid"], before["pid"]);
+    assert_eq!(bundle.state("twin")["pid"], before["pid"]);
     bundle.icerun(&["exec", "twin", "true"]).ok();
 }
 
@@ -167,7 +162,7 @@ fn verbs_in_the_wrong_state_are_refused() {
     bundle.icerun(&["start", "c"]).ok();
     bundle.icerun(&["start", "c"]).failed();
     bundle.icerun(&["delete", "c"]).failed();
-    assert_eq!(state(&bundle, "c")["status"], "running", "delete without --force leaves it alone");
+    assert_eq!(bundle.state("c")["status"], "running", "delete without --force leaves it alone");
     bundle.icerun(&["kill", "c", "9"]).ok();
     wait_status(&bundle, "c", "stopped");
     let error = bundle.icerun(&["exec", "c", "true"]).failed();
@@ -183,7 +178,7 @@ fn verbs_in_the_wrong_state_are_refused() {
 #[test]
 fn delete_force_ends_a_running_container_and_a_frozen_one() {
     let bundle = sleeping("forced");
-    let pid = i32::try_from(state(&bundle, "forced")["pid"].as_i64().expect("pid")).expect("pid");
+    let pid = i32::try_from(bundle.state("forced")["pid"].as_i64().expect("pid")).expect("pid");
     bundle.icerun(&["pause", "forced"]).ok();
     bundle.icerun(&["delete", "--force", "forced"]).ok();
     wait_until(PATIENCE, "the process to end", || machine::start_time(pid).is_none());
@@ -495,7 +490,7 @@ fn a_failed_exec_names_its_cause_makes_nothing_and_leaves_the_container_running(
         let line: Vec<&str> = ["exec"].iter().chain(args).copied().collect();
         let ran = bundle.icerun(&line);
         assert!(ran.failed().contains(word), "{ran:?}");
-        assert_eq!(state(&bundle, "e")["status"], "running");
+        assert_eq!(bundle.state("e")["status"], "running");
     }
     assert!(!bundle.dir().join("rootfs/typo").exists());
     assert_eq!(bundle.icerun(&["exec", "e", "echo", "still"]).ok(), "still");

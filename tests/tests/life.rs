@@ -88,6 +88,8 @@ fn work_keeps_a_box_awake() {
     let daemon = Daemon::start();
     let busy = daemon.api().create(&json!({ "idle_seconds": 1 }));
     let waiting = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    let kept = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    kept.out("setsid flock -s /run/icebox/keep sleep 4322 >/dev/null 2>&1 & sleep 0.1");
     // A run that only waits is work, and so is a background process that computes.
     let stream = waiting.stream(&["sleep", "4321"]);
     busy.out("(while :; do :; done) >/dev/null 2>&1 &");
@@ -95,10 +97,15 @@ fn work_keeps_a_box_awake() {
     while Instant::now() < end {
         assert_eq!(waiting.status(), "running", "a box with a run fell asleep");
         assert_ne!(busy.status(), "paused", "a box that computes fell asleep");
+        assert_ne!(kept.status(), "paused", "a box with a process that holds the lock fell asleep");
         let_pass(Duration::from_millis(100));
     }
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
+    let why = daemon.api().get(&format!("/v1/boxes/{}/why", kept.id)).ok();
+    assert!(why["awake_because"].to_string().contains("/run/icebox/keep"), "{why}");
+    kept.out("pkill -x sleep; pkill -x flock; true");
+    wait_status(&kept, &["paused"]);
     drop(stream);
     waiting.out("pkill -x sleep");
     busy.out("kill $(pgrep -f '[w]hile :') ; true");
@@ -208,7 +215,7 @@ fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     wait_until(PATIENCE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
     daemon.start_again();
     let made = TestBox { api: daemon.api(), id: made.id };
-    assert!(["idle", "paused"].contains(&made.status().as_str()), "{}", made.status());
+    assert_eq!(made.status(), "stopped", "a box without processes");
     assert_eq!(made.out("cat kept.txt /opt/kept"), "durable\nsystem");
     assert_eq!(made.sh("ps -eo args | grep '[s]leep 777'").code, 1);
     made.pause();

@@ -140,7 +140,7 @@ pub(crate) fn refusal(status: u16, body: &[u8]) -> Error {
         .and_then(|value| value.get("error").and_then(Value::as_str).map(str::to_owned))
         .unwrap_or_default();
     let hint = match status {
-        401 | 403 => Some("is the API key right? `icebox env` shows what is used".to_owned()),
+        401 => Some("is the API key right? `icebox env` shows what is used".to_owned()),
         300..=399 => Some("the server redirects; give its final address by --url".to_owned()),
         _ => None,
     };

@@ -75,7 +75,7 @@ fn log_line(entry: &LogEntry) -> String {
 /// `icebox runs`.
 pub(crate) async fn runs(client: &Client, output: &Output, runs: args::Runs) -> Result<(), Error> {
     let id = client.find(&runs.name).await?.id;
-    let mut answer = client.get(&["v2", "box", &id, "runs"], &[]).await?;
+    let mut answer = client.get(&["v1", "boxes", &id, "runs"], &[]).await?;
     if let Some(Value::Array(found)) = answer.get_mut("runs") {
         found.truncate(runs.limit as usize);
     }
@@ -113,7 +113,7 @@ fn command(run: &RunData) -> String {
 /// `icebox cancel`: the beginning of a run's id is enough if it fits one run only.
 pub(crate) async fn cancel(client: &Client, name: &str, run: &str) -> Result<(), Error> {
     let id = client.find(name).await?.id;
-    let known: RunPage = read(client.get(&["v2", "box", &id, "runs"], &[]).await?)?;
+    let known: RunPage = read(client.get(&["v1", "boxes", &id, "runs"], &[]).await?)?;
     let run = full_id(&known.runs, run)?;
     client.send(client.request(Method::POST, &["v2", "box", &id, "runs", run, "cancel"], Patience::Record)).await?;
     Ok(())

@@ -322,6 +322,11 @@ impl Network {
         self.inner.table.at(guest).map(|box_| box_.id.clone())
     }
 
+    /// Seals another secret of a box, for the database.
+    pub fn seal_secret(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>, Error> {
+        self.inner.key.seal(context, plain)
+    }
+
     /// Seals the headers of a box, for the database.
     pub fn seal_headers(&self, id: &str, headers: &HeaderRules) -> Result<Vec<u8>, Error> {
         headers.seal(&self.inner.key, &headers_of(id))

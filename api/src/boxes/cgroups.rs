@@ -9,6 +9,12 @@ use super::{Boxes, KILL_DEADLINE};
 use crate::error::Error;
 use crate::refusal::Refusal;
 
+/// Three quarters of `kernel.pid_max`.
+fn pids_of_all_boxes() -> Option<i64> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?;
+    text.trim().parse::<i64>().ok().map(|most| most / 4 * 3)
+}
+
 impl Boxes {
     /// The cgroup that a box gets when it is started now.
     pub(super) fn cgroup(&self, id: &str) -> String {
@@ -46,6 +52,22 @@ impl Boxes {
             }
             _ => Refusal::Failed(Error::new("use the cgroup parent", parent, cause)),
         })
+    }
+
+    /// Limits the processes and threads of all boxes together: a quarter of what the kernel numbers stays for the host.
+    /// Without it, boxes within their own limits use up `kernel.pid_max`, and nothing on the host can fork.
+    pub(crate) async fn limit_processes(&self) {
+        let Some(pids_max) = pids_of_all_boxes() else { return };
+        let root = self.inner.roots.current().to_owned();
+        let limited = match BoxHandle::open(&self.inner.config.run_dir, &root, 0) {
+            Ok(handle) => tokio::task::spawn_blocking(move || handle.limit_pids(pids_max)).await,
+            Err(error) => Ok(Err(error)),
+        };
+        match limited {
+            Ok(Ok(())) => tracing::debug!(cgroup = root, pids_max, "limited the processes of all boxes"),
+            Ok(Err(error)) => tracing::warn!(error = error.report(), "the processes of all boxes are not limited"),
+            Err(_) => tracing::error!("limiting the processes of all boxes panicked"),
+        }
     }
 
     /// Ends everything that runs under this id, in every root, and waits for it.

@@ -1,13 +1,14 @@
 //! Creating a box.
 
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use icebox_rootfs::CloneMethod;
 
 use super::launch::{Start, Started, remove_run_dir};
-use super::{Boxes, Entry, Meter, Phase, View, Write, blocking};
+use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
-use crate::db::LogRow;
+use crate::db::{HEADERS, LogRow};
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
 use crate::refusal::Refusal;
@@ -28,6 +29,20 @@ pub struct NewBox {
     pub account_idle: Option<u64>,
     /// Headers that its requests get on their way out.
     pub headers: Option<Arc<HeaderRules>>,
+    /// Token for git's servers.
+    pub github_token: Option<Secret>,
+    /// Key of the agent's provider.
+    pub agent_api_key: Option<Secret>,
+}
+
+/// A text that no log and no answer shows.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 impl Boxes {
@@ -46,7 +61,7 @@ impl Boxes {
             }
         };
         let life = entry.lock_life().await;
-        match self.make(&entry, &reservation).await {
+        match self.make(&entry, &reservation, &wanted).await {
             Ok(started) => self.publish(&entry, started),
             Err(refusal) => {
                 tracing::error!(box_id = entry.id, reason = refusal.chain(), "a box could not be created");
@@ -93,7 +108,8 @@ impl Boxes {
             headers: wanted.headers.clone(),
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
-        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
+        let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
+        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), passed, 0));
         let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
         let mine = || table.values().filter(|other| other.account_id == wanted.account_id);
         if let Some(name) = &wanted.name
@@ -113,7 +129,7 @@ impl Boxes {
     }
 
     /// Disk, processes, record. The lifecycle lock is held.
-    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation) -> Result<Started, Refusal> {
+    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation, wanted: &NewBox) -> Result<Started, Refusal> {
         let size = entry.settings().size;
         let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
         let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
@@ -138,9 +154,10 @@ impl Boxes {
             entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
-        let sealed = self.seal_headers(entry)?;
+        let mut secrets = self.seal_secrets(&entry.id, wanted)?;
+        secrets.extend(self.seal_headers(entry)?.map(|sealed| (HEADERS, sealed)));
         let logs = start_logs(&entry.id, "created", &started.warnings);
-        self.inner.db.insert_box(&entry.record(), sealed, sample, logs).await?;
+        self.inner.db.insert_box(&entry.record(), secrets, sample, logs).await?;
         Ok(started)
     }
 
@@ -211,9 +228,9 @@ impl Boxes {
 
     /// Gives an unused reservation back.
     pub(super) fn give_back(&self, reservation: Reservation) {
+        self.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
         let boxes = self.clone();
         tokio::spawn(async move {
-            boxes.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
             let released = match boxes.sync_removals().await {
                 Ok(()) => boxes.inner.db.release(&reservation).await,
                 Err(error) => Err(error),

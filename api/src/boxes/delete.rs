@@ -71,18 +71,21 @@ impl Boxes {
             return false;
         }
         self.forget(&entry.id);
-        // Nobody waits for this record: without it, the next start finds the box marked and nothing left to remove.
+        // Before the answer, so that a stop right after it leaves no range in use. A range that was not the box's own
+        // belongs to another daemon.
+        if view.range_held {
+            self.inner.ranges.give_back(uid_base, clock::unix_ms());
+        }
+        // The answer does not wait for this record: without it, the next start finds the box marked and nothing left to
+        // remove.
         let (boxes, id) = (self.clone(), entry.id.clone());
         tokio::spawn(async move {
             let recorded = match boxes.sync_removals().await {
                 Ok(()) => boxes.inner.db.finish_delete(&id, uid_base).await,
                 Err(error) => Err(error),
             };
-            match recorded {
-                // A range that was not the box's own is somebody else's.
-                Ok(()) if view.range_held => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
-                Ok(()) => {}
-                Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
+            if let Err(error) = recorded {
+                tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion");
             }
         });
         true

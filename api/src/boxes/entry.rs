@@ -1,16 +1,17 @@
 //! One box in memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use icebox_shim::handle::BoxHandle;
+use icebox_shim::handle::{BoxHandle, RunEvent};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
+use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
@@ -76,6 +77,8 @@ pub struct Entry {
     life: Mutex<()>,
     /// How many wait for it.
     life_waiting: AtomicU32,
+    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    asleep: AtomicBool,
     /// Ends in what is to be done with a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -84,6 +87,8 @@ pub struct Entry {
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,
+    /// What the daemon passes on for it.
+    pub passed: Passed,
     /// Its runs.
     pub runs: RunTable,
     /// Cancelled when it is deleted: what goes on for it ends.
@@ -101,7 +106,14 @@ pub(super) struct Configured {
 
 impl Entry {
     /// An entry for a record.
-    pub(super) fn new(record: &BoxRecord, view: View, idle: Duration, meter: Meter, last_run: u64) -> Self {
+    pub(super) fn new(
+        record: &BoxRecord,
+        view: View,
+        idle: Duration,
+        meter: Meter,
+        passed: Passed,
+        last_run: u64,
+    ) -> Self {
         Self {
             id: record.id.clone(),
             account_id: record.account_id.clone(),
@@ -111,13 +123,22 @@ impl Entry {
             changing: Mutex::new(()),
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
+            passed,
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
+        }
+    }
+
+    /// Counts output of a run. Waits if the box has more of it than the daemon passes on.
+    pub async fn pass(&self, event: &RunEvent) {
+        if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
+            self.passed.pass(bytes.len()).await;
         }
     }
 
@@ -133,6 +154,17 @@ impl Entry {
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
+    }
+
+    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
+    /// does is asked of the kernel ([`Entry::frozen`]).
+    pub(super) fn left_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
     }
 
     /// Whether another task waits for the lifecycle lock.
@@ -158,6 +190,12 @@ impl Entry {
     #[must_use]
     pub fn handle(&self) -> BoxHandle {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
+    }
+
+    /// It is made and has a PID 1.
+    pub(super) fn runs_here(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.phase == Phase::Ready && view.incarnation.is_some()
     }
 
     pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
@@ -243,8 +281,10 @@ impl Entry {
         }
         let alive =
             view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        // A box without processes waits for the next request like a frozen one: to its owner it is asleep.
-        if !alive || view.handle.frozen().unwrap_or(false) {
+        if !alive {
+            return BoxStatus::Stopped;
+        }
+        if view.handle.frozen().unwrap_or(false) {
             return BoxStatus::Paused;
         }
         let counts = self.activity.counts();

@@ -1,12 +1,16 @@
 //! Falling asleep.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::meter::counter;
 use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, Verdict, Write, decide};
 use crate::db::LogRow;
 use crate::error::Error;
 use crate::refusal::Refusal;
+
+/// How long the init of a box may take to say whether it is kept awake.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a box is put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +39,14 @@ impl Boxes {
             return Ok(());
         }
         if view.handle.frozen().map_err(Refusal::from)? {
+            entry.set_asleep(true);
             return Ok(());
         }
         let cpu_usec = counter(&entry.id, &view.handle).cpu_usec;
         if why == FreezeReason::Idle && self.verdict(entry, cpu_usec) != Verdict::Sleep {
+            return Ok(());
+        }
+        if why == FreezeReason::Idle && self.is_kept(entry).await {
             return Ok(());
         }
         // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
@@ -58,6 +66,7 @@ impl Boxes {
             }
             _ => Refusal::Failed(Error::new("put the box to sleep", &entry.id, cause)),
         })?;
+        entry.set_asleep(true);
         self.inner.metrics.frozen(began.elapsed());
         self.note_traffic(entry).await;
         let storage = self.storage_bytes(&entry.id).await;
@@ -71,6 +80,14 @@ impl Boxes {
         self.reclaim_later(entry);
         tracing::debug!(box_id = entry.id, ?why, "frozen");
         Ok(())
+    }
+
+    /// A process of the box holds the lock that keeps it awake. Asked only when the box would fall asleep: an init that
+    /// does not answer keeps nothing awake.
+    async fn is_kept(&self, entry: &Arc<Entry>) -> bool {
+        let kept = entry.handle().hello(HELLO_DEADLINE).await.is_ok_and(|hello| hello.kept);
+        entry.activity.found_lock(kept);
+        kept
     }
 
     /// What the idle rule says about a box that is awake.

@@ -1,7 +1,8 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
-//! Invariants: when no box is awake, the clock stands still until one is. While one is awake, each tick asks the kernel of
-//! every box that has processes whether it is frozen, and reads the counters only of those that are not.
+//! Invariants: a box that sleeps has no timer and is not looked at, but for once in [`SWEEP_EVERY`] while another box is
+//! awake, in case something else has thawed it; a box that is awake costs one read of one file per tick; when no box is
+//! awake, the clock stands still until one is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ impl Boxes {
         let mut sweep_due = Instant::now() + SWEEP_EVERY;
         loop {
             let changed = self.inner.awake.notified();
-            let awake = self.awake_boxes().await;
+            let awake = self.awake_boxes(Instant::now() >= sweep_due).await;
             if awake.is_empty() {
                 // One last look at the disks, then wait until a box wakes up.
                 tokio::select! {
@@ -70,15 +71,25 @@ impl Boxes {
         }
     }
 
-    /// The boxes that are neither frozen nor dead. Asked of the kernel, in a thread that may wait for it.
-    async fn awake_boxes(&self) -> Vec<Arc<Entry>> {
-        let all = self.all();
+    /// The boxes that are neither frozen nor dead. With `ask`, the kernel is asked for each of them, in a thread that may
+    /// wait for it; else what the daemon has frozen itself counts as frozen, and no system call is made.
+    async fn awake_boxes(&self, ask: bool) -> Vec<Arc<Entry>> {
+        let mut running = self.all();
+        running.retain(|entry| entry.runs_here());
+        if !ask {
+            running.retain(|entry| !entry.left_asleep());
+            return running;
+        }
         let look = tokio::task::spawn_blocking(move || {
-            all.into_iter()
-                .filter(|entry| {
-                    entry.view().phase == Phase::Ready && entry.view().incarnation.is_some() && !entry.frozen()
-                })
-                .collect()
+            running.retain(|entry| {
+                let awake = !entry.frozen();
+                if awake {
+                    // Never the other way round: only who holds the lifecycle lock knows that it stays frozen.
+                    entry.set_asleep(false);
+                }
+                awake
+            });
+            running
         });
         look.await.unwrap_or_default()
     }

@@ -6,8 +6,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Boxes, Entry, check_policy};
-use crate::db::{Db, LogRow};
+use super::{Boxes, Entry, NewBox, check_policy};
+use crate::db::{AGENT_API_KEY, Db, GITHUB_TOKEN, LogRow};
 use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
 use crate::refusal::Refusal;
@@ -92,6 +92,16 @@ impl Boxes {
     pub(super) fn seal_headers(&self, entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         let (Some(network), Some(headers)) = (&self.inner.network, entry.view().headers) else { return Ok(None) };
         Ok(Some(network.seal_headers(&entry.id, &headers)?))
+    }
+
+    /// The secrets of a new box, sealed for its record. A box without a network has no use for them, and keeps none.
+    pub(super) fn seal_secrets(&self, id: &str, wanted: &NewBox) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(Vec::new()) };
+        let secrets = [(GITHUB_TOKEN, &wanted.github_token), (AGENT_API_KEY, &wanted.agent_api_key)];
+        let given = secrets.into_iter().filter_map(|(kind, secret)| Some((kind, secret.as_ref()?)));
+        given
+            .map(|(kind, secret)| Ok((kind, network.seal_secret(&format!("{kind}/{id}"), secret.0.as_bytes())?)))
+            .collect()
     }
 
     /// The headers of a box, from its record.

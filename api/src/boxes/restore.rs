@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::launch::remove_run_dir;
-use super::{Boxes, Entry, Meter, Phase, View, blocking};
+use super::{Boxes, Entry, Meter, Passed, Phase, View, blocking};
 use crate::domain::{BoxRecord, BoxState, Reservation};
 use crate::error::Error;
 
@@ -51,7 +51,8 @@ impl Boxes {
             headers,
         };
         let idle = self.idle_in_force(&record.settings, account_idle);
-        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), last_run));
+        let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
+        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), passed, last_run));
         let mut table = self.inner.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         table.insert(record.id, entry);
         Ok(())

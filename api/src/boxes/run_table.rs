@@ -1,11 +1,16 @@
 //! The runs of one box that are in flight.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::db::RunRow;
 use crate::domain::RunState;
+
+/// A client whose connection was dropped counts as the reader of its run for so long: clients drop it just before they cancel.
+const JUST_LEFT: Duration = Duration::from_secs(10);
 
 /// A run in flight.
 #[derive(Debug)]
@@ -21,6 +26,22 @@ pub struct LiveRun {
     /// Icebox's own: not shown to the owner.
     pub hidden: bool,
     cancelled: AtomicBool,
+    /// The client that reads its output as it comes.
+    reader: Option<Reader>,
+}
+
+/// A client that reads the output of a run as it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamClient {
+    /// The other end of its connection, if it is known.
+    pub address: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    client: StreamClient,
+    /// When its connection was dropped.
+    left: Mutex<Option<Instant>>,
 }
 
 /// The runs in flight, and the numbers given so far.
@@ -36,7 +57,27 @@ impl LiveRun {
     /// A run that begins now, or began at `started_ms`.
     #[must_use]
     pub fn new(number: u64, id: String, prompt: String, started_ms: i64, hidden: bool) -> Self {
-        Self { number, id, prompt, started_ms, hidden, cancelled: AtomicBool::new(false) }
+        Self { number, id, prompt, started_ms, hidden, cancelled: AtomicBool::new(false), reader: None }
+    }
+
+    /// The same run, with a client that reads its output as it comes.
+    #[must_use]
+    pub fn read_by(self, client: Option<StreamClient>) -> Self {
+        Self { reader: client.map(|client| Reader { client, left: Mutex::default() }), ..self }
+    }
+
+    /// The connection of the client that reads its output is gone.
+    pub fn reader_left(&self) {
+        if let Some(reader) = &self.reader {
+            reader.left.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// The client that reads its output, or did so a moment ago.
+    fn reader(&self) -> Option<StreamClient> {
+        let reader = self.reader.as_ref()?;
+        let left = *reader.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.is_none_or(|left| left.elapsed() < JUST_LEFT).then_some(reader.client)
     }
 
     /// Marks it as cancelled. Says whether it was not yet.
@@ -125,6 +166,26 @@ impl RunTable {
         self.lock().values().find(|run| run.id == id).map(Arc::clone)
     }
 
+    /// The run that a client means when it cancels a stream by an id of its own making, as the public clients do: the only
+    /// one whose output is read or was read a moment ago; among several the newest of the same connection, or else of the
+    /// same address.
+    #[must_use]
+    pub fn streamed_to(&self, address: Option<SocketAddr>) -> Option<Arc<LiveRun>> {
+        let live = self.lock();
+        let streams = || live.values().rev().filter(|run| !run.hidden && run.reader().is_some());
+        let newest = |same: fn(SocketAddr, SocketAddr) -> bool| {
+            streams().find(|run| {
+                let reader = run.reader().and_then(|client| client.address);
+                reader.zip(address).is_some_and(|(reader, address)| same(reader, address))
+            })
+        };
+        let meant = match streams().count() {
+            1 => streams().next(),
+            _ => newest(|one, other| one == other).or_else(|| newest(|one, other| one.ip() == other.ip())),
+        };
+        meant.map(Arc::clone)
+    }
+
     /// The init could not be told that this run is recorded.
     pub fn keep_unacknowledged(&self, number: u64) {
         self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(number);
@@ -151,6 +212,28 @@ mod tests {
         table.raise(20);
         table.raise(3);
         assert_eq!(table.next_number(), 21);
+    }
+
+    #[test]
+    fn a_cancel_by_a_made_up_id_means_the_stream_of_that_client() {
+        let at = |text: &str| text.parse::<SocketAddr>().ok();
+        let table = RunTable::new(0);
+        let stream = |number, address: &str| {
+            let run = LiveRun::new(number, format!("id-{number}"), "true".into(), 0, false);
+            let run = Arc::new(run.read_by(Some(StreamClient { address: at(address) })));
+            assert!(table.enter(Arc::clone(&run), 9));
+            run
+        };
+        assert!(table.enter(run(1, false), 9));
+        let meant = |address: &str| table.streamed_to(at(address)).map(|run| run.number);
+        assert_eq!(meant("10.0.0.1:1"), None);
+        let first = stream(2, "10.0.0.1:1");
+        assert_eq!((meant("10.0.0.1:1"), meant("10.9.9.9:9")), (Some(2), Some(2)));
+        stream(3, "10.0.0.1:2");
+        stream(4, "10.0.0.2:1");
+        assert_eq!((meant("10.0.0.1:1"), meant("10.0.0.1:7"), meant("10.9.9.9:9")), (Some(2), Some(3), None));
+        first.reader_left();
+        assert_eq!(meant("10.0.0.1:1"), Some(2), "it has left just now");
     }
 
     #[test]

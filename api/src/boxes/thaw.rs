@@ -69,6 +69,7 @@ impl Boxes {
         let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
         let address = pair.map(Pair::guest);
         self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
+        entry.set_asleep(false);
         entry.activity.restart(0);
         entry.activity.woken();
         self.watch_death(entry);
@@ -94,6 +95,7 @@ impl Boxes {
 
     /// What follows when a box has come awake, whatever it did before. Not waited for: the counter has not moved.
     fn came_awake(&self, entry: &Arc<Entry>, what: &'static str) {
+        entry.set_asleep(false);
         let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);
         let cpu_usec = sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec);
         entry.activity.restart(cpu_usec);

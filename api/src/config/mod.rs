@@ -20,6 +20,8 @@ pub use public_urls::PublicUrls;
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
 /// Shortest idle time.
 pub const IDLE_SECONDS_MIN: u64 = 1;
+/// The lowest rate at which the daemon passes on for a box.
+const PASSED_BYTES_PER_SECOND_MIN: u64 = 65_536;
 /// Longest idle time: 30 days.
 pub const IDLE_SECONDS_MAX: u64 = 30 * 24 * 3600;
 
@@ -61,10 +63,20 @@ pub struct Config {
     pub runs_per_box_max: u32,
     /// Free bytes on the disk of the data directory below which no box is created.
     pub disk_free_bytes_min: u64,
+    /// Bytes per second that the daemon passes on for one box: output of commands, downloads, public URLs.
+    pub passed_bytes_per_second_max: u64,
     /// Requests that may be in progress at once.
     pub requests_max: u32,
+    /// Those of one account.
+    pub requests_per_account_max: u32,
     /// Connections that may be open at once.
     pub connections_max: u32,
+    /// Those from one IPv4 address, or from one IPv6 network of 64 bits.
+    pub connections_per_address_max: u32,
+    /// Those in use by one account.
+    pub connections_per_account_max: u32,
+    /// Seconds that the body of a request may pause.
+    pub body_timeout_seconds: u64,
     /// Answer a command only when its record is on disk. It costs one flush of the disk per command; without it a power
     /// cut may lose the record of the last commands, never more, and a crash of the daemon loses nothing.
     pub reply_after_commit: bool,
@@ -94,8 +106,13 @@ impl Default for Config {
             boxes_per_account_max: 1000,
             runs_per_box_max: 256,
             disk_free_bytes_min: 256 << 20,
+            passed_bytes_per_second_max: 128 << 20,
             requests_max: 2048,
+            requests_per_account_max: 1024,
             connections_max: 4096,
+            connections_per_address_max: 2048,
+            connections_per_account_max: 2048,
+            body_timeout_seconds: 30,
             reply_after_commit: false,
             cors_origins: Vec::new(),
             log_json: false,
@@ -191,8 +208,23 @@ impl Config {
         if self.cgroup_parent().is_some_and(|parent| BoxHandle::open(&self.run_dir, parent, 0).is_err()) {
             return wrong("cgroup_parent", "must be a plain path, such as system.slice/icebox-boxes.service");
         }
-        if self.requests_max == 0 || self.connections_max == 0 || self.runs_per_box_max == 0 {
-            return wrong("requests_max, connections_max, runs_per_box_max", "must be at least 1");
+        for (key, value) in [
+            ("requests_max", self.requests_max),
+            ("requests_per_account_max", self.requests_per_account_max),
+            ("connections_max", self.connections_max),
+            ("connections_per_address_max", self.connections_per_address_max),
+            ("connections_per_account_max", self.connections_per_account_max),
+            ("runs_per_box_max", self.runs_per_box_max),
+        ] {
+            if value == 0 {
+                return wrong(key, "must be at least 1");
+            }
+        }
+        if self.passed_bytes_per_second_max < PASSED_BYTES_PER_SECOND_MIN {
+            return wrong("passed_bytes_per_second_max", "must be at least 65536");
+        }
+        if !(1..=3600).contains(&self.body_timeout_seconds) {
+            return wrong("body_timeout_seconds", "must be 1 to 3600");
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, AppParts, Door, Front, Listening, UrlsOnly};
+use crate::http::{self, App, AppParts, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::{Certificate, Urls};
@@ -24,6 +24,8 @@ use icebox_net::{Network, NetworkParts};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
+/// The operator's socket in the run directory.
+const OPERATOR_SOCKET: &str = "operator.sock";
 /// Descriptors that the daemon would like to have.
 const OPEN_FILES_WANTED: u64 = 1_048_576;
 
@@ -93,13 +95,11 @@ async fn serve(config: Config) -> Result<Stop, Error> {
         metrics: Arc::clone(&metrics),
     };
     let api = http::api(App::new(parts));
-    let door = Door {
-        listening,
-        certificate: None,
-        answers: Front { api, urls },
-        connections_max: config.connections_max,
-        metrics: Some(metrics),
-    };
+    let front = Front { api, urls };
+    let operator = OperatorSocket::bind(&config.run_dir.join(OPERATOR_SOCKET))?;
+    tokio::spawn(operator.serve(front.clone(), stopping.clone()));
+    let door =
+        Door { listening, certificate: None, answers: front, limits: SeatLimits::of(&config), metrics: Some(metrics) };
     let urls_serving = urls_door.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
     let serving = tokio::spawn(http::serve(door, stopping.clone()));
     let stop = until_stopped(&mut signals, commit_failure).await;
@@ -126,8 +126,9 @@ async fn urls_only(config: &Config, urls: &Urls) -> Result<Option<Door<UrlsOnly>
     let listening = Listening::bind(listen).await?;
     tracing::info!(address = %listening.address, tls = certificate.is_some(), "serving public URLs");
     let answers = UrlsOnly { urls: urls.clone() };
-    let connections_max = config.connections_max;
-    Ok(Some(Door { listening, certificate, answers, connections_max, metrics: None }))
+    // Here every connection is for public URLs.
+    let limits = SeatLimits { api_max: config.public_urls.connections_max, ..SeatLimits::of(config) };
+    Ok(Some(Door { listening, certificate, answers, limits, metrics: None }))
 }
 
 /// What the daemon is built from.

@@ -10,7 +10,11 @@ use crate::domain::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, R
 use crate::error::{Cause, Error};
 
 /// Kind of secret.
-pub(super) const HEADERS: &str = "attach_headers";
+pub const HEADERS: &str = "attach_headers";
+/// Kind of a secret: the token for git's servers.
+pub const GITHUB_TOKEN: &str = "github_token";
+/// Kind of a secret: the key of the agent's provider.
+pub const AGENT_API_KEY: &str = "agent_api_key";
 
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
                        created_ms, updated_ms, expires_ms, address, image";
@@ -88,7 +92,7 @@ impl Db {
     pub async fn insert_box(
         &self,
         record: &BoxRecord,
-        sealed_headers: Option<Vec<u8>>,
+        secrets: Vec<(&'static str, Vec<u8>)>,
         sample: StoredSample,
         logs: Vec<LogRow>,
     ) -> Result<(), Error> {
@@ -96,9 +100,9 @@ impl Db {
         let settings = settings_text(&record)?;
         self.write("record a new box", move |connection| {
             insert_record(connection, &record, &settings)?;
-            if let Some(sealed) = sealed_headers {
+            for (kind, sealed) in &secrets {
                 let insert = "INSERT INTO box_secrets (box_id, kind, sealed) VALUES (?1, ?2, ?3)";
-                connection.execute(insert, params![record.id, HEADERS, sealed])?;
+                connection.execute(insert, params![record.id, kind, sealed])?;
             }
             connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&record.id])?;
             sample.insert(connection)?;

@@ -65,7 +65,7 @@ fn run(id: &str, number: u64, state: RunState) -> RunRow {
 async fn a_box_record_comes_back_as_it_was() {
     let Fixture { db, account, dir } = fixture().await;
     let made = record("b", &account, Some("name"));
-    db.insert_box(&made, None, sample("b", 0, 5, 0, Some(1)), vec![LogRow::system("b", "created")])
+    db.insert_box(&made, Vec::new(), sample("b", 0, 5, 0, Some(1)), vec![LogRow::system("b", "created")])
         .await
         .expect("inserted");
     db.close().await;
@@ -81,7 +81,7 @@ async fn a_box_record_comes_back_as_it_was() {
 async fn a_damaged_record_is_told_and_the_others_are_read() {
     let Fixture { db, account, .. } = fixture().await;
     for id in ["good", "bad"] {
-        db.insert_box(&record(id, &account, None), None, sample(id, 0, 0, 0, None), Vec::new())
+        db.insert_box(&record(id, &account, None), Vec::new(), sample(id, 0, 0, 0, None), Vec::new())
             .await
             .expect("inserted");
     }
@@ -97,7 +97,7 @@ async fn names_are_unique_among_boxes_that_exist() {
     let Fixture { db, account, .. } = fixture().await;
     let insert = |id: &'static str| {
         let (db, record) = (db.clone(), record(id, &account, Some("n")));
-        async move { db.insert_box(&record, None, sample(id, 0, 0, 0, None), Vec::new()).await }
+        async move { db.insert_box(&record, Vec::new(), sample(id, 0, 0, 0, None), Vec::new()).await }
     };
     insert("one").await.expect("the first");
     assert!(insert("two").await.is_err());
@@ -108,7 +108,9 @@ async fn names_are_unique_among_boxes_that_exist() {
 #[tokio::test]
 async fn a_deleted_box_stays_on_the_bill_only() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     db.run_started(run("b", 1, RunState::Running));
     db.begin_delete("b", vec![sample("b", 1, 77, 10, None)]).await.expect("deleting");
     assert!(db.boxes().await.expect("read").iter().all(|(record, _)| record.state == BoxState::Deleting));
@@ -123,7 +125,9 @@ async fn a_deleted_box_stays_on_the_bill_only() {
 #[tokio::test]
 async fn a_sample_counts_once_however_often_it_is_delivered() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 1, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 1, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     for _ in 0..3 {
         db.append_samples(vec![sample("b", 1, 10, 1, None), sample("b", 2, 30, 2, None)]);
     }
@@ -135,7 +139,9 @@ async fn a_sample_counts_once_however_often_it_is_delivered() {
 #[tokio::test]
 async fn an_exit_is_recorded_once_and_the_first_stands() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     db.run_started(run("b", 1, RunState::Running));
     for exit_code in [3, 99] {
         let ended = RunRow { exit_code: Some(exit_code), ended_ms: Some(9), ..run("b", 1, RunState::Failed) };
@@ -153,7 +159,9 @@ async fn an_exit_is_recorded_once_and_the_first_stands() {
 #[tokio::test]
 async fn thinning_the_ledger_leaves_the_bill_alone() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 1, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 1, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     let hour_ms = 3_600_000;
     let many: Vec<StoredSample> = (1..2000_u64)
         .map(|n| {
@@ -172,7 +180,9 @@ async fn thinning_the_ledger_leaves_the_bill_alone() {
 #[tokio::test]
 async fn logs_are_paged_and_pruned() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     for n in 0..10 {
         db.log(LogRow::system("b", n.to_string()));
     }
@@ -193,7 +203,9 @@ async fn a_reserved_id_is_never_given_twice() {
     let reservation = |id: &str, uid_base| Reservation { box_id: id.into(), uid_base };
     let made = db.reserve(vec![reservation("a", 1), reservation("a", 2)]).await.expect("reserved");
     assert_eq!(made, [reservation("a", 1)]);
-    db.insert_box(&record("a", &account, None), None, sample("a", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("a", &account, None), Vec::new(), sample("a", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     assert!(db.reservations().await.expect("read").is_empty());
     assert!(db.reserve(vec![reservation("a", 3)]).await.expect("an answer").is_empty());
 }
@@ -212,7 +224,9 @@ async fn cgroup_roots_are_known_until_forgotten() {
 #[tokio::test]
 async fn public_urls_are_replaced_by_port_and_go_with_their_box() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     let row = |port, created_ms, secret: Option<[u8; 32]>| PublicUrlRow {
         box_id: "b".into(),
         port,
@@ -237,7 +251,7 @@ async fn only_boxes_without_an_image_get_one() {
     let Fixture { db, account, .. } = fixture().await;
     for (id, image) in [("old", None), ("new", Some("bookworm-2"))] {
         let record = BoxRecord { image: image.map(str::to_owned), ..record(id, &account, None) };
-        db.insert_box(&record, None, sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
+        db.insert_box(&record, Vec::new(), sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
     }
     db.set_missing_images("bookworm-1").await.expect("filled in");
     let mut images: Vec<(String, Option<String>)> =

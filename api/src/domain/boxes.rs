@@ -26,6 +26,9 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// It has no processes: its init has ended, or the host was started anew. The next request starts it again on its
+    /// disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -41,6 +44,7 @@ impl BoxStatus {
             Self::Idle => "idle",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Stopped => "stopped",
             Self::Error => "error",
             Self::Deleted => "deleted",
         }
@@ -71,6 +75,15 @@ pub struct BoxSettings {
     pub git_user_email: Option<String>,
     /// Idle time of its own.
     pub idle_seconds: Option<u64>,
+    /// The agent's harness. It is kept and shown; this version runs no agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The agent's model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The agent's program (`command`, `args`, `protocol`), for the harness `custom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_runner: Option<serde_json::Value>,
     /// What it may reach. A record from before boxes had a network has none: nothing may be reached.
     pub network_policy: Option<NetworkPolicy>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::accounts::Accounts;
+use super::shares::Shares;
 use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::db::Db;
@@ -40,7 +41,7 @@ pub struct AppParts {
 pub struct App {
     parts: Arc<AppParts>,
     pub(super) accounts: Arc<Accounts>,
-    pub(super) requests: Arc<Semaphore>,
+    pub(super) shares: Shares,
     bodies: Arc<Semaphore>,
 }
 
@@ -57,8 +58,8 @@ impl App {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let accounts = Arc::new(Accounts::new(parts.db.clone()));
-        let requests = Arc::new(Semaphore::new(parts.config.requests_max as usize));
-        Self { parts: Arc::new(parts), accounts, requests, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
+        let shares = Shares::new(parts.config.requests_max, parts.config.requests_per_account_max);
+        Self { parts: Arc::new(parts), accounts, shares, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
     }
 
     /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.

@@ -18,7 +18,13 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
+        // Looked up once for a request.
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
         let key = parts.headers.get(KEY_HEADER).ok_or(Refusal::Unauthorized)?;
-        app.accounts.of_key(key.as_bytes()).await.map(Self)
+        let caller = Self(app.accounts.of_key(key.as_bytes()).await?);
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }

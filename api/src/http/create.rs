@@ -7,8 +7,9 @@ use super::App;
 use super::auth::Caller;
 use super::boxes::describe;
 use super::reply::{Answer, Json};
+use crate::boxes::Secret;
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
-use crate::lifecycle::BoxRequest;
+use crate::lifecycle::{AgentRequest, BoxRequest};
 use crate::refusal::Refusal;
 use icebox_net::headers::Wanted;
 
@@ -41,19 +42,20 @@ fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
         ephemeral: body.ephemeral.unwrap_or(false),
         ttl_seconds: body.ttl,
         idle_seconds: body.idle_seconds,
+        github_token: body.github_token.map(Secret),
+        agent_api_key: body.agent_api_key.map(Secret),
+        agent: AgentRequest {
+            harness: body.agent,
+            model: body.model,
+            custom_runner: body.custom_runner.filter(|value| !is_empty(value)),
+        },
     })
 }
 
 /// What is asked for and does not exist is refused, never ignored: the client would rely on it.
 fn refuse_what_is_not_there(body: &CreateBox) -> Result<(), Refusal> {
-    let wanted = [
-        (&body.agent, "agents are"),
-        (&body.model, "agents (model) are"),
-        (&body.custom_runner, "agents (custom_runner) are"),
-        (&body.skills, "skills are"),
-        (&body.mcp_servers, "mcp_servers are"),
-        (&body.browser, "the browser is"),
-    ];
+    let wanted =
+        [(&body.skills, "skills are"), (&body.mcp_servers, "mcp_servers are"), (&body.browser, "the browser is")];
     match wanted.iter().find(|(value, _)| value.as_ref().is_some_and(|value| !is_empty(value))) {
         Some((_, what)) => Err(Refusal::not_yet(what)),
         None => Ok(()),
@@ -91,12 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_by_name() {
-        for (body, word) in [
-            (json!({"agent": "claude-code"}), "agents"),
-            (json!({"model": "x/y"}), "model"),
-            (json!({"browser": true}), "browser"),
-            (json!({"skills": ["a/b/c"]}), "skills"),
-        ] {
+        for (body, word) in [(json!({"browser": true}), "browser"), (json!({"skills": ["a/b/c"]}), "skills")] {
             let text = read(body.clone()).expect_err("not there").to_string();
             assert!(text.contains(word) && text.contains("not available yet"), "{body}: {text}");
         }

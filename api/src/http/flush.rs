@@ -1,4 +1,4 @@
-//! Knowing when everything written so far has left for the client.
+//! A connection whose flushes are counted, and that can linger.
 //!
 //! The exit trailer of an exec stream must reach the client in one piece (both public clients read its data from the
 //! very buffer in which they find its mark). So it must be one write of its own, with nothing of the output before it
@@ -8,9 +8,14 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// How long a connection reads and drops what a client sends after the last answer.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Shared by a connection and the bodies that go through it. One body at a time waits: HTTP/1 has no other.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +27,7 @@ pub(super) struct Gate {
 struct State {
     flushes: u64,
     waiting: Option<Waker>,
+    lingers: bool,
 }
 
 impl Gate {
@@ -40,6 +46,16 @@ impl Gate {
         Poll::Pending
     }
 
+    /// The client still sends when the connection is shut down: read and drop that for a while, or the kernel answers it with
+    /// a reset, which takes the answer away from the client.
+    pub(super) fn linger(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).lingers = true;
+    }
+
+    fn lingers(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).lingers
+    }
+
     fn flushed(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.flushes += 1;
@@ -54,12 +70,14 @@ impl Gate {
 pub(super) struct Gated<T> {
     inner: T,
     gate: Gate,
+    /// Until when it lingers, once it is shut down.
+    until: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Gated<T> {
     /// Wraps a connection.
     pub(super) fn new(inner: T, gate: Gate) -> Self {
-        Self { inner, gate }
+        Self { inner, gate, until: None }
     }
 }
 
@@ -73,7 +91,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gated<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gated<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
@@ -99,6 +117,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gated<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        if self.until.is_none() {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(context))?;
+            if !self.gate.lingers() {
+                return Poll::Ready(Ok(()));
+            }
+            self.until = Some(Box::pin(tokio::time::sleep(LINGER)));
+        }
+        let Self { inner, until, .. } = &mut *self;
+        let mut dropped = [0; 16 * 1024];
+        loop {
+            if until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready()) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut dropped);
+            match ready!(Pin::new(&mut *inner).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // The client has closed its side, or is gone.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }

@@ -5,12 +5,14 @@
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::reply;
 use super::routes::Api;
+use super::seats::{Seat, Use};
 use super::system::Peer;
 use crate::public_urls::{Addressed, Arrival, Target, Urls};
+use crate::refusal::Refusal;
 
 /// Answers the requests of a listener.
 pub trait Answers: Clone + Send + Sync + 'static {
@@ -38,6 +40,7 @@ impl Answers for Front {
     async fn answer(&self, request: Request) -> Response {
         match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,
+            Sorted::Other(request) if !room_for(&request, Use::Api) => no_room(),
             Sorted::Other(request) => self.api.answer(request).await,
         }
     }
@@ -72,7 +75,19 @@ async fn sort(urls: &Urls, request: Request) -> Sorted {
     }
 }
 
+/// Whether the connection of the request may be used for this.
+fn room_for(request: &Request, wanted: Use) -> bool {
+    request.extensions().get::<Seat>().is_none_or(|seat| seat.use_for(wanted))
+}
+
+fn no_room() -> Response {
+    Refusal::Unavailable("too many connections are open; try again".into()).into_response()
+}
+
 async fn pass(urls: &Urls, target: &Target, prefix: Option<String>, request: Request) -> Response {
+    if !room_for(&request, Use::Url) {
+        return no_room();
+    }
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
     };

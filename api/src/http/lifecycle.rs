@@ -1,5 +1,6 @@
 //! Endpoints 12 to 20: status, sleep and wake, init command, log and runs.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -7,6 +8,7 @@ use utoipa::IntoParams;
 use super::App;
 use super::extract::TheBox;
 use super::reply::{Answer, Json, Query, done};
+use super::system::Peer;
 use crate::http::v2::wire::{BoxRunData, Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
 use crate::lifecycle::check_init_command;
 use crate::refusal::Refusal;
@@ -87,9 +89,16 @@ pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<R
     Ok(axum::Json(Runs { runs }))
 }
 
-/// Ends a run with everything it started.
+/// Ends a run with everything it started. An id that no run has means the stream that the same client reads, or has just
+/// left: the clients make up ids for their streams.
 #[utoipa::path(post, path = "/v2/box/{id}/runs/{run}/cancel", tag = "life", params(("id" = String, Path), ("run" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn cancel(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
-    runs::cancel(&app.runs, &found.entry, &path.1, async || found.awake(&app).await).await?;
+pub(super) async fn cancel(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    found: TheBox,
+    Path(path): Path<(String, String)>,
+) -> Answer<Empty> {
+    let client = peer.map(|Extension(peer)| peer.address);
+    runs::cancel(&app.runs, &found.entry, &path.1, client, async || found.awake(&app).await).await?;
     done()
 }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::App;
 use super::extract::TheBox;
+use super::seats::Seat;
 use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::refusal::Refusal;
 use crate::runs::{self, ClientGone, Opened, Session, SessionEnd, SessionInput, SessionOutput, SessionStart};
@@ -40,11 +42,17 @@ type Source = SplitStream<WebSocket>;
 pub(super) async fn exec_session(
     State(app): State<App>,
     found: TheBox,
+    seat: Option<Extension<Seat>>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.map_err(|cause| Refusal::Invalid(format!("this is a WebSocket: {}", cause.body_text())))?;
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| serve(app, found, socket)))
+    // The session is a connection in use, as the request was.
+    let busy = seat.map(|Extension(seat)| seat.busy());
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        serve(app, found, socket).await;
+        drop(busy);
+    }))
 }
 
 async fn serve(app: App, found: TheBox, socket: WebSocket) {

@@ -8,16 +8,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use tokio::sync::mpsc;
 
 use super::flush::Gate;
 use crate::http::v2::wire::{ErrorBody, ExitTrailer};
-use crate::runs::{Finished, StreamItem};
+use crate::runs::{Finished, RunStream, StreamItem};
 
 /// The body. Dropping it (the client has gone) leaves the run alone.
 #[derive(Debug)]
 pub(super) struct StreamBody {
-    items: mpsc::Receiver<StreamItem>,
+    items: RunStream,
     /// Absent in tests without a connection.
     gate: Option<Gate>,
     state: State,
@@ -36,7 +35,7 @@ enum State {
 
 impl StreamBody {
     /// A body that ends with the run.
-    pub(super) fn new(items: mpsc::Receiver<StreamItem>, gate: Option<Gate>) -> Self {
+    pub(super) fn new(items: RunStream, gate: Option<Gate>) -> Self {
         Self { items, gate, state: State::Output }
     }
 
@@ -70,7 +69,7 @@ impl Body for StreamBody {
                     self.state = State::Over;
                     return Poll::Ready(Some(Ok(Frame::data(trailer))));
                 }
-                State::Output => match ready!(self.items.poll_recv(context)) {
+                State::Output => match ready!(self.items.poll_next(context)) {
                     Some(StreamItem::Output(bytes)) if bytes.is_empty() => {}
                     Some(StreamItem::Output(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                     Some(StreamItem::End(finished)) => self.state = self.before_trailer(Some(finished)),
@@ -100,6 +99,8 @@ fn trailer(finished: Option<Finished>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::domain::RunState;
 
@@ -109,6 +110,7 @@ mod tests {
             state: RunState::Failed,
             cpu_ns: 1000,
             error_message: None,
+            out_of_memory: None,
             timed_out: false,
             lost: false,
         }
@@ -120,7 +122,7 @@ mod tests {
             sender.send(item).await.expect("room");
         }
         drop(sender);
-        let mut body = StreamBody::new(receiver, None);
+        let mut body = StreamBody::new(receiver.into(), None);
         let mut frames = Vec::new();
         while let Some(frame) = body.frame().await {
             let data = frame.expect("no errors").into_data().expect("data");
@@ -149,13 +151,14 @@ mod tests {
     async fn the_trailer_waits_for_the_flush_of_what_is_before_it() {
         let (sender, receiver) = mpsc::channel(8);
         let gate = Gate::default();
-        let mut body = StreamBody::new(receiver, Some(gate.clone()));
+        let mut body = StreamBody::new(receiver.into(), Some(gate.clone()));
         sender.send(StreamItem::Output(Bytes::from_static(b"x\n"))).await.expect("room");
         sender.send(StreamItem::End(finished())).await.expect("room");
         assert!(body.frame().await.is_some());
         let waited = tokio::time::timeout(std::time::Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing was flushed yet");
-        let mut connection = super::super::flush::Gated::new(tokio::io::sink(), gate);
+        let mut connection =
+            super::super::flush::Gated::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()), gate);
         tokio::io::AsyncWriteExt::flush(&mut connection).await.expect("a flush");
         let last = body.frame().await.expect("a frame").expect("no errors").into_data().expect("data");
         assert_eq!(last, TRAILER);

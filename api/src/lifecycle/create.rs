@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Lifecycle;
+use super::agent::AgentRequest;
 use super::provision::TRUST_ENV;
-use crate::boxes::{Entry, NewBox, check_policy, policy_in_force, to_the_end};
+use crate::boxes::{Entry, NewBox, Secret, check_policy, policy_in_force, to_the_end};
 use crate::config::check_idle_seconds;
 use crate::db::Account;
 use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
@@ -17,6 +18,8 @@ use icebox_net::headers::{HeaderRules, Wanted};
 const TTL_SECONDS_MAX: u64 = 259_200;
 /// Longest init command.
 const INIT_COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// Longest token or key.
+const SECRET_BYTES_MAX: usize = 4096;
 /// Longest name or address for git.
 const GIT_IDENTITY_BYTES_MAX: usize = 256;
 
@@ -51,6 +54,12 @@ pub struct BoxRequest {
     pub ttl_seconds: Option<u64>,
     /// Seconds without work until it sleeps.
     pub idle_seconds: Option<u64>,
+    /// An agent.
+    pub agent: AgentRequest,
+    /// Token for git's servers.
+    pub github_token: Option<Secret>,
+    /// Key of the agent's provider.
+    pub agent_api_key: Option<Secret>,
 }
 
 /// What a new box gets from its account and from this host.
@@ -109,6 +118,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
             env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
+    let agent = request.agent.checked()?;
     let settings = BoxSettings {
         size: request.size,
         keep_alive: request.keep_alive,
@@ -120,6 +130,9 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         git_user_name: check_git_identity(request.git_user_name)?,
         git_user_email: check_git_identity(request.git_user_email)?,
         idle_seconds: request.idle_seconds,
+        agent: agent.harness,
+        model: agent.model,
+        custom_runner: agent.custom_runner,
         network_policy: Some(policy_of(request.network_policy, has_network)?),
     };
     let ttl_seconds = if request.ephemeral { Some(check_ttl(request.ttl_seconds)?) } else { None };
@@ -130,7 +143,20 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         ttl_seconds,
         account_idle: account.idle_seconds,
         headers,
+        github_token: check_secret("github_token", request.github_token)?,
+        agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
     })
+}
+
+/// A token or key; the empty one is none.
+fn check_secret(what: &str, value: Option<Secret>) -> Result<Option<Secret>, Refusal> {
+    match value.filter(|value| !value.0.is_empty()) {
+        Some(value) if value.0.len() > SECRET_BYTES_MAX || value.0.chars().any(char::is_control) => {
+            let text = format!("{what} must have at most {SECRET_BYTES_MAX} bytes, without control characters");
+            Err(Refusal::Invalid(text))
+        }
+        other => Ok(other),
+    }
 }
 
 /// A runtime that does not exist is refused, never ignored: the client would rely on it.
@@ -252,6 +278,7 @@ mod tests {
             BoxRequest { labels: vec!["ä".into()], ..plain() },
             BoxRequest { labels: (1..=6).map(|n| n.to_string()).collect(), ..plain() },
             BoxRequest { env: BTreeMap::from([("LD_PRELOAD".to_owned(), "x".to_owned())]), ..plain() },
+            BoxRequest { env: BTreeMap::from([("A B".to_owned(), "x".to_owned())]), ..plain() },
             BoxRequest { ephemeral: true, ttl_seconds: Some(0), ..plain() },
             BoxRequest { ephemeral: true, ttl_seconds: Some(TTL_SECONDS_MAX + 1), ..plain() },
             BoxRequest { idle_seconds: Some(0), ..plain() },

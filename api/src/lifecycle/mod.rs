@@ -4,6 +4,7 @@
 //! (`provision`). It stands above `boxes` and `runs`, which do not know each other's verbs: `http` and `public_urls` ask
 //! here. Leaves out: how a box is made, frozen or started (`boxes`) and how a command runs (`runs`).
 
+mod agent;
 mod create;
 mod packets;
 mod provision;
@@ -19,6 +20,7 @@ use crate::db::Db;
 use crate::metrics::Metrics;
 use crate::runs::Runs;
 
+pub use agent::AgentRequest;
 pub use create::{BoxRequest, check_env, check_git_identity, check_headers, check_init_command};
 pub use reconcile::Progress;
 

@@ -65,8 +65,9 @@ impl Lifecycle {
         self.boxes.report_unknown_volumes().await;
         self.boxes.remove_half_made(leftovers).await;
         self.boxes.forget_empty_roots().await;
-        if let Err(refusal) = self.boxes.check_cgroup_parent() {
-            tracing::error!(reason = refusal.chain(), "no box can be started");
+        match self.boxes.check_cgroup_parent() {
+            Ok(()) => self.boxes.limit_processes().await,
+            Err(refusal) => tracing::error!(reason = refusal.chain(), "no box can be started"),
         }
         Ok(())
     }
@@ -104,6 +105,7 @@ impl Lifecycle {
         self.db.append_samples(sample.into_iter().collect());
         // A frozen init answers nothing: its runs are taken over when it is woken.
         if entry.frozen() {
+            entry.set_asleep(true);
             return self.boxes.reclaim_later(entry);
         }
         let _life = entry.lock_life().await;

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::address::Target;
 use super::body::{Asked, Download, Upload};
@@ -36,6 +38,8 @@ const LOOK_MIN: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_millis(160);
 /// How long a box may work on a request before it begins to answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
+/// Answers with a status of 1xx before the one that counts.
+const INFORMATIONAL_MAX: u32 = 32;
 /// Largest head of an answer of a box.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Headers of one answer.
@@ -119,8 +123,17 @@ impl Urls {
         let upload = Upload::new(body, Arc::clone(&asked));
         // From here on the request itself, or its pieces, keep the box awake.
         drop(awake);
-        let answering = sender.send_request(Request::from_parts(parts, upload));
-        let answered = tokio::time::timeout(ANSWER_DEADLINE, answering).await;
+        let mut passed_on = Request::from_parts(parts, upload);
+        let informed = count_informational(&mut passed_on);
+        let answering = sender.send_request(passed_on);
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(ANSWER_DEADLINE, answering) => answered,
+            () = informed.cancelled() => {
+                tracing::debug!(box_id = way.entry.id, "a box answers a request with nothing but 1xx");
+                asked.answered();
+                return Err(Trouble::NoAnswer);
+            }
+        };
         asked.answered();
         let response = answered.map_err(|_| Trouble::TooSlow)?.map_err(|cause| {
             tracing::debug!(box_id = way.entry.id, %cause, "a box has not answered a request of a public URL");
@@ -179,6 +192,18 @@ impl Urls {
             pause = (pause * 2).min(LOOK_MAX);
         }
     }
+}
+
+/// Counts the 1xx answers to a request. The token is cancelled when there are too many.
+fn count_informational(request: &mut Request<Upload>) -> CancellationToken {
+    let too_many = CancellationToken::new();
+    let (count, told) = (AtomicU32::new(0), too_many.clone());
+    hyper::ext::on_informational(request, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) >= INFORMATIONAL_MAX {
+            told.cancel();
+        }
+    });
+    too_many
 }
 
 /// Room for one more, or a refusal.

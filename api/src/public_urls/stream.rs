@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::boxes::{Awake, Entry, WorkKind};
 use crate::lifecycle::Lifecycle;
@@ -32,13 +32,15 @@ pub(super) struct BoxStream {
     entry: Arc<Entry>,
     /// Somebody waits for the box to wake.
     waking: Option<Waking>,
+    /// The box has used up its rate.
+    waiting: Option<Pin<Box<Sleep>>>,
     /// When bytes of the box were last taken, unless somebody waits for more of them already.
     taken: Option<Instant>,
 }
 
 impl BoxStream {
     pub(super) fn new(inner: TcpStream, lifecycle: Lifecycle, entry: Arc<Entry>) -> Self {
-        Self { inner, lifecycle, entry, waking: None, taken: None }
+        Self { inner, lifecycle, entry, waking: None, waiting: None, taken: None }
     }
 
     /// Waits until the box is awake. The work in the answer keeps it so.
@@ -52,12 +54,29 @@ impl BoxStream {
         Poll::Ready(woken.map_err(|refusal| io::Error::other(refusal.to_string())))
     }
 
+    /// Counts bytes in either direction.
+    fn count(&mut self, bytes: usize) {
+        if let Some(wait) = self.entry.passed.count(bytes) {
+            self.waiting = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+    }
+
+    /// Waits while the box has used up its rate.
+    fn poll_rate(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(context));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+
     /// Writes by `write` into a box that is awake.
     fn poll_arrive(
         &mut self,
         context: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_rate(context));
         // From before the look at the box until the bytes are in its socket; but not while the socket is full, for a
         // program that does not read what it is sent is no work.
         let mut arriving = self.entry.activity.begin(WorkKind::Arriving);
@@ -66,6 +85,9 @@ impl BoxStream {
         }
         let written = write(Pin::new(&mut self.inner), context);
         drop(arriving);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.count(*count);
+        }
         written
     }
 }
@@ -77,6 +99,7 @@ impl AsyncRead for BoxStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_rate(context));
         if this.taken.is_some_and(|at| at.elapsed() > HELD_UP) && this.entry.maybe_asleep() {
             drop(ready!(this.poll_wake(context))?);
         }
@@ -86,6 +109,7 @@ impl AsyncRead for BoxStream {
         if buffer.filled().len() > before {
             this.entry.activity.touch();
             this.taken = Some(Instant::now());
+            this.count(buffer.filled().len() - before);
         }
         Poll::Ready(Ok(()))
     }

@@ -87,7 +87,7 @@ async fn take_over(runs: &Runs, entry: &Arc<Entry>, status: RunStatus) {
             }
         };
         let ended_ms = ended_ms.unwrap_or_else(clock::unix_ms);
-        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false }).await
+        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false, truncated: false }).await
     });
     // One that has ended already is recorded before the box is served, so that its owner finds the exit at once.
     if status.exit.is_some() && reading.await.is_err() {

@@ -1,5 +1,6 @@
 //! Listing and cancelling runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,11 +38,14 @@ pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Err
 /// has ended already. A second request kills at once. An unknown run is answered quickly, since clients send ids that the
 /// server never gave them.
 ///
+/// The public clients cancel a stream by an id of their own making: then the stream of that client is meant.
+///
 /// `wake` wakes the box; it is called only if there is a process to signal.
 pub async fn cancel(
     runs: &Runs,
     entry: &Arc<Entry>,
     run_id: &str,
+    client: Option<SocketAddr>,
     wake: impl AsyncFnOnce() -> Result<Awake, Refusal>,
 ) -> Result<(), Refusal> {
     let handle = entry.handle();
@@ -53,7 +57,11 @@ pub async fn cancel(
                 true => (number, state == RunState::Cancelled),
                 false => return Ok(()),
             },
-            _ => return Err(Refusal::NotFound("run does not exist".into())),
+            Some(_) => return Err(Refusal::NotFound("run does not exist".into())),
+            None => match entry.runs.streamed_to(client) {
+                Some(run) => (run.number, !run.cancel()),
+                None => return Err(Refusal::NotFound("run does not exist".into())),
+            },
         },
     };
     // A frozen process hears nothing.

@@ -22,11 +22,11 @@ mod ticket;
 
 pub use adopt::{acknowledge_late, adopt, fail_orphans};
 pub use code::code_command;
-pub use collect::{Outcome, collect};
+pub use collect::{Outcome, Share, collect};
 pub use command::{Command, HOME, clock_timeout, resolve_folder, resolve_path, stopped_text};
 pub use list::{cancel, runs_of};
 pub use service::Runs;
 pub use session::{ClientGone, Opened, Session, SessionEnd, SessionInput, SessionOutput, SessionStart, open_session};
 pub use start::{Started, start};
-pub use stream::{StreamItem, stream};
-pub use ticket::{Ended, Finished, Ticket, ended_now};
+pub use stream::{RunStream, StreamItem, stream};
+pub use ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};

@@ -20,7 +20,7 @@ use super::command::Command;
 use super::service::Runs;
 use super::start::{Started, start};
 use super::ticket::{Ticket, ended_now};
-use crate::boxes::Awake;
+use crate::boxes::{Awake, Entry};
 use crate::ids;
 use crate::refusal::Refusal;
 
@@ -136,11 +136,20 @@ fn command_of(wanted: SessionStart) -> Result<Command, Refusal> {
     let or = |value: u16, default| if value > 0 { value } else { default };
     let tty =
         wanted.terminal.map(|(rows, cols)| Winsize { rows: or(rows, ROWS_DEFAULT), cols: or(cols, COLS_DEFAULT) });
-    let env = wanted.env.iter().filter_map(|entry| entry.split_once('='));
-    let env = env.filter(|(name, value)| ids::check_env(name, value).is_ok()).take(ids::ENV_VARS_MAX);
-    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let env = environment_of(&wanted.env)?;
     let command = Command::exec(argv, wanted.cwd.as_deref())?;
     Ok(Command { tty, env, interactive: true, owned_by_client: true, ..command })
+}
+
+/// The variables of a session. Those that a client may not set are passed over, as the clients' documentation says.
+fn environment_of(entries: &[String]) -> Result<Vec<(String, String)>, Refusal> {
+    let entries = entries.iter().filter_map(|entry| entry.split_once('='));
+    let entries = entries.filter(|(name, _)| !ids::is_blocked_env(name)).take(ids::ENV_VARS_MAX);
+    let checked = entries.map(|(name, value)| {
+        ids::check_env(name, value).map_err(Refusal::Invalid)?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    checked.collect()
 }
 
 impl Session {
@@ -163,7 +172,7 @@ impl Session {
         let tree = Tree { handle: ticket.entry().handle(), number: ticket.number() };
         let mut tail = Tail::default();
         let relayed = tokio::select! {
-            relayed = relay(&mut events, output, &mut tail) => relayed,
+            relayed = relay(&mut events, ticket.entry(), output, &mut tail) => relayed,
             () = obey(inputs, input, &tree) => Err(ClientGone),
         };
         // Also after an exit: what the program left in the background belongs to the session.
@@ -197,11 +206,16 @@ type KnownExit = Result<Exit, ShimError>;
 /// Hands output to the client as it comes, up to the exit.
 async fn relay(
     events: &mut RunEvents,
+    entry: &Entry,
     output: &mut impl SessionOutput,
     tail: &mut Tail,
 ) -> Result<KnownExit, ClientGone> {
     loop {
-        match events.next().await {
+        let event = events.next().await;
+        if let Ok(Some(event)) = &event {
+            entry.pass(event).await;
+        }
+        match event {
             Ok(Some(RunEvent::Stdout(bytes))) => {
                 tail.add(&bytes);
                 output.stdout(bytes).await?;
@@ -348,5 +362,7 @@ mod tests {
         assert_eq!(command.argv, ["bash", "-lc", "echo $A"]);
         assert_eq!(command.tty, Some(Winsize { rows: ROWS_DEFAULT, cols: 132 }));
         assert!(command_of(SessionStart::default()).is_err());
+        let odd = SessionStart { shell: Some("true".into()), env: vec!["A B=1".into()], ..SessionStart::default() };
+        assert!(command_of(odd).is_err_and(|refusal| refusal.to_string().contains("'A B'")));
     }
 }

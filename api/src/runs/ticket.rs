@@ -7,8 +7,10 @@ use icebox_shim::handle::Exit;
 use super::service::Runs;
 use crate::boxes::{Entry, LiveRun, Work};
 use crate::clock;
-use crate::db::LogRow;
-use crate::domain::{LogLevel, LogSource, RunState};
+use crate::domain::RunState;
+
+/// So much of each output stream is kept for an answer at the end; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A run in flight. Dropping it takes the run out of the box's table.
 #[derive(Debug)]
@@ -26,11 +28,6 @@ impl Drop for Ticket {
 }
 
 impl Ticket {
-    /// Puts a warning into the box's log.
-    pub(super) fn warn(&self, text: impl Into<String>) {
-        self.runs.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
-    }
-
     /// The box the run is in.
     #[must_use]
     pub fn entry(&self) -> &Arc<Entry> {
@@ -61,6 +58,8 @@ pub struct Ended {
     pub ended_ms: i64,
     /// It never got a cgroup of its own.
     pub no_leaf: bool,
+    /// Some of its output was dropped.
+    pub truncated: bool,
 }
 
 /// How a run ended.
@@ -74,6 +73,8 @@ pub struct Finished {
     pub cpu_ns: u64,
     /// Why it failed, beyond the exit code.
     pub error_message: Option<String>,
+    /// What the kernel killed of it for want of memory, in words.
+    pub out_of_memory: Option<String>,
     /// Its time limit has passed.
     pub timed_out: bool,
     /// Its box stopped under it.
@@ -83,5 +84,5 @@ pub struct Finished {
 /// An end at this moment.
 #[must_use]
 pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
-    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
+    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false, truncated: false }
 }

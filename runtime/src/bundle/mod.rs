@@ -16,7 +16,7 @@ use std::{
 
 use oci_spec::runtime::Spec;
 
-pub(crate) use self::process::{ExecOverrides, for_exec};
+pub(crate) use self::process::{ExecOverrides, ForExec, for_exec};
 use crate::{
     Error, Result, Step,
     cgroup::CgroupPath,

@@ -40,6 +40,46 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>
         .map_err(|error| Error::invalid(Step::Bundle, "config.json", format!("not an OCI configuration: {error}")))
 }
 
+/// The fields of a process object that take effect, or that are refused by name.
+const PROCESS_KEYS: [&str; 15] = [
+    "terminal",
+    "consoleSize",
+    "user",
+    "args",
+    "env",
+    "cwd",
+    "capabilities",
+    "rlimits",
+    "noNewPrivileges",
+    "apparmorProfile",
+    "oomScoreAdj",
+    "scheduler",
+    "selinuxLabel",
+    "ioPriority",
+    "execCPUAffinity",
+];
+
+/// Parses the process object of an exec. `subject` names the file in errors.
+pub(super) fn parse_process(bytes: &[u8], subject: &str) -> Result<(oci_spec::runtime::Process, Vec<String>)> {
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not valid JSON: {error}")))?;
+    let unknown = value.as_object().into_iter().flatten().find(|(key, _)| !PROCESS_KEYS.contains(&key.as_str()));
+    if let Some((key, _)) = unknown {
+        return Err(Error::unsupported(Step::Bundle, format!("process.{key}"), "unknown, so it would have no effect"));
+    }
+    let mut value = serde_json::json!({ "process": value });
+    refuse_unsupported(&value)?;
+    let warnings = drop_unknown_capabilities(&mut value);
+    // A process object without a user is root's, as runc reads it.
+    if let Some(process) = value["process"].as_object_mut() {
+        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+        process.entry("cwd").or_insert_with(|| "/".into());
+    }
+    serde_json::from_value(value["process"].take())
+        .map(|process| (process, warnings))
+        .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not an OCI process: {error}")))
+}
+
 fn refuse_unsupported(value: &Value) -> Result<()> {
     for (pointer, what) in UNSUPPORTED {
         let set = match value.pointer(pointer) {

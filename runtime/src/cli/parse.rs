@@ -1,10 +1,7 @@
 //! Arguments that need more than clap.
 
-use std::path::Path;
-
-use icebox_runtime::{Result, container::ExecOptions};
+use icebox_runtime::Result;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use super::bad_argument;
 
@@ -58,35 +55,6 @@ pub(super) fn user(text: &str) -> Result<(u32, u32)> {
         Some((uid, gid)) => Ok((number(uid)?, number(gid)?)),
         None => Ok((number(text)?, 0)),
     }
-}
-
-/// The process object of `exec --process`.
-pub(super) fn process_file(path: &Path) -> Result<ExecOptions> {
-    let subject = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| bad_argument(&subject, error))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| bad_argument(&subject, error))?;
-    let strings = |pointer: &str| -> Vec<String> {
-        value
-            .pointer(pointer)
-            .and_then(Value::as_array)
-            .map_or_else(Vec::new, |list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-    };
-    let number = |pointer: &str| -> Result<u32> {
-        match value.pointer(pointer).map(Value::as_u64) {
-            None => Ok(0),
-            Some(Some(n)) if n < u64::from(u32::MAX) => Ok(n as u32),
-            Some(_) => Err(bad_argument(&subject, format!("{pointer} is not an id"))),
-        }
-    };
-    Ok(ExecOptions {
-        args: strings("/args"),
-        env: strings("/env"),
-        cwd: value.pointer("/cwd").and_then(Value::as_str).map(Into::into),
-        user: Some((number("/user/uid")?, number("/user/gid")?)),
-        tty: value.pointer("/terminal").and_then(Value::as_bool).unwrap_or(false),
-        no_new_privs: value.pointer("/noNewPrivileges").and_then(Value::as_bool).unwrap_or(false),
-        ..ExecOptions::default()
-    })
 }
 
 #[cfg(test)]

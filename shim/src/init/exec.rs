@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::PipeFlags;
 use rustix::process::WaitStatus;
 
@@ -265,22 +266,25 @@ fn make_stdio(request: &ExecRequest, identity: &Identity) -> Result<Stdio, Error
             stderr: None,
         });
     }
-    let (stdout, their_stdout) = pipe(true)?;
-    let (stderr, their_stderr) = pipe(true)?;
+    let (stdout, their_stdout) = pipe(true, identity)?;
+    let (stderr, their_stderr) = pipe(true, identity)?;
     let mut input = Input::default();
     let mut their_stdin = None;
     if request.stdin {
-        let (theirs, ours) = pipe(false)?;
+        let (theirs, ours) = pipe(false, identity)?;
         input.fd = Some(ours);
         their_stdin = Some(theirs);
     }
     Ok(Stdio { theirs: [their_stdin, Some(their_stdout), Some(their_stderr)], input, stdout, stderr: Some(stderr) })
 }
 
-/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs.
-fn pipe(ours_reads: bool) -> Result<(OwnedFd, OwnedFd), Error> {
+/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs. It belongs to the user of
+/// the run, who may open it again then, as `/dev/stdout` for example.
+fn pipe(ours_reads: bool, identity: &Identity) -> Result<(OwnedFd, OwnedFd), Error> {
     let failed = |e: rustix::io::Errno| Error::own("make pipe", "", e);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    let (owner, group) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    rustix::fs::fchown(&writer, Some(owner), Some(group)).map_err(failed)?;
     let ours = if ours_reads { &reader } else { &writer };
     rustix::io::ioctl_fionbio(ours, true).map_err(failed)?;
     Ok((reader, writer))

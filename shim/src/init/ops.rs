@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::conn::Connection;
 use super::exec::KILL_GRACE_MS;
 use super::files;
+use super::keep::KeepFile;
 use super::reactor::Token;
 use super::server::{Child, Role, Server};
 use super::{pty, tree};
@@ -50,6 +51,7 @@ impl Server {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     pid: std::process::id().cast_signed(),
                     runs: self.runs.len(),
+                    kept: self.keep.as_ref().is_some_and(KeepFile::is_locked),
                 };
                 self.answer(id, Ok(Answer::Hello(hello)), true);
             }

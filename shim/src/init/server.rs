@@ -15,6 +15,7 @@ use rustix::process::{Rlimit, WaitOptions};
 
 use super::conn::{Connection, Received};
 use super::deny::Filter;
+use super::keep::KeepFile;
 use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
 use super::sudo_server::SudoServer;
@@ -89,6 +90,7 @@ pub(crate) struct Server {
     pub(crate) doomed: BTreeMap<u64, Tree>,
     pub(crate) children: BTreeMap<i32, Child>,
     pub(crate) sudo: Option<SudoServer>,
+    pub(crate) keep: Option<KeepFile>,
     pub(crate) launchpad: Launchpad,
     lingering: BTreeMap<u64, OwnedFd>,
     pub(crate) scratch: Vec<u8>,
@@ -101,7 +103,12 @@ pub(crate) struct Server {
 
 impl Server {
     /// Takes over the listening control socket.
-    pub(crate) fn new(control: OwnedFd, launchpad: Launchpad, sudo: Option<SudoServer>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        control: OwnedFd,
+        launchpad: Launchpad,
+        sudo: Option<SudoServer>,
+        keep: Option<KeepFile>,
+    ) -> Result<Self, Error> {
         let failed = |step: &'static str| move |e: io::Error| Error::io(step, "", e);
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -127,6 +134,7 @@ impl Server {
             doomed: BTreeMap::new(),
             children: BTreeMap::new(),
             sudo,
+            keep,
             launchpad,
             lingering: BTreeMap::new(),
             scratch: vec![0; SCRATCH_BYTES],

@@ -30,13 +30,13 @@ pub(crate) enum Folder {
 }
 
 impl Folder {
-    /// A folder by path, which must be absolute.
+    /// A folder by path, which must be absolute. Bytes that are no UTF-8 come as [`names`](crate::names) says.
     pub(crate) fn at(path: &str) -> Result<Self, Error> {
         let bad = || Error::new(ErrorKind::InvalidInput, "read folder", path);
         if !path.starts_with('/') {
             return Err(bad());
         }
-        CString::new(path).map(Self::Path).map_err(|_| bad())
+        CString::new(crate::names::to_bytes(path)).map(Self::Path).map_err(|_| bad())
     }
 }
 

@@ -10,7 +10,7 @@ const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/c
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → domain`. What is not drawn is forbidden.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("daemon", &["boxes", "config", "db", "error", "http", "lifecycle", "metrics", "public_urls", "runs"]),
     (
         "http",
@@ -21,6 +21,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "db",
             "domain",
             "error",
+            "files",
             "ids",
             "ledger",
             "lifecycle",
@@ -32,6 +33,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ),
     ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
     ("lifecycle", &["boxes", "config", "db", "domain", "error", "ids", "metrics", "refusal", "runs"]),
+    ("files", &["boxes", "refusal", "runs"]),
     ("runs", &["boxes", "clock", "config", "db", "domain", "error", "ids", "metrics", "refusal", "text"]),
     ("boxes", &["clock", "config", "db", "domain", "error", "ids", "ledger", "metrics", "refusal"]),
     ("metrics", &["domain"]),

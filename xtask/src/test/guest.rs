@@ -71,7 +71,7 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failure
     };
     let tally = std::thread::scope(|scope| {
         let beside = scope.spawn(|| in_flavour(Flavour::Systemd));
-        let cuts = power_cuts(places, selection, failures);
+        let cuts = power_cuts(places, &built, selection, failures);
         let first = in_flavour(Flavour::Minimal);
         let panicked = || Error::new("run", "the guests", Cause::Unexpected("a thread panicked".to_owned()));
         Ok(beside.join().map_err(|_| panicked())?? + cuts? + first?)
@@ -80,12 +80,12 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failure
 }
 
 /// Each round is a test. A failed one is the last, so those after it count as failed.
-fn power_cuts(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
+fn power_cuts(places: &Places, built: &Built, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
     let is_wanted = selection.packages.is_empty() && selection.filter.is_none_or(|filter| POWER_CUTS.contains(filter));
     if !is_wanted {
         return Ok(Tally::default());
     }
-    let passed = powercut::run(places, POWER_CUT_ROUNDS, None, false)?.passed;
+    let passed = powercut::run(places, &built.program(powercut::PROGRAM)?, POWER_CUT_ROUNDS, None, false)?.passed;
     let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
     eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
     if tally.failed > 0 {

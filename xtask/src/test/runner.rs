@@ -15,6 +15,8 @@ use crate::{run, say};
 
 /// Tests that use the machine itself disturb each other's measurements when too many run at once.
 const PRIVILEGED_THREADS: &str = "2";
+/// Selects all packages.
+const WORKSPACE: &str = "--workspace";
 const CONFIG: &str = "xtask/nextest.toml";
 
 /// Which runner there is.
@@ -108,14 +110,15 @@ impl<'a> Runner<'a> {
 
     /// `cargo nextest VERB` with the selection of the tier.
     fn nextest(&self, verb: &str, tier: Tier, selection: &Selection<'_>) -> Command {
-        let expression = match tier {
-            Tier::Unit => "not (test(/priv_/) | binary(/^priv_/))",
-            Tier::Privileged => "test(/priv_/) | binary(/^priv_/)",
-            Tier::Boxes | Tier::Vm => "not binary(/^guest_/)",
-        };
+        let expression = expression(tier);
         let mut command = self.places.cargo();
-        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]).args(packages(tier, selection));
-        command.args(["-E", expression]).args(selection.filter).envs(tier.environment(self.places));
+        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]);
+        command.args(if selection.packages.is_empty() {
+            vec![WORKSPACE.to_owned()]
+        } else {
+            packages(tier, selection)
+        });
+        command.args(["-E", &expression]).args(selection.filter).envs(tier.environment(self.places));
         command
     }
 
@@ -145,6 +148,18 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Which tests nextest runs in a tier. All tiers are built with the whole workspace selected: cargo turns on the features
+/// that the selected packages ask for, so another selection would compile tokio, hyper and what stands on them again.
+fn expression(tier: Tier) -> String {
+    let privileged = "(test(/priv_/) | binary(/^priv_/))";
+    let of_boxes = format!("package({BOXES_PACKAGE})");
+    match tier {
+        Tier::Unit => format!("not {of_boxes} & not {privileged}"),
+        Tier::Privileged => format!("not {of_boxes} & {privileged}"),
+        Tier::Boxes | Tier::Vm => format!("{of_boxes} & not binary(/^guest_/)"),
+    }
+}
+
 /// The arguments that name the packages of a tier, or those of them that the person wants.
 fn packages(tier: Tier, selection: &Selection<'_>) -> Vec<String> {
     let of_boxes = tier == Tier::Boxes;
@@ -153,7 +168,7 @@ fn packages(tier: Tier, selection: &Selection<'_>) -> Vec<String> {
     match (arguments.is_empty(), of_boxes) {
         (false, _) => arguments,
         (true, true) => vec![format!("--package={BOXES_PACKAGE}")],
-        (true, false) => vec!["--workspace".to_owned(), format!("--exclude={BOXES_PACKAGE}")],
+        (true, false) => vec![WORKSPACE.to_owned(), format!("--exclude={BOXES_PACKAGE}")],
     }
 }
 

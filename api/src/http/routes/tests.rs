@@ -258,14 +258,17 @@ async fn bad_bodies_are_explained() {
     let server = Server::new();
     let good = Some("box_good");
     for (method, path, body, status, word) in [
-        ("POST", "/v2/box", "{", 400, "invalid body"),
-        ("POST", "/v2/box", "[]", 400, "invalid body"),
+        ("POST", "/v2/box", "{", 400, "not valid JSON"),
+        ("POST", "/v2/box", "[]", 400, "JSON object"),
         ("POST", "/v2/box", r#"{"size":"huge"}"#, 400, "huge"),
-        ("POST", "/v2/box", r#"{"name":7}"#, 400, "invalid body"),
+        ("POST", "/v2/box", r#"{"name":7}"#, 400, "name must be a string"),
         ("POST", "/v2/box", r#"{"env_vars":{"PATH":"/x"}}"#, 400, "PATH"),
         ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "deny-all"),
         ("POST", "/v2/box", r#"{"network_policy":{"mode":"custom","allowed_domains":["a b"]}}"#, 400, "a b"),
-        ("POST", "/v2/box", r#"{"agent":"codex"}"#, 501, "agents"),
+        ("POST", "/v2/box", r#"{"browser":true}"#, 501, "browser"),
+        ("PUT", "/v2/box/settings/env/C%20D", r#"{"value":"x"}"#, 400, "C D"),
+        ("PUT", "/v2/box/settings/env", r#"{"env_vars":{"1A":"x"}}"#, 400, "1A"),
+        ("PUT", "/v2/box/settings/env/A", "{}", 400, "value is missing"),
         ("DELETE", "/v2/box", "", 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":[]}"#, 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":["b"]}"#, 404, "none"),
@@ -288,14 +291,11 @@ async fn account_variables_come_back_masked() {
     let good = Some("box_good");
     let body = r#"{"env_vars":{"A":"secret-1","B":"secret-2"}}"#;
     assert_eq!(server.ask("PUT", "/v2/box/settings/env", good, body).await.0, StatusCode::OK);
-    assert_eq!(
-        server.ask("PUT", "/v2/box/settings/env/C%20D", good, r#"{"value":"secret-3"}"#).await.0,
-        StatusCode::OK
-    );
+    assert_eq!(server.ask("PUT", "/v2/box/settings/env/C_D", good, r#"{"value":"secret-3"}"#).await.0, StatusCode::OK);
     assert_eq!(server.ask("DELETE", "/v2/box/settings/env/B", good, "").await.0, StatusCode::OK);
     assert_eq!(server.ask("DELETE", "/v2/box/settings/env/B", good, "").await.0, StatusCode::NOT_FOUND);
     let (_, body) = server.ask("GET", "/v2/box/settings/env", good, "").await;
-    assert_eq!(body, serde_json::json!({"env_vars": {"A": "********", "C D": "********"}}));
+    assert_eq!(body, serde_json::json!({"env_vars": {"A": "********", "C_D": "********"}}));
 }
 
 #[tokio::test]
@@ -312,6 +312,21 @@ async fn the_system_endpoints_need_no_account() {
         assert!(description["paths"][path].is_object(), "{path}");
     }
     assert!(description["components"]["schemas"]["BoxData"]["properties"]["expires_at"].is_object());
+}
+
+/// The table in docs/api.md and the description from the code name the same endpoints of `/v1`.
+#[test]
+fn the_document_lists_our_endpoints() {
+    let document = include_str!("../../../../docs/api.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")).filter_map(|line| line.split_once('`'));
+    let written: std::collections::BTreeSet<String> =
+        rows.map(|(request, _)| request.to_owned()).filter(|request| request.contains(" /v1/")).collect();
+    let described = serde_json::to_value(openapi()).expect("json");
+    let paths = described["paths"].as_object().expect("paths");
+    let ours = paths.iter().filter(|(path, _)| path.starts_with("/v1/")).flat_map(|(path, methods)| {
+        methods.as_object().expect("methods").keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    assert_eq!(written, ours.collect());
 }
 
 #[tokio::test]

@@ -10,11 +10,13 @@ use super::super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::http::v1::wire::{
-    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
+    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, ReclaimAnswer, RunRecord, RunRecords, Top,
+    TopPressure, TopStall, Why,
 };
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::lifecycle::check_headers;
 use crate::refusal::Refusal;
+use crate::runs;
 
 /// The bill of the account, deleted boxes included.
 #[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
@@ -113,6 +115,15 @@ pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> A
 pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     app.lifecycle.restart(&found.entry).await?;
     super::super::reply::done()
+}
+
+/// The runs of the box, newest first, with exit code, memory, the end of the output and the reason of a failure. Wakes
+/// nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/runs", tag = "own", params(("id" = String, Path)), responses((status = 200, body = RunRecords), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<RunRecords> {
+    let rows = runs::runs_of(&app.runs, &found.entry).await?;
+    let account = &found.entry.account_id;
+    Ok(axum::Json(RunRecords { runs: rows.into_iter().map(|row| RunRecord::new(row, account)).collect() }))
 }
 
 /// `None` where the kernel tells nothing.
