@@ -16,15 +16,7 @@ pub mod ids;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
-pub mod net;
 pub mod public_urls;
 pub mod refusal;
 pub mod runs;
 pub mod text;
-
-/// The wire types under the name by which `net` knows them.
-pub mod wire {
-    pub use crate::domain::{LogLevel, LogSource};
-    pub use crate::http::v1::wire::*;
-    pub use crate::http::v2::wire::*;
-}

@@ -15,9 +15,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::RunState;
-use crate::net::dns::DnsCounters;
-use crate::net::egress::EgressCounters;
-use crate::net::firewall::Counters;
+use icebox_net::dns::DnsCounters;
+use icebox_net::egress::EgressCounters;
+use icebox_net::firewall::Counters;
 
 /// Upper bounds in seconds: from a wake (tenths of milliseconds) to a slow request.
 const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
@@ -288,7 +288,7 @@ mod tests {
         let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
         let io = Some(Pressure { some: stall, full: Stall::default() });
         metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });
-        let sent = crate::net::firewall::Count { packets: 1, bytes: 77 };
+        let sent = icebox_net::firewall::Count { packets: 1, bytes: 77 };
         let counters = Counters { sent, ..Counters::default() };
         metrics.set_box_networks(&[("a".to_owned(), counters, 3), ("gone".to_owned(), counters, 0)]);
         metrics.set_box_networks(&[("a".to_owned(), counters, 3)]);

@@ -117,6 +117,12 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<icebox_net::error::Error> for Refusal {
+    fn from(error: icebox_net::error::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 /// What a box answered to an operation of its owner (a file, a command): the text may be shown.
 impl From<icebox_shim::Error> for Refusal {
     fn from(error: icebox_shim::Error) -> Self {

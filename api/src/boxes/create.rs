@@ -11,8 +11,8 @@ use crate::clock;
 use crate::db::{HEADERS, LogRow};
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
-use crate::net::egress::HeaderRules;
 use crate::refusal::Refusal;
+use icebox_net::headers::HeaderRules;
 
 /// What a client wants; checked already.
 #[derive(Debug, Clone)]

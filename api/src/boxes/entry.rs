@@ -15,9 +15,9 @@ use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
-use crate::net::Rights;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
+use icebox_net::headers::HeaderRules;
 
 /// Where a box stands, beyond what the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

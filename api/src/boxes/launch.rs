@@ -12,9 +12,9 @@ use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::LogRow;
 use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
-use crate::net::Rights;
-use crate::net::address::Pair;
 use crate::refusal::Refusal;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
 
 /// What a start needs to know.
 #[derive(Debug, Clone)]

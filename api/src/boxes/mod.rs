@@ -51,8 +51,8 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::ids;
 use crate::metrics::Metrics;
-use crate::net::Network;
 use crate::refusal::Refusal;
+use icebox_net::Network;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
@@ -62,6 +62,7 @@ pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
+pub use network::refusals_to_log;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
 pub use run_table::{LiveRun, RunTable, StreamClient};

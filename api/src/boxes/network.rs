@@ -7,16 +7,15 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::{Boxes, Entry, NewBox, check_policy};
-use crate::db::{AGENT_API_KEY, GITHUB_TOKEN, LogRow};
+use crate::db::{AGENT_API_KEY, Db, GITHUB_TOKEN, LogRow};
 use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
-use crate::net::nflog::{Events, Refused};
-use crate::net::policy::BoxPolicy;
-use crate::net::{Network, Rights};
 use crate::refusal::Refusal;
-use crate::wire::{BoxNetwork, Counted};
+use icebox_net::address::Pair;
+use icebox_net::headers::HeaderRules;
+use icebox_net::nflog::{Events, Refused};
+use icebox_net::policy::BoxPolicy;
+use icebox_net::{Network, OnRefusal, Report, Rights};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
@@ -24,6 +23,12 @@ const TRAFFIC_FILE: &str = "traffic";
 /// Whose headers these are. No box has such an id.
 fn of_account(id: &str) -> String {
     format!("account/{id}")
+}
+
+/// Writes refusals into the logs of their boxes.
+#[must_use]
+pub fn refusals_to_log(db: Db) -> OnRefusal {
+    Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text)))
 }
 
 impl Boxes {
@@ -35,7 +40,7 @@ impl Boxes {
 
     /// Addresses for a new box; none where boxes have no network.
     pub(super) fn assign_addresses(&self, id: &str) -> Result<Option<Pair>, Error> {
-        self.inner.network.as_ref().map(|network| network.assign(id)).transpose()
+        Ok(self.inner.network.as_ref().map(|network| network.assign(id)).transpose()?)
     }
 
     /// The addresses that the record of a box names, if it can have them still.
@@ -86,7 +91,7 @@ impl Boxes {
     /// The headers of a box, sealed for its record.
     pub(super) fn seal_headers(&self, entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         let (Some(network), Some(headers)) = (&self.inner.network, entry.view().headers) else { return Ok(None) };
-        network.seal_headers(&entry.id, &headers).map(Some)
+        Ok(Some(network.seal_headers(&entry.id, &headers)?))
     }
 
     /// The secrets of a new box, sealed for its record. A box without a network has no use for them, and keeps none.
@@ -103,14 +108,14 @@ impl Boxes {
     pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.sealed_headers(id).await?;
-        sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 
     /// The headers that an account gives to its new boxes.
     pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.account_headers(account).await?;
-        sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
     }
 
     /// Sets them, for boxes that are made from now on.
@@ -125,13 +130,15 @@ impl Boxes {
     /// The certificate that a box with headers has to trust.
     #[must_use]
     pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
-        entry.view().headers.and(self.inner.network.as_ref()).map(crate::net::Network::certificate_pem)
+        entry.view().headers.and(self.inner.network.as_ref()).map(icebox_net::Network::certificate_pem)
     }
 
     /// From now on a packet for this box wakes it. Comes before it is frozen.
     pub(super) async fn watch_arrivals(&self, entry: &Entry) -> Result<(), Error> {
         match (&self.inner.network, entry.view().pair) {
-            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => network.set_frozen(pair, true).await,
+            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => {
+                Ok(network.set_frozen(pair, true).await?)
+            }
             _ => Ok(()),
         }
     }
@@ -274,26 +281,10 @@ impl Boxes {
         Ok(())
     }
 
-    /// What there is to tell of the network of a box.
-    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
-        let pair = entry.view().pair;
-        let mut told = BoxNetwork {
-            connected: false,
-            address: pair.map(Pair::guest),
-            gateway: pair.map(Pair::host),
-            mtu: None,
-            policy: entry.settings().shown_policy().into(),
-            sent: Counted::default(),
-            received: Counted::default(),
-            refused: Counted::default(),
-            connections: Vec::new(),
-            connections_total: 0,
-            denials: Vec::new(),
-        };
-        if let Some(network) = &self.inner.network {
-            network.report(&entry.id, &mut told).await?;
-        }
-        Ok(told)
+    /// What the network knows of a box; none if the box is not connected.
+    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<Option<Report>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(None) };
+        Ok(network.report(&entry.id).await?)
     }
 
     /// Refuses what a host without a network for boxes cannot keep.

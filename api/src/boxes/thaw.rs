@@ -11,8 +11,8 @@ use super::launch::Start;
 use super::{Boxes, Entry, THAW_DEADLINE, Write};
 use crate::db::LogRow;
 use crate::error::Error;
-use crate::net::address::Pair;
 use crate::refusal::Refusal;
+use icebox_net::address::Pair;
 
 impl Boxes {
     /// Thaws a frozen box; says whether it was frozen. The caller holds the lifecycle lock.

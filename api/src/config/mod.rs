@@ -12,7 +12,7 @@ use icebox_shim::launch::HostLimits;
 use serde::Deserialize;
 
 use crate::error::{Cause, Error};
-use crate::net::config::NetworkConfig;
+use icebox_net::config::NetworkConfig;
 
 pub use public_urls::PublicUrls;
 

@@ -7,8 +7,8 @@ use icebox_shim::launch::Tools;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::net::namespace::Namespace;
-use crate::net::probe::{Probed, probe};
+use icebox_net::namespace::Namespace;
+use icebox_net::probe::{Probed, probe};
 
 /// As on 64-bit hosts with systemd.
 const PID_MAX_WANTED: u64 = 4_194_304;

@@ -11,16 +11,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log, manager};
-use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
+use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
 use crate::http::{self, App, AppParts, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::net::{Network, NetworkParts};
 use crate::public_urls::{Certificate, Urls};
 use crate::runs::Runs;
+use icebox_net::{Network, NetworkParts};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
@@ -180,13 +180,13 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         config: &config.network,
         netns: config.netns.as_deref(),
         data_dir: &config.data_dir,
-        db: db.clone(),
+        on_refusal: refusals_to_log(db.clone()),
     };
     let started = Network::start(parts).await;
     if started.is_err() {
         tracing::error!("boxes cannot be connected; `[network] enabled = false` gives them a loopback interface only");
     }
-    started.map(Some)
+    Ok(Some(started?))
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.

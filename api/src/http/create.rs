@@ -10,8 +10,8 @@ use super::reply::{Answer, Json};
 use crate::boxes::Secret;
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::lifecycle::{AgentRequest, BoxRequest};
-use crate::net::egress::Wanted;
 use crate::refusal::Refusal;
+use icebox_net::headers::Wanted;
 
 /// Creates a box. The answer comes when it accepts work.
 #[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)))]

@@ -11,8 +11,8 @@ use crate::config::check_idle_seconds;
 use crate::db::Account;
 use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
 use crate::ids::{self, ENV_VARS_MAX};
-use crate::net::egress::{HeaderRules, Wanted};
 use crate::refusal::Refusal;
+use icebox_net::headers::{HeaderRules, Wanted};
 
 /// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
 const TTL_SECONDS_MAX: u64 = 259_200;
@@ -186,7 +186,8 @@ pub fn check_headers(wanted: &Wanted, has_network: bool) -> Result<Option<Header
         let text = "attach_headers need a network, and boxes of this Icebox have none (`[network] enabled = false`)";
         return Err(Refusal::Invalid(text.into()));
     }
-    HeaderRules::check(wanted).map(|rules| (!rules.is_empty()).then_some(rules))
+    let rules = HeaderRules::check(wanted).map_err(|wrong| Refusal::Invalid(format!("attach_headers: {wrong}")))?;
+    Ok((!rules.is_empty()).then_some(rules))
 }
 
 /// The policy that was asked for; if none was, everything, as far as there is a network.

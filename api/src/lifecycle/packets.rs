@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Lifecycle;
 use crate::boxes::{Entry, WorkKind};
-use crate::net::nflog::Event;
+use icebox_net::nflog::Event;
 
 impl Lifecycle {
     /// Does what packets ask for. Returns only if the firewall sends no events any more.

@@ -14,8 +14,8 @@ use tokio::sync::OnceCell;
 
 use crate::boxes::Entry;
 use crate::error::Error;
-use crate::net::namespace::Namespace;
-use crate::net::sockets::Sockets;
+use icebox_net::namespace::Namespace;
+use icebox_net::sockets::Sockets;
 
 /// How long a listener that is too busy to take a connection is waited for.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,7 +44,8 @@ pub(super) struct Dialler {
 impl Dialler {
     /// Connects to a port of a box that is awake.
     pub(super) async fn dial(&self, entry: &Arc<Entry>, port: u16) -> Result<TcpStream, NoDial> {
-        let sockets = self.sockets.get_or_try_init(Sockets::start).await.map_err(NoDial::Failed)?;
+        let sockets =
+            self.sockets.get_or_try_init(Sockets::start).await.map_err(|error| NoDial::Failed(error.into()))?;
         let namespace = namespace(entry)?;
         for address in LOOPBACK {
             let address = SocketAddr::new(address, port);
@@ -52,7 +53,7 @@ impl Dialler {
                 Ok(socket) => socket,
                 // A kernel without IPv6 has no such socket either.
                 Err(_) if address.is_ipv6() => return Err(NoDial::Silent),
-                Err(error) => return Err(NoDial::Failed(error)),
+                Err(error) => return Err(NoDial::Failed(error.into())),
             };
             let connecting = tokio::time::timeout(CONNECT_DEADLINE, socket.connect(address));
             let failed = match connecting.await {
@@ -85,5 +86,5 @@ fn namespace(entry: &Entry) -> Result<Namespace, NoDial> {
     if !entry.alive() || entry.view().incarnation.map(|init| init.pid) != Some(pid) {
         return Err(NoDial::Dead);
     }
-    opened.map_err(NoDial::Failed)
+    opened.map_err(|error| NoDial::Failed(error.into()))
 }

@@ -10,8 +10,8 @@ const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/c
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → domain`. What is not drawn is forbidden.
-const LAYERS: [(&str, &[&str]); 15] = [
-    ("daemon", &["boxes", "config", "db", "error", "http", "lifecycle", "metrics", "net", "public_urls", "runs"]),
+const LAYERS: [(&str, &[&str]); 13] = [
+    ("daemon", &["boxes", "config", "db", "error", "http", "lifecycle", "metrics", "public_urls", "runs"]),
     (
         "http",
         &[
@@ -26,22 +26,18 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "ledger",
             "lifecycle",
             "metrics",
-            "net",
             "public_urls",
             "refusal",
             "runs",
         ],
     ),
-    ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "net", "refusal"]),
-    ("lifecycle", &["boxes", "config", "db", "domain", "error", "ids", "metrics", "net", "refusal", "runs"]),
+    ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
+    ("lifecycle", &["boxes", "config", "db", "domain", "error", "ids", "metrics", "refusal", "runs"]),
     ("files", &["boxes", "refusal", "runs"]),
     ("runs", &["boxes", "clock", "config", "db", "domain", "error", "ids", "metrics", "refusal", "text"]),
-    ("boxes", &["clock", "config", "db", "domain", "error", "ids", "ledger", "metrics", "net", "refusal", "wire"]),
-    ("net", &["clock", "db", "error", "refusal", "wire"]),
-    // The names by which `net` knows the JSON types, as long as it lives in this crate.
-    ("wire", &["domain", "http"]),
-    ("metrics", &["domain", "net"]),
-    ("config", &["error", "net"]),
+    ("boxes", &["clock", "config", "db", "domain", "error", "ids", "ledger", "metrics", "refusal"]),
+    ("metrics", &["domain"]),
+    ("config", &["error"]),
     ("db", &["clock", "domain", "error", "ids", "ledger", "text"]),
     ("ledger", &["clock"]),
     ("refusal", &["error"]),
@@ -49,30 +45,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
 ];
 
 /// Files that need each other already. No other file may join a circle; take out of this list what no longer is in one.
-const KNOWN: [(&str, &[&str]); 5] = [
-    (
-        "api",
-        &[
-            "net/dns/judge.rs",
-            "net/dns/mod.rs",
-            "net/dns/question.rs",
-            "net/dns/reply.rs",
-            "net/dns/resolver.rs",
-            "net/dns/server.rs",
-            "net/egress/connection.rs",
-            "net/egress/http.rs",
-            "net/egress/mod.rs",
-            "net/firewall/element.rs",
-            "net/firewall/expr.rs",
-            "net/firewall/fixed.rs",
-            "net/firewall/mod.rs",
-            "net/firewall/rules.rs",
-            "net/firewall/ruleset.rs",
-            "net/firewall/sets.rs",
-            "net/leaving.rs",
-            "net/mod.rs",
-        ],
-    ),
+const KNOWN: [(&str, &[&str]); 4] = [
     (
         "api/net",
         &[

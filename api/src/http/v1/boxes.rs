@@ -147,7 +147,9 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
 /// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
-    Ok(axum::Json(app.boxes.network_of(&found.entry).await?))
+    let report = app.boxes.network_of(&found.entry).await?;
+    let (pair, policy) = (found.entry.view().pair, found.entry.settings().shown_policy());
+    Ok(axum::Json(BoxNetwork::new(pair, policy.into(), report)))
 }
 
 /// What the box uses now. Wakes nothing.
