@@ -193,6 +193,32 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The controllers of each v1 hierarchy that it is open in.
+    #[must_use]
+    pub fn v1_hierarchies(&self) -> Vec<Vec<Controller>> {
+        let mounts = self.hierarchy.v1_mounts();
+        self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
+    }
+
+    /// Gives it the memory limit of `parent` as its own. The parent's holds anyway; but many programs read the limit of
+    /// their own cgroup alone, and would take "none" for the whole machine.
+    ///
+    /// # Errors
+    /// Those of reading and writing the limit. Where memory is not controlled there is nothing to do.
+    pub fn show_memory_limit_of(&self, parent: &Self) -> Result<()> {
+        for (own, theirs, file) in [
+            (self.v1_dir(Controller::Memory), parent.v1_dir(Controller::Memory), "memory.limit_in_bytes"),
+            (self.unified.as_ref(), parent.unified.as_ref(), "memory.max"),
+        ] {
+            if let (Some(own), Some(theirs)) = (own, theirs)
+                && own.has(file)
+            {
+                own.write(file, theirs.read(file)?.trim())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {

@@ -170,7 +170,7 @@ impl BoxHandle {
         let parent = self.cgroup(&LEAF_V1)?;
         let name = leaf_name(run);
         let leaf = parent.leaf(&name, &LEAF_V1).map_err(self.fail(step))?;
-        let made = self.share_leaf(&leaf, step);
+        let made = self.share_leaf(&leaf, &parent, step);
         if made.is_err() {
             // The first error is the one to tell.
             let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
@@ -178,13 +178,15 @@ impl BoxHandle {
         made
     }
 
-    fn share_leaf(&self, leaf: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
+    fn share_leaf(&self, leaf: &Cgroup, parent: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
         // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
         // thing, which is no reason not to run anything there: the kernel then kills one process.
-        let whole = Limits { oom_group: true, ..Limits::default() };
+        // v1 charges the buffers of sockets to the box only from cgroups that ask for it.
+        let whole = Limits { oom_group: true, socket_memory_max_bytes: Some(-1), ..Limits::default() };
         leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
+        leaf.show_memory_limit_of(parent).map_err(self.fail(step))?;
         let unified =
             leaf.unified_fd().ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
         let unified = unified.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?;
