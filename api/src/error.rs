@@ -107,6 +107,22 @@ impl std::error::Error for Error {
     }
 }
 
+/// A failure of the boxes' network is this crate's error with the same parts.
+impl From<icebox_net::error::Error> for Error {
+    fn from(error: icebox_net::error::Error) -> Self {
+        use icebox_net::error::Cause as Of;
+        let (operation, subject, cause) = error.into_parts();
+        let cause = match cause {
+            Of::Io(cause) => Cause::Io(cause),
+            Of::Json(cause) => Cause::Json(cause),
+            Of::Invalid(expected) => Cause::Invalid(expected),
+            Of::WorkerEnded => Cause::WorkerEnded,
+            Of::Exhausted(what) => Cause::Exhausted(what),
+        };
+        Self::new(operation, subject, cause)
+    }
+}
+
 macro_rules! cause_from {
     ($($source:ty => $variant:ident),* $(,)?) => {
         $(impl From<$source> for Cause {

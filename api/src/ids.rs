@@ -184,14 +184,25 @@ pub fn is_blocked_env(name: &str) -> bool {
     ENV_BLOCKED.contains(&name)
 }
 
+/// Whether a shell can have a variable of this name (POSIX, "Environment Variables").
+#[must_use]
+pub fn is_env_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.len() <= ENV_NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(|first| fits(first) && !first.is_ascii_digit())
+        && name.bytes().all(fits)
+}
+
 /// Checks one environment variable.
 pub fn check_env(name: &str, value: &str) -> Result<(), String> {
     if is_blocked_env(name) {
         return Err(format!("the environment variable {name} cannot be set"));
     }
-    if name.is_empty() || name.len() > ENV_NAME_BYTES_MAX || name.bytes().any(|byte| byte == b'=' || byte == 0) {
+    if !is_env_name(name) {
+        let shown: String = name.chars().take(40).collect();
         return Err(format!(
-            "the name of an environment variable must have 1 to {ENV_NAME_BYTES_MAX} bytes, without '=' and NUL"
+            "'{shown}' is no name for an environment variable: 1 to {ENV_NAME_BYTES_MAX} letters, digits and '_', not \
+             beginning with a digit"
         ));
     }
     if value.len() > ENV_VALUE_BYTES_MAX || value.bytes().any(|byte| byte == 0) {
@@ -272,8 +283,11 @@ mod tests {
         for name in ENV_BLOCKED {
             assert!(check_env(name, "x").is_err());
         }
-        assert!(check_env("A=B", "x").is_err());
-        assert!(check_env("", "x").is_err());
+        for name in ["A=B", "", "A B", "1A", "a-b", "a.b", "ü", "A\0"] {
+            let text = check_env(name, "x").expect_err("no name");
+            assert!(text.contains(name), "{text}");
+        }
+        assert!(check_env("_a1", "x").is_ok());
         assert!(check_env("A", "x\0y").is_err());
         assert!(check_env("A", "").is_ok());
     }

@@ -1,29 +1,22 @@
-//! The Icebox HTTP API: box records, verbs, idle and wake, billing, HTTP, and the command line.
+//! The Icebox HTTP API: box records, verbs, idle and wake, billing and HTTP.
 //!
 //! This crate decides; it never clones a process, writes a cgroup file or opens a path inside a box with its own hands:
 //! that is `icebox-shim`'s and `icebox-rootfs`'s part.
 
 pub mod boxes;
-pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod db;
 pub mod domain;
 pub mod error;
+pub mod files;
 pub mod http;
 pub mod ids;
 pub mod ledger;
+pub mod lifecycle;
 pub mod metrics;
-pub mod net;
-pub mod preview;
+pub mod public_urls;
 pub mod refusal;
 pub mod runs;
 pub mod text;
-
-/// The wire types under the name by which `net` and `cli` know them.
-pub mod wire {
-    pub use crate::domain::{LogLevel, LogSource};
-    pub use crate::http::v1::wire::*;
-    pub use crate::http::v2::wire::*;
-}

@@ -15,9 +15,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::RunState;
-use crate::net::dns::DnsCounters;
-use crate::net::egress::EgressCounters;
-use crate::net::firewall::Counters;
+use icebox_net::dns::DnsCounters;
+use icebox_net::egress::EgressCounters;
+use icebox_net::firewall::Counters;
 
 /// Upper bounds in seconds: from a wake (tenths of milliseconds) to a slow request.
 const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
@@ -69,6 +69,7 @@ pub struct Metrics {
     swap_bytes: Gauge,
     stalled_seconds: Family<StallLabels, Counter<f64, AtomicU64>>,
     connections: Gauge,
+    passed: Family<NetLabels, Counter>,
     net_sent: Family<NetLabels, Counter>,
     net_received: Family<NetLabels, Counter>,
     net_refused: Family<NetLabels, Counter>,
@@ -100,6 +101,7 @@ impl Default for Metrics {
             swap_bytes: Gauge::default(),
             stalled_seconds: Family::default(),
             connections: Gauge::default(),
+            passed: Family::default(),
             net_sent: Family::default(),
             net_received: Family::default(),
             net_refused: Family::default(),
@@ -135,6 +137,8 @@ impl Metrics {
         ] {
             registry.register_with_unit(name, help, Unit::Bytes, family.clone());
         }
+        let passed = self.passed.clone();
+        registry.register_with_unit("box_passed", "What the daemon has passed on for a box", Unit::Bytes, passed);
         registry.register(
             "box_refused_packets",
             "Packets that the firewall has refused a box",
@@ -233,6 +237,16 @@ impl Metrics {
         }
     }
 
+    /// What the daemon has passed on for each box: output, downloads, public URLs. Boxes that are not in the list are
+    /// left out from now on.
+    pub fn set_passed(&self, boxes: &[(String, u64)]) {
+        self.passed.clear();
+        for (box_id, bytes) in boxes {
+            let labels = NetLabels { box_id: box_id.clone() };
+            self.passed.get_or_create(&labels).inner().store(*bytes, Ordering::Relaxed);
+        }
+    }
+
     /// What the proxies have done.
     pub fn set_proxies(&self, dns: &DnsCounters, egress: &EgressCounters) {
         self.dns_questions.inner().store(dns.questions, Ordering::Relaxed);
@@ -274,14 +288,16 @@ mod tests {
         let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
         let io = Some(Pressure { some: stall, full: Stall::default() });
         metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });
-        let sent = crate::net::firewall::Count { packets: 1, bytes: 77 };
+        let sent = icebox_net::firewall::Count { packets: 1, bytes: 77 };
         let counters = Counters { sent, ..Counters::default() };
         metrics.set_box_networks(&[("a".to_owned(), counters, 3), ("gone".to_owned(), counters, 0)]);
         metrics.set_box_networks(&[("a".to_owned(), counters, 3)]);
+        metrics.set_passed(&[("a".to_owned(), 99)]);
         let text = metrics.text(&[("idle", 2)]);
         assert!(!text.contains("gone"), "{text}");
         for part in [
             "icebox_box_sent_bytes_total{box_id=\"a\"} 77",
+            "icebox_box_passed_bytes_total{box_id=\"a\"} 99",
             "icebox_box_denials_total{box_id=\"a\"} 3",
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
             "icebox_boxes{status=\"idle\"} 2",

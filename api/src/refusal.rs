@@ -32,6 +32,8 @@ pub enum Refusal {
     Unavailable(String),
     /// Storage is full.
     NoSpace(String),
+    /// The client sent its body too slowly.
+    TooSlow(String),
     /// It took too long.
     Timeout(String),
     /// A part of the public API that this version does not have.
@@ -45,6 +47,15 @@ impl Refusal {
     #[must_use]
     pub fn unknown_box(id: &str) -> Self {
         Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
+    }
+
+    /// The refusal with everything behind it, for the log of the daemon.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Failed(error) => error.chain(),
+            other => other.to_string(),
+        }
     }
 
     /// The disk of the data directory is full.
@@ -73,6 +84,7 @@ impl fmt::Display for Refusal {
             | Self::Limit(text)
             | Self::Unavailable(text)
             | Self::NoSpace(text)
+            | Self::TooSlow(text)
             | Self::Timeout(text)
             | Self::NotYet(text) => f.write_str(text),
         }
@@ -105,10 +117,16 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<icebox_net::error::Error> for Refusal {
+    fn from(error: icebox_net::error::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 /// What a box answered to an operation of its owner (a file, a command): the text may be shown.
 impl From<icebox_shim::Error> for Refusal {
     fn from(error: icebox_shim::Error) -> Self {
-        let mut text = error.report();
+        let mut text = without_errno(&error.report());
         if let (true, Some(reason)) = (error.causes().is_empty(), reason_of(error.kind())) {
             text = format!("{text}: {reason}");
         }
@@ -123,10 +141,28 @@ impl From<icebox_shim::Error> for Refusal {
             ErrorKind::TooLarge => Self::TooLarge(text),
             ErrorKind::Limit => Self::Limit(text),
             ErrorKind::Timeout | ErrorKind::FreezeTimeout => Self::Timeout(text),
+            ErrorKind::Unreachable => Self::Unavailable(
+                "the control socket of the box has been removed from the host's run directory: `icebox restart BOX` starts \
+                 the box again on its disk"
+                    .into(),
+            ),
             ErrorKind::Gone => Self::Unavailable("the box stopped during the request; try again".into()),
             _ => Self::Failed(Error::new("use the box", "", error)),
         }
     }
+}
+
+/// The text of an operating system error without its number, which says nothing to a client.
+#[must_use]
+pub fn without_errno(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        plain.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Why, for refusals that the box gives without a cause from the kernel.

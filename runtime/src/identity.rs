@@ -1,16 +1,22 @@
 //! Which process is which. A pid alone proves nothing: the start time guards against reuse, the boot id against a
 //! reboot.
 
+use std::sync::OnceLock;
 use std::{fs, io};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The kernel's name for this boot (random(4)).
+/// The kernel's name for this boot (random(4)). It is read once in the life of the process.
 ///
 /// # Errors
 /// If /proc is not there.
-pub fn boot_id() -> io::Result<String> {
-    fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned())
+pub fn boot_id() -> io::Result<&'static str> {
+    static READ: OnceLock<String> = OnceLock::new();
+    if let Some(id) = READ.get() {
+        return Ok(id);
+    }
+    let id = fs::read_to_string(BOOT_ID)?.trim().to_owned();
+    Ok(READ.get_or_init(|| id))
 }
 
 /// State letter and start time in clock ticks since boot of a process (proc_pid_stat(5), fields 3 and 22); `None` if
@@ -57,8 +63,8 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let (_, start) = state_and_start(pid).unwrap();
         let boot = boot_id().unwrap();
-        assert!(alive(pid, start, &boot));
-        assert!(!alive(pid, start + 1, &boot));
+        assert!(alive(pid, start, boot));
+        assert!(!alive(pid, start + 1, boot));
         assert!(!alive(pid, start, "another boot"));
     }
 }

@@ -15,6 +15,7 @@ pub mod launch;
 pub mod plan;
 pub mod sealed;
 pub mod seccomp;
+pub mod stdio;
 mod step;
 
 pub use error::{Error, Kind, Result};

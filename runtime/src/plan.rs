@@ -29,7 +29,7 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// NIS domain name in a new uts namespace.
     pub domainname: Option<String>,
-    /// Kernel parameters below `/proc/sys`, written as `net.ipv4.ip_forward` = value.
+    /// Kernel parameters, name and value. [`sysctl_path`] reads the names.
     pub sysctls: Vec<(String, String)>,
     /// `oom_score_adj` of the first process (proc(5)).
     pub oom_score_adj: Option<i32>,
@@ -40,6 +40,31 @@ pub struct Plan {
     /// Wait for a connection on a `start` socket before `execve` (OCI create and start). The executor's caller passes
     /// the listening socket; without it the process runs at once.
     pub wait_for_start: bool,
+}
+
+/// The path below `/proc/sys` of a kernel parameter, as sysctl.d(5) reads names: the separator that comes first
+/// separates, the other one stands for itself. `net.ipv4.conf.v/1.forwarding` and `net/ipv4/conf/v.1/forwarding` are the
+/// same file. `None` if that is no path to a file below `/proc/sys`.
+#[must_use]
+pub fn sysctl_path(name: &str) -> Option<String> {
+    let separator = name.chars().find(|c| matches!(c, '.' | '/'))?;
+    let path: String = match separator {
+        '/' => name.to_owned(),
+        _ => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+    };
+    let good = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\0');
+    good.then_some(path)
 }
 
 /// What becomes of each namespace.
@@ -168,7 +193,7 @@ pub enum MountSource {
         /// With the mounts below it.
         recursive: bool,
     },
-    /// A read-only file with this text, in a file system of its own: no path of the host is behind it.
+    /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
     /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host, and with a leaf
     /// cgroup, the v1 hierarchies that the container has a cgroup in beside it. Passed over on a host without cgroup2.

@@ -38,6 +38,8 @@ pub enum ErrorKind {
     FreezeTimeout,
     /// The init is dead or not reachable.
     Gone,
+    /// The box's control socket is not there any more: only a restart of the box helps.
+    Unreachable,
     /// A limit on a number of things is reached (processes, runs, connections).
     Limit,
     /// A resource limit cannot be enforced on this machine.
@@ -55,13 +57,13 @@ impl ErrorKind {
             libc::ENOTDIR => Self::NotADirectory,
             libc::EISDIR => Self::IsADirectory,
             libc::EACCES | libc::EPERM | libc::EROFS => Self::PermissionDenied,
-            libc::EEXIST => Self::AlreadyExists,
+            libc::EEXIST | libc::EBUSY | libc::ETXTBSY => Self::AlreadyExists,
             libc::ENOTEMPTY => Self::NotEmpty,
             libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
             libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC | libc::EXDEV => Self::InvalidInput,
             libc::E2BIG | libc::EFBIG => Self::TooLarge,
             libc::ETIMEDOUT => Self::Timeout,
-            libc::EAGAIN | libc::EMFILE | libc::ENFILE => Self::Limit,
+            libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM => Self::Limit,
             libc::ECONNREFUSED | libc::ECONNRESET | libc::EPIPE => Self::Gone,
             _ => Self::Internal,
         }
@@ -109,6 +111,21 @@ impl Error {
             (None, _) => ErrorKind::Internal,
         };
         Self::new(kind, step, subject).because(cause)
+    }
+
+    /// An error of the init's own work, in which the client named nothing: what is missing or not allowed there is not
+    /// the client's, so it is `Limit`, `NoSpace` or `Internal`, never `NotFound` or `PermissionDenied`.
+    pub fn own(
+        step: impl Into<Cow<'static, str>>,
+        subject: impl fmt::Display,
+        cause: impl Into<std::io::Error>,
+    ) -> Self {
+        let error = Self::io(step, subject, cause);
+        let kind = match error.kind() {
+            kind @ (ErrorKind::Limit | ErrorKind::NoSpace | ErrorKind::Timeout) => kind,
+            _ => ErrorKind::Internal,
+        };
+        error.with_kind(kind)
     }
 
     /// The same error with a cause.

@@ -32,7 +32,7 @@ pub struct BoxSpec {
     pub cores: f64,
     /// Memory limit.
     pub memory_bytes: u64,
-    /// Most processes and threads.
+    /// Most processes and threads of all its runs together.
     pub pids_max: u64,
     /// What the operator wants of every box.
     pub limits: HostLimits,
@@ -122,6 +122,12 @@ pub struct Launched {
     /// How long each step took, in microseconds.
     pub steps: Vec<(String, u64)>,
 }
+
+/// The cgroup of all runs of a box, which limits their processes, so that some are kept for the init. Where pids is a v1
+/// controller it is in that hierarchy only; else the leaves of the runs are in it.
+pub(crate) const RUNS_GROUP: &str = "runs";
+/// Processes of a box that runs cannot take: the init, its file workers, and what it is just starting.
+pub(crate) const PIDS_RESERVE: u64 = 96;
 
 /// The programs a launch needs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,18 +12,21 @@ use std::os::unix::fs::{
 };
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use icebox_runtime::cgroup::{Cgroup, Controller, Limits, Unenforced};
 use icebox_runtime::launch::{Child, Inherit, launch};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
-use crate::launch::{BoxSpec, Launched};
+use crate::launch::{BoxSpec, Launched, RUNS_GROUP};
 use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 use crate::translate;
 
 const READ_BYTES: usize = 16 * 1024;
+/// For a box that could not be set up: to end and to lose its cgroup.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The whole program: returns the exit code.
 #[must_use]
@@ -105,11 +108,41 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
         start_socket: None,
     };
     let child = launch(&plan, inherit).map_err(|error| from_runtime(&error))?;
+    if let Some(cgroup) = &child.cgroup
+        && let Err(error) = limit_runs(cgroup, spec)
+    {
+        let _ = cgroup.kill();
+        let _ = cgroup.remove(REMOVE_DEADLINE);
+        return Err(error);
+    }
     report(spec, &child, &[("prepare", prepared), ("launch", began.elapsed() - prepared)])
 }
 
+/// Makes the cgroup of all runs, which leaves some processes to the init.
+fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
+    let failed = |e: icebox_runtime::cgroup::Error| {
+        let kind = match e.kind {
+            icebox_runtime::cgroup::ErrorKind::Unenforced(_) => ErrorKind::Unenforced,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind, "limit processes of runs", &spec.cgroup).because(e)
+    };
+    let most = i64::try_from(spec.pids_max).unwrap_or(i64::MAX);
+    let limits = Limits { pids_max: Some(most), ..Limits::default() };
+    let unenforced = if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse };
+    let group = match cgroup.v1_child(RUNS_GROUP, Controller::Pids).map_err(failed)? {
+        Some(group) => group,
+        None => {
+            let group = cgroup.leaf(RUNS_GROUP, &[Controller::Memory]).map_err(failed)?;
+            group.enable_leaf_controllers().map_err(failed)?;
+            group
+        }
+    };
+    group.apply(&limits, unenforced).map(drop).map_err(failed)
+}
+
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
-    let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?;
+    let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?.to_owned();
     let inode = match &child.cgroup {
         Some(cgroup) => {
             cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?

@@ -13,6 +13,7 @@ pub mod handle;
 pub mod init;
 pub mod launch;
 pub mod launcher;
+pub mod names;
 pub mod protocol;
 pub mod sudo;
 #[allow(unsafe_code)]

@@ -15,7 +15,7 @@ use icebox_runtime::plan::{
 use icebox_runtime::seccomp::{compile, profile};
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::{BoxSpec, HostLimits, box_open_files};
+use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -34,9 +34,9 @@ const OOM_SCORE_ADJ: i32 = 200;
 const INIT_LEAF: &str = "init";
 /// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup that nobody has set up.
 const CPU_WEIGHT_PER_CORE: f64 = 100.0;
-/// Leaves of runs are directly below the box and have nothing below them. A box cannot make cgroups (its view of them is
-/// read-only): this holds if it ever can.
-const CGROUP_DEPTH_MAX: u32 = 1;
+/// Leaves of runs are below the cgroup of all runs and have nothing below them. A box cannot make cgroups (its view of
+/// them is read-only): this holds if it ever can.
+const CGROUP_DEPTH_MAX: u32 = 2;
 /// Leaves: one per run that has a process left, which the limit of processes bounds, and as many again that have ended
 /// and are not removed yet.
 const CGROUPS_PER_PROCESS: u64 = 2;
@@ -167,7 +167,13 @@ fn overlay(spec: &BoxSpec) -> Overlay {
         volume: spec.volume_device.clone(),
         volume_fstype: "ext4".to_owned(),
         // `discard` gives freed blocks back to the host's file system, so that storage is billed for what is there.
-        volume_options: vec![("errors".to_owned(), Some("remount-ro".to_owned())), ("discard".to_owned(), None)],
+        // Without the prefetch of bitmaps the kernel has no work for its thread `ext4lazyinit` at each mount: the
+        // template's inode tables are complete.
+        volume_options: vec![
+            ("errors".to_owned(), Some("remount-ro".to_owned())),
+            ("discard".to_owned(), None),
+            ("no_prefetch_block_bitmaps".to_owned(), None),
+        ],
         mount_point: mount_point(spec),
     }
 }
@@ -184,7 +190,7 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         filesystem(
             "/dev/pts",
             "devpts",
-            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=256",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5,max=64",
             MountAttributes { nodev: false, ..strict },
         ),
         filesystem("/dev/shm", "tmpfs", &format!("mode=1777,size={shm_bytes}"), strict),
@@ -204,9 +210,10 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         ),
         // A running box has no swap, whatever the host has.
         text("/proc/swaps", NO_SWAP.to_owned(), readonly),
-        text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), readonly),
+        // Root of the box may add to these two, as in Docker; they are new at each start.
+        text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), strict),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
-        text("/etc/resolv.conf", resolv_conf(spec), readonly),
+        text("/etc/resolv.conf", resolv_conf(spec), strict),
     ];
     if let Some(cpus) = &spec.limits.cpuset_cpus {
         list.push(text(CPUS_ONLINE, format!("{cpus}\n"), readonly));
@@ -262,7 +269,7 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
             // Until it is asleep: see `handle::cgroup`.
             memory_swap_max_bytes: Some(0),
             socket_memory_max_bytes: Some((memory / SOCKET_MEMORY_SHARE).min(SOCKET_MEMORY_BYTES_MAX)),
-            pids_max: Some(i64::try_from(spec.pids_max).map_err(|_| bad("pids_max"))?),
+            pids_max: Some(i64::try_from(spec.pids_max + PIDS_RESERVE).map_err(|_| bad("pids_max"))?),
             cpuset_cpus: spec.limits.cpuset_cpus.clone(),
             io_max: io_max(&spec.limits, disk)?,
             devices: device_rules(),
@@ -382,11 +389,11 @@ mod tests {
         assert_eq!(plan.process.capabilities.bounding.count_ones(), 8);
         assert_eq!((plan.process.capabilities.inheritable, plan.process.capabilities.ambient), (0, 0));
         let limits = &plan.cgroup.as_ref().unwrap().limits;
-        assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1024)));
+        assert_eq!((limits.cpu_quota_us, limits.pids_max), (Some(150_000), Some(1120)));
         assert!(!limits.devices[0].allow, "the first rule denies everything");
         assert_eq!((limits.cpu_weight, limits.memory_swap_max_bytes), (Some(150), Some(0)));
         assert_eq!((limits.memory_high_bytes, limits.io_max.len(), &limits.cpuset_cpus), (None, 0, &None));
-        assert_eq!(limits.unified["cgroup.max.depth"], "1");
+        assert_eq!(limits.unified["cgroup.max.depth"], "2");
     }
 
     #[test]
@@ -406,11 +413,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mounted_volume_gives_the_kernel_no_work() {
+        let overlay = overlay(&spec());
+        let options: Vec<&str> = overlay.volume_options.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(options.contains(&"no_prefetch_block_bitmaps"), "{options:?}");
+    }
+
+    #[test]
     fn nothing_of_the_host_is_writable() {
         for mount in plan(&spec(), any_fd(), None).unwrap().mounts {
             assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
+            if matches!(mount.source, MountSource::Cgroup2) {
+                assert!(mount.attributes.readonly, "{}", mount.target.display());
+            }
             if matches!(mount.source, MountSource::Text(_) | MountSource::Cgroup2) {
-                assert!(mount.attributes.readonly && mount.attributes.nosuid, "{}", mount.target.display());
+                assert!(mount.attributes.nosuid && mount.attributes.nodev, "{}", mount.target.display());
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use boxed::TestBox;
 use common::{PATIENCE, collect, eventually};
+use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
 use icebox_shim::ErrorKind;
 use icebox_shim::handle::{BoxHandle, ExitStatus, RunEvent, Scope, Winsize};
 
@@ -61,9 +62,9 @@ async fn priv_a_background_child_keeps_its_leaf_until_the_sweep() {
     let number = request.run;
     collect(b.handle.exec(request).await.unwrap()).await;
     b.handle.finish(number).unwrap();
-    assert_eq!(b.handle.sweep_leaves().unwrap(), 0);
+    assert_eq!(b.handle.sweep_leaves(|_| false).unwrap(), 0);
     b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
-    eventually("the leaf can be swept", || b.handle.sweep_leaves().unwrap() == 1).await;
+    eventually("the leaf can be swept", || b.handle.sweep_leaves(|_| false).unwrap() == 1).await;
     let gone = b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
@@ -139,6 +140,26 @@ async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
 }
 
 #[tokio::test]
+async fn priv_root_of_the_box_adds_to_hosts_and_resolv_conf() {
+    let b = TestBox::start().await;
+    let script = "sudo sh -c 'echo \"127.0.0.1 db.test\" >>/etc/hosts && echo \"search x.test\" >>/etc/resolv.conf'; \
+                  tail -n1 /etc/hosts /etc/resolv.conf; echo x 2>/dev/null >>/etc/hosts || echo denied; \
+                  sudo sh -c 'echo x >>/etc/hostname' 2>/dev/null || echo fixed; sudo sh -c 'echo s >/dev/stdout'";
+    let output = b.sh(script).await;
+    let text = output.text();
+    for line in ["127.0.0.1 db.test", "search x.test", "denied", "fixed", "s"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text} {}", output.errors());
+    }
+}
+
+#[tokio::test]
+async fn priv_the_control_socket_that_is_gone_is_told_apart() {
+    let b = TestBox::start().await;
+    std::fs::remove_file(b.spec.run_dir.join("ctl.sock")).unwrap();
+    assert_eq!(b.handle.hello(PATIENCE).await.unwrap_err().kind(), ErrorKind::Unreachable);
+}
+
+#[tokio::test]
 async fn priv_a_terminal_in_a_box() {
     let b = TestBox::start().await;
     let mut request = b.request(&["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); echo ok > /dev/tty"]);
@@ -159,15 +180,71 @@ async fn priv_out_of_processes_is_a_limit_and_passes() {
             Err(e) => break e,
         }
     };
-    assert_eq!(numbers.len(), 19);
+    assert_eq!(numbers.len(), 20);
     assert_eq!(refused.kind(), ErrorKind::Limit, "{}", refused.report());
-    let file = b.handle.file_list("/").await.unwrap_err();
-    assert_eq!(file.kind(), ErrorKind::Limit, "{}", file.report());
+    assert!(refused.report().contains("as many processes and threads as it may have"), "{}", refused.report());
+    b.handle.file_list("/").await.expect("the init has processes in reserve");
     for number in numbers {
         b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
     }
     eventually("there is room again", || b.handle.usage().unwrap().pids == 1).await;
     assert_eq!(b.sh("echo ok").await.text(), "ok\n");
+}
+
+/// Takes every process that runs may have, and holds them: only SIGKILL ends them.
+const STORM: &str = "trap '' TERM HUP; (while :; do sleep 1000 & done) 2>/dev/null; while :; do :; done";
+
+#[tokio::test]
+async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
+    let b = TestBox::start_with(|spec| spec.pids_max = 40).await;
+    // A shell of the storm ends when it cannot fork, so a few of the 40 may be free again.
+    let full = || b.handle.usage().unwrap().pids >= 36;
+    // In the background of a run that has ended: killed by the host.
+    let request = b.request(&["/bin/sh", "-c", &format!("({STORM}) & exit 0")]);
+    let number = request.run;
+    collect(b.handle.exec(request).await.unwrap()).await;
+    eventually("the storm is there", full).await;
+    for _ in 0..20 {
+        b.handle.file_list("/").await.expect("files in a storm");
+        if let Err(error) = b.handle.exec(b.request(&["/bin/true"])).await {
+            assert_eq!(error.kind(), ErrorKind::Limit, "{}", error.report());
+        }
+    }
+    assert!(b.handle.has_processes(number).await.unwrap());
+    b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
+    eventually("only the init is left", || b.handle.usage().unwrap().pids == 1).await;
+    assert!(!b.handle.has_processes(number).await.unwrap());
+    // One whose time is up, and one that its client leaves: killed by the init.
+    let mut request = b.request(&["/bin/sh", "-c", STORM]);
+    request.timeout_ms = Some(300);
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert!(output.exit.unwrap().timed_out);
+    eventually("only the init is left", || b.handle.usage().unwrap().pids == 1).await;
+    let mut request = b.request(&["/bin/sh", "-c", &format!("(setsid sh -c \"{STORM}\") & exit 3")]);
+    request.kill_on_disconnect = true;
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert_eq!(output.code(), 3);
+    eventually("what a session left has gone with it", || b.handle.usage().unwrap().pids == 1).await;
+}
+
+#[tokio::test]
+async fn priv_the_sweep_leaves_alone_what_is_being_started() {
+    let b = TestBox::start().await;
+    b.sh("true").await;
+    // The moment between the making of a leaf and the fork into it.
+    let request = b.request(&["/bin/echo", "ok"]);
+    let number = request.run;
+    let hierarchy = Hierarchy::probe().unwrap();
+    let parent = [format!("{}/runs", b.spec.cgroup), b.spec.cgroup.clone()]
+        .into_iter()
+        .find_map(|path| Cgroup::open(&hierarchy, &CgroupPath::new(path).unwrap(), &[Controller::Memory]).unwrap());
+    parent.unwrap().leaf(&format!("run-{number}"), &[Controller::Memory]).unwrap();
+    b.handle.sweep_leaves(|run| run == number).unwrap();
+    assert_eq!(b.handle.last_leaf().await.unwrap(), number, "the leaf was swept away under its start");
+    assert_eq!(collect(b.handle.exec(request).await.unwrap()).await.text(), "ok\n");
+    // Its usage is not read yet.
+    b.handle.sweep_leaves(|run| run == number).unwrap();
+    assert!(b.handle.finish(number).unwrap().cpu_ns > 0);
 }
 
 #[tokio::test]

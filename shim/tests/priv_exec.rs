@@ -186,6 +186,32 @@ async fn priv_stdin_reaches_the_program_and_ends() {
 }
 
 #[tokio::test]
+async fn priv_a_program_may_open_its_streams_again() {
+    let init = Init::start();
+    for user in ["1000", "0", "1234"] {
+        let script =
+            "echo a >/dev/stdout; echo b >/proc/self/fd/1; echo c >/dev/stderr; cat /dev/stdin; cat </proc/self/fd/0";
+        let mut request = init.shell(script);
+        request.user = Some(user.to_owned());
+        request.stdin = true;
+        let (mut events, mut input) = init.handle.exec(request).await.unwrap().split();
+        input.write(b"in\n").await.unwrap();
+        input.close().await.unwrap();
+        let mut output = Output::default();
+        while let Some(event) = events.next().await.unwrap() {
+            output.take(event);
+        }
+        assert_eq!((output.text().as_str(), output.errors().as_str()), ("a\nb\nin\n", "c\n"), "{user}");
+        let mut request =
+            init.shell("echo t >/dev/tty; echo o >/dev/stdout; cat </dev/null >/dev/tty; test -t 1 </dev/stdin");
+        request.user = Some(user.to_owned());
+        request.tty = Some(Winsize { rows: 24, cols: 80 });
+        let output = init.finish(request).await;
+        assert_eq!((output.text().as_str(), output.code()), ("t\r\no\r\n", 0), "{user}");
+    }
+}
+
+#[tokio::test]
 async fn priv_without_stdin_there_is_an_empty_one() {
     let init = Init::start();
     assert_eq!(init.run("wc -c").await.text().trim(), "0");
@@ -288,6 +314,15 @@ async fn priv_a_signal_to_the_tree_reaches_the_children() {
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     let bad = init.handle.signal(number, 1000, Scope::Leader).await.unwrap_err();
     assert_eq!(bad.kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn priv_jobs_of_a_session_go_when_its_shell_has_exited() {
+    let init = Init::start();
+    let mut request = init.shell("sleep 1000 & trap '' HUP; sleep 1000 & exit 3");
+    request.kill_on_disconnect = true;
+    assert_eq!(init.finish(request).await.code(), 3);
+    eventually("the jobs are gone", || init.children().is_empty()).await;
 }
 
 #[tokio::test]

@@ -149,6 +149,15 @@ async fn priv_special_files_are_refused_and_never_waited_for() {
     }
     assert_eq!(kind(read(&init, "/").await), ErrorKind::IsADirectory);
     assert!(!read(&init, "/proc/self/status").await.unwrap().is_empty());
+    // What is announced is what comes, where stat says 0 (procfs) or a page (sysfs), too.
+    for file in ["/proc/self/status", "/proc/version", "/sys/kernel/notes", "/sys/kernel/uevent_seqnum"] {
+        let reader = init.handle.file_read(file, None).await.unwrap();
+        let size = reader.size;
+        assert_eq!(content(reader).await.unwrap().len() as u64, size, "{file}");
+        assert!(size > 0, "{file}");
+    }
+    let range = init.handle.file_read("/proc/version", Some((6, 7))).await.unwrap();
+    assert_eq!(content(range).await.unwrap(), b"version");
 }
 
 #[tokio::test]
@@ -187,8 +196,15 @@ async fn priv_listing_is_sorted_and_shows_links_as_links() {
     std::fs::write(init.work().join(odd), "").unwrap();
     let entries = init.handle.file_list(&init.path("")).await.unwrap();
     let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-    assert_eq!(names, [".hidden", "a", "b", "bad\u{fffd}\nname", "dir", "link", "ü"]);
+    assert_eq!(names, [".hidden", "a", "b", "bad\u{efff}\nname", "dir", "link", "ü"]);
     let by_name = |name: &str| entries.iter().find(|e| e.name == name).unwrap();
+    // What the list gives is taken back.
+    std::os::unix::fs::chown(init.work().join(odd), Some(1000), Some(1000)).unwrap();
+    let odd = by_name("bad\u{efff}\nname").path.clone();
+    write(&init, &odd, b"odd").await.unwrap();
+    assert_eq!(read(&init, &odd).await.unwrap(), b"odd");
+    init.handle.file_rename(&odd, &format!("{odd}\u{ef80}")).await.unwrap();
+    init.handle.file_remove(&format!("{odd}\u{ef80}"), false).await.unwrap();
     assert!(by_name("dir").is_dir && !by_name("link").is_dir);
     assert_eq!((by_name("ü").size, by_name("a").path.as_str()), (2, init.path("a").as_str()));
     assert!(by_name("a").modified.0 > 1_500_000_000);
@@ -230,6 +246,10 @@ async fn priv_stat_mkdir_rename() {
     assert_eq!(target.inode, std::fs::metadata(&file).unwrap().ino());
     handle.file_rename(&file, &init.path("dir/moved")).await.unwrap();
     assert_eq!(std::fs::read(init.path("dir/moved")).unwrap(), b"12345");
+    for bad in ["/", "/..", &format!("{dir}/.."), &format!("{dir}/.")] {
+        assert_eq!(kind(handle.file_rename(bad, &file).await), ErrorKind::InvalidInput, "{bad}");
+        assert_eq!(kind(handle.file_rename(&dir, bad).await), ErrorKind::InvalidInput, "{bad}");
+    }
     assert_eq!(kind(handle.file_rename(&file, &dir).await), ErrorKind::NotFound);
     assert_eq!(kind(handle.file_rename(&init.path("x"), &dir).await), ErrorKind::NotEmpty);
     assert_eq!(kind(handle.file_stat(&init.path("link"), true).await), ErrorKind::NotFound);
@@ -320,4 +340,16 @@ async fn priv_file_work_leaves_no_process_and_no_memory() {
     assert_eq!(init.run("echo ok").await.text(), "ok\n");
     drop(stuck);
     eventually("all workers are reaped", || init.children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn priv_a_file_that_shrinks_while_it_is_read_is_an_error() {
+    let init = Init::start();
+    let path = init.path("f");
+    write(&init, &path, &vec![7; 8_000_000]).await.unwrap();
+    let reader = init.handle.file_read(&path, None).await.unwrap();
+    // The reader has not taken it: most of the file is not read yet.
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(10).unwrap();
+    let error = content(reader).await.unwrap_err();
+    assert!(error.report().contains("became shorter"), "{}", error.report());
 }

@@ -91,6 +91,13 @@ await step("exec.stream", async () => {
   assert.equal(exit.exitCode, 5);
   assert.ok(exit.cpuNs > 0, `cpu_ns is ${exit.cpuNs}`);
   assert.equal(stream.status, "failed");
+  // Nothing is added to output that ends in the middle of a line, and no character is cut.
+  const odd = await box.exec.stream("printf 'a→€🎉'");
+  let text = "";
+  for await (const chunk of odd) if (chunk.type === "output") text += chunk.data;
+  assert.equal(text, "a→€🎉");
+  assert.equal(odd.result, "a→€🎉");
+  assert.equal(odd.exitCode, 0);
 });
 
 await step("exec.stream arrives while it runs", async () => {
@@ -269,9 +276,14 @@ await step("public URLs", async () => {
 });
 
 await step("cancel", async () => {
-  const stream = await box.exec.stream("sleep 1000");
-  await stream.cancel(); // a run id that the server never told
-  assert.equal(stream.status, "cancelled");
+  // A run id that the server never told. This client keeps the connection: only the server can end the loop.
+  const stream = await box.exec.stream("sleep 4711");
+  const reading = (async () => {
+    for await (const chunk of stream) if (chunk.type === "exit") return chunk.exitCode;
+  })();
+  await stream.cancel();
+  assert.equal(await reading, 143);
+  assert.notEqual((await box.exec.command("ps -eo args | grep '[s]leep 4711'")).exitCode, 0);
 });
 
 await step("errors", async () => {
@@ -283,6 +295,7 @@ await step("errors", async () => {
   await refused(Box.create({ name: "no spaces/or slashes" }), [400]);
   await refused(box._request("POST", `/v2/box/${box.id}/exec`, { body: { command: "not an argv" } }), [400]);
   await refused(box._request("POST", `/v2/box/${box.id}/exec`, { body: { command: [] } }), [400]);
+  await refused(box._request("POST", `/v2/box/${box.id}/exec`, { body: { command: ["x".repeat(20_000_000)] } }), [413]);
   await refused(Box.delete({ boxIds: [] }), [400]);
 });
 

@@ -77,6 +77,10 @@ def exec_stream():
     assert "line 1\nline 2\nline 3\n" in output, output
     assert exit_chunk.exit_code == 4 and exit_chunk.cpu_ns > 0
     assert run.status == "failed"
+    # Nothing is added to output that ends in the middle of a line, and no character is cut.
+    odd = box.exec.stream("printf 'a→€🎉'")
+    assert "".join(c.data for c in odd if c.type == "output") == "a→€🎉"
+    assert odd.exit_code == 0
     code = box.exec.stream_code(lang="python", code="print('streamed')")
     assert "".join(c.data for c in code if c.type == "output").strip() == "streamed"
     assert code.exit_code == 0
@@ -179,12 +183,15 @@ def logs_and_runs():
 
 
 def cancel():
-    run = box.exec.stream("echo started; sleep 1000")
+    run = box.exec.stream("echo started; sleep 4711")
     for chunk in run:
         if chunk.type == "output" and "started" in chunk.data:
             break
     run.cancel()
     assert run.status == "cancelled"
+    deadline = time.monotonic() + 60
+    while box.exec.command("ps -eo args | grep '[s]leep 4711'").exit_code == 0:
+        assert time.monotonic() < deadline, "a cancelled stream goes on"
 
 
 def exec_session():
@@ -235,7 +242,17 @@ def exec_session():
         box.exec.session(argv=["/no/such/program"])
         raise AssertionError("a missing program was started")
     except BoxError as error:
-        assert "exec-session error" in str(error), error
+        assert "exec-session error: /no/such/program: command not found" in str(error), error
+    for _ in range(5):
+        out = []
+        with box.exec.session(argv=["seq", "1", "50000"], on_stdout=out.append) as session:
+            try:
+                for _ in range(50):
+                    session.write("x" * 10_000)
+            except BoxError:
+                pass  # the command has ended before
+            assert session.wait(timeout=60) == 0
+        assert b"".join(out) == b"".join(b"%d\n" % n for n in range(1, 50_001)), "output was cut"
 
 
 def visit(url, **headers):
@@ -276,6 +293,9 @@ def errors():
     refused((404,), Box.get, "no-such-box-1")
     refused((400,), Box.create, size="gigantic")
     refused((400,), box._request, "POST", f"/v2/box/{box.id}/exec", body={"command": "not an argv"})
+    # The answer comes before the body was read; the next call uses the same connection.
+    refused((413,), box._request, "POST", f"/v2/box/{box.id}/exec", body={"command": ["x" * 20_000_000]})
+    assert box.exec.command("echo still").result == "still\n"
     refused((400,), box._request, "POST", f"/v2/box/{box.id}/code", body={"code": "1", "language": "cobol"})
 
 

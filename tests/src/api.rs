@@ -273,9 +273,9 @@ impl TestBox {
         self.api.delete(&self.path("")).ok();
     }
 
-    /// The runs, newest first.
+    /// The runs, newest first, with all that is known of them.
     pub fn runs(&self) -> Vec<Value> {
-        let data = self.get("/runs").ok();
+        let data = self.api.get(&format!("/v1/boxes/{}/runs", self.id)).ok();
         data["runs"].as_array().unwrap_or_else(|| panic!("no runs in {data}")).clone()
     }
 

@@ -104,6 +104,12 @@ impl Bundle {
         &self.cgroup
     }
 
+    /// What `icerun state` says of a container.
+    pub fn state(&self, id: &str) -> Value {
+        let text = self.icerun(&["state", id]).ok();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("state is not JSON ({e}): {text}"))
+    }
+
     /// Changes `config.json`.
     pub fn edit(&self, change: impl FnOnce(&mut Value)) {
         let path = self.dir().join("config.json");

@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use icebox_tests::api::encode;
-use icebox_tests::{Api, Daemon, PATIENCE, machine};
+use icebox_tests::daemon::binary;
+use icebox_tests::{Api, Daemon, PATIENCE, machine, wait_until};
 use serde_json::{Value, json};
 
 fn with_id(path: &str, id: &str) -> String {
@@ -170,18 +172,90 @@ fn bad_bodies_are_400_with_a_text() {
         reply.error_text();
     }
     assert_eq!(api.list().len(), 1);
+    // No words of the parser or the operating system.
+    for (tail, body, said) in [
+        ("/exec", "{}", "command is missing"),
+        ("/exec", "{\"command\":\"ls\"}", "command must be a list"),
+        ("/exec", "{\"command\":[1]}", "command[0] must be a string"),
+        ("/exec", "{", "the body is not valid JSON"),
+        (
+            "/code",
+            "{\"code\":\"1\",\"language\":\"cobol\"}",
+            "language must be one of js, ts, python; 'cobol' is none of them",
+        ),
+        ("/exec", "{\"command\":[\"true\"],\"folder\":\"/nowhere\"}", "folder '/nowhere': No such file or directory"),
+        ("/files/mkdir", "{\"path\":\"/proc/x\"}", ""),
+        ("/files/remove", "{\"path\":\"/nowhere\"}", ""),
+    ] {
+        let request = api.build("POST", &made.path(tail)).header("content-type", "application/json");
+        let text = api.send(tail, request.body(body.to_owned())).error_text();
+        assert!(text.contains(said), "{tail} {body}: {text}");
+        assert!(!["os error", "at line", "missing field"].iter().any(|word| text.contains(word)), "{body}: {text}");
+    }
+    assert_eq!(made.get("/files/read").error(400), "path is missing");
+    let form = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\nx\r\n--b--\r\n";
+    let request = api.build("POST", &made.path("/files/upload"));
+    let request = request.header("content-type", "multipart/form-data; boundary=b").body(form);
+    assert!(api.send("a wrong field", request).error(400).contains("'file'"));
+    made.out("true");
+    let keys: Vec<String> = made.get("/runs").ok()["runs"][0].as_object().expect("a run").keys().cloned().collect();
+    let known = "box_id completed_at compute_cost_usd cost_usd cpu_ns created_at customer_id duration_ms id input_tokens \
+                 output_tokens prompt status type";
+    let mut keys = keys;
+    keys.sort();
+    assert_eq!(keys.join(" "), known);
+    early_errors_keep_the_connection(&daemon);
+}
+
+/// An answer that comes before the body was read must not spoil the connection for the next request.
+fn early_errors_keep_the_connection(daemon: &Daemon) {
+    let mut stream = TcpStream::connect(daemon.url().trim_start_matches("http://")).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let body = vec![b'x'; 4 << 20];
+    let head = |key: &str, length: usize| {
+        format!("POST /v2/box HTTP/1.1\r\nhost: x\r\nx-box-api-key: {key}\r\ncontent-length: {length}\r\n\r\n")
+    };
+    // A wrong key, and a body that is too large: the second answer comes on the same connection.
+    for (key, wanted) in [("box_wrong", "HTTP/1.1 401"), (daemon.key(), "HTTP/1.1 413"), ("box_wrong", "HTTP/1.1 401")]
+    {
+        stream.write_all(head(key, body.len()).as_bytes()).expect("send the head");
+        stream.write_all(&body).expect("send the body");
+        let answer = icebox_tests::api::read_until(&mut stream, "\"}");
+        assert!(answer.starts_with(wanted), "{answer}");
+    }
+    // More than is read for nothing: the answer arrives whole although the client still sends.
+    stream.write_all(head("box_wrong", 1 << 30).as_bytes()).expect("send the head");
+    let mut sending = stream.try_clone().expect("dup");
+    let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 65536]).is_ok() {});
+    let answer = icebox_tests::api::read_until(&mut stream, "\"}");
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("connection: close"), "{answer}");
+    stream.shutdown(std::net::Shutdown::Both).expect("close");
+    sender.join().expect("the sender ends");
 }
 
 #[test]
 fn what_is_not_there_yet_says_so() {
     let daemon = Daemon::start();
     let api = daemon.api();
-    for body in [json!({ "browser": true }), json!({ "agent": "claude-code" })] {
+    for body in [json!({ "browser": true }), json!({ "skills": ["a/b/c"] })] {
         let reply = api.post("/v2/box", &body);
         assert!([400, 501].contains(&reply.status), "{body}: {} {}", reply.status, reply.text());
         assert!(reply.error_text().contains("not"), "{body}: {}", reply.text());
     }
     assert!(api.list().is_empty());
+    let made = api.create(&json!({ "agent": "claude-code", "model": "anthropic/x", "github_token": "ghp_secret" }));
+    let data = made.data();
+    assert_eq!((&data["agent"], &data["model"]), (&json!("claude-code"), &json!("anthropic/x")));
+    assert!(!data.to_string().contains("ghp_secret"), "{data}");
+    // Kept, and sealed: nothing in the data directory reads like it.
+    let database = rusqlite::Connection::open(daemon.data_dir().join("icebox.db")).expect("the database");
+    let kind = "SELECT COUNT(*) FROM box_secrets WHERE box_id = ?1 AND kind = 'github_token'";
+    assert_eq!(database.query_row(kind, [&made.id], |row| row.get(0)), Ok(1));
+    for file in std::fs::read_dir(daemon.data_dir()).expect("the data directory").flatten() {
+        let text = if file.path().is_file() { std::fs::read(file.path()).expect("readable") } else { Vec::new() };
+        assert!(!text.windows(10).any(|part| part == b"ghp_secret"), "{}", file.path().display());
+    }
+    made.post("/run", &json!({ "prompt": "x" })).error(501);
 }
 
 #[test]
@@ -235,6 +309,47 @@ fn a_failed_command_is_not_an_error() {
     let text = made.exec(&["ls", "/x y", "$HOME", "*"]);
     assert!(text.stderr.contains("/x y") && text.stderr.contains("$HOME"), "argv went through a shell: {text:?}");
     assert_eq!(made.exec(&["printf", "%s|", "a b", "", "c'd", "\n"]).stdout, "a b||c'd|\n|");
+}
+
+/// The command line client with this daemon.
+fn icebox(daemon: &Daemon, args: &[&str]) -> Command {
+    let mut command = Command::new(binary("icebox"));
+    command.args(["--url", daemon.url(), "--key", daemon.key()]).args(args);
+    command
+}
+
+#[test]
+fn a_session_gives_all_output_then_its_code_and_leaves_nothing_behind() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    let wanted: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    for round in 0..10 {
+        // Input that the command never reads is under way when it ends.
+        let mut child = icebox(&daemon, &["exec", "-T", &made.id, "--", "seq", "1", "200000"]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start icebox");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let writer = std::thread::spawn(move || while stdin.write_all(&[b'y'; 4096]).is_ok() {});
+        let done = child.wait_with_output().expect("icebox ends");
+        assert!(done.status.success(), "round {round}: {}", done.status);
+        assert!(done.stdout == wanted.as_bytes(), "round {round}: {} bytes of {}", done.stdout.len(), wanted.len());
+        writer.join().expect("the writer ends");
+    }
+    for (argv, code, text) in [
+        (&["nosuch"][..], 127, "nosuch: command not found"),
+        (&["/etc/passwd"], 126, "/etc/passwd"),
+        (&["/etc"], 126, "/etc"),
+        (&["sh", "-c", "kill -TERM $$"], 143, ""),
+        (&["sh", "-c", "sleep 3004 & exit 3"], 3, ""),
+    ] {
+        let args: Vec<&str> = ["exec", "-n", "-T", &made.id, "--"].iter().chain(argv).copied().collect();
+        let done = icebox(&daemon, &args).output().expect("icebox ends");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(code), "{argv:?}: {said}");
+        assert!(said.contains(text), "{argv:?}: {said}");
+    }
+    wait_until(PATIENCE, "the session's background to end", || made.sh("ps -eo args | grep '[s]leep 3004'").code == 1);
+    let done = icebox(&daemon, &["exec", "-n", "-T", "no-such-box-1", "--", "true"]).output().expect("icebox ends");
+    assert_eq!(done.status.code(), Some(125));
 }
 
 #[test]

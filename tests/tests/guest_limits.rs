@@ -36,16 +36,19 @@ fn a_box_has_all_its_limits_in_v2_files() {
         ("memory.swap.max", "0".to_owned()),
         ("memory.high", "max".to_owned()),
         ("memory.oom.group", "0".to_owned()),
-        ("pids.max", "1024".to_owned()),
-        ("cgroup.max.depth", "1".to_owned()),
+        ("pids.max", "1120".to_owned()),
+        ("cgroup.max.depth", "2".to_owned()),
         ("cgroup.max.descendants", "2048".to_owned()),
     ] {
         assert_eq!(cgroups.read(&cgroup, file), value, "{file}");
     }
     assert!(cgroups.number(&cgroup, "memory.max", "") > 1 << 30);
     // The depth holds against root on the host too.
-    let below = cgroups.unified.join(&cgroup).join("init/x");
-    assert!(fs::create_dir(&below).is_err(), "{} could be made", below.display());
+    let second = cgroups.unified.join(&cgroup).join("init/x");
+    fs::create_dir(&second).expect("the second level");
+    let third = second.join("y");
+    assert!(fs::create_dir(&third).is_err(), "{} could be made", third.display());
+    fs::remove_dir(&second).expect("remove it");
 }
 
 #[test]

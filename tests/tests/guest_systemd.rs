@@ -100,7 +100,7 @@ fn boxes_are_where_systemd_lets_them_be() {
     let before = (read("memory.max"), read("cpu.max"), read("pids.max"));
     // A small box has two cores, or all that there are.
     let cores = std::thread::available_parallelism().expect("processors").get().min(2);
-    assert!(before.0 != "max" && before.1 == format!("{cores}00000 100000") && before.2 == "1024", "{before:?}");
+    assert!(before.0 != "max" && before.1 == format!("{cores}00000 100000") && before.2 == "1120", "{before:?}");
     systemctl(&["set-property", "--runtime", BOXES, "MemoryMax=3G", "CPUWeight=50"]);
     systemctl(&["daemon-reload"]);
     systemctl(&["daemon-reexec"]);

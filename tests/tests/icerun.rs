@@ -8,13 +8,8 @@ use icebox_tests::oci::{Bundle, Ran};
 use icebox_tests::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
-fn state(bundle: &Bundle, id: &str) -> Value {
-    let text = bundle.icerun(&["state", id]).ok();
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("state is not JSON ({e}): {text}"))
-}
-
 fn wait_status(bundle: &Bundle, id: &str, status: &str) {
-    wait_until(PATIENCE, &format!("the container to be {status}"), || state(bundle, id)["status"] == status);
+    wait_until(PATIENCE, &format!("the container to be {status}"), || bundle.state(id)["status"] == status);
 }
 
 /// A container that sleeps, created and started.
@@ -48,7 +43,7 @@ fn run_of_a_process_killed_by_a_signal_is_128_plus_n() {
 fn create_start_state_exec_pause_resume_kill_delete() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.icerun_detached(&["create", "c1"]).ok();
-    let created = state(&bundle, "c1");
+    let created = bundle.state("c1");
     assert_eq!(created["status"], "created");
     assert_eq!(created["id"], "c1");
     assert_eq!(created["ociVersion"].as_str().map(|v| v.starts_with("1.")), Some(true), "{created}");
@@ -60,7 +55,7 @@ fn create_start_state_exec_pause_resume_kill_delete() {
 
     bundle.icerun(&["start", "c1"]).ok();
     wait_status(&bundle, "c1", "running");
-    assert_eq!(state(&bundle, "c1")["pid"].as_i64(), Some(i64::from(pid)));
+    assert_eq!(bundle.state("c1")["pid"].as_i64(), Some(i64::from(pid)));
     wait_until(PATIENCE, "the user's process", || {
         fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with("sleep\0"))
     });
@@ -71,12 +66,12 @@ fn create_start_state_exec_pause_resume_kill_delete() {
     assert!(listed.contains("sleep 1000"), "{listed}");
 
     bundle.icerun(&["pause", "c1"]).ok();
-    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    assert_eq!(bundle.state("c1")["status"], "paused");
     let before = machine::cpu_ms(pid);
-    assert_eq!(state(&bundle, "c1")["status"], "paused");
+    assert_eq!(bundle.state("c1")["status"], "paused");
     assert_eq!(machine::cpu_ms(pid), before);
     bundle.icerun(&["resume", "c1"]).ok();
-    assert_eq!(state(&bundle, "c1")["status"], "running");
+    assert_eq!(bundle.state("c1")["status"], "running");
 
     bundle.icerun(&["kill", "c1", "KILL"]).ok();
     wait_status(&bundle, "c1", "stopped");
@@ -96,7 +91,7 @@ fn list_and_ps_show_the_container() {
     assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "listed");
     let pids: Vec<i64> =
         serde_json::from_str(&bundle.icerun(&["ps", "--format", "json", "listed"]).ok()).expect("JSON");
-    assert!(pids.contains(&state(&bundle, "listed")["pid"].as_i64().expect("pid")), "{pids:?}");
+    assert!(pids.contains(&bundle.state("listed")["pid"].as_i64().expect("pid")), "{pids:?}");
     let table = bundle.icerun(&["ps", "listed"]).ok();
     assert!(table.contains("sleep"), "{table}");
 }
@@ -112,7 +107,7 @@ fn kill_reaches_the_process_with_the_signal_that_was_named() {
     for bad in ["NOPE", "999", "-1", ""] {
         bundle.icerun(&["kill", "sig", bad]).failed();
     }
-    assert_eq!(state(&bundle, "sig")["status"], "running");
+    assert_eq!(bundle.state("sig")["status"], "running");
     bundle.icerun(&["kill", "sig", "SIGUSR1"]).ok();
     wait_status(&bundle, "sig", "stopped");
 }
@@ -141,7 +136,7 @@ fn state_has_the_fields_and_values_of_runc() {
     runc(&["create", &id]).ok();
     let oracle: Value = serde_json::from_str(&runc(&["state", &id]).ok()).expect("JSON");
     runc(&["delete", "--force", &id]).ok();
-    let mine = state(&ours, "oracle");
+    let mine = ours.state("oracle");
     for key in ["ociVersion", "id", "pid", "status", "bundle"] {
         let kind = |v: &Value| v.is_string() || v.is_number();
         assert!(kind(&oracle[key]) && kind(&mine[key]), "{key}: runc {} icerun {}", oracle[key], mine[key]);
@@ -152,10 +147,10 @@ fn state_has_the_fields_and_values_of_runc() {
 #[test]
 fn two_containers_with_one_id_are_refused_and_the_first_is_untouched() {
     let bundle = sleeping("twin");
-    let before = state(&bundle, "twin");
+    let before = bundle.state("twin");
     let error = bundle.icerun_detached(&["create", "twin"]).failed();
     assert!(error.contains("twin"), "the error names the id: {error}");
-    assert_eq!(state(&bundle, "twin")["pid"], before["pid"]);
+    assert_eq!(bundle.state("twin")["pid"], before["pid"]);
     bundle.icerun(&["exec", "twin", "true"]).ok();
 }
 
@@ -167,7 +162,7 @@ fn verbs_in_the_wrong_state_are_refused() {
     bundle.icerun(&["start", "c"]).ok();
     bundle.icerun(&["start", "c"]).failed();
     bundle.icerun(&["delete", "c"]).failed();
-    assert_eq!(state(&bundle, "c")["status"], "running", "delete without --force leaves it alone");
+    assert_eq!(bundle.state("c")["status"], "running", "delete without --force leaves it alone");
     bundle.icerun(&["kill", "c", "9"]).ok();
     wait_status(&bundle, "c", "stopped");
     let error = bundle.icerun(&["exec", "c", "true"]).failed();
@@ -183,7 +178,7 @@ fn verbs_in_the_wrong_state_are_refused() {
 #[test]
 fn delete_force_ends_a_running_container_and_a_frozen_one() {
     let bundle = sleeping("forced");
-    let pid = i32::try_from(state(&bundle, "forced")["pid"].as_i64().expect("pid")).expect("pid");
+    let pid = i32::try_from(bundle.state("forced")["pid"].as_i64().expect("pid")).expect("pid");
     bundle.icerun(&["pause", "forced"]).ok();
     bundle.icerun(&["delete", "--force", "forced"]).ok();
     wait_until(PATIENCE, "the process to end", || machine::start_time(pid).is_none());
@@ -334,4 +329,169 @@ fn the_process_that_waits_inside_is_not_the_file_on_disk() {
     bundle.icerun(&["delete", "--force", "sealed"]).ok();
     // The file that `#!/proc/self/exe` or a process beside it could get hold of (CVE-2019-5736).
     assert!(exe.to_string_lossy().starts_with("/memfd:icerun"), "{}", exe.display());
+}
+
+/// The values that a container could change if it shared the namespace: read in the namespaces of `unshare`.
+const HOST_VALUES: &str = "hostname; cat /proc/sys/kernel/domainname /proc/sys/kernel/msgmax \
+    /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/oom_score_adj; ulimit -Hc; umask";
+
+#[test]
+fn a_field_that_acts_on_a_shared_namespace_is_refused_and_changes_nothing() {
+    let bundle = Bundle::new(&["true"]);
+    let config = bundle.dir().join("config.json");
+    let plain = fs::read(&config).expect("config.json");
+    // The machine is never at stake: each round runs in namespaces of its own.
+    let round = |verb: &str| -> (Ran, Vec<String>) {
+        let icerun = bundle.icerun_command(&[verb, "shared"]);
+        let line: Vec<String> = std::iter::once(icerun.get_program())
+            .chain(icerun.get_args())
+            .map(|word| format!("'{}'", word.to_str().expect("utf-8")))
+            .collect();
+        let script = format!(
+            "{{ {HOST_VALUES}; }} > before; {} </dev/null; c=$?; {{ {HOST_VALUES}; }} > after; exit $c",
+            line.join(" ")
+        );
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--uts", "--net", "--ipc", "sh", "-c", &script]).current_dir(bundle.dir());
+        let ran = Ran::from(unshare.output().expect("unshare"));
+        let read = |name| fs::read_to_string(bundle.dir().join(name)).expect(name);
+        (ran, vec![read("before"), read("after")])
+    };
+    let shares = |spec: &mut Value, kind: &str| {
+        spec["linux"]["namespaces"].as_array_mut().expect("a list").retain(|ns| ns["type"] != kind);
+        // runc's own specification has a hostname.
+        if kind == "uts" {
+            spec.as_object_mut().expect("an object").remove("hostname");
+        }
+    };
+    for (kind, field, value) in [
+        ("uts", "hostname", json!("renamed")),
+        ("uts", "domainname", json!("renamed")),
+        ("uts", "linux.sysctl", json!({ "kernel.domainname": "renamed" })),
+        ("ipc", "linux.sysctl", json!({ "kernel/msgmax": "8191" })),
+        ("ipc", "linux.sysctl", json!({ "kernel.msgmax": "8191" })),
+        ("network", "linux.sysctl", json!({ "net/ipv4/ip_unprivileged_port_start": "80" })),
+        ("network", "linux.sysctl", json!({ "net.ipv4.ip_unprivileged_port_start": "80" })),
+        ("mount", "root", json!({ "path": "rootfs" })),
+    ] {
+        let set = |spec: &mut Value| match field.split_once('.') {
+            Some((a, b)) => spec[a][b] = value.clone(),
+            None => spec[field] = value.clone(),
+        };
+        fs::write(&config, &plain).expect("write");
+        bundle.edit(|spec| {
+            shares(spec, kind);
+            set(spec);
+        });
+        let (ran, values) = round("run");
+        let error = ran.failed();
+        assert!(error.contains(field) && error.contains("without a private"), "{kind} {field}: {error}");
+        assert_eq!(values[0], values[1], "{kind} {field}");
+        // By path it is the same namespace.
+        fs::write(&config, &plain).expect("write");
+        bundle.edit(|spec| {
+            shares(spec, kind);
+            let file = match kind {
+                "network" => "net",
+                "mount" => "mnt",
+                other => other,
+            };
+            let entry = json!({ "type": kind, "path": format!("/proc/self/ns/{file}") });
+            spec["linux"]["namespaces"].as_array_mut().expect("a list").push(entry);
+            set(spec);
+        });
+        let (ran, values) = round("run");
+        assert!(ran.failed().contains(field), "{kind} {field}: {ran:?}");
+        assert_eq!(values[0], values[1], "{kind} {field} by path");
+        assert_eq!(bundle.icerun(&["list", "--quiet"]).ok(), "");
+    }
+
+    // What acts on the container's own process or cgroup is done, and only there. A host's /dev that is bound stays.
+    fs::write(&config, &plain).expect("write");
+    let dev = bundle.dir().join("dev");
+    fs::create_dir(&dev).expect("mkdir");
+    fs::write(dev.join("null"), "not a device").expect("write");
+    bundle.edit(|spec| {
+        for kind in ["uts", "network", "ipc"] {
+            shares(spec, kind);
+        }
+        spec["process"]["oomScoreAdj"] = json!(123);
+        spec["process"]["user"]["umask"] = json!(0o27);
+        spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }]);
+        spec["process"]["args"] = json!(["sh", "-c", "cat /proc/self/oom_score_adj; umask; ulimit -Hc; ls /dev"]);
+        spec["mounts"] = json!([{ "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev/", "type": "bind", "source": dev, "options": ["bind"] }]);
+    });
+    let (ran, values) = round("run");
+    assert_eq!(ran.ok(), "123\n0027\n0\nnull");
+    assert_eq!(values[0], values[1]);
+    assert_eq!(fs::read_to_string(dev.join("null")).expect("null"), "not a device");
+}
+
+#[test]
+fn sysctls_are_set_in_both_spellings() {
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start conf/lo/rp_filter conf/lo/accept_local",
+    ]);
+    bundle.edit(|spec| {
+        spec["linux"]["sysctl"] = json!({ "net/ipv4/ip_unprivileged_port_start": "80",
+            "net.ipv4.conf.lo.rp_filter": "2", "net/ipv4/conf/lo/accept_local": "1" });
+    });
+    assert_eq!(bundle.icerun(&["run", "sysctls"]).ok(), "80\n2\n1");
+}
+
+#[test]
+fn real_time_signals_arrive_by_number_and_name_and_0_only_asks() {
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "trap 'echo got >> /tmp/got' 37; echo ready > /tmp/got; while :; do sleep 0.05; done",
+    ]);
+    bundle.edit(|spec| spec["root"]["readonly"] = json!(false));
+    bundle.icerun_detached(&["run", "--detach", "rt"]).ok();
+    let got = bundle.dir().join("rootfs/tmp/got");
+    let lines = || fs::read_to_string(&got).map_or(0, |text| text.lines().count());
+    wait_until(PATIENCE, "the trap", || lines() == 1);
+    for (round, signal) in [&["37"][..], &["SIGRTMIN+3"], &["RTMIN+3"], &["--all", "37"]].into_iter().enumerate() {
+        let line: Vec<&str> = ["kill"]
+            .into_iter()
+            .chain(signal.iter().copied().filter(|w| w.starts_with('-')))
+            .chain(["rt"])
+            .chain(signal.iter().copied().filter(|w| !w.starts_with('-')))
+            .collect();
+        bundle.icerun(&line).ok();
+        wait_until(PATIENCE, "the signal", || lines() == round + 2);
+    }
+    bundle.icerun(&["kill", "rt", "0"]).ok();
+    bundle.icerun(&["kill", "rt", "65"]).failed();
+    bundle.icerun(&["kill", "--all", "rt", "64"]).ok();
+    bundle.icerun(&["kill", "rt", "KILL"]).ok();
+    wait_status(&bundle, "rt", "stopped");
+    assert!(bundle.icerun(&["kill", "rt", "0"]).failed().contains("container not running"));
+}
+
+#[test]
+fn a_failed_exec_names_its_cause_makes_nothing_and_leaves_the_container_running() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.edit(|spec| {
+        spec["root"]["readonly"] = json!(false);
+        spec["process"]["cwd"] = json!("/made/by/create");
+    });
+    bundle.icerun_detached(&["run", "--detach", "e"]).ok();
+    assert!(bundle.dir().join("rootfs/made/by/create").is_dir());
+    for (args, word) in [
+        (&["--cwd", "/typo/x", "e", "pwd"][..], "/typo/x"),
+        (&["--cwd", "/etc/passwd", "e", "pwd"], "/etc/passwd"),
+        (&["e", "/nosuch"], "/nosuch"),
+        (&["-u", "99999999999", "e", "id"], "99999999999"),
+    ] {
+        let line: Vec<&str> = ["exec"].iter().chain(args).copied().collect();
+        let ran = bundle.icerun(&line);
+        assert!(ran.failed().contains(word), "{ran:?}");
+        assert_eq!(bundle.state("e")["status"], "running");
+    }
+    assert!(!bundle.dir().join("rootfs/typo").exists());
+    assert_eq!(bundle.icerun(&["exec", "e", "echo", "still"]).ok(), "still");
 }

@@ -236,16 +236,16 @@ fn limits_can_be_read_in_the_box_and_hold_for_socket_buffers() {
                 "memory$(sed -n 's/.*:memory://p' /proc/self/cgroup)/memory.limit_in_bytes",
                 SMALL_MEMORY_BYTES.to_string(),
             ),
-            ("pids/pids.max", "1024".to_owned()),
+            ("pids$(sed -n 's/.*:pids://p' /proc/self/cgroup)/pids.max", "1024".to_owned()),
             ("cpu/cpu.cfs_quota_us", (cores * 100_000).to_string()),
             ("cpuset/cpuset.cpus", "0".to_owned()),
-            ("unified/cgroup.max.depth", "1".to_owned()),
+            ("unified/cgroup.max.depth", "2".to_owned()),
         ]
     } else {
         &[
             ("memory.max", SMALL_MEMORY_BYTES.to_string()),
             ("$(sed -n 's/^0:://p' /proc/self/cgroup)/memory.max", SMALL_MEMORY_BYTES.to_string()),
-            ("pids.max", "1024".to_owned()),
+            ("runs/pids.max", "1024".to_owned()),
             ("cpu.max", format!("{} 100000", cores * 100_000)),
             ("cpuset.cpus", "0".to_owned()),
         ]

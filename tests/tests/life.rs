@@ -88,6 +88,8 @@ fn work_keeps_a_box_awake() {
     let daemon = Daemon::start();
     let busy = daemon.api().create(&json!({ "idle_seconds": 1 }));
     let waiting = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    let kept = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    kept.out("setsid flock -s /run/icebox/keep sleep 4322 >/dev/null 2>&1 & sleep 0.1");
     // A run that only waits is work, and so is a background process that computes.
     let stream = waiting.stream(&["sleep", "4321"]);
     busy.out("(while :; do :; done) >/dev/null 2>&1 &");
@@ -95,10 +97,15 @@ fn work_keeps_a_box_awake() {
     while Instant::now() < end {
         assert_eq!(waiting.status(), "running", "a box with a run fell asleep");
         assert_ne!(busy.status(), "paused", "a box that computes fell asleep");
+        assert_ne!(kept.status(), "paused", "a box with a process that holds the lock fell asleep");
         let_pass(Duration::from_millis(100));
     }
     let why = daemon.api().get(&format!("/v1/boxes/{}/why", waiting.id)).ok();
     assert!(why["awake_because"].as_array().is_some_and(|r| !r.is_empty()), "{why}");
+    let why = daemon.api().get(&format!("/v1/boxes/{}/why", kept.id)).ok();
+    assert!(why["awake_because"].to_string().contains("/run/icebox/keep"), "{why}");
+    kept.out("pkill -x sleep; pkill -x flock; true");
+    wait_status(&kept, &["paused"]);
     drop(stream);
     waiting.out("pkill -x sleep");
     busy.out("kill $(pgrep -f '[w]hile :') ; true");
@@ -208,7 +215,7 @@ fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     wait_until(PATIENCE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
     daemon.start_again();
     let made = TestBox { api: daemon.api(), id: made.id };
-    assert!(["idle", "paused"].contains(&made.status().as_str()), "{}", made.status());
+    assert_eq!(made.status(), "stopped", "a box without processes");
     assert_eq!(made.out("cat kept.txt /opt/kept"), "durable\nsystem");
     assert_eq!(made.sh("ps -eo args | grep '[s]leep 777'").code, 1);
     made.pause();
@@ -254,6 +261,37 @@ fn cancel_ends_a_run_and_its_children() {
     wait_until(PATIENCE, "the run to read cancelled", || {
         made.runs().iter().any(|r| r["id"] == id && r["status"] == "cancelled")
     });
+    a_cancel_is_whole(&daemon, &made);
     let unknown = daemon.api().post_empty(&made.path("/runs/0190f0c8-0000-7000-8000-000000000000/cancel"));
     assert!(unknown.status == 404 || unknown.status < 300, "{}", unknown.status);
+}
+
+/// A cancel ends what traps SIGTERM, what is in another session, what has outlived its run, and a fork storm.
+fn a_cancel_is_whole(daemon: &Daemon, made: &TestBox) {
+    let cancel = |id: &str| daemon.api().post_empty(&made.path(&format!("/runs/{id}/cancel"))).ok();
+    let id_of = |part: &str| {
+        let runs = made.runs();
+        let run = runs.iter().find(|r| r["prompt"].as_str().is_some_and(|p| p.contains(part))).expect("the run");
+        run["id"].as_str().expect("id").to_owned()
+    };
+    // The leader ends by SIGTERM; the other does not hear it.
+    let stubborn = "setsid sh -c 'trap : TERM; while :; do sleep 8001; done' & echo up; exec sleep 8002";
+    let mut stream = made.stream(&["sh", "-c", stubborn]);
+    icebox_tests::api::read_until(&mut stream, "up");
+    cancel(&id_of("8002"));
+    wait_until(PATIENCE, "all of it to end", || made.sh("ps -eo args | grep '[s]leep 800'").code == 1);
+    // The run has ended long ago, and the first cancel is not heard.
+    made.out("setsid sh -c 'trap : TERM; while :; do sleep 8003; done' >/dev/null 2>&1 & true");
+    cancel(&id_of("8003"));
+    wait_until(PATIENCE, "the background of a finished run to end", || {
+        made.sh("ps -eo args | grep '[s]leep 8003'").code == 1
+    });
+    let storm = "bash -c 'trap \"\" TERM; b() { b | b & }; b; wait' >/dev/null 2>&1 & : 8004";
+    made.out(storm);
+    let pids = || daemon.api().get(&format!("/v1/boxes/{}/top", made.id)).ok()["pids"].as_u64().expect("pids");
+    wait_until(PATIENCE, "the storm", || pids() >= 900);
+    assert_eq!(made.get("/files/list?folder=.").status, 200, "files work in a storm");
+    cancel(&id_of("8004"));
+    wait_until(PATIENCE, "the storm to end", || pids() < 10);
+    assert_eq!(made.out("echo alive"), "alive");
 }

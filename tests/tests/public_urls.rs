@@ -297,7 +297,7 @@ fn a_url_lives_as_long_as_its_box() {
         .ok();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.init_pid(&made)), nix::sys::signal::Signal::SIGKILL)
         .expect("kill");
-    wait_until(DEADLINE, "the box to be dead", || made.status() == "paused");
+    wait_until(DEADLINE, "the box to be dead", || made.status() == "stopped");
     assert_eq!(url.ask("GET", "/", &bearer).status, 200);
     // With the box everything goes, what is open too.
     let mut socket = url.websocket(&bearer);

@@ -1,8 +1,9 @@
 //! Builds the binaries that people run and puts them into one directory.
 //!
 //! The resident init, the launcher and icerun have a profile of their own (small, panic aborts); the first two are built
-//! without the asynchronous half of their crate. Unchanged binaries are left alone, so that a running `iceboxd` is not restarted for
-//! nothing.
+//! without the asynchronous half of their crate. An unchanged binary is not written again, so that a running `iceboxd`
+//! is not restarted without need. The base image of boxes, which waits for the network and for dpkg, is made at the same
+//! time.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,19 +13,47 @@ use std::process::Stdio;
 
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
-use crate::{deps, run, say};
+use crate::{deps, image, run, say};
 
 /// What must come out of a build.
 const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "icebox-launch"];
 
-/// Builds everything; the output of cargo is shown. Returns the directory of the binaries.
+/// The daemon and the command line.
+const OUTSIDE: &[&str] = &["--release", "-p", "icebox-api", "-p", "icebox-cli", "--bins"];
+/// What runs in containers or becomes one. Cargo keeps quiet about it: the progress shown is that of the other build.
+const INSIDE: &[&str] =
+    &["--quiet", "--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];
+
+/// Builds all programs; cargo's output is shown. Returns the directory of the binaries.
 pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     deps::ensure(&[deps::BUILD])?;
     say::heading("Building (the first time takes some minutes)");
-    let daemon = ["--release", "-p", "icebox-api", "--bins"];
-    let inside = ["--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];
-    let mut built = cargo_build(places, &daemon)?;
-    built.extend(cargo_build(places, &inside)?);
+    programs(places)
+}
+
+/// Builds all programs and makes the base image, side by side. Returns the directory of the binaries.
+pub(crate) fn build_with_image(places: &Places) -> Result<PathBuf> {
+    run::require_root("image")?;
+    deps::ensure(&[deps::BUILD, deps::IMAGE])?;
+    say::heading("Building programs and the base image, Debian bookworm (the first time takes some minutes)");
+    let (bin, image) = std::thread::scope(|scope| {
+        let image = scope.spawn(image::base);
+        (programs(places), joined(image.join()))
+    });
+    let bin = bin?;
+    image?;
+    image::tools(&bin)?;
+    Ok(bin)
+}
+
+fn programs(places: &Places) -> Result<PathBuf> {
+    // Two profiles have two directories, so neither build waits for the other.
+    let (outside, inside) = std::thread::scope(|scope| {
+        let inside = scope.spawn(|| cargo_build(places, INSIDE));
+        (cargo_build(places, OUTSIDE), joined(inside.join()))
+    });
+    let mut built = outside?;
+    built.extend(inside?);
     let bin = places.bin();
     fs::create_dir_all(&bin).or_fail("make", bin.display().to_string())?;
     for name in BINARIES {
@@ -35,6 +64,11 @@ pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     }
     say::fact(&format!("binaries are in {}", bin.display()));
     Ok(bin)
+}
+
+/// What a thread returned.
+fn joined<T>(result: std::thread::Result<Result<T>>) -> Result<T> {
+    result.unwrap_or_else(|_| Err(Error::new("build", "in a thread", Cause::Unexpected("it panicked".to_owned()))))
 }
 
 /// Runs `cargo build` and returns the executables it names.
@@ -64,7 +98,7 @@ fn executable_of(line: &str) -> Option<PathBuf> {
     Some(PathBuf::from(message["executable"].as_str()?))
 }
 
-/// Copies a binary under its final name at once, so that whoever runs the old one keeps it.
+/// Copies a binary and renames the copy, so that a process that runs the old file keeps it.
 fn install(from: &Path, bin: &Path) -> Result<()> {
     let name = from.file_name().unwrap_or_default();
     let to = bin.join(name);

@@ -1,6 +1,8 @@
 //! What each task needs from Debian, and the public clients that the tests drive.
 //!
-//! Nothing is asked of the network while everything is there.
+//! Each task names its groups of needs, and a test compares the groups with the programs that the task's sources start. What
+//! the packages of priority "required" bring is on every Debian machine and is not listed. Nothing is asked
+//! of the network while everything is there.
 
 use std::fs;
 use std::path::Path;
@@ -41,10 +43,14 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: volumes are formatted by mkfs.ext4, `setsid` detaches the daemon, `ip` makes it a
+/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, `setsid` detaches the daemon, `ip` makes it a
 /// network namespace.
-pub(crate) const RUN: &[Need] =
-    &[program("ip", "iproute2"), program("mkfs.ext4", "e2fsprogs"), program("setsid", "util-linux")];
+pub(crate) const RUN: &[Need] = &[
+    program("e2fsck", "e2fsprogs"),
+    program("ip", "iproute2"),
+    program("mkfs.ext4", "e2fsprogs"),
+    program("setsid", "util-linux"),
+];
 
 /// For the tests: peers, other file systems, networks, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[
@@ -53,6 +59,7 @@ pub(crate) const TEST: &[Need] = &[
     program("e2fsck", "e2fsprogs"),
     program("ethtool", "ethtool"),
     program("ip", "iproute2"),
+    program("losetup", "mount"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
     program("nft", "nftables"),
@@ -82,11 +89,14 @@ pub(crate) const VM: &[Need] = &[
     program("strip", "binutils"),
 ];
 
-/// For the benchmarks: the peers they are compared with.
+/// For the benchmarks: the peers, Docker's firewall rules for the bridge that networks are compared with, and a plain
+/// server of the closed world of networks.
 pub(crate) const BENCH: &[Need] = &[
     program("busybox", "busybox-static"),
     program("bwrap", "bubblewrap"),
     program("crun", "crun"),
+    program("nft", "nftables"),
+    program("python3", "python3"),
     program("runc", "runc"),
     program("unshare", "util-linux"),
 ];
@@ -210,6 +220,33 @@ fn pypi_client(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, util-linux, apt.
+    const REQUIRED: [&str; 14] = [
+        "apt-get", "cat", "chmod", "cp", "du", "find", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
+        "unshare",
+    ];
+    /// Programs of the guest, which `vm/image.rs` installs there.
+    const IN_THE_GUEST: [&str; 5] = ["journalctl", "modprobe", "swapoff", "systemctl", "systemd-analyze"];
+    /// Ours, and those that are used only where they are installed.
+    const OTHERS: [&str; 2] = ["docker", "icebox"];
+    /// Sources that start programs of the host, and the groups of the tasks that run them.
+    const SOURCES: [(&str, &[&[Need]]); 14] = [
+        ("xtask/src/bench", &[BUILD, IMAGE, RUN, BENCH]),
+        ("tests/src/bin/netbench", &[BUILD, IMAGE, RUN, BENCH]),
+        ("tests/src/net", &[BUILD, IMAGE, RUN, BENCH]),
+        ("xtask/src/vm", &[VM]),
+        ("xtask/src/powercut", &[BUILD, IMAGE, RUN, VM]),
+        ("xtask/src/daemon.rs", &[RUN]),
+        ("xtask/src/deps.rs", &[TEST]),
+        ("rootfs/src", &[IMAGE, RUN]),
+        ("runtime/src", &[RUN]),
+        ("shim/src", &[RUN]),
+        ("api", &[BUILD, IMAGE, RUN, TEST]),
+        ("tests", &[BUILD, IMAGE, RUN, TEST, VM]),
+        ("shim/tests", &[BUILD, IMAGE, RUN, TEST]),
+        ("runtime/tests", &[BUILD, IMAGE, RUN, TEST]),
+    ];
+
     #[test]
     fn only_what_is_missing_is_named_and_once() {
         let here = program("sh", "dash");
@@ -218,5 +255,50 @@ mod tests {
         let module = Need { what: What::Module("no_such_module"), package: "b-package" };
         assert_eq!(missing(&[&[here, gone], &[file, module]]), ["a-package", "b-package"]);
         assert!(missing(&[&[here]]).is_empty());
+    }
+
+    /// Every Rust source at or below a path.
+    fn sources(path: &Path) -> Vec<std::path::PathBuf> {
+        if path.is_file() {
+            return vec![path.to_owned()];
+        }
+        let entries = fs::read_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let all = entries.flat_map(|entry| {
+            let path = entry.unwrap().path();
+            if path.is_dir() { sources(&path) } else { vec![path] }
+        });
+        all.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+    }
+
+    /// The programs that a source starts by a name that stands in it.
+    fn programs(text: &str) -> Vec<&str> {
+        let starts = text.split("Command::new(\"").skip(1);
+        starts.filter_map(|rest| rest.split('"').next()).map(|path| path.rsplit('/').next().unwrap_or(path)).collect()
+    }
+
+    #[test]
+    fn each_task_installs_the_programs_that_it_starts() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut lacking = Vec::new();
+        let mut seen = 0;
+        for (path, groups) in SOURCES {
+            let is_listed = |program: &str| {
+                let needs = groups.iter().copied().flatten();
+                needs.into_iter().any(|need| matches!(need.what, What::Program(name) if name == program))
+            };
+            for file in sources(&root.join(path)) {
+                let text = fs::read_to_string(&file).unwrap();
+                for program in programs(&text) {
+                    seen += 1;
+                    let known =
+                        REQUIRED.contains(&program) || IN_THE_GUEST.contains(&program) || OTHERS.contains(&program);
+                    if !known && !is_listed(program) {
+                        lacking.push(format!("{}: {program}", file.display()));
+                    }
+                }
+            }
+        }
+        assert!(seen > 20, "only {seen} programs were found: the sources are read wrongly");
+        assert!(lacking.is_empty(), "programs that no group of the task installs:\n{}", lacking.join("\n"));
     }
 }

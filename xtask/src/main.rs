@@ -1,7 +1,7 @@
 //! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `vm`,
 //! `powercut`, `image`, `deps`, `build`.
 //!
-//! Leaves out what the product itself does: images are made, boxes are run and billed by `iceboxd`.
+//! Leaves out what the product itself does: `iceboxd` runs boxes and bills them.
 
 mod bench;
 mod build;
@@ -81,7 +81,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Vm(args) => vm::vm(args),
         Task::Powercut(args) => powercut::powercut(args),
-        Task::Image => image::prepare(&build::build(&Places::find()?)?),
+        Task::Image => build::build_with_image(&Places::find()?).map(|_| ()),
         Task::Deps => {
             deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH, deps::VM])?;
             deps::sdk_clients(&Places::find()?)

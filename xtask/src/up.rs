@@ -6,7 +6,7 @@ use crate::daemon::{HostSide, Settings};
 use crate::error::Result;
 use crate::icebox::Icebox;
 use crate::places::Places;
-use crate::{build, demo, deps, image, run, say};
+use crate::{build, demo, deps, run, say};
 
 /// Options of `up`.
 #[derive(Debug, Args)]
@@ -42,8 +42,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
     say::heading("Debian packages");
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN])?;
     say::fact("everything needed is installed");
-    let bin = build::build(&places)?;
-    image::prepare(&bin)?;
+    let bin = build::build_with_image(&places)?;
     say::heading("iceboxd");
     args.settings.start(&bin, &args.host_side())?;
     if !args.no_demo {

@@ -1,7 +1,7 @@
 //! What keeps a box awake: work that is counted while it lasts, and the CPU history.
 //!
-//! Invariant: who begins work holds a [`Work`] from before the box is checked or thawed until the work is over; who
-//! freezes looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
+//! Invariant: a caller that begins work holds a [`Work`] from before the box is checked or thawed until the work is over; a
+//! freeze looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
 //! just found it awake.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,8 @@ struct State {
     /// When these were last seen to have changed.
     traffic_at: Option<Instant>,
     quiet_since: Instant,
+    /// At the last look, which was when it would have fallen asleep, a process held the lock that keeps it awake.
+    kept: bool,
     last_work_ms: i64,
     cpu: CpuWindow,
 }
@@ -97,6 +99,7 @@ impl Activity {
             traffic: None,
             traffic_at: None,
             quiet_since: now,
+            kept: false,
             last_work_ms,
             cpu: CpuWindow::default(),
         };
@@ -138,6 +141,22 @@ impl Activity {
         let mut state = self.lock();
         state.quiet_since = Instant::now();
         state.cpu.restart(at, cpu_usec);
+    }
+
+    /// Says what was found at the moment when the box would have fallen asleep: a lock that keeps it awake, or none. With
+    /// one, the idle time begins anew.
+    pub fn found_lock(&self, kept: bool) {
+        let mut state = self.lock();
+        state.kept = kept;
+        if kept {
+            state.quiet_since = Instant::now();
+        }
+    }
+
+    /// A process held the lock that keeps the box awake, when that was last looked at.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.lock().kept
     }
 
     /// Something has passed in or out just now: work without a length.
@@ -249,7 +268,7 @@ impl State {
         self.requests + self.runs + self.sessions + self.settling + self.urls + self.arriving > 0
     }
 
-    /// Requests whose answer somebody waits for.
+    /// Requests whose answer a client waits for.
     fn answering(&self) -> u32 {
         self.requests + self.urls
     }

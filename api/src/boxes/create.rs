@@ -1,18 +1,18 @@
 //! Creating a box.
 
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use icebox_rootfs::CloneMethod;
 
 use super::launch::{Start, Started, remove_run_dir};
-use super::{Boxes, Entry, Meter, Phase, View, Write, blocking, to_the_end};
+use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
-use crate::db::LogRow;
+use crate::db::{HEADERS, LogRow};
 use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
 use crate::error::Error;
-use crate::net::egress::HeaderRules;
 use crate::refusal::Refusal;
-use crate::runs;
+use icebox_net::headers::HeaderRules;
 
 /// What a client wants; checked already.
 #[derive(Debug, Clone)]
@@ -29,23 +29,31 @@ pub struct NewBox {
     pub account_idle: Option<u64>,
     /// Headers that its requests get on their way out.
     pub headers: Option<Arc<HeaderRules>>,
+    /// Token for git's servers.
+    pub github_token: Option<Secret>,
+    /// Key of the agent's provider.
+    pub agent_api_key: Option<Secret>,
+}
+
+/// A text that no log and no answer shows.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 impl Boxes {
-    /// Makes a box and starts it. When this returns, the box is on disk and accepts work.
-    pub async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
-        let this = self.clone();
-        to_the_end(async move { this.create_whole(wanted).await }).await
-    }
-
-    async fn create_whole(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
-        let began = std::time::Instant::now();
-        // Without them nothing need be made at all.
-        self.layers().await?;
+    /// Makes a box and starts it. When this returns, the box is on disk and accepts work. Must not be cancelled.
+    pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+        // Without them no box can be made.
+        let image = self.inner.images.current().await?;
         self.check_cgroup_parent()?;
         self.check_free_space()?;
         let reservation = self.inner.reservations.take().await?;
-        let entry = match self.enter(&wanted, &reservation) {
+        let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,
             Err(refusal) => {
                 self.inner.reservations.put_back(reservation).await;
@@ -53,10 +61,10 @@ impl Boxes {
             }
         };
         let life = entry.lock_life().await;
-        match self.make(&entry, &reservation).await {
-            Ok(started) => self.welcome(&entry, started),
+        match self.make(&entry, &reservation, &wanted).await {
+            Ok(started) => self.publish(&entry, started),
             Err(refusal) => {
-                tracing::error!(box_id = entry.id, reason = full(&refusal), "a box could not be created");
+                tracing::error!(box_id = entry.id, reason = refusal.chain(), "a box could not be created");
                 entry.change_view(|view| view.phase = Phase::Deleting);
                 self.forget(&entry.id);
                 drop(life);
@@ -65,13 +73,11 @@ impl Boxes {
             }
         }
         drop(life);
-        runs::prepare_new_box(self, &entry).await;
-        self.inner.metrics.created(began.elapsed());
         Ok(entry)
     }
 
     /// Puts the box into the table, if its name and the account's limit allow it.
-    fn enter(&self, wanted: &NewBox, reservation: &Reservation) -> Result<Arc<Entry>, Refusal> {
+    fn enter(&self, wanted: &NewBox, reservation: &Reservation, image: String) -> Result<Arc<Entry>, Refusal> {
         let now = clock::unix_ms();
         let lifetime = wanted.ttl_seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX / 2000) * 1000);
         let record = BoxRecord {
@@ -80,6 +86,7 @@ impl Boxes {
             name: wanted.name.clone(),
             state: BoxState::Ready,
             settings: wanted.settings.clone(),
+            image: Some(image.clone()),
             uid_base: reservation.uid_base,
             incarnation: None,
             created_ms: now,
@@ -91,6 +98,7 @@ impl Boxes {
             phase: Phase::Creating,
             handle: self.open_handle(&record.id, record.uid_base)?,
             uid_base: record.uid_base,
+            image: Some(image),
             incarnation: None,
             error: None,
             damaged: false,
@@ -100,7 +108,8 @@ impl Boxes {
             headers: wanted.headers.clone(),
         };
         let idle = self.idle_in_force(&record.settings, wanted.account_idle);
-        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), 0));
+        let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
+        let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), passed, 0));
         let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
         let mine = || table.values().filter(|other| other.account_id == wanted.account_id);
         if let Some(name) = &wanted.name
@@ -112,7 +121,7 @@ impl Boxes {
             let most = self.inner.config.boxes_per_account_max;
             return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
         }
-        // Last: nothing after it may fail, for nobody would give the address back.
+        // Last: nothing after it may fail, because the address would not be given back.
         let pair = self.assign_addresses(&record.id)?;
         entry.change_view(|view| view.pair = pair);
         table.insert(record.id, Arc::clone(&entry));
@@ -120,7 +129,7 @@ impl Boxes {
     }
 
     /// Disk, processes, record. The lifecycle lock is held.
-    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation) -> Result<Started, Refusal> {
+    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation, wanted: &NewBox) -> Result<Started, Refusal> {
         let size = entry.settings().size;
         let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
         let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
@@ -128,8 +137,8 @@ impl Boxes {
             tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
         }
         let rights = entry.rights();
-        let pair = entry.view().pair;
-        let start = Start { id: entry.id.clone(), size, uid_base: reservation.uid_base, pair, rights };
+        let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
+        let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
         // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
         let synced = volume.clone();
         let (started, flushed) =
@@ -145,14 +154,15 @@ impl Boxes {
             entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
-        let sealed = self.seal_headers(entry)?;
+        let mut secrets = self.seal_secrets(&entry.id, wanted)?;
+        secrets.extend(self.seal_headers(entry)?.map(|sealed| (HEADERS, sealed)));
         let logs = start_logs(&entry.id, "created", &started.warnings);
-        self.inner.db.insert_box(&entry.record(), sealed, sample, logs).await?;
+        self.inner.db.insert_box(&entry.record(), secrets, sample, logs).await?;
         Ok(started)
     }
 
-    /// The box is made: open to requests, watched, and told to whom it may concern.
-    fn welcome(&self, entry: &Arc<Entry>, started: Started) {
+    /// The box is made: it takes requests from now on, its death is watched, and the clocks are told of it.
+    fn publish(&self, entry: &Arc<Entry>, started: Started) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
         if entry.settings().init_command.is_some() {
@@ -186,7 +196,7 @@ impl Boxes {
         if let Err(refusal) = &gone {
             tracing::error!(
                 box_id = id,
-                reason = full(refusal),
+                reason = refusal.chain(),
                 "something of a box is left; the next start tries again"
             );
         }
@@ -218,9 +228,9 @@ impl Boxes {
 
     /// Gives an unused reservation back.
     pub(super) fn give_back(&self, reservation: Reservation) {
+        self.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
         let boxes = self.clone();
         tokio::spawn(async move {
-            boxes.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
             let released = match boxes.sync_removals().await {
                 Ok(()) => boxes.inner.db.release(&reservation).await,
                 Err(error) => Err(error),
@@ -238,12 +248,4 @@ pub(super) fn start_logs(id: &str, what: &str, warnings: &[String]) -> Vec<LogRo
     let mut logs = vec![LogRow::system(id, what)];
     logs.extend(warnings.iter().map(|text| LogRow::new(id, LogLevel::Warn, LogSource::System, text.as_str())));
     logs
-}
-
-/// A refusal with everything behind it, for the log of the daemon.
-pub(super) fn full(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Failed(error) => error.chain(),
-        other => other.to_string(),
-    }
 }

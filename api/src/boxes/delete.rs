@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 /// First pause before a deletion that got stuck is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// The end of ephemeral boxes is looked at this often at least, should somebody set the clock.
+/// The end of ephemeral boxes is looked at this often at least, in case the clock is set.
 const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 
 /// How far a deletion has come when its client is answered.
@@ -71,25 +71,28 @@ impl Boxes {
             return false;
         }
         self.forget(&entry.id);
-        // Nobody waits for this record: without it, the next start finds the box marked and nothing left to remove.
+        // Before the answer, so that a stop right after it leaves no range in use. A range that was not the box's own
+        // belongs to another daemon.
+        if view.range_held {
+            self.inner.ranges.give_back(uid_base, clock::unix_ms());
+        }
+        // The answer does not wait for this record: without it, the next start finds the box marked and nothing left to
+        // remove.
         let (boxes, id) = (self.clone(), entry.id.clone());
         tokio::spawn(async move {
             let recorded = match boxes.sync_removals().await {
                 Ok(()) => boxes.inner.db.finish_delete(&id, uid_base).await,
                 Err(error) => Err(error),
             };
-            match recorded {
-                // A range that was not the box's own is somebody else's.
-                Ok(()) if view.range_held => boxes.inner.ranges.give_back(uid_base, clock::unix_ms()),
-                Ok(()) => {}
-                Err(error) => tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion"),
+            if let Err(error) = recorded {
+                tracing::error!(box_id = id, error = error.chain(), "cannot record a deletion");
             }
         });
         true
     }
 
     /// Finishes a deletion in the background, however long it takes.
-    pub(super) fn retry_delete(&self, entry: &Arc<Entry>) {
+    pub(crate) fn retry_delete(&self, entry: &Arc<Entry>) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             let mut pause = RETRY_MIN;

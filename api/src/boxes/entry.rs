@@ -1,21 +1,23 @@
 //! One box in memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use icebox_shim::handle::BoxHandle;
+use icebox_shim::handle::{BoxHandle, RunEvent};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::meter::Meter;
+use super::passed::Passed;
+use super::policy::policy_in_force;
+use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
-use crate::net::Rights;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
-use crate::runs::RunTable;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
+use icebox_net::headers::HeaderRules;
 
 /// Where a box stands, beyond what the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct View {
     pub handle: BoxHandle,
     /// First of its host uids.
     pub uid_base: u32,
+    /// Id of its base image; `None` until it is known.
+    pub image: Option<String>,
     /// Its PID 1; `None` while it has none.
     pub incarnation: Option<Incarnation>,
     /// Why it cannot be used.
@@ -73,6 +77,8 @@ pub struct Entry {
     life: Mutex<()>,
     /// How many wait for it.
     life_waiting: AtomicU32,
+    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    asleep: AtomicBool,
     /// Ends in what is to be done with a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -81,6 +87,8 @@ pub struct Entry {
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,
+    /// What the daemon passes on for it.
+    pub passed: Passed,
     /// Its runs.
     pub runs: RunTable,
     /// Cancelled when it is deleted: what goes on for it ends.
@@ -98,7 +106,14 @@ pub(super) struct Configured {
 
 impl Entry {
     /// An entry for a record.
-    pub(super) fn new(record: &BoxRecord, view: View, idle: Duration, meter: Meter, last_run: u64) -> Self {
+    pub(super) fn new(
+        record: &BoxRecord,
+        view: View,
+        idle: Duration,
+        meter: Meter,
+        passed: Passed,
+        last_run: u64,
+    ) -> Self {
         Self {
             id: record.id.clone(),
             account_id: record.account_id.clone(),
@@ -108,31 +123,51 @@ impl Entry {
             changing: Mutex::new(()),
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
+            passed,
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
         }
     }
 
+    /// Counts output of a run. Waits if the box has more of it than the daemon passes on.
+    pub async fn pass(&self, event: &RunEvent) {
+        if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
+            self.passed.pass(bytes.len()).await;
+        }
+    }
+
     /// Takes the lifecycle lock.
-    pub(super) async fn lock_life(&self) -> MutexGuard<'_, ()> {
-        // Counted until it is taken, or until whoever waits is gone.
+    pub(crate) async fn lock_life(&self) -> MutexGuard<'_, ()> {
+        // Counted until it is taken, or until the caller gives up.
         let _waiting = Waiting::new(&self.life_waiting);
         self.life.lock().await
     }
 
-    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait;
-    /// who hears `false` knows that it will not fall asleep while he holds it, unless it is paused.
+    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait.
+    /// `false`: the box stays awake while they hold it, unless its owner pauses it.
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
-    /// Somebody waits for the lifecycle lock.
+    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
+    /// does is asked of the kernel ([`Entry::frozen`]).
+    pub(super) fn left_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
+    }
+
+    /// Whether another task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
     }
@@ -157,7 +192,13 @@ impl Entry {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
     }
 
-    pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
+    /// It is made and has a PID 1.
+    pub(super) fn runs_here(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.phase == Phase::Ready && view.incarnation.is_some()
+    }
+
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -197,6 +238,7 @@ impl Entry {
             name: self.name.clone(),
             state: BoxState::Ready,
             settings: config.settings,
+            image: view.image,
             uid_base: view.uid_base,
             incarnation: view.incarnation,
             created_ms: self.created_ms,
@@ -209,7 +251,7 @@ impl Entry {
     /// What it may do outside.
     #[must_use]
     pub fn rights(&self) -> Rights {
-        Rights { policy: super::policy_in_force(&self.settings()), headers: self.view().headers }
+        Rights { policy: policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
     /// Whether its PID 1 lives. Asked of the kernel.
@@ -239,8 +281,10 @@ impl Entry {
         }
         let alive =
             view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        // A box without processes waits for the next request like a frozen one: to its owner it is asleep.
-        if !alive || view.handle.frozen().unwrap_or(false) {
+        if !alive {
+            return BoxStatus::Stopped;
+        }
+        if view.handle.frozen().unwrap_or(false) {
             return BoxStatus::Paused;
         }
         let counts = self.activity.counts();
@@ -248,7 +292,7 @@ impl Entry {
     }
 }
 
-/// One who waits.
+/// A task that waits.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {

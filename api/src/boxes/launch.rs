@@ -12,15 +12,17 @@ use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::db::LogRow;
 use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
 use crate::error::{Cause, Error};
-use crate::net::Rights;
-use crate::net::address::Pair;
 use crate::refusal::Refusal;
+use icebox_net::Rights;
+use icebox_net::address::Pair;
 
 /// What a start needs to know.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub(super) id: String,
     pub(super) size: BoxSize,
+    /// Id of its base image.
+    pub(super) image: String,
     pub(super) uid_base: u32,
     /// Its addresses; none if it has no network.
     pub(super) pair: Option<Pair>,
@@ -57,7 +59,7 @@ impl Boxes {
     /// Attaches the disk and starts the box. What a failure leaves behind carries the box's id.
     pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
         let began = std::time::Instant::now();
-        let lower = self.layers().await?;
+        let lower = self.inner.images.layers(&start.image).await?;
         self.check_cgroup_parent()?;
         let run_dir = self.run_dir(&start.id);
         let fresh = run_dir.clone();
@@ -108,6 +110,32 @@ impl Boxes {
         (spec, warnings)
     }
 
+    /// The image of a box. One whose record is from before boxes had an image gets the current one, for life.
+    pub(super) async fn image_of(&self, entry: &Entry) -> Result<String, Refusal> {
+        if let Some(image) = entry.view().image {
+            return Ok(image);
+        }
+        self.give_images().await?;
+        entry
+            .view()
+            .image
+            .ok_or_else(|| Refusal::Failed(Error::new("find the image of", &entry.id, Cause::Invalid("it has none"))))
+    }
+
+    /// Gives the current image to all boxes whose records are from before boxes had one: on disk first, then in memory.
+    pub(crate) async fn give_images(&self) -> Result<(), Refusal> {
+        let without: Vec<Arc<Entry>> = self.all().into_iter().filter(|entry| entry.view().image.is_none()).collect();
+        if without.is_empty() {
+            return Ok(());
+        }
+        let image = self.inner.images.current().await?;
+        self.inner.db.set_missing_images(&image).await?;
+        for entry in without {
+            entry.change_view(|view| view.image = view.image.take().or_else(|| Some(image.clone())));
+        }
+        Ok(())
+    }
+
     /// The disk of a box that must have one.
     pub(super) async fn volume(&self, id: &str) -> Result<Volume, Refusal> {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
@@ -117,7 +145,7 @@ impl Boxes {
     }
 
     /// Bytes that the disk of a box occupies; `None` if they cannot be told now.
-    pub(super) async fn storage_bytes(&self, id: &str) -> Option<u64> {
+    pub(crate) async fn storage_bytes(&self, id: &str) -> Option<u64> {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         blocking("measure the disk", move || match store.volume(&volume_id)? {
             Some(volume) => volume.allocated_bytes().map(Some),
@@ -130,7 +158,7 @@ impl Boxes {
     }
 
     /// Waits for the end of the box's PID 1 in the background and settles what follows from it.
-    pub(super) fn watch_death(&self, entry: &Arc<Entry>) {
+    pub(crate) fn watch_death(&self, entry: &Arc<Entry>) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             let view = entry.view();
@@ -150,11 +178,11 @@ impl Boxes {
         tracing::warn!(box_id = entry.id, "the init of a box has ended");
         let text = "the box has stopped; the next request starts it again on its disk";
         self.inner.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
-        self.bury(entry).await;
+        self.clean_up_dead(entry).await;
     }
 
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
-    pub(super) async fn bury(&self, entry: &Arc<Entry>) {
+    pub(crate) async fn clean_up_dead(&self, entry: &Arc<Entry>) {
         entry.set_sleep_timer(None);
         self.disconnect(&entry.id).await;
         let View { handle, uid_base, .. } = entry.view();
@@ -210,7 +238,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       2 kB\n"), None.or(Some(2048)));
+        assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       2 kB\n"), Some(2048));
         assert_eq!(total_memory("nothing"), None);
     }
 }

@@ -36,8 +36,8 @@ pub struct Counter {
 /// Reads the CPU counter of a box. A box without a cgroup has none.
 #[must_use]
 pub(super) fn counter(box_id: &str, handle: &BoxHandle) -> Counter {
-    match handle.usage() {
-        Ok(usage) => Counter { cgroup_inode: usage.cgroup_inode, cpu_usec: usage.cpu_usec },
+    match handle.cpu() {
+        Ok(reading) => Counter { cgroup_inode: reading.cgroup_inode, cpu_usec: reading.cpu_usec },
         Err(error) => {
             if error.kind() != ErrorKind::NotFound {
                 tracing::warn!(box_id, error = error.report(), "cannot read the counters of a box");

@@ -1,37 +1,45 @@
 //! The boxes: one entry each, and the verbs on them.
 //!
-//! Owns: the table of boxes, their lifecycle (create, sleep, wake, start again, delete), the idle rule, the ledger
-//! readings, and what happens when the daemon starts. Invariants:
+//! Owns: the table of boxes, what is done to one box (make, freeze, thaw, start again, delete), the idle rule and the
+//! ledger readings. Invariants:
 //! - status is derived from the kernel; an entry holds facts and counts only;
 //! - every change of a box's life happens under its lifecycle lock, in a task that no client can cancel;
 //! - no lock of one box is held while another box is touched, and none of the table while anything waits.
 //!
-//! Leaves out: HTTP, and what runs in a box (`runs`).
+//! Leaves out: HTTP, what runs in a box (`runs`), and the use cases that need both (`lifecycle`): creating, waking, and
+//! the start of the daemon.
 
 mod activity;
+mod awake;
+mod cgroups;
 mod create;
 mod delete;
+mod disk_check;
 mod entry;
+mod freeze;
 mod idle;
+mod images;
 mod launch;
 mod meter;
 mod monitor;
 mod network;
 mod orphans;
+mod passed;
+mod policy;
 mod reclaim;
-mod reconcile;
 mod reserve;
-mod restart;
+mod restore;
 mod roots;
-mod sleep;
+mod run_table;
 mod space;
+mod tasks;
+mod thaw;
 mod uids;
 mod usage;
 mod why;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,27 +49,32 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
-use crate::error::Error;
 use crate::ids;
 use crate::metrics::Metrics;
-use crate::net::Network;
 use crate::refusal::Refusal;
+use icebox_net::Network;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
-pub use create::NewBox;
+pub use awake::Awake;
+pub use create::{NewBox, Secret};
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
+pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
-pub use network::{check_policy, policy_in_force};
-pub use reconcile::Progress;
-pub use sleep::Awake;
+pub use network::refusals_to_log;
+pub use passed::Passed;
+pub use policy::{check_policy, policy_in_force};
+pub use run_table::{LiveRun, RunTable, StreamClient};
+pub(crate) use tasks::to_the_end;
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill};
 pub use why::Why;
 
+use images::Images;
 use reserve::Reservations;
 use roots::Roots;
+use tasks::blocking;
 
 /// How long freezing may take before it is given up.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
@@ -92,7 +105,7 @@ struct Inner {
     roots: Roots,
     /// None if boxes have no network here.
     network: Option<Network>,
-    layers: tokio::sync::OnceCell<Vec<PathBuf>>,
+    images: Images,
     table: RwLock<HashMap<String, Arc<Entry>>>,
     /// Told when a box has come awake, or its idle time has changed.
     awake: Notify,
@@ -102,8 +115,6 @@ struct Inner {
     expiring: Notify,
     /// Told when there are more boxes, or fewer.
     number: Notify,
-    /// Boxes that the start has dealt with.
-    settled: AtomicUsize,
 }
 
 /// What the table is built from.
@@ -126,11 +137,12 @@ pub struct Parts {
 }
 
 impl Boxes {
-    /// An empty table; [`Boxes::reconcile`] fills it.
+    /// An empty table; `Lifecycle::reconcile` fills it.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
         let roots = Roots::new(&parts.config);
+        let images = Images::new(parts.config.image_dir(), parts.tools.init.clone());
         let inner = Inner {
             config: parts.config,
             db: parts.db,
@@ -141,39 +153,14 @@ impl Boxes {
             metrics: parts.metrics,
             roots,
             network: parts.network,
-            layers: tokio::sync::OnceCell::new(),
+            images,
             table: RwLock::default(),
             awake: Notify::new(),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
             number: Notify::new(),
-            settled: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// The database.
-    #[must_use]
-    pub fn db(&self) -> &Db {
-        &self.inner.db
-    }
-
-    /// The configuration.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.inner.config
-    }
-
-    /// The counters.
-    #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.inner.metrics
-    }
-
-    /// The counters, to keep.
-    #[must_use]
-    pub fn shared_metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.inner.metrics)
     }
 
     /// Takes the last readings and writes everything down. Boxes go on; nothing is served after this.
@@ -194,7 +181,7 @@ impl Boxes {
         self.remove_empty_root().await;
     }
 
-    /// The box with this id or name, if the account has one. Anything else is unknown, whoever else may own it.
+    /// The box with this id or name, if the account has one. A box of another account is unknown too.
     pub fn find(&self, account_id: &str, id_or_name: &str) -> Result<Arc<Entry>, Refusal> {
         let unknown = || Refusal::unknown_box(id_or_name);
         if !ids::is_id_or_name(id_or_name) {
@@ -209,7 +196,7 @@ impl Boxes {
         table.values().filter(named).find(mine).map(Arc::clone).ok_or_else(unknown)
     }
 
-    /// The box with this id, whoever owns it. For callers that have their own proof of who may reach it.
+    /// The box with this id, of any account. For callers that check access by other means.
     #[must_use]
     pub fn with_id(&self, id: &str) -> Option<Arc<Entry>> {
         let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +212,7 @@ impl Boxes {
         all
     }
 
-    /// The box with this id, whoever owns it.
+    /// The box with this id, of any account.
     pub(super) fn entry(&self, id: &str) -> Option<Arc<Entry>> {
         self.inner.table.read().unwrap_or_else(PoisonError::into_inner).get(id).map(Arc::clone)
     }
@@ -251,25 +238,10 @@ impl Boxes {
         self.inner.config.run_dir.join("boxes").join(id)
     }
 
-    /// The read-only layers below every box, the topmost first; looked up once.
-    async fn layers(&self) -> Result<Vec<PathBuf>, Refusal> {
-        let find = || async {
-            let (image_dir, init) = (self.inner.config.image_dir(), self.inner.tools.init.clone());
-            blocking("find the base image", move || {
-                let Some(base) = icebox_rootfs::image::find(&image_dir)? else { return Ok(None) };
-                let tools = icebox_rootfs::image::tools_layer(&image_dir, &init)?;
-                Ok(Some(vec![tools, base.rootfs]))
-            })
-            .await?
-            .ok_or_else(|| Refusal::Unavailable("there is no base image yet; run `iceboxd image` once".into()))
-        };
-        self.inner.layers.get_or_try_init(find).await.cloned()
-    }
-
     /// Makes ready what the first box would have to wait for. Failing is no harm: that box will say so.
     pub async fn warm_up(&self) {
         self.inner.reservations.prepare().await;
-        if let Err(refusal) = self.layers().await {
+        if let Err(refusal) = self.inner.images.current().await {
             tracing::warn!(%refusal, "no box can be created yet");
         }
         let store = Arc::clone(&self.inner.store);
@@ -277,26 +249,5 @@ impl Boxes {
         if let Err(error) = blocking("prepare a disk template", move || store.prepare_template(size)).await {
             tracing::warn!(error = error.chain(), "cannot prepare the disk template");
         }
-    }
-}
-
-/// Runs blocking work of the store in a thread of its own.
-async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> icebox_rootfs::Result<T> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|cause| Error::new(operation, "", cause)),
-        Err(_) => Err(Error::new(operation, "", crate::error::Cause::WorkerEnded)),
-    }
-}
-
-/// Runs `work` in a task of its own, so that it is finished even if the client that asked for it goes away.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(_) => Err(Refusal::Failed(Error::new("finish the operation", "", crate::error::Cause::WorkerEnded))),
     }
 }

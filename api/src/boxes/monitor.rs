@@ -1,7 +1,8 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
-//! Invariants: a box that sleeps costs nothing here, it has no timer and is not looked at; when no box is awake, the
-//! clock stands still until one is.
+//! Invariants: a box that sleeps has no timer and is not looked at, but for once in [`SWEEP_EVERY`] while another box is
+//! awake, in case something else has thawed it; a box that is awake costs one read of one file per tick; when no box is
+//! awake, the clock stands still until one is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,9 +43,9 @@ impl Boxes {
         let mut sweep_due = Instant::now() + SWEEP_EVERY;
         loop {
             let changed = self.inner.awake.notified();
-            let awake = self.awake_boxes().await;
+            let awake = self.awake_boxes(Instant::now() >= sweep_due).await;
             if awake.is_empty() {
-                // One last look at the disks, then wait for somebody to wake up.
+                // One last look at the disks, then wait until a box wakes up.
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
@@ -70,15 +71,25 @@ impl Boxes {
         }
     }
 
-    /// The boxes that are neither frozen nor dead. Asked of the kernel, in a thread that may wait for it.
-    async fn awake_boxes(&self) -> Vec<Arc<Entry>> {
-        let all = self.all();
+    /// The boxes that are neither frozen nor dead. With `ask`, the kernel is asked for each of them, in a thread that may
+    /// wait for it; else what the daemon has frozen itself counts as frozen, and no system call is made.
+    async fn awake_boxes(&self, ask: bool) -> Vec<Arc<Entry>> {
+        let mut running = self.all();
+        running.retain(|entry| entry.runs_here());
+        if !ask {
+            running.retain(|entry| !entry.left_asleep());
+            return running;
+        }
         let look = tokio::task::spawn_blocking(move || {
-            all.into_iter()
-                .filter(|entry| {
-                    entry.view().phase == Phase::Ready && entry.view().incarnation.is_some() && !entry.frozen()
-                })
-                .collect()
+            running.retain(|entry| {
+                let awake = !entry.frozen();
+                if awake {
+                    // Never the other way round: only who holds the lifecycle lock knows that it stays frozen.
+                    entry.set_asleep(false);
+                }
+                awake
+            });
+            running
         });
         look.await.unwrap_or_default()
     }
@@ -160,7 +171,11 @@ impl Boxes {
 async fn sweep(entries: Vec<Arc<Entry>>) {
     let work = tokio::task::spawn_blocking(move || {
         for entry in entries {
-            if let Err(error) = entry.handle().sweep_leaves() {
+            // Runs of an earlier life of the daemon are in no table yet, and their usage has not been read.
+            if !entry.view().adopted {
+                continue;
+            }
+            if let Err(error) = entry.handle().sweep_leaves(|run| entry.runs.has(run)) {
                 tracing::debug!(box_id = entry.id, error = error.report(), "cannot sweep the leaves of a box");
             }
         }

@@ -3,19 +3,19 @@
 //! Owns: when a box gets its addresses, is connected and disconnected. A box has its addresses from its creation to its
 //! deletion; it is connected while it has processes, frozen or not.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Boxes, Entry, WorkKind};
-use crate::db::LogRow;
-use crate::domain::{BoxRecord, BoxSettings, LogLevel, LogSource, NetworkPolicy};
+use super::{Boxes, Entry, NewBox, check_policy};
+use crate::db::{AGENT_API_KEY, Db, GITHUB_TOKEN, LogRow};
+use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
 use crate::error::Error;
-use crate::net::address::Pair;
-use crate::net::egress::HeaderRules;
-use crate::net::nflog::Event;
-use crate::net::policy::BoxPolicy;
-use crate::net::{Network, Rights};
 use crate::refusal::Refusal;
-use crate::wire::{BoxNetwork, Counted};
+use icebox_net::address::Pair;
+use icebox_net::headers::HeaderRules;
+use icebox_net::nflog::{Events, Refused};
+use icebox_net::policy::BoxPolicy;
+use icebox_net::{Network, OnRefusal, Report, Rights};
 
 /// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
@@ -25,15 +25,10 @@ fn of_account(id: &str) -> String {
     format!("account/{id}")
 }
 
-/// The policy as the network enforces it, or what is wrong with it.
-pub fn check_policy(policy: &NetworkPolicy) -> Result<BoxPolicy, Refusal> {
-    BoxPolicy::check(&policy.clone().into())
-}
-
-/// The policy in force. A record without a policy, or with one that cannot be understood, allows nothing.
+/// Writes refusals into the logs of their boxes.
 #[must_use]
-pub fn policy_in_force(settings: &BoxSettings) -> BoxPolicy {
-    settings.network_policy.as_ref().and_then(|policy| check_policy(policy).ok()).unwrap_or(BoxPolicy::DenyAll)
+pub fn refusals_to_log(db: Db) -> OnRefusal {
+    Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text)))
 }
 
 impl Boxes {
@@ -45,7 +40,7 @@ impl Boxes {
 
     /// Addresses for a new box; none where boxes have no network.
     pub(super) fn assign_addresses(&self, id: &str) -> Result<Option<Pair>, Error> {
-        self.inner.network.as_ref().map(|network| network.assign(id)).transpose()
+        Ok(self.inner.network.as_ref().map(|network| network.assign(id)).transpose()?)
     }
 
     /// The addresses that the record of a box names, if it can have them still.
@@ -78,40 +73,49 @@ impl Boxes {
         Ok(network.attach(id, pair, pid, rights).await?)
     }
 
-    /// Sees to it that a box which has outlived the daemon is connected. It goes on without a network if that fails.
-    pub(super) async fn reconnect(&self, entry: &Arc<Entry>) {
+    /// Connects a box that has outlived the daemon. It goes on without a network if that fails. Says whether something
+    /// arrived for it while it slept and no daemon was there: such a box is to be woken.
+    pub(crate) async fn reconnect(&self, entry: &Arc<Entry>) -> bool {
         let view = entry.view();
-        let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return };
+        let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return false };
         if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.rights()).await {
-            let reason = super::create::full(&refusal);
+            let reason = refusal.chain();
             tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
             let text = format!("the box has no network: {reason}");
             self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
-            return;
+            return false;
         }
-        if entry.frozen() {
-            self.watch_again(entry).await;
-        }
+        entry.frozen() && self.watch_again(entry).await
     }
 
     /// The headers of a box, sealed for its record.
     pub(super) fn seal_headers(&self, entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         let (Some(network), Some(headers)) = (&self.inner.network, entry.view().headers) else { return Ok(None) };
-        network.seal_headers(&entry.id, &headers).map(Some)
+        Ok(Some(network.seal_headers(&entry.id, &headers)?))
+    }
+
+    /// The secrets of a new box, sealed for its record. A box without a network has no use for them, and keeps none.
+    pub(super) fn seal_secrets(&self, id: &str, wanted: &NewBox) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(Vec::new()) };
+        let secrets = [(GITHUB_TOKEN, &wanted.github_token), (AGENT_API_KEY, &wanted.agent_api_key)];
+        let given = secrets.into_iter().filter_map(|(kind, secret)| Some((kind, secret.as_ref()?)));
+        given
+            .map(|(kind, secret)| Ok((kind, network.seal_secret(&format!("{kind}/{id}"), secret.0.as_bytes())?)))
+            .collect()
     }
 
     /// The headers of a box, from its record.
     pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.sealed_headers(id).await?;
-        sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 
     /// The headers that an account gives to its new boxes.
     pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         let sealed = self.inner.db.account_headers(account).await?;
-        sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()
+        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
     }
 
     /// Sets them, for boxes that are made from now on.
@@ -126,13 +130,15 @@ impl Boxes {
     /// The certificate that a box with headers has to trust.
     #[must_use]
     pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
-        entry.view().headers.and(self.inner.network.as_ref()).map(crate::net::Network::certificate_pem)
+        entry.view().headers.and(self.inner.network.as_ref()).map(icebox_net::Network::certificate_pem)
     }
 
     /// From now on a packet for this box wakes it. Comes before it is frozen.
     pub(super) async fn watch_arrivals(&self, entry: &Entry) -> Result<(), Error> {
         match (&self.inner.network, entry.view().pair) {
-            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => network.set_frozen(pair, true).await,
+            (Some(network), Some(pair)) if network.find(&entry.id).is_some() => {
+                Ok(network.set_frozen(pair, true).await?)
+            }
             _ => Ok(()),
         }
     }
@@ -149,19 +155,16 @@ impl Boxes {
         }
     }
 
-    /// Watches a box that sleeps since before this daemon was there. What arrived meanwhile, nobody was told: if anything
-    /// did, the box is woken now.
-    async fn watch_again(&self, entry: &Arc<Entry>) {
+    /// Watches a box that sleeps since before this daemon was there. Says whether anything has arrived meanwhile, of which
+    /// no event was sent.
+    async fn watch_again(&self, entry: &Arc<Entry>) -> bool {
         if let Err(error) = self.watch_arrivals(entry).await {
             tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
         }
         let noted = std::fs::read_to_string(self.run_dir(&entry.id).join(TRAFFIC_FILE)).ok();
-        let Some(noted) = noted.and_then(|text| text.parse::<u64>().ok()) else { return };
+        let Some(noted) = noted.and_then(|text| text.parse::<u64>().ok()) else { return false };
         self.look_at_traffic(entry).await;
-        if entry.activity.traffic().is_some_and(|bytes| bytes != noted) {
-            let (boxes, entry) = (self.clone(), Arc::clone(entry));
-            tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
-        }
+        entry.activity.traffic().is_some_and(|bytes| bytes != noted)
     }
 
     /// The opposite of [`Boxes::watch_arrivals`], for a box that is awake.
@@ -198,34 +201,6 @@ impl Boxes {
         entries.iter().filter(saw).count()
     }
 
-    /// Does what packets ask for: keeps what was refused, wakes boxes for which something arrives. Never returns.
-    pub async fn heed_network(self) {
-        let Some(network) = self.inner.network.clone() else { return };
-        let Some(mut events) = network.events() else { return };
-        while let Some(event) = events.next().await {
-            match event {
-                Event::Refused(refused) => network.note_refusal(&refused),
-                Event::Arrived { guest } => {
-                    if let Some(entry) = network.box_at(guest).and_then(|id| self.entry(&id)) {
-                        let boxes = self.clone();
-                        tokio::spawn(async move { boxes.wake_for_packet(&entry).await });
-                    }
-                }
-            }
-        }
-        tracing::error!(
-            "the firewall tells nothing any more: boxes sleep on when packets arrive, until a request wakes them"
-        );
-    }
-
-    async fn wake_for_packet(&self, entry: &Arc<Entry>) {
-        entry.activity.touch();
-        if let Err(refusal) = self.ensure_awake(entry, WorkKind::Settling).await.map(drop) {
-            let reason = super::create::full(&refusal);
-            tracing::warn!(box_id = entry.id, reason, "a box cannot be woken for what has arrived");
-        }
-    }
-
     /// Takes away the connection of a box without processes.
     pub(super) async fn disconnect(&self, id: &str) {
         let Some(network) = &self.inner.network else { return };
@@ -233,6 +208,23 @@ impl Boxes {
             // Its link is gone with its processes; what is left of it is closed, and swept at the next start.
             tracing::error!(box_id = id, error = error.chain(), "something of a box's network is left");
         }
+    }
+
+    /// The events of the network, for the first caller.
+    pub(crate) fn network_events(&self) -> Option<Events> {
+        self.inner.network.as_ref().and_then(Network::events)
+    }
+
+    /// Keeps what the firewall has refused.
+    pub(crate) fn note_network_refusal(&self, refused: &Refused) {
+        if let Some(network) = &self.inner.network {
+            network.note_refusal(refused);
+        }
+    }
+
+    /// The box that is connected at this address.
+    pub(crate) fn box_at(&self, guest: Ipv4Addr) -> Option<Arc<Entry>> {
+        self.inner.network.as_ref()?.box_at(guest).and_then(|id| self.entry(&id))
     }
 
     /// Disconnects a box that is going away, and gives its addresses back.
@@ -243,7 +235,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// Nothing of boxes that were deleted is left to a kernel that nobody looks at.
+    /// Removes the leftover links of deleted boxes before the daemon stops.
     pub(super) async fn close_network(&self) {
         let Some(network) = &self.inner.network else { return };
         if let Err(error) = network.close().await {
@@ -252,7 +244,7 @@ impl Boxes {
     }
 
     /// Removes what is left of the networks of boxes that are no more.
-    pub(super) async fn sweep_network(&self) {
+    pub(crate) async fn sweep_network(&self) {
         let Some(network) = &self.inner.network else { return };
         let kept = self.all().into_iter().filter(|entry| entry.alive()).map(|entry| entry.id.clone()).collect();
         if let Err(error) = network.sweep(kept).await {
@@ -289,26 +281,10 @@ impl Boxes {
         Ok(())
     }
 
-    /// What there is to tell of the network of a box.
-    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<BoxNetwork, Error> {
-        let pair = entry.view().pair;
-        let mut told = BoxNetwork {
-            connected: false,
-            address: pair.map(Pair::guest),
-            gateway: pair.map(Pair::host),
-            mtu: None,
-            policy: entry.settings().shown_policy().into(),
-            sent: Counted::default(),
-            received: Counted::default(),
-            refused: Counted::default(),
-            connections: Vec::new(),
-            connections_total: 0,
-            denials: Vec::new(),
-        };
-        if let Some(network) = &self.inner.network {
-            network.report(&entry.id, &mut told).await?;
-        }
-        Ok(told)
+    /// What the network knows of a box; none if the box is not connected.
+    pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<Option<Report>, Error> {
+        let Some(network) = &self.inner.network else { return Ok(None) };
+        Ok(network.report(&entry.id).await?)
     }
 
     /// Refuses what a host without a network for boxes cannot keep.

@@ -61,7 +61,7 @@ impl Boxes {
     }
 
     /// A box has fallen asleep, or was found so: its memory is taken when it has slept for the configured time.
-    pub(super) fn reclaim_later(&self, entry: &Arc<Entry>) {
+    pub(crate) fn reclaim_later(&self, entry: &Arc<Entry>) {
         let Some(seconds) = self.inner.config.reclaim_after_seconds else { return };
         let (boxes, sleeping) = (self.clone(), Arc::clone(entry));
         let timer = tokio::spawn(async move {
@@ -79,7 +79,7 @@ impl Boxes {
             // Woken or deleted since.
             Ok(_) | Err(Refusal::Conflict(_) | Refusal::NotFound(_)) => {}
             Err(refusal) => {
-                let reason = super::create::full(&refusal);
+                let reason = refusal.chain();
                 tracing::warn!(box_id = entry.id, reason, "cannot reclaim the memory of a box");
             }
         }

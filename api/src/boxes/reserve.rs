@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Mutex;
 
@@ -26,13 +27,15 @@ pub(super) struct Reservations {
     db: Db,
     ranges: Arc<UidRanges>,
     ready: Arc<Mutex<VecDeque<Reservation>>>,
+    /// The daemon stops: nothing is reserved any more.
+    closed: Arc<AtomicBool>,
 }
 
 impl Reservations {
     /// None ready yet.
     #[must_use]
     pub(super) fn new(db: Db, ranges: Arc<UidRanges>) -> Self {
-        Self { db, ranges, ready: Arc::default() }
+        Self { db, ranges, ready: Arc::default(), closed: Arc::default() }
     }
 
     /// One for a new box; waits for the disk only if none is ready.
@@ -56,7 +59,11 @@ impl Reservations {
 
     /// Gives all of them up. Nothing was ever made in their names, so the ranges need no rest.
     pub(super) async fn release_all(&self) {
-        let unused: Vec<Reservation> = self.ready.lock().await.drain(..).collect();
+        let unused: Vec<Reservation> = {
+            let mut ready = self.ready.lock().await;
+            self.closed.store(true, Ordering::SeqCst);
+            ready.drain(..).collect()
+        };
         for one in &unused {
             self.ranges.forget(one.uid_base);
         }
@@ -75,6 +82,9 @@ impl Reservations {
     }
 
     async fn refill(&self, ready: &mut VecDeque<Reservation>) -> Result<(), Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let now = clock::unix_ms();
         let mut wanted = Vec::new();
         for _ in ready.len()..READY_MAX {

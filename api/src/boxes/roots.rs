@@ -5,17 +5,12 @@
 //! Invariant: an id has a cgroup in one root at most, since whatever starts or removes a box clears all of them first.
 
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
 
-use icebox_shim::ErrorKind;
-use icebox_shim::handle::BoxHandle;
 use sha2::{Digest, Sha256};
 
-use super::{Boxes, KILL_DEADLINE};
 use crate::config::Config;
 use crate::db::Db;
 use crate::error::Error;
-use crate::refusal::Refusal;
 
 /// The roots of one data directory.
 #[derive(Debug)]
@@ -49,8 +44,14 @@ impl Roots {
         &self.current
     }
 
-    fn earlier(&self) -> Vec<String> {
+    /// The roots of before that may still hold boxes.
+    pub(super) fn earlier(&self) -> Vec<String> {
         self.earlier.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets a root of before.
+    pub(super) fn forget(&self, root: &str) {
+        self.earlier.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known != root);
     }
 }
 
@@ -60,110 +61,6 @@ fn plain_root(config: &Config) -> String {
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
     let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("icebox.{hex}")
-}
-
-impl Boxes {
-    /// The cgroup that a box gets when it is started now.
-    pub(super) fn cgroup(&self, id: &str) -> String {
-        format!("{}/{id}", self.inner.roots.current)
-    }
-
-    /// A handle for a box that is started now.
-    pub(super) fn open_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
-        self.handle_in(&self.inner.roots.current, id, uid_base)
-    }
-
-    /// A handle for a box from an earlier life of the daemon, wherever it was started.
-    pub(super) fn find_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
-        for root in self.inner.roots.earlier() {
-            let handle = self.handle_in(&root, id, uid_base)?;
-            if handle.has_cgroup().map_err(|cause| Error::new("find the cgroup of", id, cause))? {
-                return Ok(handle);
-            }
-        }
-        self.open_handle(id, uid_base)
-    }
-
-    fn handle_in(&self, root: &str, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
-        BoxHandle::open(&self.run_dir(id), &format!("{root}/{id}"), uid_base)
-            .map_err(|cause| Error::new("open the box", id, cause))
-    }
-
-    /// Says why no box could be started below the configured cgroup, if that is so.
-    pub(super) fn check_cgroup_parent(&self) -> Result<(), Refusal> {
-        let Some(parent) = self.inner.config.cgroup_parent() else { return Ok(()) };
-        icebox_shim::handle::check_parent(parent).map_err(|cause| match cause.kind() {
-            ErrorKind::NotFound => {
-                let unit = parent.rsplit('/').next().unwrap_or(parent);
-                Refusal::Unavailable(format!("the cgroup for boxes is not there: start the systemd unit {unit}"))
-            }
-            _ => Refusal::Failed(Error::new("use the cgroup parent", parent, cause)),
-        })
-    }
-
-    /// Ends everything that runs under this id, in every root, and waits for it.
-    pub(super) async fn kill_everywhere(&self, id: &str, uid_base: u32) -> Result<(), Error> {
-        for handle in self.every_handle(id, uid_base)? {
-            match handle.kill(KILL_DEADLINE).await {
-                Err(cause) if cause.kind() != ErrorKind::NotFound => {
-                    return Err(Error::new("end the processes of", id, cause));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the cgroups of this id from every root. They must have no processes. Blocks.
-    pub(super) fn remove_cgroups(&self, id: &str, uid_base: u32) -> Result<(), Error> {
-        for handle in self.every_handle(id, uid_base)? {
-            handle.remove_cgroup(KILL_DEADLINE).map_err(|cause| Error::new("remove the cgroup of", id, cause))?;
-        }
-        Ok(())
-    }
-
-    fn every_handle(&self, id: &str, uid_base: u32) -> Result<Vec<BoxHandle>, Error> {
-        let roots = &self.inner.roots;
-        let all = roots.earlier().into_iter().chain([roots.current.clone()]);
-        all.map(|root| self.handle_in(&root, id, uid_base)).collect()
-    }
-
-    /// Removes roots of before that have no boxes any more.
-    pub(super) async fn forget_empty_roots(&self) {
-        for root in self.inner.roots.earlier() {
-            let inside = format!("{root}/");
-            if self.all().iter().any(|entry| entry.handle().cgroup_path().starts_with(&inside)) {
-                tracing::info!(cgroup = root, "boxes stay in the cgroup of before until they are started anew");
-                continue;
-            }
-            if !self.remove_root(&root, Duration::ZERO).await {
-                continue;
-            }
-            if let Err(error) = self.inner.db.forget_cgroup_root(&root).await {
-                tracing::warn!(error = error.chain(), "a cgroup of before is remembered for nothing");
-            }
-            self.inner.roots.earlier.write().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != root);
-        }
-    }
-
-    /// A daemon without boxes leaves no cgroup behind.
-    pub(super) async fn remove_empty_root(&self) {
-        if self.all().is_empty() {
-            self.remove_root(&self.inner.roots.current, KILL_DEADLINE).await;
-        }
-    }
-
-    async fn remove_root(&self, root: &str, deadline: Duration) -> bool {
-        let Ok(handle) = BoxHandle::open(&self.inner.config.run_dir, root, 0) else { return false };
-        match tokio::task::spawn_blocking(move || handle.remove_cgroup(deadline)).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(error = error.report(), "a cgroup of this daemon stays");
-                false
-            }
-            Err(_) => false,
-        }
-    }
 }
 
 #[cfg(test)]

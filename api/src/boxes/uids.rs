@@ -3,7 +3,8 @@
 //! The ids from 2^19 upwards are cut into blocks of 2^24 ids (256 ranges). A daemon owns a block by an exclusive `flock`
 //! on `/run/icebox-uid/<block>.lock`, whose content names its data directory. The lock ends with the daemon, its boxes
 //! do not: so a block with a foreign name in it is left alone even when it is not locked, unless that data directory is
-//! gone. A daemon that stops with no box left takes its name out. Ranges on disk are box-relative, so a box that is not
+//! gone. A daemon that stops takes its name out of the blocks in which none of its boxes, running or not, has a range. Ranges
+//! on disk are box-relative, so a box that is not
 //! running can be given another range at its next start.
 //!
 //! A range that was given back rests for a day before it is used again: what an earlier box may have left behind (a

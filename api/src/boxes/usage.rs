@@ -49,9 +49,9 @@ impl Boxes {
         let mut bills: Vec<BoxBill> = entries.iter().map(|entry| bill_of_entry(entry)).collect();
         // A box that is just being deleted may be in the table and on disk: it counts once. The list is read before
         // the ledger: what it names has its last sample on disk.
-        let mut deleted = self.db().deleted_boxes(&account.id).await?;
+        let mut deleted = self.inner.db.deleted_boxes(&account.id).await?;
         deleted.retain(|gone| entries.iter().all(|entry| entry.id != gone.id));
-        let mut ledger = self.db().samples_of_deleted(&account.id).await?;
+        let mut ledger = self.inner.db.samples_of_deleted(&account.id).await?;
         for gone in deleted {
             let samples = ledger.remove(&gone.id).unwrap_or_default();
             bills.push(bill_of_deleted(gone, &samples));
@@ -71,10 +71,10 @@ impl Boxes {
             }
         }
         if samples.is_empty() {
-            return self.db().settle().await;
+            return self.inner.db.settle().await;
         }
         let insert = move |c: &rusqlite::Connection| samples.iter().try_for_each(|sample| sample.insert(c));
-        match self.db().write("append to the ledger", insert).await {
+        match self.inner.db.write("append to the ledger", insert).await {
             // The bill is right, and the kernel still has the counters: a later reading has them too.
             Err(error) if error.is_disk_full() => {
                 tracing::warn!("the disk is full: a bill was shown that is not on disk yet");

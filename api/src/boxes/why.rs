@@ -80,10 +80,10 @@ impl Boxes {
         };
         match status {
             BoxStatus::Idle | BoxStatus::Running => self.explain_awake(entry, &mut why),
-            BoxStatus::Paused if entry.alive() => {
+            BoxStatus::Paused => {
                 why.waiting_for.push("the next request that needs it, or data on one of its connections".into())
             }
-            BoxStatus::Paused => {
+            BoxStatus::Stopped => {
                 why.waiting_for.push("the next request, which starts it again on its disk".into());
             }
             BoxStatus::Creating => why.waiting_for.push("the end of its creation".into()),
@@ -104,10 +104,13 @@ impl Boxes {
         count(counts.sessions, "session is open", "sessions are open");
         count(counts.requests, "request is in progress", "requests are in progress");
         count(counts.urls, "public URL request is in progress", "public URL requests are in progress");
-        let cpu_usec = entry.handle().usage().map_or(0, |usage| usage.cpu_usec);
+        let cpu_usec = entry.handle().cpu().map_or(0, |reading| reading.cpu_usec);
         let config = &self.inner.config;
         let observed =
             entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
+        if entry.activity.is_kept() {
+            why.awake_because.push("a process in it held a lock on /run/icebox/keep".into());
+        }
         why.cpu_percent = Some((observed.cpu_percent * 100.0).round() / 100.0);
         match decide(&observed) {
             Verdict::KeepAlive => why.awake_because.push("it is a keep-alive box".into()),

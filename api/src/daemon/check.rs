@@ -7,8 +7,15 @@ use icebox_shim::launch::Tools;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::net::namespace::Namespace;
-use crate::net::probe::{Probed, probe};
+use icebox_net::namespace::Namespace;
+use icebox_net::probe::{Probed, probe};
+
+/// As on 64-bit hosts with systemd.
+const PID_MAX_WANTED: u64 = 4_194_304;
+/// Enough for a thousand boxes with all their terminals.
+const PTY_MAX_WANTED: u64 = 65_536;
+/// Descriptors for runs, and for the connections of the proxies.
+const FILES_OF_BOXES: u64 = 65_536;
 
 /// One finding.
 struct Finding {
@@ -20,6 +27,7 @@ struct Finding {
 
 pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
     let mut findings = vec![root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    findings.extend(totals(config));
     findings.extend(network(config));
     for finding in &findings {
         let mark = match (finding.good, finding.needed) {
@@ -60,6 +68,33 @@ fn cgroups() -> Finding {
         (true, true) => finding(true, true, "cgroup v2 beside v1 controllers (hybrid)"),
         (false, _) => finding(false, true, "no cgroup v2 hierarchy is mounted: boxes need it for freezing and billing"),
     }
+}
+
+/// What the kernel has of what all boxes share: see docs/limits.md.
+fn totals(config: &Config) -> Vec<Finding> {
+    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let mut findings = Vec::new();
+    for (path, name, least, what) in [
+        ("/proc/sys/kernel/pid_max", "kernel.pid_max", PID_MAX_WANTED, "processes"),
+        ("/proc/sys/kernel/pty/max", "kernel.pty.max", PTY_MAX_WANTED, "terminals"),
+    ] {
+        let Some(value) = number(path) else { continue };
+        let few = format!("{name} is {value}: many boxes share few {what}; `sysctl -w {name}={least}`");
+        findings.push(finding(value >= least, false, if value >= least { format!("{name} {value}") } else { few }));
+    }
+    // A connection takes a descriptor, one of a public URL two; a box takes some for each run.
+    let wanted = u64::from(config.connections_max) + 2 * u64::from(config.public_urls.connections_max) + FILES_OF_BOXES;
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    findings.push(if hard >= wanted {
+        finding(true, false, format!("open files: {hard}"))
+    } else {
+        finding(
+            false,
+            false,
+            format!("open files: {hard}, fewer than {wanted}; start iceboxd with LimitNOFILE={wanted}"),
+        )
+    });
+    findings
 }
 
 fn loop_devices() -> Finding {

@@ -54,7 +54,7 @@ impl Shown {
         if !self.terminal && !fresh {
             return;
         }
-        let what = words(progress.phase);
+        let what = progress.phase;
         let count = match progress.total {
             Some(total) => format!(" {}/{total}", progress.done),
             None if progress.done > 0 => format!(" {}", progress.done),
@@ -75,18 +75,5 @@ impl Shown {
             eprintln!();
         }
         eprintln!("done in {} s", self.began.elapsed().as_secs());
-    }
-}
-
-fn words(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Waiting => "waiting for another build",
-        Phase::Retrieving => "fetching packages",
-        Phase::Extracting => "extracting the first packages",
-        Phase::Unpacking => "unpacking packages",
-        Phase::Configuring => "configuring packages",
-        Phase::Finishing => "finishing the image",
-        Phase::Saving => "saving the image",
-        _ => "working",
     }
 }

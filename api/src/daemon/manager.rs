@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::boxes::Boxes;
+use crate::lifecycle::Lifecycle;
 
 /// How often a start that takes long is told about.
 const START_EVERY: Duration = Duration::from_secs(5);
@@ -18,7 +19,7 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Does what the start waits for, and tells how far it is. A start that gets no further is not excused: it ends by the
 /// service manager's own limit.
-pub(super) async fn while_starting<T>(boxes: &Boxes, work: impl Future<Output = T>) -> T {
+pub(super) async fn while_starting<T>(lifecycle: &Lifecycle, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = tokio::time::interval(START_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -28,7 +29,7 @@ pub(super) async fn while_starting<T>(boxes: &Boxes, work: impl Future<Output = 
             biased;
             done = work.as_mut() => return done,
             _ = ticks.tick() => {
-                let progress = boxes.progress();
+                let progress = lifecycle.progress();
                 let status = progress.to_string();
                 tell(&[NotifyState::Status(&status)]);
                 if told.replace(status.clone()) != Some(status) {
@@ -70,7 +71,7 @@ pub(super) async fn go_on_telling(boxes: Boxes, address: SocketAddr) {
                 tell(&[NotifyState::Status(&status(&boxes, address))]);
             }
             () = next_sign => {
-                // Whoever holds the table for ever keeps this from being said too.
+                // A task that holds the table for ever stops this sign of life too.
                 let _ = boxes.all();
                 tell(&[NotifyState::Watchdog]);
                 sign = every.map(|every| Instant::now() + every);

@@ -11,17 +11,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log, manager};
-use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges};
+use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, Door, Front, Listening, UrlsOnly};
+use crate::http::{self, App, AppParts, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::net::{Network, NetworkParts};
-use crate::preview::{Certificate, Preview};
+use crate::public_urls::{Certificate, Urls};
+use crate::runs::Runs;
+use icebox_net::{Network, NetworkParts};
 
 /// The key of the first account, at the first start.
 const KEY_ENV: &str = "ICEBOX_API_KEY";
+/// The operator's socket in the run directory.
+const OPERATOR_SOCKET: &str = "operator.sock";
 /// Descriptors that the daemon would like to have.
 const OPEN_FILES_WANTED: u64 = 1_048_576;
 
@@ -50,27 +54,29 @@ pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
 
 async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
-    // Before anything else: a signal must find somebody at any time.
+    // Before anything else: a signal may come at any time.
     let mut signals = Signals::listen()?;
-    let boxes = open(config).await?;
+    let Opened { config, db, metrics, boxes } = open(config).await?;
     for shortfall in icebox_shim::launch::shortfalls() {
         tracing::warn!("{shortfall}");
     }
-    manager::while_starting(&boxes, boxes.reconcile()).await?;
-    let config = boxes.config().clone();
+    let runs = Runs::new(&config, db.clone(), Arc::clone(&metrics));
+    let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), Arc::clone(&metrics));
+    manager::while_starting(&lifecycle, lifecycle.reconcile()).await?;
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
-    tokio::spawn(boxes.clone().heed_network());
+    tokio::spawn(lifecycle.clone().heed_network());
     tokio::spawn(boxes.clone().prune());
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });
 
-    let preview = Preview::new(boxes.clone());
-    preview.load().await?;
+    let public = config.public_urls.clone();
+    let urls = Urls::new(public, boxes.clone(), lifecycle.clone(), db.clone(), Arc::clone(&metrics));
+    urls.load().await?;
     let listening = Listening::bind(config.listen).await?;
     let address = listening.address;
-    let urls = urls_only(&config, &preview).await?;
-    preview.listens_at(urls.as_ref().map_or(address, |door| door.listening.address).port());
+    let urls_door = urls_only(&config, &urls).await?;
+    urls.listens_at(urls_door.as_ref().map_or(address, |door| door.listening.address).port());
     facts::write_facts(&config, address)?;
     let count = boxes.all().len();
     tracing::info!(%address, boxes = count, ready_ms = began.elapsed().as_millis(), "serving");
@@ -78,21 +84,29 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(manager::go_on_telling(boxes.clone(), address));
 
     let stopping = CancellationToken::new();
-    let api = http::api(App::new(boxes.clone(), preview.clone()));
-    let door = Door {
-        listening,
-        certificate: None,
-        answers: Front { api, preview },
-        connections_max: config.connections_max,
-        metrics: Some(boxes.shared_metrics()),
+    let commit_failure = db.commit_failure();
+    let parts = AppParts {
+        lifecycle,
+        boxes: boxes.clone(),
+        runs,
+        urls: urls.clone(),
+        db,
+        config: Arc::clone(&config),
+        metrics: Arc::clone(&metrics),
     };
-    let urls = urls.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
+    let api = http::api(App::new(parts));
+    let front = Front { api, urls };
+    let operator = OperatorSocket::bind(&config.run_dir.join(OPERATOR_SOCKET))?;
+    tokio::spawn(operator.serve(front.clone(), stopping.clone()));
+    let door =
+        Door { listening, certificate: None, answers: front, limits: SeatLimits::of(&config), metrics: Some(metrics) };
+    let urls_serving = urls_door.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
     let serving = tokio::spawn(http::serve(door, stopping.clone()));
-    let stop = until_stopped(&mut signals, boxes.db().commit_failure()).await;
+    let stop = until_stopped(&mut signals, commit_failure).await;
     manager::stopping();
     tracing::info!(?stop, "stopping; boxes go on");
     stopping.cancel();
-    for serving in urls.into_iter().chain([serving]) {
+    for serving in urls_serving.into_iter().chain([serving]) {
         if serving.await.is_err() {
             tracing::error!("the server panicked");
         }
@@ -103,7 +117,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
 }
 
 /// The listener for public URLs only, if there is to be one.
-async fn urls_only(config: &Config, preview: &Preview) -> Result<Option<Door<UrlsOnly>>, Error> {
+async fn urls_only(config: &Config, urls: &Urls) -> Result<Option<Door<UrlsOnly>>, Error> {
     let Some(listen) = config.public_urls.listen else { return Ok(None) };
     let certificate = Certificate::of(&config.public_urls)?;
     if let Some(certificate) = certificate.clone() {
@@ -111,13 +125,22 @@ async fn urls_only(config: &Config, preview: &Preview) -> Result<Option<Door<Url
     }
     let listening = Listening::bind(listen).await?;
     tracing::info!(address = %listening.address, tls = certificate.is_some(), "serving public URLs");
-    let answers = UrlsOnly { preview: preview.clone() };
-    let connections_max = config.connections_max;
-    Ok(Some(Door { listening, certificate, answers, connections_max, metrics: None }))
+    let answers = UrlsOnly { urls: urls.clone() };
+    // Here every connection is for public URLs.
+    let limits = SeatLimits { api_max: config.public_urls.connections_max, ..SeatLimits::of(config) };
+    Ok(Some(Door { listening, certificate, answers, limits, metrics: None }))
+}
+
+/// What the daemon is built from.
+struct Opened {
+    config: Arc<Config>,
+    db: Db,
+    metrics: Arc<Metrics>,
+    boxes: Boxes,
 }
 
 /// Everything that must be there before boxes are looked at.
-async fn open(config: Config) -> Result<Boxes, Error> {
+async fn open(config: Config) -> Result<Opened, Error> {
     facts::make_run_dir(&config)?;
     let data_dir = config.data_dir.clone();
     // Takes the lock of the data directory: a second daemon ends here.
@@ -134,15 +157,17 @@ async fn open(config: Config) -> Result<Boxes, Error> {
     let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
     let network = start_network(&config, &db).await?;
-    Ok(Boxes::new(Parts {
-        config: Arc::new(config),
-        db,
+    let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+    let boxes = Boxes::new(Parts {
+        config: Arc::clone(&config),
+        db: db.clone(),
         store: Arc::new(store),
         tools,
         ranges: Arc::new(ranges),
-        metrics: Arc::new(Metrics::default()),
+        metrics: Arc::clone(&metrics),
         network,
-    }))
+    });
+    Ok(Opened { config, db, metrics, boxes })
 }
 
 /// The network of boxes, if they are to have one.
@@ -155,13 +180,13 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         config: &config.network,
         netns: config.netns.as_deref(),
         data_dir: &config.data_dir,
-        db: db.clone(),
+        on_refusal: refusals_to_log(db.clone()),
     };
     let started = Network::start(parts).await;
     if started.is_err() {
         tracing::error!("boxes cannot be connected; `[network] enabled = false` gives them a loopback interface only");
     }
-    started.map(Some)
+    Ok(Some(started?))
 }
 
 /// Sees to it that there is an account, and that root of this machine has a key.

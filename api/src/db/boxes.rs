@@ -10,10 +10,14 @@ use crate::domain::{BoxRecord, BoxSettings, BoxState, DeletedBox, Incarnation, R
 use crate::error::{Cause, Error};
 
 /// Kind of secret.
-pub(super) const HEADERS: &str = "attach_headers";
+pub const HEADERS: &str = "attach_headers";
+/// Kind of a secret: the token for git's servers.
+pub const GITHUB_TOKEN: &str = "github_token";
+/// Kind of a secret: the key of the agent's provider.
+pub const AGENT_API_KEY: &str = "agent_api_key";
 
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
-                       created_ms, updated_ms, expires_ms, address";
+                       created_ms, updated_ms, expires_ms, address, image";
 
 /// A row whose settings may be unreadable: one damaged record must not keep the others from being served.
 fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json::Error>)> {
@@ -40,6 +44,7 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json:
         updated_ms: row.get(11)?,
         expires_ms: row.get(12)?,
         address: row.get::<_, Option<String>>(13)?.and_then(|text| text.parse().ok()),
+        image: row.get(14)?,
     };
     Ok((record, damage))
 }
@@ -49,8 +54,8 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
     connection
         .prepare_cached(
             "INSERT INTO boxes (id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, \
-             cgroup_inode, created_ms, updated_ms, expires_ms, address) \
-             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             cgroup_inode, created_ms, updated_ms, expires_ms, address, image) \
+             VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             record.id,
@@ -66,6 +71,7 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
             record.updated_ms,
             record.expires_ms,
             record.address.map(|address| address.to_string()),
+            record.image,
         ])
         .map(|_| ())
 }
@@ -86,7 +92,7 @@ impl Db {
     pub async fn insert_box(
         &self,
         record: &BoxRecord,
-        sealed_headers: Option<Vec<u8>>,
+        secrets: Vec<(&'static str, Vec<u8>)>,
         sample: StoredSample,
         logs: Vec<LogRow>,
     ) -> Result<(), Error> {
@@ -94,9 +100,9 @@ impl Db {
         let settings = settings_text(&record)?;
         self.write("record a new box", move |connection| {
             insert_record(connection, &record, &settings)?;
-            if let Some(sealed) = sealed_headers {
+            for (kind, sealed) in &secrets {
                 let insert = "INSERT INTO box_secrets (box_id, kind, sealed) VALUES (?1, ?2, ?3)";
-                connection.execute(insert, params![record.id, HEADERS, sealed])?;
+                connection.execute(insert, params![record.id, kind, sealed])?;
             }
             connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&record.id])?;
             sample.insert(connection)?;
@@ -128,6 +134,16 @@ impl Db {
                     params![record.id, settings, record.updated_ms],
                 )
                 .map(|_| ())
+        })
+        .await
+    }
+
+    /// Gives an image to the boxes whose records are from before boxes had one.
+    pub async fn set_missing_images(&self, image: &str) -> Result<(), Error> {
+        let image = image.to_owned();
+        self.write("record the image of boxes", move |connection| {
+            let sql = "UPDATE boxes SET image = ?1 WHERE image IS NULL AND state <> 'deleted'";
+            connection.execute(sql, [image]).map(|_| ())
         })
         .await
     }

@@ -25,6 +25,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Cause, Error};
 
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
+pub use boxes::{AGENT_API_KEY, GITHUB_TOKEN, HEADERS};
 pub use logs::LogRow;
 pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};

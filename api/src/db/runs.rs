@@ -143,11 +143,13 @@ impl Db {
     }
 
     /// The state of one run, by its public id.
-    pub async fn run_state(&self, box_id: &str, run_id: &str) -> Result<Option<RunState>, Error> {
+    pub async fn run_state(&self, box_id: &str, run_id: &str) -> Result<Option<(u64, RunState)>, Error> {
         let (box_id, run_id) = (box_id.to_owned(), run_id.to_owned());
         self.read("look a run up", move |connection| {
-            let sql = "SELECT status FROM runs WHERE box_id = ?1 AND id = ?2";
-            connection.query_row(sql, [box_id, run_id], |row| Ok(RunState::parse(&row.get::<_, String>(0)?))).optional()
+            let sql = "SELECT number, status FROM runs WHERE box_id = ?1 AND id = ?2";
+            let read =
+                |row: &rusqlite::Row<'_>| Ok((from_sql(row.get(0)?), RunState::parse(&row.get::<_, String>(1)?)));
+            connection.query_row(sql, [box_id, run_id], read).optional()
         })
         .await
     }

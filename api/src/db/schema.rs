@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -133,6 +133,11 @@ CREATE TABLE box_secrets (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// The base image of each box. The daemon fills in the ones that are missing: see `boxes::images`.
+const VERSION_4: &str = "
+ALTER TABLE boxes ADD COLUMN image TEXT;
+";
+
 /// Brings the schema up to date. A database of a newer version is refused, not guessed at.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Error> {
     let failed = |cause: rusqlite::Error| Error::new("bring the schema up to date", "", cause);
@@ -168,5 +173,22 @@ mod tests {
         connection.pragma_update(None, "user_version", 99).expect("pretend");
         let refused = migrate(&mut connection).expect_err("a newer schema");
         assert!(refused.chain().contains("newer Icebox"), "{}", refused.chain());
+    }
+
+    #[test]
+    fn a_database_of_version_3_keeps_its_boxes_and_they_have_no_image_yet() {
+        let mut connection = Connection::open_in_memory().expect("a database in memory");
+        for step in MIGRATIONS.iter().take(3) {
+            connection.execute_batch(step).expect("an old step");
+        }
+        connection.pragma_update(None, "user_version", 3).expect("version 3");
+        let old = "INSERT INTO accounts VALUES ('a', 'default', x'00', NULL, 0); \
+                   INSERT INTO boxes (id, account_id, state, settings, uid_base, created_ms, updated_ms) \
+                   VALUES ('b', 'a', 'ready', '{\"size\":\"small\"}', 524288, 1, 2)";
+        connection.execute_batch(old).expect("a box of then");
+        migrate(&mut connection).expect("migrated");
+        let image: Option<String> =
+            connection.query_row("SELECT image FROM boxes WHERE id = 'b'", [], |row| row.get(0)).expect("the box");
+        assert_eq!(image, None);
     }
 }

@@ -26,6 +26,7 @@ fn record(id: &str, account: &str, name: Option<&str>) -> BoxRecord {
         name: name.map(str::to_owned),
         state: BoxState::Ready,
         settings: BoxSettings { size: BoxSize::Medium, labels: vec!["l".into()], ..BoxSettings::default() },
+        image: Some("bookworm-1".into()),
         uid_base: 524_288,
         incarnation: Some(Incarnation { pid: 7, start_time_ticks: 8, boot_id: "boot".into(), cgroup_inode: 9 }),
         created_ms: 1,
@@ -64,7 +65,7 @@ fn run(id: &str, number: u64, state: RunState) -> RunRow {
 async fn a_box_record_comes_back_as_it_was() {
     let Fixture { db, account, dir } = fixture().await;
     let made = record("b", &account, Some("name"));
-    db.insert_box(&made, None, sample("b", 0, 5, 0, Some(1)), vec![LogRow::system("b", "created")])
+    db.insert_box(&made, Vec::new(), sample("b", 0, 5, 0, Some(1)), vec![LogRow::system("b", "created")])
         .await
         .expect("inserted");
     db.close().await;
@@ -80,7 +81,7 @@ async fn a_box_record_comes_back_as_it_was() {
 async fn a_damaged_record_is_told_and_the_others_are_read() {
     let Fixture { db, account, .. } = fixture().await;
     for id in ["good", "bad"] {
-        db.insert_box(&record(id, &account, None), None, sample(id, 0, 0, 0, None), Vec::new())
+        db.insert_box(&record(id, &account, None), Vec::new(), sample(id, 0, 0, 0, None), Vec::new())
             .await
             .expect("inserted");
     }
@@ -96,7 +97,7 @@ async fn names_are_unique_among_boxes_that_exist() {
     let Fixture { db, account, .. } = fixture().await;
     let insert = |id: &'static str| {
         let (db, record) = (db.clone(), record(id, &account, Some("n")));
-        async move { db.insert_box(&record, None, sample(id, 0, 0, 0, None), Vec::new()).await }
+        async move { db.insert_box(&record, Vec::new(), sample(id, 0, 0, 0, None), Vec::new()).await }
     };
     insert("one").await.expect("the first");
     assert!(insert("two").await.is_err());
@@ -107,7 +108,9 @@ async fn names_are_unique_among_boxes_that_exist() {
 #[tokio::test]
 async fn a_deleted_box_stays_on_the_bill_only() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     db.run_started(run("b", 1, RunState::Running));
     db.begin_delete("b", vec![sample("b", 1, 77, 10, None)]).await.expect("deleting");
     assert!(db.boxes().await.expect("read").iter().all(|(record, _)| record.state == BoxState::Deleting));
@@ -122,7 +125,9 @@ async fn a_deleted_box_stays_on_the_bill_only() {
 #[tokio::test]
 async fn a_sample_counts_once_however_often_it_is_delivered() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 1, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 1, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     for _ in 0..3 {
         db.append_samples(vec![sample("b", 1, 10, 1, None), sample("b", 2, 30, 2, None)]);
     }
@@ -134,7 +139,9 @@ async fn a_sample_counts_once_however_often_it_is_delivered() {
 #[tokio::test]
 async fn an_exit_is_recorded_once_and_the_first_stands() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     db.run_started(run("b", 1, RunState::Running));
     for exit_code in [3, 99] {
         let ended = RunRow { exit_code: Some(exit_code), ended_ms: Some(9), ..run("b", 1, RunState::Failed) };
@@ -152,7 +159,9 @@ async fn an_exit_is_recorded_once_and_the_first_stands() {
 #[tokio::test]
 async fn thinning_the_ledger_leaves_the_bill_alone() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 1, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 1, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     let hour_ms = 3_600_000;
     let many: Vec<StoredSample> = (1..2000_u64)
         .map(|n| {
@@ -171,7 +180,9 @@ async fn thinning_the_ledger_leaves_the_bill_alone() {
 #[tokio::test]
 async fn logs_are_paged_and_pruned() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     for n in 0..10 {
         db.log(LogRow::system("b", n.to_string()));
     }
@@ -192,7 +203,9 @@ async fn a_reserved_id_is_never_given_twice() {
     let reservation = |id: &str, uid_base| Reservation { box_id: id.into(), uid_base };
     let made = db.reserve(vec![reservation("a", 1), reservation("a", 2)]).await.expect("reserved");
     assert_eq!(made, [reservation("a", 1)]);
-    db.insert_box(&record("a", &account, None), None, sample("a", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("a", &account, None), Vec::new(), sample("a", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     assert!(db.reservations().await.expect("read").is_empty());
     assert!(db.reserve(vec![reservation("a", 3)]).await.expect("an answer").is_empty());
 }
@@ -211,7 +224,9 @@ async fn cgroup_roots_are_known_until_forgotten() {
 #[tokio::test]
 async fn public_urls_are_replaced_by_port_and_go_with_their_box() {
     let Fixture { db, account, .. } = fixture().await;
-    db.insert_box(&record("b", &account, None), None, sample("b", 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    db.insert_box(&record("b", &account, None), Vec::new(), sample("b", 0, 0, 0, None), Vec::new())
+        .await
+        .expect("inserted");
     let row = |port, created_ms, secret: Option<[u8; 32]>| PublicUrlRow {
         box_id: "b".into(),
         port,
@@ -229,4 +244,19 @@ async fn public_urls_are_replaced_by_port_and_go_with_their_box() {
     db.begin_delete("b", Vec::new()).await.expect("deleting");
     db.finish_delete("b", 524_288).await.expect("deleted");
     assert!(db.public_urls().await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn only_boxes_without_an_image_get_one() {
+    let Fixture { db, account, .. } = fixture().await;
+    for (id, image) in [("old", None), ("new", Some("bookworm-2"))] {
+        let record = BoxRecord { image: image.map(str::to_owned), ..record(id, &account, None) };
+        db.insert_box(&record, Vec::new(), sample(id, 0, 0, 0, None), Vec::new()).await.expect("inserted");
+    }
+    db.set_missing_images("bookworm-1").await.expect("filled in");
+    let mut images: Vec<(String, Option<String>)> =
+        db.boxes().await.expect("read").into_iter().map(|(record, _)| (record.id, record.image)).collect();
+    images.sort();
+    let image = |id: &str, image: &str| (id.to_owned(), Some(image.to_owned()));
+    assert_eq!(images, [image("new", "bookworm-2"), image("old", "bookworm-1")]);
 }

@@ -26,6 +26,9 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// It has no processes: its init has ended, or the host was started anew. The next request starts it again on its
+    /// disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -41,6 +44,7 @@ impl BoxStatus {
             Self::Idle => "idle",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Stopped => "stopped",
             Self::Error => "error",
             Self::Deleted => "deleted",
         }
@@ -71,6 +75,15 @@ pub struct BoxSettings {
     pub git_user_email: Option<String>,
     /// Idle time of its own.
     pub idle_seconds: Option<u64>,
+    /// The agent's harness. It is kept and shown; this version runs no agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The agent's model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The agent's program (`command`, `args`, `protocol`), for the harness `custom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_runner: Option<serde_json::Value>,
     /// What it may reach. A record from before boxes had a network has none: nothing may be reached.
     pub network_policy: Option<NetworkPolicy>,
 }
@@ -136,6 +149,8 @@ pub struct BoxRecord {
     pub state: BoxState,
     /// What was asked for.
     pub settings: BoxSettings,
+    /// Id of its base image. A record from before boxes had one has none: it gets the daemon's at its next start.
+    pub image: Option<String>,
     /// First of its 65536 host uids.
     pub uid_base: u32,
     /// Its address, if it has ever had a network.

@@ -7,23 +7,16 @@ use super::auth::Caller;
 use super::reply::{Answer, Json, done};
 use crate::http::v2::wire::{Empty, EnvValue, EnvVars, ErrorBody};
 use crate::ids::{self, ENV_VARS_MAX};
+use crate::lifecycle::check_env;
 use crate::refusal::Refusal;
 
 /// What is shown instead of a value.
 const MASK: &str = "********";
 
-/// Checks a whole environment.
-pub(super) fn check_env(env: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {
-    if env.len() > ENV_VARS_MAX {
-        return Err(Refusal::Invalid(format!("at most {ENV_VARS_MAX} environment variables can be set")));
-    }
-    env.iter().try_for_each(|(name, value)| ids::check_env(name, value)).map_err(Refusal::Invalid)
-}
-
 /// Names of the account's variables; values are masked.
 #[utoipa::path(get, path = "/v2/box/settings/env", tag = "account", responses((status = 200, body = EnvVars), (status = 401, body = ErrorBody)))]
 pub(super) async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
-    let env = app.boxes.db().account_env(&account.id).await?;
+    let env = app.db.account_env(&account.id).await?;
     let env_vars = env.into_keys().map(|name| (name, MASK.to_owned())).collect();
     Ok(axum::Json(EnvVars { env_vars }))
 }
@@ -36,7 +29,7 @@ pub(super) async fn replace_env(
     Json(body): Json<EnvVars>,
 ) -> Answer<Empty> {
     check_env(&body.env_vars)?;
-    app.boxes.db().replace_account_env(&account.id, body.env_vars).await?;
+    app.db.replace_account_env(&account.id, body.env_vars).await?;
     done()
 }
 
@@ -49,7 +42,7 @@ pub(super) async fn set_env(
     Json(body): Json<EnvValue>,
 ) -> Answer<Empty> {
     ids::check_env(&key, &body.value).map_err(Refusal::Invalid)?;
-    if app.boxes.db().set_account_env(&account.id, &key, &body.value, ENV_VARS_MAX).await? {
+    if app.db.set_account_env(&account.id, &key, &body.value, ENV_VARS_MAX).await? {
         return done();
     }
     Err(Refusal::Invalid(format!("at most {ENV_VARS_MAX} environment variables can be set")))
@@ -62,7 +55,7 @@ pub(super) async fn remove_env(
     Caller(account): Caller,
     Path(key): Path<String>,
 ) -> Answer<Empty> {
-    if app.boxes.db().remove_account_env(&account.id, &key).await? {
+    if app.db.remove_account_env(&account.id, &key).await? {
         return done();
     }
     Err(Refusal::NotFound("the account has no such environment variable".into()))

@@ -1,93 +1,14 @@
-//! Who asks: from an API key to an account.
-//!
-//! Keys are compared as SHA-256 digests, in constant time. The accounts are read from the database, where another
-//! process (`iceboxd account add`) may add one at any time, and kept for a few seconds.
-
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+//! Who asks: the account of a request, by the key in its header (`accounts`).
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use subtle::ConstantTimeEq;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::App;
-use crate::db::{Account, Db, hash_key};
-use crate::error::Error;
+use crate::db::Account;
 use crate::refusal::Refusal;
 
 /// The header that carries the key.
 pub(super) const KEY_HEADER: &str = "x-box-api-key";
-/// A key that is taken away works no longer than this.
-const KEEP: Duration = Duration::from_secs(10);
-/// Unknown keys make us look into the database no more often than this.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// The accounts, as far as they are known.
-#[derive(Debug)]
-pub(super) struct Accounts {
-    db: Db,
-    known: RwLock<Known>,
-    loading: Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    accounts: Arc<Vec<Account>>,
-    read: Option<Instant>,
-}
-
-impl Accounts {
-    /// Nothing read yet.
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, known: RwLock::default(), loading: Mutex::new(()) }
-    }
-
-    /// The account of a key.
-    pub(super) async fn of_key(&self, key: &[u8]) -> Result<Account, Refusal> {
-        let digest = hash_key(key);
-        for oldest in [KEEP, LOOK_AGAIN] {
-            let accounts = self.not_older_than(oldest).await?;
-            // Every account is compared, whichever matches.
-            let mut found = None;
-            for account in accounts.iter() {
-                if bool::from(account.key_sha256.ct_eq(&digest)) {
-                    found = Some(account.clone());
-                }
-            }
-            if let Some(account) = found {
-                return Ok(account);
-            }
-        }
-        Err(Refusal::Unauthorized)
-    }
-
-    /// Forgets what is known, after a change of our own.
-    pub(super) fn changed(&self) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).read = None;
-    }
-
-    async fn not_older_than(&self, age: Duration) -> Result<Arc<Vec<Account>>, Error> {
-        if let Some(accounts) = self.fresh(age) {
-            return Ok(accounts);
-        }
-        // Many requests with an unknown key are answered by one look.
-        let _loading = self.loading.lock().await;
-        if let Some(accounts) = self.fresh(age) {
-            return Ok(accounts);
-        }
-        let accounts = Arc::new(self.db.accounts().await?);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { accounts: Arc::clone(&accounts), read: Some(Instant::now()) };
-        Ok(accounts)
-    }
-
-    fn fresh(&self, age: Duration) -> Option<Arc<Vec<Account>>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.read.is_some_and(|read| read.elapsed() < age).then(|| Arc::clone(&known.accounts))
-    }
-}
 
 /// The account that asks. Every handler of the API takes one, or a box, which implies one.
 #[derive(Debug, Clone)]
@@ -97,7 +18,13 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
+        // Looked up once for a request.
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
         let key = parts.headers.get(KEY_HEADER).ok_or(Refusal::Unauthorized)?;
-        app.accounts.of_key(key.as_bytes()).await.map(Self)
+        let caller = Self(app.accounts.of_key(key.as_bytes()).await?);
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::auth::Caller;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query};
 use crate::boxes::{Deleted, Entry};
 use crate::error::{Cause, Error};
@@ -45,6 +45,8 @@ pub(super) fn describe(entry: &Entry) -> BoxData {
         last_activity_at: entry.activity.last_work_ms().div_euclid(1000),
         total_cpu_ns: usage.cpu_usec.saturating_mul(1000),
         total_compute_cost_usd: cost,
+        agent: settings.agent,
+        model: settings.model,
         ephemeral: settings.ephemeral,
         expires_at: entry.expires_ms.map(|ms| ms.div_euclid(1000)),
         idle_seconds: entry.idle().as_secs(),

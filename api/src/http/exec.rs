@@ -5,24 +5,30 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use tokio::sync::oneshot;
 
 use super::App;
-use super::found::TheBox;
-use super::gate::Gate;
+use super::extract::TheBox;
+use super::flush::Gate;
 use super::reply::Json;
 use super::stream_body::StreamBody;
+use super::system::Peer;
+use crate::boxes::StreamClient;
 use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 use crate::refusal::Refusal;
-use crate::runs::{self, Command, Outcome};
+use crate::runs::{self, Command, Outcome, Share};
 
-/// A command that takes longer gets its status line and headers now, and blanks until it ends: one of the public clients
-/// gives up after 300 s without a byte, and blanks before JSON mean nothing.
+/// A client on node gives up after 300 s without a byte. So if a command takes longer than this, it gets status line and
+/// headers at once, and blanks until the command ends: blanks before JSON mean nothing. Others get none, because each byte
+/// restarts the read timeout of a client on Python.
 const HEAD_AFTER: Duration = Duration::from_secs(10);
+/// The connection of a client that reads a stream; absent in tests without one.
+type Reader = (Option<Extension<Gate>>, Option<Extension<Peer>>);
+
 /// Time between two blanks.
 const BLANK_EVERY: Duration = Duration::from_secs(20);
 
@@ -30,21 +36,23 @@ const BLANK_EVERY: Duration = Duration::from_secs(20);
 #[utoipa::path(post, path = "/v2/box/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn exec(
     State(app): State<App>,
+    headers: HeaderMap,
     found: TheBox,
     Json(body): Json<ExecBody>,
 ) -> Result<Response, Refusal> {
     let command = Command::exec(body.command, body.folder.as_deref())?;
-    run_to_end(&app, &found, &command).await
+    run_to_end(&app, &found, &command, wants_blanks(&headers)).await
 }
 
 /// Runs code and answers when it has ended.
 #[utoipa::path(post, path = "/v2/box/{id}/code", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn code(
     State(app): State<App>,
+    headers: HeaderMap,
     found: TheBox,
     Json(body): Json<CodeBody>,
 ) -> Result<Response, Refusal> {
-    run_to_end(&app, &found, &runs::code_command(body.into())?).await
+    run_to_end(&app, &found, &runs::code_command(body.into())?, wants_blanks(&headers)).await
 }
 
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
@@ -52,34 +60,31 @@ pub(super) async fn code(
 #[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn exec_stream(
     State(app): State<App>,
-    gate: Option<Extension<Gate>>,
+    client: Reader,
     found: TheBox,
     Json(body): Json<ExecBody>,
 ) -> Result<Response, Refusal> {
     let command = Command::exec(body.command, body.folder.as_deref())?;
-    run_as_stream(&app, &found, &command, gate).await
+    run_as_stream(&app, &found, command, client).await
 }
 
 /// Runs code; its output comes as it is written.
 #[utoipa::path(post, path = "/v2/box/{id}/code-stream", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn code_stream(
     State(app): State<App>,
-    gate: Option<Extension<Gate>>,
+    client: Reader,
     found: TheBox,
     Json(body): Json<CodeBody>,
 ) -> Result<Response, Refusal> {
-    run_as_stream(&app, &found, &runs::code_command(body.into())?, gate).await
+    run_as_stream(&app, &found, runs::code_command(body.into())?, client).await
 }
 
-async fn run_as_stream(
-    app: &App,
-    found: &TheBox,
-    command: &Command,
-    gate: Option<Extension<Gate>>,
-) -> Result<Response, Refusal> {
+async fn run_as_stream(app: &App, found: &TheBox, command: Command, (gate, peer): Reader) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
-    let items = runs::stream(&app.boxes, &awake, command).await?;
-    let body = StreamBody::new(items, gate.map(|Extension(gate)| gate)).into_body();
+    let client = StreamClient { address: peer.map(|Extension(peer)| peer.address) };
+    let command = Command { streamed_to: Some(client), ..command };
+    let output = runs::stream(&app.runs, &awake, &command).await?;
+    let body = StreamBody::new(output, gate.map(|Extension(gate)| gate)).into_body();
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
@@ -89,26 +94,67 @@ async fn run_as_stream(
     Ok((headers, body).into_response())
 }
 
-async fn run_to_end(app: &App, found: &TheBox, command: &Command) -> Result<Response, Refusal> {
+/// Whether the client runs on node or its like: its telemetry tells, or without that the name of its HTTP client.
+fn wants_blanks(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("upstash-telemetry-sdk") {
+        Some(sdk) => sdk.starts_with("@upstash/box"),
+        None => text(header::USER_AGENT.as_str())
+            .is_some_and(|agent| ["node", "undici", "Bun", "Deno"].iter().any(|name| agent.starts_with(name))),
+    }
+}
+
+async fn run_to_end(app: &App, found: &TheBox, command: &Command, blanks: bool) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
     let timeout_ms = command.timeout_ms;
-    let mut ended = runs::collect(&app.boxes, &awake, command).await?;
+    let mut ended = runs::collect(&app.runs, &awake, command).await?;
     // From here on the run itself keeps the box awake; a pause need not wait for this request.
     drop(awake);
-    match tokio::time::timeout(HEAD_AFTER, &mut ended).await {
-        Ok(Ok(outcome)) => Ok(axum::Json(result(outcome, timeout_ms)).into_response()),
+    let patience = if blanks { HEAD_AFTER } else { Duration::MAX };
+    match tokio::time::timeout(patience, &mut ended).await {
+        Ok(Ok(outcome)) => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], answer(outcome, timeout_ms)).into_response())
+        }
         Ok(Err(_)) => Err(Refusal::Unavailable("the output of the command could not be read to its end".into())),
-        Err(_) => Ok(dribble(ended, timeout_ms)),
+        Err(_) => Ok(keep_alive_body(ended, timeout_ms)),
     }
+}
+
+/// The JSON of a finished command. It holds its share of memory until it has left.
+fn answer(mut outcome: Outcome, timeout_ms: Option<u64>) -> Bytes {
+    struct Held {
+        json: Vec<u8>,
+        _share: Share,
+    }
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.json
+        }
+    }
+    let share = std::mem::take(&mut outcome.share);
+    // Plain data of ours always serialises.
+    let json = serde_json::to_vec(&result(outcome, timeout_ms)).unwrap_or_default();
+    Bytes::from_owner(Held { json, _share: share })
 }
 
 /// What both streams of a finished command come to.
 fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
     let mut error = text_of(outcome.stderr);
+    let has_note = outcome.finished.timed_out || outcome.truncated || outcome.finished.out_of_memory.is_some();
+    if has_note && !error.is_empty() && !error.ends_with('\n') {
+        error.push('\n');
+    }
+    if let Some(text) = &outcome.finished.out_of_memory {
+        error.push_str(text);
+        error.push('\n');
+    }
+    if outcome.truncated {
+        let most = runs::EXEC_OUTPUT_BYTES_MAX;
+        error.push_str(&format!(
+            "icebox: the output was cut (at most {most} bytes are kept); stream it, or write it to a file\n"
+        ));
+    }
     if outcome.finished.timed_out {
-        if !error.is_empty() && !error.ends_with('\n') {
-            error.push('\n');
-        }
         let limit = timeout_ms.map_or_else(String::new, |ms| format!(" after {ms} ms"));
         error.push_str(&format!("timed out{limit}"));
     }
@@ -126,14 +172,14 @@ fn text_of(bytes: Vec<u8>) -> String {
 }
 
 /// An answer that begins now and ends with the command.
-fn dribble(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Response {
+fn keep_alive_body(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -> Response {
     let pieces = stream::unfold((Some(ended), Duration::ZERO), move |(ended, wait)| async move {
         let mut ended = ended?;
         let piece = match tokio::time::timeout(wait, &mut ended).await {
             Err(_) => {
                 return Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), (Some(ended), BLANK_EVERY)));
             }
-            Ok(Ok(outcome)) => serde_json::to_vec(&result(outcome, timeout_ms)),
+            Ok(Ok(outcome)) => return Some((Ok(answer(outcome, timeout_ms)), (None, BLANK_EVERY))),
             // The status is sent already: the client learns of it by the exit code and the text.
             Ok(Err(_)) => serde_json::to_vec(&ExecResult {
                 exit_code: 1,
@@ -160,10 +206,11 @@ mod tests {
             state: RunState::Completed,
             cpu_ns: 5,
             error_message: None,
+            out_of_memory: None,
             timed_out,
             lost: false,
         };
-        Outcome { finished, stdout: b"out\xff".to_vec(), stderr: stderr.as_bytes().to_vec(), truncated: false }
+        Outcome { stdout: b"out\xff".to_vec(), stderr: stderr.as_bytes().to_vec(), ..Outcome::of(finished) }
     }
 
     #[test]
@@ -179,13 +226,35 @@ mod tests {
         assert_eq!((said.exit_code, said.error.as_str()), (137, "x\ntimed out after 50 ms"));
     }
 
+    #[test]
+    fn cut_output_is_said_in_error() {
+        let cut = Outcome { truncated: true, ..outcome(false, "warning") };
+        let said = result(cut, None);
+        assert!(said.truncated && said.error.starts_with("warning\nicebox: the output was cut"), "{}", said.error);
+    }
+
+    #[test]
+    fn only_clients_on_node_get_blanks() {
+        let asks = |name: &'static str, value: &'static str| {
+            wants_blanks(&HeaderMap::from_iter([(
+                header::HeaderName::from_static(name),
+                header::HeaderValue::from_static(value),
+            )]))
+        };
+        assert!(
+            asks("upstash-telemetry-sdk", "@upstash/box@0.5.5,@upstash/box-cli@0.1.0") && asks("user-agent", "node")
+        );
+        assert!(!asks("upstash-telemetry-sdk", "upstash-box-py@0.4.0") && !asks("user-agent", "python-httpx/0.28.1"));
+        assert!(!wants_blanks(&HeaderMap::new()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_slow_command_is_answered_with_blanks_and_then_json() {
         let (send, receive) = oneshot::channel();
-        let body = dribble(receive, None).into_body();
+        let body = keep_alive_body(receive, None).into_body();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(50)).await;
-            send.send(outcome(false, "")).expect("somebody waits");
+            assert!(send.send(outcome(false, "")).is_ok(), "the body waits");
         });
         let bytes = axum::body::to_bytes(body, 1000).await.expect("a body");
         let text = std::str::from_utf8(&bytes).expect("text");

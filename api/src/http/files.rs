@@ -12,10 +12,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::boxes::Awake;
 use crate::clock::rfc3339;
+use crate::files::FILE_BYTES_MAX;
 use crate::http::v2::wire::{
     Empty, ErrorBody, FileContent, FileEntry, FileKind, FileList, FileStat, MakeDir, RemoveFile, RenameFile, WriteFile,
 };
@@ -28,8 +29,6 @@ const RANGE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const READ_BYTES_MAX: u64 = 100 * 1024 * 1024;
 /// Longest body of a write: 100 MiB of content, base64 and JSON around it.
 const WRITE_BODY_BYTES_MAX: usize = 140 * 1024 * 1024;
-/// Largest file that is written by one request.
-pub(super) const FILE_BYTES_MAX: usize = 100 * 1024 * 1024;
 
 /// Query of a read.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -182,6 +181,7 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
     let mut piece = piece.ok_or_else(|| std::io::Error::other("the file has become shorter"))?;
     piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     let left = left - piece.len() as u64;
+    awake.entry.passed.pass(piece.len()).await;
     Ok(Some((piece, (reader, awake, left))))
 }
 

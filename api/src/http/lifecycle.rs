@@ -1,14 +1,16 @@
 //! Endpoints 12 to 20: status, sleep and wake, init command, log and runs.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::create::check_init_command;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, Query, done};
+use super::system::Peer;
 use crate::http::v2::wire::{BoxRunData, Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
+use crate::lifecycle::check_init_command;
 use crate::refusal::Refusal;
 use crate::runs;
 
@@ -22,7 +24,7 @@ pub(super) async fn status(found: TheBox) -> Answer<StatusAnswer> {
 #[utoipa::path(post, path = "/v2/box/{id}/pause", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("pause is")?;
-    app.boxes.pause(&found.entry).await?;
+    app.lifecycle.pause(&found.entry).await?;
     done()
 }
 
@@ -30,7 +32,7 @@ pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty
 #[utoipa::path(post, path = "/v2/box/{id}/resume", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn resume(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("resume is")?;
-    app.boxes.resume(&found.entry).await?;
+    app.lifecycle.resume(&found.entry).await?;
     done()
 }
 
@@ -72,10 +74,9 @@ pub(super) struct LogsQuery {
 #[utoipa::path(get, path = "/v2/box/{id}/logs", tag = "life", params(("id" = String, Path), LogsQuery), responses((status = 200, body = Logs), (status = 400, body = ErrorBody)))]
 pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Query<LogsQuery>) -> Answer<Logs> {
     found.not_ephemeral("logs are")?;
-    let db = app.boxes.db();
-    db.settle().await?;
+    app.db.settle().await?;
     let limit = query.limit.filter(|limit| *limit > 0);
-    let logs = db.logs(&found.entry.id, query.offset.unwrap_or(0), limit).await?;
+    let logs = app.db.logs(&found.entry.id, query.offset.unwrap_or(0), limit).await?;
     Ok(axum::Json(Logs { logs: logs.into_iter().map(Into::into).collect() }))
 }
 
@@ -83,14 +84,21 @@ pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Qu
 #[utoipa::path(get, path = "/v2/box/{id}/runs", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Runs), (status = 400, body = ErrorBody)))]
 pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<Runs> {
     found.not_ephemeral("runs are")?;
-    let runs = runs::runs_of(&app.boxes, &found.entry).await?;
+    let runs = runs::runs_of(&app.runs, &found.entry).await?;
     let runs = runs.into_iter().map(|run| BoxRunData::new(run, &found.entry.account_id)).collect();
     Ok(axum::Json(Runs { runs }))
 }
 
-/// Ends a run with everything it started.
+/// Ends a run with everything it started. An id that no run has means the stream that the same client reads, or has just
+/// left: the clients make up ids for their streams.
 #[utoipa::path(post, path = "/v2/box/{id}/runs/{run}/cancel", tag = "life", params(("id" = String, Path), ("run" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn cancel(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
-    runs::cancel(&app.boxes, &found.entry, &path.1).await?;
+pub(super) async fn cancel(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    found: TheBox,
+    Path(path): Path<(String, String)>,
+) -> Answer<Empty> {
+    let client = peer.map(|Extension(peer)| peer.address);
+    runs::cancel(&app.runs, &found.entry, &path.1, client, async || found.awake(&app).await).await?;
     done()
 }

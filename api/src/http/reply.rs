@@ -7,6 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
+use super::patient::TooSlow;
+use super::plain;
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 
@@ -39,6 +41,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
         Refusal::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
         Refusal::NotYet(_) => StatusCode::NOT_IMPLEMENTED,
         Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -82,6 +85,9 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal
             if inner.is::<http_body_util::LengthLimitError>() {
                 return Refusal::TooLarge(format!("the body must have at most {limit} bytes"));
             }
+            if inner.is::<TooSlow>() {
+                return Refusal::TooSlow(format!("{TooSlow}; send it without long pauses"));
+            }
             source = inner.source();
         }
         Refusal::Invalid("the body could not be read to its end".into())
@@ -94,9 +100,13 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal
         None => return parse_json(b"{}"),
         Some(b'{') => {}
         // serde would read a list as the fields of an object in their order.
-        Some(_) => return Err(Refusal::Invalid("invalid body: it must be a JSON object".into())),
+        Some(_) => return Err(Refusal::Invalid("the body must be a JSON object".into())),
     }
-    serde_json::from_slice(bytes).map_err(|cause| Refusal::Invalid(format!("invalid body: {cause}")))
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let body = serde_path_to_error::deserialize(&mut parser);
+    let body = body.map_err(|cause| Refusal::Invalid(plain::json_error(&cause)))?;
+    parser.end().map_err(|_| Refusal::Invalid("the body is not valid JSON: something follows the object".into()))?;
+    Ok(body)
 }
 
 /// The query of a request.
@@ -110,7 +120,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         axum::extract::Query::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Query(query)| Self(query))
-            .map_err(|cause| Refusal::Invalid(format!("invalid query: {}", cause.body_text())))
+            .map_err(|cause| Refusal::Invalid(plain::query_error(&cause.body_text())))
     }
 }
 

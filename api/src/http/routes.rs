@@ -1,13 +1,13 @@
 //! All routes, their description, and what surrounds every handler.
 
 use std::any::Any;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
@@ -15,10 +15,17 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, Securi
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::later::LATER;
+use super::auth::Caller;
+use super::not_implemented::LATER;
+use super::patient::patient;
+use super::seats::Seat;
+use super::shares::{Full, Share};
+use super::system::Peer;
 use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, preview, reply, session, settings, system, upload, v1,
+    App, account, auth, boxes, create, exec, files, lifecycle, public_urls, reply, session, settings, system, upload,
+    v1,
 };
+use crate::refusal::Refusal;
 
 /// The whole API as a service.
 #[derive(Debug, Clone)]
@@ -67,11 +74,13 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(files::rename))
         .routes(routes!(files::remove))
         .merge(OpenApiRouter::new().routes(routes!(upload::upload)).layer(upload::limit()))
-        .routes(routes!(preview::open, preview::list))
-        .routes(routes!(preview::close))
+        .routes(routes!(public_urls::open, public_urls::list))
+        .routes(routes!(public_urls::close))
         .routes(routes!(v1::boxes::account_usage))
         .routes(routes!(v1::boxes::box_usage))
+        .routes(routes!(v1::boxes::view))
         .routes(routes!(v1::boxes::why))
+        .routes(routes!(v1::boxes::list_runs))
         .routes(routes!(v1::boxes::box_idle))
         .routes(routes!(v1::boxes::account_idle))
         .routes(routes!(v1::boxes::account_headers))
@@ -111,7 +120,7 @@ pub fn api(app: App) -> Api {
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), admit))
-        .layer(cors(&app.boxes.config().cors_origins))
+        .layer(cors(&app.config.cors_origins))
         .with_state(app);
     Api { router }
 }
@@ -151,21 +160,44 @@ fn collapsed(uri: &Uri) -> Option<Uri> {
 async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    // Who looks after the daemon gets in when it is busy.
-    let _admitted = if matches!(route.as_str(), "/healthz" | "/metrics") {
-        None
+    let operator = request.extensions().get::<Peer>().is_some_and(|peer| peer.operator);
+    // The daemon can be looked after when it is busy.
+    let response = if operator || matches!(route.as_str(), "/healthz" | "/metrics") {
+        next.run(request).await
     } else {
-        match app.requests.try_acquire() {
-            Ok(permit) => Some(permit),
-            Err(_) => {
-                let busy = crate::refusal::Refusal::Unavailable("too many requests are in progress; try again".into());
-                return axum::response::IntoResponse::into_response(busy);
+        match share(&app, request).await {
+            Ok((request, share)) => {
+                let response = next.run(request).await;
+                drop(share);
+                response
             }
+            Err(refusal) => refusal.into_response(),
         }
     };
-    let response = next.run(request).await;
-    app.boxes.metrics().request(&route, response.status().as_u16(), began.elapsed());
+    app.metrics.request(&route, response.status().as_u16(), began.elapsed());
     response
+}
+
+/// Finds out whose the request is and takes it from the account's share.
+async fn share(app: &App, request: Request) -> Result<(Request, Share), Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let account = match Caller::from_request_parts(&mut parts, app).await {
+        Ok(Caller(account)) => account.id,
+        // The handler says so. Until then all of these share one place.
+        Err(Refusal::Unauthorized) => String::new(),
+        Err(refusal) => return Err(refusal),
+    };
+    if !account.is_empty() && !parts.extensions.get::<Seat>().is_none_or(|seat| seat.belongs_to(&account)) {
+        return Err(Refusal::Limit("this account has too many connections in use; close some, or try again".into()));
+    }
+    let share = app.shares.take(&account).map_err(|full| match full {
+        Full::Account if !account.is_empty() => {
+            Refusal::Limit("this account has too many requests in progress; try again".into())
+        }
+        _ => Refusal::Unavailable("too many requests are in progress; try again".into()),
+    })?;
+    let pause = Duration::from_secs(app.config.body_timeout_seconds);
+    Ok((Request::from_parts(parts, patient(body, pause)), share))
 }
 
 fn panicked(_cause: Box<dyn Any + Send + 'static>) -> Response {

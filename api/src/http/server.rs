@@ -1,29 +1,36 @@
 //! The server: accepting connections, with limits, and closing down.
 //!
-//! Our own loop over hyper, because its defaults are not enough: the time limit for request heads works only with a
-//! timer, and there is no limit on connections at all.
+//! A loop of its own over hyper, whose defaults are not enough: the time limit for request heads works only with a
+//! timer, and there is no limit on connections at all. Beside the address there is a socket in the run directory for the
+//! operator, with room of its own: nothing that clients do takes it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::Request;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::front::Answers;
-use super::gate::{Gate, Gated};
+use super::flush::{Gate, Gated};
+use super::host_router::Answers;
+use super::seats::{Busy, Seat, SeatLimits, Seats};
 use super::system::Peer;
+use super::unread;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::preview::Certificate;
+use crate::public_urls::Certificate;
 
 /// How long a client may take for the head of a request, and how long a connection may be idle before one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -33,6 +40,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
 /// How long requests in progress may go on when the daemon stops.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// Connections to the operator's socket.
+const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after a failed accept: out of descriptors, most likely, and some connection will end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -64,15 +73,15 @@ pub struct Door<A> {
     /// Who answers.
     pub answers: A,
     /// Connections that may be open at once.
-    pub connections_max: u32,
+    pub limits: SeatLimits,
     /// Told how many are.
     pub metrics: Option<Arc<Metrics>>,
 }
 
 /// Serves until `stop` is called; then lets requests in progress finish for a short while.
 pub async fn serve<A: Answers>(door: Door<A>, stop: CancellationToken) {
-    let Door { listening, certificate, answers, connections_max, metrics } = door;
-    let room = Arc::new(Semaphore::new(connections_max as usize));
+    let Door { listening, certificate, answers, limits, metrics } = door;
+    let seats = Seats::new(limits);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -88,15 +97,11 @@ pub async fn serve<A: Answers>(door: Door<A>, stop: CancellationToken) {
                 continue;
             }
         };
-        // Without room the connection is closed at once: the client learns of it, and we stay able to serve others.
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let connection = accept(stream, peer, certificate.clone(), answers.clone(), stop.clone());
-        connections.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        // Without room the connection is closed at once: the client learns of it, and others are served.
+        let Some(seat) = seats.take(peer.ip()) else { continue };
+        connections.spawn(accept(stream, peer, certificate.clone(), answers.clone(), seat, stop.clone()));
         if let Some(metrics) = &metrics {
-            metrics.set_connections(i64::try_from(connections.len()).unwrap_or(i64::MAX));
+            metrics.set_connections(i64::try_from(seats.count()).unwrap_or(i64::MAX));
         }
     }
     drop(listening);
@@ -111,6 +116,7 @@ async fn accept<A: Answers>(
     peer: SocketAddr,
     certificate: Option<Arc<Certificate>>,
     answers: A,
+    seat: Seat,
     stop: CancellationToken,
 ) {
     // Small pieces must leave at once: trailers, frames, single lines. And a client that has vanished without a word is
@@ -122,28 +128,43 @@ async fn accept<A: Answers>(
         return;
     }
     let Some(certificate) = certificate else {
-        return connection(stream, Peer { address: peer, secure: false }, answers, stop).await;
+        let peer = Peer { address: peer, secure: false, operator: false };
+        return connection(stream, peer, answers, Some(seat), stop).await;
     };
-    match certificate.accept(stream).await {
-        Ok(stream) => connection(stream, Peer { address: peer, secure: true }, answers, stop).await,
+    let agreed = tokio::select! {
+        agreed = certificate.accept(stream) => agreed,
+        () = seat.ended().cancelled() => return,
+    };
+    match agreed {
+        Ok(stream) => {
+            let peer = Peer { address: peer, secure: true, operator: false };
+            connection(stream, peer, answers, Some(seat), stop).await;
+        }
         Err(cause) => tracing::debug!(%peer, %cause, "no agreement on keys"),
     }
 }
 
-async fn connection<A, T>(stream: T, peer: Peer, answers: A, stop: CancellationToken)
+async fn connection<A, T>(stream: T, peer: Peer, answers: A, seat: Option<Seat>, stop: CancellationToken)
 where
     A: Answers,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let gate = Gate::default();
     let io = TokioIo::new(Gated::new(stream, gate.clone()));
+    let taken = seat.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, gate) = (answers.clone(), gate.clone());
+        let (answers, gate, seat) = (answers.clone(), gate.clone(), taken.clone());
+        // From the head of the request to the end of the answer.
+        let busy = seat.as_ref().map(Seat::busy);
         async move {
-            let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(gate);
+            let (mut request, rest) = unread::share(request);
+            request.extensions_mut().insert(gate.clone());
             request.extensions_mut().insert(peer);
-            Ok::<_, Infallible>(answers.answer(request).await)
+            if let Some(seat) = seat {
+                request.extensions_mut().insert(seat);
+            }
+            let response = rest.dropped(answers.answer(request).await, &gate).await;
+            Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
         }
     });
     let connection = http1::Builder::new()
@@ -160,8 +181,87 @@ where
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = made_room(seat.as_ref()) => return,
     };
     if let Err(cause) = served {
         tracing::debug!(peer = %peer.address, %cause, "a connection ended early");
+    }
+}
+
+/// Returns when the connection is to make room for another one.
+async fn made_room(seat: Option<&Seat>) {
+    match seat {
+        Some(seat) => seat.ended().cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The body of an answer. Its connection is busy until it is dropped.
+struct Held {
+    body: axum::body::Body,
+    _busy: Option<Busy>,
+}
+
+impl hyper::body::Body for Held {
+    type Data = axum::body::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The operator's socket.
+#[derive(Debug)]
+pub struct OperatorSocket(UnixListener);
+
+impl OperatorSocket {
+    /// Binds a socket at this path. Root only can open it.
+    pub fn bind(path: &Path) -> Result<Self, Error> {
+        let failed = |cause: std::io::Error| Error::new("listen on", path.display().to_string(), cause);
+        match std::fs::remove_file(path) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(failed(cause)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self(listener))
+    }
+
+    /// Serves until `stop` is called.
+    pub async fn serve<A: Answers>(self, answers: A, stop: CancellationToken) {
+        let room = Arc::new(Semaphore::new(OPERATOR_CONNECTIONS_MAX));
+        let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 0)), secure: false, operator: true };
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.0.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(cause) => {
+                    tracing::warn!(%cause, "cannot accept a connection of the operator");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let (answers, stop) = (answers.clone(), stop.clone());
+            tokio::spawn(async move {
+                connection(stream, peer, answers, None, stop).await;
+                drop(permit);
+            });
+        }
     }
 }

@@ -3,14 +3,13 @@
 use axum::extract::{Path, State};
 
 use super::App;
-use super::create::check_git_identity;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, Json, done};
 use crate::domain::BoxStatus;
 use crate::http::v2::wire::{AddLabel, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 use crate::ids;
+use crate::lifecycle::check_git_identity;
 use crate::refusal::Refusal;
-use crate::runs;
 
 /// Sets the network policy. It is in force when this has an answer, for connections that are open too.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
@@ -84,6 +83,6 @@ async fn change_git_config(app: &App, found: &TheBox, body: GitConfigChange) -> 
         settings.git_user_email = email.or(settings.git_user_email.take());
     };
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
-    runs::apply_git_config(&app.boxes, &awake).await?;
+    app.lifecycle.apply_git_config(&awake).await?;
     Ok(axum::Json(found.entry.settings().git_identity().into()))
 }

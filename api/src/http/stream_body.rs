@@ -1,4 +1,5 @@
-//! The body of an exec stream: raw output, then one trailer.
+//! The body of an exec stream: raw output, byte for byte, then one trailer. Both clients find the trailer at any place, also
+//! in the middle of a line.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,21 +8,18 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use tokio::sync::mpsc;
 
-use super::gate::Gate;
+use super::flush::Gate;
 use crate::http::v2::wire::{ErrorBody, ExitTrailer};
-use crate::runs::{Finished, StreamItem};
+use crate::runs::{Finished, RunStream, StreamItem};
 
 /// The body. Dropping it (the client has gone) leaves the run alone.
 #[derive(Debug)]
 pub(super) struct StreamBody {
-    items: mpsc::Receiver<StreamItem>,
+    items: RunStream,
     /// Absent in tests without a connection.
     gate: Option<Gate>,
     state: State,
-    /// Whether the output ends in the middle of a line.
-    open_line: bool,
 }
 
 #[derive(Debug)]
@@ -37,8 +35,8 @@ enum State {
 
 impl StreamBody {
     /// A body that ends with the run.
-    pub(super) fn new(items: mpsc::Receiver<StreamItem>, gate: Option<Gate>) -> Self {
-        Self { items, gate, state: State::Output, open_line: false }
+    pub(super) fn new(items: RunStream, gate: Option<Gate>) -> Self {
+        Self { items, gate, state: State::Output }
     }
 
     /// As the body of an answer.
@@ -71,19 +69,10 @@ impl Body for StreamBody {
                     self.state = State::Over;
                     return Poll::Ready(Some(Ok(Frame::data(trailer))));
                 }
-                State::Output => match ready!(self.items.poll_recv(context)) {
-                    Some(StreamItem::Output(bytes)) => {
-                        if let Some(last) = bytes.last() {
-                            self.open_line = *last != b'\n';
-                            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                        }
-                    }
-                    Some(StreamItem::End(finished)) => {
-                        self.state = self.before_trailer(Some(finished));
-                        if std::mem::take(&mut self.open_line) {
-                            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
-                        }
-                    }
+                State::Output => match ready!(self.items.poll_next(context)) {
+                    Some(StreamItem::Output(bytes)) if bytes.is_empty() => {}
+                    Some(StreamItem::Output(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Some(StreamItem::End(finished)) => self.state = self.before_trailer(Some(finished)),
                     // The task that read the run has failed.
                     None => self.state = self.before_trailer(None),
                 },
@@ -110,6 +99,8 @@ fn trailer(finished: Option<Finished>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::domain::RunState;
 
@@ -119,6 +110,7 @@ mod tests {
             state: RunState::Failed,
             cpu_ns: 1000,
             error_message: None,
+            out_of_memory: None,
             timed_out: false,
             lost: false,
         }
@@ -130,7 +122,7 @@ mod tests {
             sender.send(item).await.expect("room");
         }
         drop(sender);
-        let mut body = StreamBody::new(receiver, None);
+        let mut body = StreamBody::new(receiver.into(), None);
         let mut frames = Vec::new();
         while let Some(frame) = body.frame().await {
             let data = frame.expect("no errors").into_data().expect("data");
@@ -142,10 +134,10 @@ mod tests {
     const TRAILER: &str = "event: exit\ndata: {\"exit_code\":3,\"cpu_ns\":1000}\n\n";
 
     #[tokio::test]
-    async fn the_trailer_is_one_frame_after_a_whole_line() {
+    async fn the_trailer_is_one_frame_and_nothing_is_put_before_it() {
         let output = |text: &'static str| StreamItem::Output(Bytes::from_static(text.as_bytes()));
         assert_eq!(frames(vec![output("a"), output("b\n"), StreamItem::End(finished())]).await, ["a", "b\n", TRAILER]);
-        assert_eq!(frames(vec![output("a"), StreamItem::End(finished())]).await, ["a", "\n", TRAILER]);
+        assert_eq!(frames(vec![output("a"), StreamItem::End(finished())]).await, ["a", TRAILER]);
         assert_eq!(frames(vec![StreamItem::End(finished())]).await, [TRAILER]);
     }
 
@@ -159,13 +151,14 @@ mod tests {
     async fn the_trailer_waits_for_the_flush_of_what_is_before_it() {
         let (sender, receiver) = mpsc::channel(8);
         let gate = Gate::default();
-        let mut body = StreamBody::new(receiver, Some(gate.clone()));
+        let mut body = StreamBody::new(receiver.into(), Some(gate.clone()));
         sender.send(StreamItem::Output(Bytes::from_static(b"x\n"))).await.expect("room");
         sender.send(StreamItem::End(finished())).await.expect("room");
         assert!(body.frame().await.is_some());
         let waited = tokio::time::timeout(std::time::Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing was flushed yet");
-        let mut connection = super::super::gate::Gated::new(tokio::io::sink(), gate);
+        let mut connection =
+            super::super::flush::Gated::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()), gate);
         tokio::io::AsyncWriteExt::flush(&mut connection).await.expect("a flush");
         let last = body.frame().await.expect("a frame").expect("no errors").into_data().expect("data");
         assert_eq!(last, TRAILER);

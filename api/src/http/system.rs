@@ -13,13 +13,15 @@ use crate::domain::BoxStatus;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 
-/// Who is at the other end of the connection.
+/// The other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     /// Its address.
     pub address: SocketAddr,
-    /// Whether it speaks TLS with us.
+    /// Whether the connection is TLS.
     pub secure: bool,
+    /// Whether it came through the operator's socket.
+    pub operator: bool,
 }
 
 /// Answer of the health check.
@@ -51,7 +53,14 @@ pub(super) async fn metrics(
     }
     let boxes = app.boxes.clone();
     let counted = tokio::task::spawn_blocking(move || {
-        let all = [BoxStatus::Creating, BoxStatus::Idle, BoxStatus::Running, BoxStatus::Paused, BoxStatus::Error];
+        let all = [
+            BoxStatus::Creating,
+            BoxStatus::Idle,
+            BoxStatus::Running,
+            BoxStatus::Paused,
+            BoxStatus::Stopped,
+            BoxStatus::Error,
+        ];
         let mut counts = all.map(|status| (status.as_str(), 0));
         for status in boxes.all().iter().map(|entry| entry.status().as_str()) {
             if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == status) {
@@ -62,10 +71,15 @@ pub(super) async fn metrics(
     });
     let (counts, (footprint, pressure)) =
         counted.await.map_err(|_| Error::new("count the boxes", "", Cause::WorkerEnded))?;
-    app.boxes.metrics().set_together(&footprint, &pressure);
+    app.metrics.set_together(&footprint, &pressure);
+    let passed: Vec<(String, u64)> = match local {
+        true => app.boxes.all().iter().map(|entry| (entry.id.clone(), entry.passed.bytes())).collect(),
+        false => Vec::new(),
+    };
+    app.metrics.set_passed(&passed);
     // Which boxes others have is nothing for the owner of a key.
     app.boxes.count_networks(local).await?;
-    let text = app.boxes.metrics().text(&counts);
+    let text = app.metrics.text(&counts);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

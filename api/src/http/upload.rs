@@ -1,23 +1,17 @@
 //! Endpoint 40: uploads.
 
-use std::collections::VecDeque;
-
 use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 
 use super::App;
-use super::files::FILE_BYTES_MAX;
-use super::found::TheBox;
+use super::extract::TheBox;
 use super::reply::{Answer, done, read_body};
-use crate::boxes::Awake;
+use crate::files::{FILE_BYTES_MAX, Upload};
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
-use crate::runs::resolve_path;
 
-/// Files of one upload.
-const FILES_MAX: usize = 1000;
 /// Longest upload: 100 MiB of files, and what multipart puts around them.
 pub(super) const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
 /// Longest path.
@@ -36,29 +30,21 @@ pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Reque
         return empty_form(request.into_body()).await;
     }
     let form = Multipart::from_request(request, &app).await;
-    let mut form = form.map_err(|cause| Refusal::Invalid(format!("invalid form: {}", cause.body_text())))?;
+    let mut form = form.map_err(|_| Refusal::Invalid("the Content-Type of a form must name its boundary".into()))?;
     let awake = found.awake(&app).await?;
-    let mut paths: VecDeque<String> = VecDeque::new();
-    let mut files = 0;
+    let mut upload = Upload::new(&awake);
     while let Some(field) = form.next_field().await.map_err(|cause| refuse(&cause))? {
         match field.name() {
-            Some("paths") => paths.push_back(read_path(field).await?),
-            Some("files") => {
-                files += 1;
-                let path = paths.pop_front().ok_or_else(|| {
-                    Refusal::Invalid("each part `files` must come after the field `paths` that belongs to it".into())
-                })?;
-                write_file(&awake, &path, field).await?;
+            Some("paths") => upload.add_path(read_path(field).await?)?,
+            Some("files") => write_file(&mut upload, field).await?,
+            other => {
+                let name: String = other.unwrap_or_default().chars().take(40).collect();
+                let text = format!("the form has a field '{name}'; an upload has `paths` and `files` only");
+                return Err(Refusal::Invalid(text));
             }
-            _ => {}
-        }
-        if files > FILES_MAX || paths.len() > FILES_MAX {
-            return Err(Refusal::Invalid(format!("one upload has at most {FILES_MAX} files")));
         }
     }
-    if !paths.is_empty() {
-        return Err(Refusal::Invalid("there are more `paths` than `files`".into()));
-    }
+    upload.finish()?;
     done()
 }
 
@@ -75,7 +61,7 @@ async fn empty_form(body: Body) -> Answer<Empty> {
     }
 }
 
-async fn read_path(mut field: Field<'_>) -> Result<String, Refusal> {
+async fn read_path(mut field: Field<'_>) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(|cause| refuse(&cause))? {
         bytes.extend_from_slice(&piece);
@@ -83,13 +69,12 @@ async fn read_path(mut field: Field<'_>) -> Result<String, Refusal> {
             return Err(Refusal::Invalid(format!("a path must have at most {PATH_BYTES_MAX} bytes")));
         }
     }
-    let path = String::from_utf8(bytes).map_err(|_| Refusal::Invalid("a path must be UTF-8".into()))?;
-    resolve_path(&path)
+    Ok(bytes)
 }
 
 /// Streams a part into its file. An upload that breaks off leaves nothing.
-async fn write_file(awake: &Awake, path: &str, mut field: Field<'_>) -> Result<(), Refusal> {
-    let mut file = awake.entry.handle().file_write(path).await?;
+async fn write_file(upload: &mut Upload<'_>, mut field: Field<'_>) -> Result<(), Refusal> {
+    let mut file = upload.next_file().await?;
     while let Some(piece) = field.chunk().await.map_err(|cause| refuse(&cause))? {
         file.write(&piece).await?;
     }
@@ -100,5 +85,5 @@ fn refuse(cause: &MultipartError) -> Refusal {
     if cause.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Refusal::TooLarge(format!("an upload must have at most {FILE_BYTES_MAX} bytes"));
     }
-    Refusal::Invalid(format!("invalid form: {}", cause.body_text()))
+    Refusal::Invalid("the form cannot be read: it is cut short, or its boundaries are wrong".into())
 }

@@ -9,17 +9,18 @@ use icebox_shim::handle::{RunEvent, RunStatus};
 
 use super::collect::Tail;
 use super::command::{prompt_of, stopped_text};
-use super::finish::{Ended, tell_init};
-use super::start::{Ticket, read_label};
-use super::table::LiveRun;
-use crate::boxes::{Boxes, Entry, WorkKind};
+use super::finish::tell_init;
+use super::service::Runs;
+use super::start::read_label;
+use super::ticket::{Ended, Ticket};
+use crate::boxes::{Entry, LiveRun, WorkKind};
 use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
 use crate::refusal::Refusal;
 
 /// Takes over what the init of a box knows. The box must be awake; its lifecycle lock is held by the caller.
-pub async fn adopt(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
+pub async fn adopt(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
     let known = entry.handle().runs().await.map_err(Refusal::from)?;
     // The init command of an earlier life is in no record, and what it has started keeps its cgroup.
     entry.runs.raise(entry.handle().last_leaf().await.map_err(Refusal::from)?);
@@ -27,20 +28,20 @@ pub async fn adopt(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
     for status in known {
         entry.runs.raise(status.run);
         if !entry.runs.has(status.run) {
-            take_over(boxes, entry, status).await;
+            take_over(runs, entry, status).await;
         }
     }
-    fail_missing(boxes, entry, &numbers).await
+    fail_missing(runs, entry, &numbers).await
 }
 
 /// The box has no processes any more: runs that are recorded as running have ended with it.
-pub async fn fail_orphans(boxes: &Boxes, entry: &Arc<Entry>) -> Result<(), Refusal> {
-    fail_missing(boxes, entry, &HashSet::new()).await
+pub async fn fail_orphans(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    fail_missing(runs, entry, &HashSet::new()).await
 }
 
-async fn fail_missing(boxes: &Boxes, entry: &Arc<Entry>, known: &HashSet<u64>) -> Result<(), Refusal> {
+async fn fail_missing(runs: &Runs, entry: &Arc<Entry>, known: &HashSet<u64>) -> Result<(), Refusal> {
     let missing = |run: &RunRow| !known.contains(&run.number) && !entry.runs.has(run.number);
-    for run in boxes.db().runs_in_flight(&entry.id).await?.into_iter().filter(missing) {
+    for run in runs.db().runs_in_flight(&entry.id).await?.into_iter().filter(missing) {
         let log =
             LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, format!("{} → {}", run.prompt, stopped_text()));
         let run = RunRow {
@@ -49,20 +50,20 @@ async fn fail_missing(boxes: &Boxes, entry: &Arc<Entry>, known: &HashSet<u64>) -
             error_message: Some(stopped_text().to_owned()),
             ..run
         };
-        boxes.db().run_finished(FinishedRun { run, sample: None, log, hidden: false }, |_| ());
+        runs.db().run_finished(FinishedRun { run, sample: None, log, hidden: false }, |_| ());
     }
     Ok(())
 }
 
 /// Attaches to a run and reads it to its end, in a task of its own.
-async fn take_over(boxes: &Boxes, entry: &Arc<Entry>, status: RunStatus) {
+async fn take_over(runs: &Runs, entry: &Arc<Entry>, status: RunStatus) {
     let (id, hidden) = read_label(&status.label);
     let started_ms = i64::try_from(status.started_unix_ms).unwrap_or_else(|_| clock::unix_ms());
     let run = Arc::new(LiveRun::new(status.run, id, prompt_of(&status.argv), started_ms, hidden));
     let work = (!hidden && status.exit.is_none()).then(|| entry.activity.begin(WorkKind::Run));
     // It runs already: the limit is for new ones.
     entry.runs.enter(Arc::clone(&run), u32::MAX);
-    let ticket = Ticket { boxes: boxes.clone(), entry: Arc::clone(entry), run, work };
+    let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     let attached = match entry.handle().attach(status.run).await {
         Ok(attached) => attached,
         Err(error) if error.kind() == ErrorKind::NotFound => return,
@@ -86,7 +87,7 @@ async fn take_over(boxes: &Boxes, entry: &Arc<Entry>, status: RunStatus) {
             }
         };
         let ended_ms = ended_ms.unwrap_or_else(clock::unix_ms);
-        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false }).await
+        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false, truncated: false }).await
     });
     // One that has ended already is recorded before the box is served, so that its owner finds the exit at once.
     if status.exit.is_some() && reading.await.is_err() {

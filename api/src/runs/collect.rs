@@ -1,22 +1,40 @@
 //! A run whose whole output is wanted at its end.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::command::{Command, stopped_text};
-use super::finish::{Finished, RECORDED_OUTPUT_BYTES, ended_now};
-use super::start::{RECORD_AFTER, Started, Ticket, start};
-use crate::boxes::{Awake, Boxes};
+use super::finish::RECORDED_OUTPUT_BYTES;
+use super::service::Runs;
+use super::start::{RECORD_AFTER, Started, start};
+use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};
+use crate::boxes::Awake;
 use crate::refusal::Refusal;
 
-/// So much of each output stream is kept for the answer; the rest is read and dropped.
-pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const MIB: usize = 1024 * 1024;
+/// What all answers together may keep beyond their first MiB. The memory is twice that: the output, and the JSON made of it.
+static SHARED_MIB: Semaphore = Semaphore::const_new(512);
+
+/// The part of the shared memory that an output takes.
+#[derive(Debug, Default)]
+pub struct Share(Vec<SemaphorePermit<'static>>);
+
+impl Share {
+    /// Room for so many bytes of output. The first MiB is free, so that small outputs never have to wait for large ones.
+    fn holds(&mut self, bytes: usize) -> bool {
+        while bytes > (self.0.len() + 1) * MIB {
+            match SHARED_MIB.try_acquire() {
+                Ok(permit) => self.0.push(permit),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
 
 /// A finished run with its output.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
     pub finished: Finished,
@@ -26,15 +44,25 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
     /// Some output was dropped.
     pub truncated: bool,
+    /// Held until the output has left.
+    pub share: Share,
 }
 
-/// Starts a command and reads its output in a task of its own. The answer comes when it has ended; whether anybody waits
-/// for it makes no difference.
-pub async fn collect(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+impl Outcome {
+    /// A finished run without output.
+    #[must_use]
+    pub fn of(finished: Finished) -> Self {
+        Self { finished, stdout: Vec::new(), stderr: Vec::new(), truncated: false, share: Share::default() }
+    }
+}
+
+/// Starts a command and reads its output in a task of its own. The answer comes when it has ended. The
+/// run goes on if the receiver is dropped.
+pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
     let (answer, outcome) = oneshot::channel();
-    match start(boxes, awake, command).await? {
+    match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
-            let done = Outcome { finished, stdout: Vec::new(), stderr: message.into_bytes(), truncated: false };
+            let done = Outcome { stderr: message.into_bytes(), ..Outcome::of(finished) };
             // The receiver is right here.
             let _ = answer.send(done);
         }
@@ -74,15 +102,12 @@ async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
             Err(error) => break Err(error),
         }
     };
-    if output.truncated {
-        let text = format!("output of a command beyond {EXEC_OUTPUT_BYTES_MAX} bytes was dropped");
-        ticket.warn(text);
-    }
-    let finished = ticket.finish(ended_now(exit, output.tail.bytes())).await;
+    let Output { stdout, mut stderr, truncated, share, tail } = output;
+    let finished = ticket.finish(Ended { truncated, ..ended_now(exit, tail.bytes()) }).await;
     if finished.lost {
-        output.stderr.extend_from_slice(stopped_text().as_bytes());
+        stderr.extend_from_slice(stopped_text().as_bytes());
     }
-    Outcome { finished, stdout: output.stdout, stderr: output.stderr, truncated: output.truncated }
+    Outcome { finished, stdout, stderr, truncated, share }
 }
 
 /// Reads events, and puts a record of the run on disk when it has gone on for a while.
@@ -96,8 +121,20 @@ impl Recording {
         Self { due: Some(tokio::time::Instant::now() + RECORD_AFTER) }
     }
 
-    /// The next event of the run.
+    /// The next event of the run, at the rate of its box.
     pub(super) async fn next(
+        &mut self,
+        events: &mut RunEvents,
+        ticket: &Ticket,
+    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
+        let event = self.next_recorded(events, ticket).await;
+        if let Ok(Some(event)) = &event {
+            ticket.entry().pass(event).await;
+        }
+        event
+    }
+
+    async fn next_recorded(
         &mut self,
         events: &mut RunEvents,
         ticket: &Ticket,
@@ -126,31 +163,39 @@ struct Output {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     truncated: bool,
+    share: Share,
     tail: Tail,
 }
 
 impl Output {
     fn add(&mut self, bytes: &Bytes, stream: Stream) {
+        let held = self.stdout.len() + self.stderr.len();
         let kept = match stream {
             Stream::Out => &mut self.stdout,
             Stream::Err => &mut self.stderr,
         };
-        let room = EXEC_OUTPUT_BYTES_MAX - kept.len();
-        kept.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        self.truncated |= bytes.len() > room;
         self.tail.add(bytes);
+        // What comes after a gap is dropped too.
+        let room = if self.truncated { 0 } else { EXEC_OUTPUT_BYTES_MAX - kept.len() };
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        if self.share.holds(held + taken.len()) {
+            kept.extend_from_slice(taken);
+            self.truncated |= taken.len() < bytes.len();
+        } else {
+            self.truncated = true;
+        }
     }
 }
 
 /// The end of a run's output, both streams as they came.
 #[derive(Debug, Default)]
-pub struct Tail {
+pub(super) struct Tail {
     bytes: Vec<u8>,
 }
 
 impl Tail {
     /// Adds what came.
-    pub fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         let new = bytes.get(bytes.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or(bytes);
         let old = RECORDED_OUTPUT_BYTES - new.len();
         if self.bytes.len() > old {
@@ -161,35 +206,8 @@ impl Tail {
 
     /// What is kept.
     #[must_use]
-    pub fn bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(self) -> Vec<u8> {
         self.bytes
-    }
-}
-
-impl Ticket {
-    /// A word of warning in the box's log.
-    pub(super) fn warn(&self, text: impl Into<String>) {
-        use crate::db::LogRow;
-        use crate::domain::{LogLevel, LogSource};
-        self.boxes.db().log(LogRow::new(&self.entry.id, LogLevel::Warn, LogSource::System, text));
-    }
-
-    /// The box the run is in.
-    #[must_use]
-    pub fn entry(&self) -> &Arc<crate::boxes::Entry> {
-        &self.entry
-    }
-
-    /// Public id of the run.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.run.id
-    }
-
-    /// Number of the run.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.run.number
     }
 }
 
@@ -201,14 +219,14 @@ mod tests {
     fn output_beyond_the_limit_is_dropped_and_said_so() {
         let mut output = Output::default();
         let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
-        for _ in 0..16 {
+        for _ in 0..EXEC_OUTPUT_BYTES_MAX / piece.len() {
             output.add(&piece, Stream::Out);
         }
         assert!(!output.truncated && output.stdout.len() == EXEC_OUTPUT_BYTES_MAX);
         output.add(&Bytes::from_static(b"y"), Stream::Out);
         output.add(&Bytes::from_static(b"z"), Stream::Err);
         assert!(output.truncated);
-        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (EXEC_OUTPUT_BYTES_MAX, b"z".as_slice()));
+        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (EXEC_OUTPUT_BYTES_MAX, b"".as_slice()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use icebox_shim::handle::Winsize;
 
-use crate::boxes::Entry;
+use crate::boxes::{Entry, StreamClient};
 use crate::ids;
 use crate::refusal::Refusal;
 use crate::text::cut;
@@ -36,6 +36,8 @@ pub struct Command {
     pub tty: Option<Winsize>,
     /// Killed when its client goes away.
     pub owned_by_client: bool,
+    /// The client that reads the output as it comes.
+    pub streamed_to: Option<StreamClient>,
     /// Killed after this time.
     pub timeout_ms: Option<u64>,
     /// What is recorded as the command.

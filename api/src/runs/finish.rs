@@ -6,66 +6,31 @@ use icebox_shim::ErrorKind;
 use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
 
 use super::command::stopped_text;
-use super::start::Ticket;
+use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
-use crate::clock;
 use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
 use crate::text::one_line;
 
 /// So much of the end of a run's output goes into its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
+/// Exit code of a run that would have succeeded but whose output was cut: as if by SIGPIPE.
+const EXIT_CUT: i32 = 141;
 /// Exit code of a run whose box stopped: as if killed.
 const EXIT_KILLED: i32 = 137;
-
-/// How a run ended, before its usage is read.
-#[derive(Debug)]
-pub struct Ended {
-    /// Its exit, or why it is not known.
-    pub exit: Result<Exit, icebox_shim::Error>,
-    /// The end of its output.
-    pub tail: Vec<u8>,
-    /// Unix milliseconds.
-    pub ended_ms: i64,
-    /// It never got a cgroup of its own.
-    pub no_leaf: bool,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
-    /// 128 + n after signal n.
-    pub exit_code: i32,
-    /// State as recorded.
-    pub state: RunState,
-    /// CPU time of the run and what it started.
-    pub cpu_ns: u64,
-    /// Why it failed, beyond the exit code.
-    pub error_message: Option<String>,
-    /// Its time was up.
-    pub timed_out: bool,
-    /// Its box stopped under it.
-    pub lost: bool,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.entry.runs.leave(self.run.number);
-    }
-}
 
 impl Ticket {
     /// Puts a record of the run in flight on disk, for a run that takes its time.
     pub(super) fn record_running(&self) {
         if !self.run.hidden {
-            self.boxes.db().run_started(self.run.row(&self.entry.id));
+            self.runs.db().run_started(self.run.row(&self.entry.id));
         }
     }
 
     /// Reads what the run used and records its end. Returns when that is known; the record is on its way to disk, or
     /// there, as the configuration says.
     pub async fn finish(mut self, ended: Ended) -> Finished {
-        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage().await };
+        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage() };
         let finished = self.judge(&ended, &usage);
         let record = FinishedRun {
             run: self.row(&ended, &finished, &usage),
@@ -73,7 +38,7 @@ impl Ticket {
             log: self.log(&finished, &usage),
             hidden: self.run.hidden,
         };
-        self.boxes.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
+        self.runs.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
         self.entry.runs.leave(self.run.number);
         // The init is to be told after the commit, which needs the box awake, but is no work its owner should see.
         let awake = self.entry.activity.begin(WorkKind::Settling);
@@ -81,45 +46,38 @@ impl Ticket {
         let (committed, on_disk) = tokio::sync::oneshot::channel();
         let (entry, number, runtime) = (Arc::clone(&self.entry), self.run.number, tokio::runtime::Handle::current());
         let acknowledge = !ended.no_leaf && !finished.lost;
-        self.boxes.db().run_finished(record, move |stored| {
+        self.runs.db().run_finished(record, move |stored| {
             if stored && acknowledge {
                 runtime.spawn(async move {
                     tell_init(&entry, number).await;
                     drop(awake);
                 });
             }
-            // Nobody may be waiting.
+            // No caller may be waiting.
             let _ = committed.send(());
         });
-        if self.boxes.config().reply_after_commit {
+        if self.runs.reply_after_commit {
             // An error means that the database was closed: the daemon is going down.
             let _ = on_disk.await;
         }
         finished
     }
 
-    async fn usage(&self) -> RunUsage {
-        let (handle, number) = (self.entry.handle(), self.run.number);
-        match tokio::task::spawn_blocking(move || handle.finish(number)).await {
-            Ok(Ok(usage)) => usage,
-            Ok(Err(error)) => {
-                if error.kind() != ErrorKind::NotFound {
-                    tracing::warn!(
-                        box_id = self.entry.id,
-                        number,
-                        error = error.report(),
-                        "cannot read what a run used"
-                    );
-                }
-                RunUsage::default()
+    fn usage(&self) -> RunUsage {
+        self.entry.handle().finish(self.run.number).unwrap_or_else(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                let (box_id, number) = (&self.entry.id, self.run.number);
+                tracing::warn!(box_id, number, error = error.report(), "cannot read what a run used");
             }
-            Err(_) => RunUsage::default(),
-        }
+            RunUsage::default()
+        })
     }
 
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
         let cancelled = self.run.is_cancelled();
         let (exit_code, timed_out, lost) = match &ended.exit {
+            // A client that looks at nothing but the exit code must not take cut output for all of it.
+            Ok(exit) if exit.code() == 0 && ended.truncated => (EXIT_CUT, false, false),
             Ok(exit) => (exit.code(), exit.timed_out, false),
             Err(_) => (EXIT_KILLED, false, true),
         };
@@ -129,19 +87,18 @@ impl Ticket {
             0 if !lost => RunState::Completed,
             _ => RunState::Failed,
         };
-        let error_message = if cancelled {
-            Some("cancelled".to_owned())
-        } else if lost {
-            Some(stopped_text().to_owned())
-        } else if timed_out {
-            Some("timed out".to_owned())
-        } else if usage.oom_kills > 0 {
-            let text = if killed { "killed: out of memory" } else { "the box ran out of memory during the run" };
-            Some(text.to_owned())
-        } else {
-            None
+        let ending = match (cancelled, lost, timed_out) {
+            (true, _, _) => Some("cancelled".to_owned()),
+            (_, true, _) => Some(stopped_text().to_owned()),
+            (_, _, true) => Some("timed out".to_owned()),
+            _ if ended.truncated => Some(format!("its output was cut at {EXEC_OUTPUT_BYTES_MAX} bytes")),
+            _ => None,
         };
-        Finished { exit_code, state, cpu_ns: usage.cpu_ns, error_message, timed_out, lost }
+        let alone = killed && ending.is_none();
+        let out_of_memory = out_of_memory_text(usage.oom_kills, alone);
+        let notes: Vec<String> = ending.into_iter().chain(out_of_memory.clone()).collect();
+        let error_message = (!notes.is_empty()).then(|| notes.join("; "));
+        Finished { exit_code, state, cpu_ns: usage.cpu_ns, error_message, out_of_memory, timed_out, lost }
     }
 
     fn row(&self, ended: &Ended, finished: &Finished, usage: &RunUsage) -> RunRow {
@@ -169,6 +126,16 @@ impl Ticket {
     }
 }
 
+/// What is said of processes that the kernel killed for want of memory; `leader`: the run's own process was one of them.
+fn out_of_memory_text(kills: u64, leader: bool) -> Option<String> {
+    match (kills, leader) {
+        (0, _) => None,
+        (1, true) => Some("killed: out of memory".to_owned()),
+        (1, false) => Some("the kernel killed 1 process: out of memory".to_owned()),
+        (n, _) => Some(format!("the kernel killed {n} processes: out of memory")),
+    }
+}
+
 /// A finished run in one line.
 fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
     let mut text = format!("{} → exit {}", one_line(prompt), finished.exit_code);
@@ -189,18 +156,12 @@ fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
 pub(super) async fn tell_init(entry: &Entry, number: u64) {
     match entry.handle().ack(number).await {
         Ok(()) => {}
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone | ErrorKind::Unreachable) => {}
         Err(error) => {
             tracing::debug!(box_id = entry.id, number, error = error.report(), "the init hears of it later");
             entry.runs.keep_unacknowledged(number);
         }
     }
-}
-
-/// Unix milliseconds of now, for an exit that was just heard of.
-#[must_use]
-pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
-    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false }
 }
 
 #[cfg(test)]
@@ -213,7 +174,8 @@ mod tests {
             exit_code: 137,
             state: RunState::Failed,
             cpu_ns: 1_500_000,
-            error_message: Some("killed: out of memory".into()),
+            error_message: out_of_memory_text(1, true),
+            out_of_memory: out_of_memory_text(1, true),
             timed_out: false,
             lost: false,
         };
@@ -222,5 +184,7 @@ mod tests {
             describe("sh -c hog", &finished, &usage),
             "sh -c hog → exit 137, 1.5 ms CPU, 2 KiB peak memory: killed: out of memory"
         );
+        let pool = out_of_memory_text(32, false);
+        assert_eq!(pool.as_deref(), Some("the kernel killed 32 processes: out of memory"));
     }
 }

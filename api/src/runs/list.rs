@@ -1,11 +1,13 @@
 //! Listing and cancelling runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use icebox_shim::handle::Scope;
 
-use crate::boxes::{Boxes, Entry, WorkKind};
+use super::service::Runs;
+use crate::boxes::{Awake, Entry};
 use crate::db::RunRow;
 use crate::domain::RunState;
 use crate::error::Error;
@@ -17,11 +19,11 @@ const RUNS_LISTED_MAX: u64 = 1000;
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// The runs of a box, newest first: those in flight from memory, the others from disk.
-pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
+pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
     // Taken before the records are read: a run that ends between is found there.
     let live = entry.runs.live();
-    boxes.db().settle().await?;
-    let mut rows = boxes.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
+    runs.db().settle().await?;
+    let mut rows = runs.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
     for run in live {
         if rows.iter().all(|row| row.number != run.number) {
             rows.push(run.row(&entry.id));
@@ -31,28 +33,51 @@ pub async fn runs_of(boxes: &Boxes, entry: &Arc<Entry>) -> Result<Vec<RunRow>, E
     Ok(rows)
 }
 
-/// Ends a run: asks its whole process tree to end, and a little later orders it to. A run that has ended already is
-/// fine; an unknown one is answered quickly, since clients send ids that we never gave them.
-pub async fn cancel(boxes: &Boxes, entry: &Arc<Entry>, run_id: &str) -> Result<(), Refusal> {
-    let Some(run) = entry.runs.by_id(run_id).filter(|run| !run.hidden) else {
-        return match boxes.db().run_state(&entry.id, run_id).await? {
-            Some(state) if state != RunState::Running => Ok(()),
-            _ => Err(Refusal::NotFound("run does not exist".into())),
-        };
-    };
-    if !run.cancel() {
-        return Ok(());
-    }
-    // A frozen process hears nothing.
-    let awake = boxes.ensure_awake(entry, WorkKind::Request).await?;
+/// Ends a run: asks all its processes to end, and kills what is left of them a little later. They are the processes of
+/// its cgroup, so new sessions, other users and handlers of SIGTERM make no difference, nor does a run whose own process
+/// has ended already. A second request kills at once. An unknown run is answered quickly, since clients send ids that the
+/// server never gave them.
+///
+/// The public clients cancel a stream by an id of their own making: then the stream of that client is meant.
+///
+/// `wake` wakes the box; it is called only if there is a process to signal.
+pub async fn cancel(
+    runs: &Runs,
+    entry: &Arc<Entry>,
+    run_id: &str,
+    client: Option<SocketAddr>,
+    wake: impl AsyncFnOnce() -> Result<Awake, Refusal>,
+) -> Result<(), Refusal> {
     let handle = entry.handle();
-    signal(&handle, run.number, libc::SIGTERM).await?;
+    let (number, again) = match entry.runs.by_id(run_id).filter(|run| !run.hidden) {
+        Some(run) => (run.number, !run.cancel()),
+        None => match runs.db().run_state(&entry.id, run_id).await? {
+            // Asked before the box is woken (or started) for nothing.
+            Some((number, state)) if state != RunState::Running => match handle.has_processes(number).await? {
+                true => (number, state == RunState::Cancelled),
+                false => return Ok(()),
+            },
+            Some(_) => return Err(Refusal::NotFound("run does not exist".into())),
+            None => match entry.runs.streamed_to(client) {
+                Some(run) => (run.number, !run.cancel()),
+                None => return Err(Refusal::NotFound("run does not exist".into())),
+            },
+        },
+    };
+    // A frozen process hears nothing.
+    let awake = wake().await?;
+    if again {
+        return signal(&handle, number, libc::SIGKILL).await;
+    }
+    if let Err(error) = signal(&handle, number, libc::SIGTERM).await {
+        // It forks faster than it can be signalled, for example. The kernel kills a cgroup as a whole.
+        tracing::debug!(box_id = entry.id, number, %error, "a cancelled run is killed without being asked to end");
+        return signal(&handle, number, libc::SIGKILL).await;
+    }
     tokio::spawn(async move {
         tokio::time::sleep(CANCEL_GRACE).await;
-        if awake.entry.runs.has(run.number)
-            && let Err(refusal) = signal(&handle, run.number, libc::SIGKILL).await
-        {
-            tracing::warn!(box_id = awake.entry.id, %refusal, "cannot end a cancelled run");
+        if let Err(refusal) = signal(&handle, number, libc::SIGKILL).await {
+            tracing::warn!(box_id = awake.entry.id, number, %refusal, "cannot end a cancelled run");
         }
     });
     Ok(())

@@ -1,11 +1,12 @@
 //! Runs: commands, code and sessions in a box, from their start to their record.
 //!
-//! Owns: what exactly is executed (argument vector, folder, environment), the tasks that read a run's output whether or
-//! not a client still listens, and the one transaction that records its end. Invariants: a run goes on when its client
+//! Owns: what exactly is executed (argument vector, folder, environment), the tasks that read a run's output with or
+//! without a client, and the one transaction that records its end. Invariants: a run goes on when its client
 //! goes away (a session does not); its exit is recorded exactly once, and the box's init forgets it only when the record
-//! is on disk; output that nobody takes is dropped, never kept without a limit.
+//! is on disk; output without a reader is dropped, never kept without a limit.
 //!
-//! Leaves out: HTTP and WebSocket framing (`http`), the lifecycle of boxes (`boxes`).
+//! Leaves out: HTTP and WebSocket framing (`http`), the boxes themselves (`boxes`), waking them and what Icebox runs in
+//! them by itself (`lifecycle`).
 
 mod adopt;
 mod code;
@@ -13,18 +14,19 @@ mod collect;
 mod command;
 mod finish;
 mod list;
-mod setup;
+mod service;
+mod session;
 mod start;
 mod stream;
-mod table;
+mod ticket;
 
 pub use adopt::{acknowledge_late, adopt, fail_orphans};
 pub use code::code_command;
-pub use collect::{Outcome, Tail, collect};
+pub use collect::{Outcome, Share, collect};
 pub use command::{Command, HOME, clock_timeout, resolve_folder, resolve_path, stopped_text};
-pub use finish::{Ended, Finished, ended_now};
 pub use list::{cancel, runs_of};
-pub use setup::{CERTIFICATE_PATH, apply_git_config, prepare_new_box, run_init_command};
-pub use start::{Started, Ticket, start};
-pub use stream::{StreamItem, stream};
-pub use table::{LiveRun, RunTable};
+pub use service::Runs;
+pub use session::{ClientGone, Opened, Session, SessionEnd, SessionInput, SessionOutput, SessionStart, open_session};
+pub use start::{Started, start};
+pub use stream::{RunStream, StreamItem, stream};
+pub use ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};

@@ -7,11 +7,11 @@ use icebox_shim::ErrorKind;
 use icebox_shim::handle::{ExecRequest, Exit, ExitStatus, Run, RunEvents, RunInput};
 
 use super::command::Command;
-use super::finish::{Ended, Finished};
-use super::table::LiveRun;
-use crate::boxes::{Awake, Boxes, Entry, Work, WorkKind};
+use super::service::Runs;
+use super::ticket::{Ended, Finished, Ticket};
+use crate::boxes::{Awake, Entry, LiveRun, WorkKind};
 use crate::clock;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, without_errno};
 
 /// A run that lives longer than this gets a record before its end. Shorter ones need only the one at their end.
 pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
@@ -23,15 +23,6 @@ const STEP_FOLDER: &str = "enter folder";
 /// What shells answer for a program that is not there, and for one that cannot be executed.
 const EXIT_NOT_FOUND: i32 = 127;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
-
-/// A run in flight, as the task that reads its output holds it.
-#[derive(Debug)]
-pub struct Ticket {
-    pub(super) boxes: Boxes,
-    pub(super) entry: Arc<Entry>,
-    pub(super) run: Arc<LiveRun>,
-    pub(super) work: Option<Work>,
-}
 
 /// What became of a start.
 #[derive(Debug)]
@@ -59,25 +50,22 @@ pub enum Started {
 }
 
 /// Starts a command in a box that is awake.
-pub async fn start(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
+pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
     let entry = &awake.entry;
     let handle = entry.handle();
     let number = entry.runs.next_number();
-    let run = Arc::new(LiveRun::new(
-        number,
-        uuid::Uuid::new_v4().to_string(),
-        command.prompt.clone(),
-        clock::unix_ms(),
-        command.hidden,
-    ));
-    let most = boxes.config().runs_per_box_max;
+    let id = uuid::Uuid::new_v4().to_string();
+    let run = LiveRun::new(number, id, command.prompt.clone(), clock::unix_ms(), command.hidden);
+    let run = Arc::new(run.read_by(command.streamed_to));
+    let most = runs.per_box_max;
+    // Before its cgroup is made: the sweep of empty cgroups leaves alone what is in this table.
     if !entry.runs.enter(Arc::clone(&run), most) {
         return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
     }
     let kind = if command.owned_by_client { WorkKind::Session } else { WorkKind::Run };
     // An init command is no work that keeps a box awake: it is how servers are started.
     let work = (!command.hidden).then(|| entry.activity.begin(kind));
-    let ticket = Ticket { boxes: boxes.clone(), entry: Arc::clone(entry), run, work };
+    let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     match handle.exec(request(number, command, entry, &ticket.run)).await {
         Ok(run) => Ok(running(run, ticket)),
         Err(error) => refused(error, ticket, command).await,
@@ -126,12 +114,21 @@ async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -
     let name = command.argv.first().map_or("", String::as_str);
     let (exit_code, message) = match (error.step(), error.kind()) {
         (STEP_EXECUTE, ErrorKind::NotFound) => (EXIT_NOT_FOUND, format!("{name}: command not found\n")),
-        (STEP_EXECUTE, _) => (EXIT_NOT_EXECUTABLE, format!("{name}: {}\n", error.causes())),
-        (STEP_FOLDER, _) => return Err(Refusal::Invalid(format!("folder '{}': {}", command.cwd, error.causes()))),
+        (STEP_EXECUTE, _) => (EXIT_NOT_EXECUTABLE, format!("{name}: {}\n", without_errno(&error.causes()))),
+        (STEP_FOLDER, _) => {
+            let text = format!("folder '{}': {}", command.cwd, without_errno(&error.causes()));
+            return Err(Refusal::Invalid(text));
+        }
         _ => return Err(error.into()),
     };
     let exit = Exit { status: ExitStatus::Code(exit_code), timed_out: false };
-    let ended = Ended { exit: Ok(exit), tail: message.clone().into_bytes(), ended_ms: clock::unix_ms(), no_leaf: true };
+    let ended = Ended {
+        exit: Ok(exit),
+        tail: message.clone().into_bytes(),
+        ended_ms: clock::unix_ms(),
+        no_leaf: true,
+        truncated: false,
+    };
     let finished = ticket.finish(ended).await;
     Ok(Started::NotExecutable { exit_code, message, finished })
 }

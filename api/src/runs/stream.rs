@@ -1,5 +1,7 @@
 //! A run whose output is wanted as it comes.
 
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,9 +10,10 @@ use tokio::sync::mpsc;
 
 use super::collect::{Recording, Tail, feed};
 use super::command::{Command, stopped_text};
-use super::finish::{Finished, ended_now};
-use super::start::{Started, Ticket, start};
-use crate::boxes::{Awake, Boxes};
+use super::service::Runs;
+use super::start::{Started, start};
+use super::ticket::{Finished, Ticket, ended_now};
+use crate::boxes::{Awake, LiveRun};
 use crate::refusal::Refusal;
 
 /// Pieces of output on their way to a client. Beyond it the program has to wait for its reader, as with any pipe.
@@ -27,10 +30,39 @@ pub enum StreamItem {
     End(Finished),
 }
 
-/// Starts a command; its output comes through the channel. When the receiver goes away, the run goes on unheard.
-pub async fn stream(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<mpsc::Receiver<StreamItem>, Refusal> {
-    let (sender, receiver) = mpsc::channel(PIECES_MAX);
-    match start(boxes, awake, command).await? {
+/// The output of a run as it comes. When it is dropped, the run goes on without a reader.
+#[derive(Debug)]
+pub struct RunStream {
+    items: mpsc::Receiver<StreamItem>,
+    run: Option<Arc<LiveRun>>,
+}
+
+impl RunStream {
+    /// The next piece; nothing comes after the end.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<StreamItem>> {
+        self.items.poll_recv(context)
+    }
+}
+
+impl From<mpsc::Receiver<StreamItem>> for RunStream {
+    fn from(items: mpsc::Receiver<StreamItem>) -> Self {
+        Self { items, run: None }
+    }
+}
+
+impl Drop for RunStream {
+    fn drop(&mut self) {
+        if let Some(run) = &self.run {
+            run.reader_left();
+        }
+    }
+}
+
+/// Starts a command whose output is read as it comes.
+pub async fn stream(runs: &Runs, awake: &Awake, command: &Command) -> Result<RunStream, Refusal> {
+    let (sender, items) = mpsc::channel(PIECES_MAX);
+    let mut streamed = RunStream::from(items);
+    match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
             // There is room for both.
             let _ = sender.try_send(StreamItem::Output(Bytes::from(message)));
@@ -38,10 +70,11 @@ pub async fn stream(boxes: &Boxes, awake: &Awake, command: &Command) -> Result<m
         }
         Started::Running { events, input, ticket, .. } => {
             feed(input, command.stdin.clone());
+            streamed.run = Some(Arc::clone(&ticket.run));
             tokio::spawn(forward(events, ticket, sender));
         }
     }
-    Ok(receiver)
+    Ok(streamed)
 }
 
 async fn forward(mut events: RunEvents, ticket: Ticket, sender: mpsc::Sender<StreamItem>) {

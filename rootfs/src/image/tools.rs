@@ -16,6 +16,8 @@ use crate::template::hex;
 
 const DIRECTORY: &str = "usr/local/bin";
 const PROGRAM: &str = "sudo";
+/// Where scripts look for it; a link to the program.
+const LINK: (&str, &str) = ("usr/bin/sudo", "../local/bin/sudo");
 /// The binary that goes in is ours and small; more than this is a mistake.
 const BINARY_BYTES_MAX: u64 = 64 << 20;
 
@@ -48,8 +50,13 @@ pub fn tools_layer(image_dir: &Path, init_binary: &Path) -> Result<PathBuf> {
 fn fill(layer: &Path, binary: &[u8]) -> Result<()> {
     let dir = layer.join(DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o755).create(&dir).at(Step::ToolsLayer, &dir)?;
-    // The umask of whoever started us must not decide what boxes may read.
-    for made in dir.ancestors().take_while(|path| path.starts_with(layer)) {
+    let link = layer.join(LINK.0);
+    let beside = link.parent().unwrap_or(layer);
+    DirBuilder::new().recursive(true).mode(0o755).create(beside).at(Step::ToolsLayer, beside)?;
+    std::os::unix::fs::symlink(LINK.1, &link).at(Step::ToolsLayer, &link)?;
+    // The umask of the caller must not decide what boxes may read.
+    let of_layer = |path: &&Path| path.starts_with(layer);
+    for made in dir.ancestors().take_while(of_layer).chain(beside.ancestors().take_while(of_layer)) {
         fs::set_permissions(made, Permissions::from_mode(0o755)).at(Step::ToolsLayer, made)?;
     }
     let path = dir.join(PROGRAM);
@@ -75,7 +82,8 @@ mod tests {
         assert_eq!(tools_layer(&images, &init).unwrap(), first);
         let sudo = first.join("usr/local/bin/sudo");
         assert_eq!(fs::read(&sudo).unwrap(), b"first");
-        for path in [sudo.as_path(), &first, &first.join("usr/local")] {
+        assert_eq!(fs::read(first.join("usr/bin/sudo")).unwrap(), b"first");
+        for path in [sudo.as_path(), &first, &first.join("usr/local"), &first.join("usr/bin")] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o755, "{}", path.display());
         }
         fs::write(&init, b"second").unwrap();

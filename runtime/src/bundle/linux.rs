@@ -94,36 +94,11 @@ pub(super) fn devices(linux: &Linux) -> Result<Vec<DeviceNode>> {
         .collect()
 }
 
-/// Kernel parameters. Those that are not namespaced would change the host and are refused, as runc refuses them.
-pub(super) fn sysctls(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)>> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
+/// Kernel parameters, in the order of their names. [`super::ownership`] has refused those of the host.
+pub(super) fn sysctls(linux: &Linux) -> Vec<(String, String)> {
     let mut list: Vec<(String, String)> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
     list.sort();
-    for (key, _) in &list {
-        let own = if key.starts_with("net.") {
-            namespaces.net != Namespace::Host
-        } else if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
-            namespaces.ipc != Namespace::Host
-        } else if key == "kernel.domainname" {
-            namespaces.uts != Namespace::Host
-        } else {
-            key.starts_with("user.") && namespaces.user != Namespace::Host
-        };
-        if !own {
-            let cause = "not in a namespace of the container's own: it would change the host";
-            return Err(Error::invalid(Step::Names, format!("linux.sysctl {key}"), cause));
-        }
-    }
-    Ok(list)
+    list
 }
 
 pub(super) fn limits(linux: &Linux) -> Result<Limits> {

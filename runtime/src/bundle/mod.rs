@@ -3,6 +3,7 @@
 
 mod linux;
 mod mounts;
+mod ownership;
 mod prepass;
 mod process;
 pub(crate) mod seccomp;
@@ -15,12 +16,14 @@ use std::{
 
 use oci_spec::runtime::Spec;
 
-pub(crate) use self::process::{ExecOverrides, for_exec};
+pub(crate) use self::process::{ExecOverrides, ForExec, for_exec};
 use crate::{
     Error, Result, Step,
     cgroup::CgroupPath,
     error::OnStep as _,
-    plan::{CgroupPlan, Dev, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes},
+    plan::{
+        CgroupPlan, Dev, Mount, MountSource, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes,
+    },
 };
 
 const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -77,15 +80,21 @@ impl Bundle {
         let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "linux", "missing"))?;
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "process", "missing"))?;
         let mut namespaces = linux::namespaces(linux)?;
+        ownership::check(spec, &namespaces)?;
         let mounts = mounts::from_oci(spec.mounts().as_deref().unwrap_or_default(), &self.dir)?;
-        if mounts.iter().any(|m| m.source == crate::plan::MountSource::Cgroup2) && namespaces.cgroup == Namespace::Host
-        {
+        if mounts.iter().any(|m| m.source == MountSource::Cgroup2) && namespaces.cgroup == Namespace::Host {
             // A cgroup mount without a namespace would show the whole host. runc binds the container's own part on
             // v1; a namespace gives the same view on v2.
             namespaces.cgroup = Namespace::New;
         }
-        let mut nodes = default_device_nodes();
-        nodes.extend(linux::devices(linux)?);
+        let dev = if binds_dev(&mounts) {
+            // The nodes and links would be made in the host's own /dev. runc leaves it alone as well.
+            Dev::default()
+        } else {
+            let mut nodes = default_device_nodes();
+            nodes.extend(linux::devices(linux)?);
+            Dev { nodes, links: default_dev_links() }
+        };
         Ok(Plan {
             id_maps: linux::id_maps(linux, &namespaces)?,
             root: Root {
@@ -93,12 +102,12 @@ impl Bundle {
                 readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             },
             mounts,
-            dev: Dev { nodes, links: default_dev_links() },
+            dev,
             masked_paths: linux::paths(linux.masked_paths()),
             readonly_paths: linux::paths(linux.readonly_paths()),
-            hostname: spec.hostname().clone(),
-            domainname: spec.domainname().clone(),
-            sysctls: linux::sysctls(linux, &namespaces)?,
+            hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+            domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+            sysctls: linux::sysctls(linux),
             oom_score_adj: process.oom_score_adj(),
             cgroup: Some(CgroupPlan {
                 path: self.cgroup_path(id)?,
@@ -131,4 +140,11 @@ impl Bundle {
         CgroupPath::new(&text)
             .map_err(|error| Error::invalid(Step::Cgroup, "linux.cgroupsPath", crate::error::chain(&error)))
     }
+}
+
+/// True if `/dev` is a directory of the host.
+fn binds_dev(mounts: &[Mount]) -> bool {
+    mounts.iter().any(|mount| {
+        matches!(mount.source, MountSource::Bind { .. }) && mount.target.components().eq(Path::new("/dev").components())
+    })
 }

@@ -1,7 +1,7 @@
 //! The first pass over `config.json`, on plain JSON: what the typed reader would get wrong is put right, and what this
 //! version does not do is refused by name.
 
-use oci_spec::runtime::Spec;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{Error, Result, Step};
@@ -29,8 +29,8 @@ const UNSUPPORTED: [(&str, &str); 17] = [
 
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 
-/// Parses the bytes. Returns the specification and warnings.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
+/// Parses the bytes. Returns the specification, in the reader's type, and warnings.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::invalid(Step::Bundle, "config.json", format!("not valid JSON: {error}")))?;
     refuse_unsupported(&value)?;
@@ -38,6 +38,46 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
     serde_json::from_value(value)
         .map(|spec| (spec, warnings))
         .map_err(|error| Error::invalid(Step::Bundle, "config.json", format!("not an OCI configuration: {error}")))
+}
+
+/// The fields of a process object that take effect, or that are refused by name.
+const PROCESS_KEYS: [&str; 15] = [
+    "terminal",
+    "consoleSize",
+    "user",
+    "args",
+    "env",
+    "cwd",
+    "capabilities",
+    "rlimits",
+    "noNewPrivileges",
+    "apparmorProfile",
+    "oomScoreAdj",
+    "scheduler",
+    "selinuxLabel",
+    "ioPriority",
+    "execCPUAffinity",
+];
+
+/// Parses the process object of an exec. `subject` names the file in errors.
+pub(super) fn parse_process(bytes: &[u8], subject: &str) -> Result<(oci_spec::runtime::Process, Vec<String>)> {
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not valid JSON: {error}")))?;
+    let unknown = value.as_object().into_iter().flatten().find(|(key, _)| !PROCESS_KEYS.contains(&key.as_str()));
+    if let Some((key, _)) = unknown {
+        return Err(Error::unsupported(Step::Bundle, format!("process.{key}"), "unknown, so it would have no effect"));
+    }
+    let mut value = serde_json::json!({ "process": value });
+    refuse_unsupported(&value)?;
+    let warnings = drop_unknown_capabilities(&mut value);
+    // A process object without a user is root's, as runc reads it.
+    if let Some(process) = value["process"].as_object_mut() {
+        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+        process.entry("cwd").or_insert_with(|| "/".into());
+    }
+    serde_json::from_value(value["process"].take())
+        .map(|process| (process, warnings))
+        .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not an OCI process: {error}")))
 }
 
 fn refuse_unsupported(value: &Value) -> Result<()> {
@@ -79,6 +119,8 @@ fn drop_unknown_capabilities(value: &mut Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::parse;
     use crate::Kind;
 
@@ -87,26 +129,25 @@ mod tests {
 
     #[test]
     fn unknown_capabilities_are_warned_about() {
-        let (spec, warnings) = parse(MINIMAL.as_bytes()).unwrap();
+        let (spec, warnings) = parse::<Value>(MINIMAL.as_bytes()).unwrap();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("CAP_FROM_THE_FUTURE"));
-        let process = spec.process().as_ref().unwrap();
-        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+        assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 1);
     }
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
         let text = MINIMAL.replace(r#""linux":{}"#, r#""linux":{},"hooks":{"poststop":[{"path":"/x"}]}"#);
-        let error = parse(text.as_bytes()).unwrap_err();
+        let error = parse::<Value>(text.as_bytes()).unwrap_err();
         assert_eq!(error.kind, Kind::Unsupported);
         assert_eq!(error.subject, "hooks.poststop");
         let empty = MINIMAL.replace(r#""linux":{}"#, r#""linux":{},"hooks":{"poststop":[]}"#);
-        parse(empty.as_bytes()).unwrap();
+        parse::<Value>(empty.as_bytes()).unwrap();
     }
 
     #[test]
     fn bad_json_says_where() {
-        let error = parse(b"{\"a\":").unwrap_err();
+        let error = parse::<Value>(b"{\"a\":").unwrap_err();
         assert!(error.to_string().contains("line 1"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use oci_spec::runtime::{Capabilities, Linux, PosixRlimitType};
 
 use crate::{
     Error, Result, Step,
+    error::OnStep as _,
     plan::{CapabilitySets, Executable, Process, Rlimit},
     seccomp,
 };
@@ -17,6 +18,11 @@ pub(super) fn from_oci(process: &oci_spec::runtime::Process, linux: &Linux) -> R
     let env = process.env().clone().unwrap_or_default();
     check(&args, &env, process.cwd())?;
     let user = process.user();
+    // To setresuid(2) the last id means "leave it as it is".
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    if [user.uid(), user.gid()].iter().chain(&groups).any(|id| *id == u32::MAX) {
+        return Err(Error::invalid(Step::Bundle, "process.user", "4294967295 is no id"));
+    }
     let size = process.console_size().map_or((0, 0), |size| (clamp(size.height()), clamp(size.width())));
     Ok(Process {
         executable: Executable::Search,
@@ -25,7 +31,7 @@ pub(super) fn from_oci(process: &oci_spec::runtime::Process, linux: &Linux) -> R
         cwd: process.cwd().clone(),
         uid: user.uid(),
         gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
+        groups,
         umask: user.umask(),
         rlimits: process.rlimits().as_deref().unwrap_or_default().iter().map(rlimit).collect(),
         capabilities: capabilities(process),
@@ -110,6 +116,8 @@ fn filter(linux: &Linux) -> Result<Option<seccomp::Program>> {
 /// What `exec` may change of a container's process.
 #[derive(Debug, Default)]
 pub(crate) struct ExecOverrides {
+    /// A file with an OCI process object.
+    pub(crate) file: Option<PathBuf>,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<String>,
     pub(crate) cwd: Option<PathBuf>,
@@ -120,14 +128,45 @@ pub(crate) struct ExecOverrides {
     pub(crate) no_new_privs: bool,
 }
 
-/// The process of an `exec`: the container's own with other arguments, as runc does it, so that no right can be had
-/// that the container itself does not have.
-pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Result<Process> {
+/// The process of an `exec`.
+#[derive(Debug)]
+pub(crate) struct ForExec {
+    pub(crate) process: Process,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// What was passed over, such as unknown capabilities.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The process of an `exec`: the object of a file or else the container's own, then what the command line changes. The
+/// system call filter is always the container's. Without capabilities, limits or an OOM score in the file, the
+/// container's hold, as with runc.
+pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Result<ForExec> {
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "linux", "missing"))?;
     let own = spec.process().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "process", "missing"))?;
-    let mut process = from_oci(own, linux)?;
-    process.args = overrides.args;
+    let (mut process, oom_score_adj, warnings) = match &overrides.file {
+        Some(path) => {
+            let (mut given, warnings) = read_file(path)?;
+            if given.capabilities().is_none() {
+                given.set_capabilities(own.capabilities().clone());
+            }
+            if given.rlimits().as_ref().is_none_or(Vec::is_empty) {
+                given.set_rlimits(own.rlimits().clone());
+            }
+            if !overrides.args.is_empty() {
+                given.set_args(Some(overrides.args));
+            }
+            let score = given.oom_score_adj().or(own.oom_score_adj());
+            (from_oci(&given, linux)?, score, warnings)
+        }
+        None => {
+            let mut process = from_oci(own, linux)?;
+            process.args = overrides.args;
+            // Only its own caller asks for a terminal.
+            process.terminal = None;
+            (process, own.oom_score_adj(), Vec::new())
+        }
+    };
     for entry in overrides.env {
         let key = entry.split('=').next().unwrap_or_default().to_owned();
         process.env.retain(|old| old.split('=').next() != Some(key.as_str()));
@@ -140,7 +179,9 @@ pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Resu
         (process.uid, process.gid) = (uid, gid);
     }
     process.groups.extend(overrides.groups);
-    process.terminal = overrides.terminal.then_some((0, 0));
+    if overrides.terminal && process.terminal.is_none() {
+        process.terminal = Some((0, 0));
+    }
     process.no_new_privs |= overrides.no_new_privs;
     for name in overrides.capabilities {
         let n = number(&name)
@@ -151,7 +192,19 @@ pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Resu
         }
     }
     check(&process.args, &process.env, &process.cwd)?;
-    Ok(process)
+    Ok(ForExec { process, oom_score_adj, warnings })
+}
+
+fn read_file(path: &std::path::Path) -> Result<(oci_spec::runtime::Process, Vec<String>)> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).on(Step::Bundle, path.display())?;
+    file.take(super::CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).on(Step::Bundle, path.display())?;
+    if bytes.len() as u64 > super::CONFIG_BYTES_MAX {
+        let cause = format!("larger than {} bytes", super::CONFIG_BYTES_MAX);
+        return Err(Error::invalid(Step::Bundle, path.display(), cause));
+    }
+    super::prepass::parse_process(&bytes, &path.display().to_string())
 }
 
 #[cfg(test)]

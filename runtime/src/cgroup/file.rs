@@ -39,6 +39,10 @@ impl Dir {
         self.fd.as_fd()
     }
 
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Opens a cgroup below: `relative` may have several parts, or none for a second handle on this one.
     /// The kernel is told not to leave this directory, though the path has been checked before.
     pub(super) fn below(&self, relative: &str) -> std::result::Result<Self, Errno> {
@@ -128,10 +132,11 @@ pub(super) fn read_all(fd: BorrowedFd<'_>) -> std::result::Result<String, Errno>
     let mut chunk = [0_u8; 4096];
     loop {
         let n = retry_on_intr(|| rustix::io::pread(fd, &mut chunk, text.len() as u64))?;
-        if n == 0 {
+        text.extend_from_slice(&chunk[..n]);
+        // The kernel fills the buffer as long as the next line fits (seq_file): half an empty buffer is the end.
+        if n < chunk.len() / 2 {
             break;
         }
-        text.extend_from_slice(&chunk[..n]);
         if text.len() > FILE_BYTES_MAX {
             return Err(Errno::FBIG);
         }

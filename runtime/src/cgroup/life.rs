@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::Cgroup;
 use super::error::{Error, ErrorKind, Result};
 use super::file::{Dir, read_all};
 use super::parse;
 use super::stats::{Events, parse_events};
+use crate::sys::process::pidfd_signal;
 
 /// How often a cgroup is read again for processes forked while we were signalling the ones found before.
 const SIGNAL_PASSES_MAX: usize = 16;
+/// The last real-time signal.
+const SIGNAL_MAX: i32 = 64;
 /// The deepest tree of cgroups that we walk.
 pub(super) const DEPTH_MAX: usize = 64;
 /// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
@@ -71,8 +74,9 @@ impl Cgroup {
     /// `Invalid` for a signal that does not exist, `Busy` when new processes kept coming faster than we signalled.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let dir = self.main()?;
-        let named = Signal::from_named_raw(signal)
-            .ok_or_else(|| Error::invalid("signal", dir.path(), format!("signal {signal}")))?;
+        if !(0..=SIGNAL_MAX).contains(&signal) {
+            return Err(Error::invalid("signal", dir.path(), format!("signal {signal}")));
+        }
         let mut done: Vec<i32> = Vec::new();
         for _ in 0..SIGNAL_PASSES_MAX {
             let mut found = procs_below(dir)?;
@@ -84,7 +88,7 @@ impl Cgroup {
             // Only what is still listed after its pidfd was taken is the process we mean.
             let still = procs_below(dir)?;
             for (pid, fd) in held.iter().filter(|(pid, _)| still.contains(pid)) {
-                match pidfd_send_signal(fd, named) {
+                match pidfd_signal(fd.as_fd(), signal).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(e) => {
                         return Err(Error::errno("signal", dir.path(), e).detail(format!("pid {pid}")));

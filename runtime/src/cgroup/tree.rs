@@ -1,5 +1,6 @@
 //! Making, opening, listing and entering cgroups.
 
+use std::ops::Deref;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, OFlags, Uid};
@@ -7,9 +8,9 @@ use rustix::io::Errno;
 
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::{Controller, Hierarchy, controllers_of, same};
+use super::hierarchy::{Backend, Controller, Hierarchy, controllers_of, same};
 use super::life::procs_below;
-use super::{Cgroup, CgroupPath, Refusal, V1Dir};
+use super::{Cgroup, CgroupPath, Refusal, V1Dir, v1};
 
 /// Handed down on v2 by every ancestor when a cgroup is made. The others cost time and memory in every cgroup and are
 /// handed down when a limit asks for them.
@@ -31,13 +32,13 @@ impl Cgroup {
         let built = (|| {
             for mount in wanted(h, v1) {
                 let parent = make_parents(&h.v1_mounts()[mount].root, parents, |d| init_v1(h, mount, d))?;
-                made.add_v1(mount, parent, name)?;
+                made.add_v1(mount, Parent::Opened(parent), name)?;
             }
             if let Some(root) = h.unified() {
                 let parent = make_parents(root, parents, |_| Ok(()))?;
-                made.add_unified(parent, name)?;
+                made.add_unified(Parent::Opened(parent), name)?;
             }
-            made.cgroup.check_unused(&made.taken_over)
+            made.cgroup.check_unused(&made.taken_over, Parentage::Any)
         })();
         made.finish(built)
     }
@@ -82,14 +83,48 @@ impl Cgroup {
                     let why = format!("the parent was not opened with the v1 controller {missing}");
                     return Err(Error::invalid("create", made.cgroup.path.as_str(), why));
                 };
-                made.add_v1(mount, reopen(&parent.dir)?, name)?;
+                made.add_v1(mount, Parent::Held(&parent.dir), name)?;
             }
             if let Some(parent) = &self.unified {
-                made.add_unified(reopen(parent)?, name)?;
+                made.add_unified(Parent::Held(parent), name)?;
             }
-            made.cgroup.check_unused(&made.taken_over)
+            made.cgroup.check_unused(&made.taken_over, Parentage::Known)
         })();
         made.finish(built)
+    }
+
+    /// Removes the child `name` if it has no processes, and says whether it is gone. The kernel decides in one call per
+    /// hierarchy; nothing is opened and nothing is waited for. The v2 directory goes last: as long as it is there,
+    /// [`Cgroup::leaves`] lists the child.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn remove_empty_leaf(&self, name: &str) -> Result<bool> {
+        for dir in self.v1.iter().map(|d| &d.dir).chain(&self.unified) {
+            match dir.rmdir(name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(false),
+                Err(e) => return Err(Error::errno("remove", dir.path().join(name), e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The child `name` in the one v1 hierarchy that has the controller `c`, and in no other tree; made if it is not
+    /// there. `None` where `c` is not on v1, or this cgroup was not opened with it.
+    ///
+    /// # Errors
+    /// Those of the system calls; `Invalid` for a name that is a path.
+    pub fn v1_child(&self, name: &str, c: Controller) -> Result<Option<Self>> {
+        let path = self.path.join(name)?;
+        let Some((mount, _)) = self.hierarchy.v1_mount(c) else { return Ok(None) };
+        let Some(parent) = self.v1.iter().find(|d| d.mount == mount) else { return Ok(None) };
+        let dir = match existing(&parent.dir, name)? {
+            Some(dir) => dir,
+            None => parent.dir.make(name)?.0,
+        };
+        let v1 = vec![V1Dir { mount, dir }];
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified: None, v1, refused: Vec::new() }))
     }
 
     /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
@@ -152,6 +187,22 @@ impl Cgroup {
         self.unified.as_ref().map(Dir::fd)
     }
 
+    /// Gives the descriptor of [`Cgroup::unified_fd`] away, and closes the others.
+    ///
+    /// # Errors
+    /// `Unsupported` on a legacy layout.
+    pub fn into_unified_fd(self) -> Result<OwnedFd> {
+        let missing =
+            || Error::new("use", self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted");
+        self.unified.map(Dir::into_fd).ok_or_else(missing)
+    }
+
+    /// Where the controller `c` is on this machine.
+    #[must_use]
+    pub fn backend(&self, c: Controller) -> Backend {
+        self.hierarchy.backend(c)
+    }
+
     /// Moves the calling THREAD into the v1 hierarchies, so the caller must have only one. The v2 tree is not joined:
     /// that is clone3's work.
     ///
@@ -175,6 +226,16 @@ impl Cgroup {
         self.v1.iter().map(open).collect()
     }
 
+    /// A descriptor of the directory in the v1 hierarchy of `c`; `None` if this cgroup is not open there.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn v1_directory(&self, c: Controller) -> Result<Option<OwnedFd>> {
+        let Some(dir) = self.v1_dir(c) else { return Ok(None) };
+        let copy = rustix::io::fcntl_dupfd_cloexec(dir.fd(), 0);
+        copy.map(Some).map_err(|e| Error::errno("open", dir.path(), e))
+    }
+
     /// v2: lets a process of this user and group put its children here by `CLONE_INTO_CGROUP`. The kernel also asks
     /// for write access to `cgroup.procs` of the nearest common ancestor of where that process is and where the child
     /// goes: call this on that one too.
@@ -185,12 +246,26 @@ impl Cgroup {
         let Some(dir) = &self.unified else {
             return Ok(());
         };
-        for file in ["cgroup.procs", "cgroup.threads"] {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| Error::errno("chown", dir.path().join(file), e))?;
+        // A new process is asked for this file only (`cgroup_css_set_fork`); `cgroup.threads` is for moving threads.
+        let file = "cgroup.procs";
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(dir.fd(), file, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| Error::errno("chown", dir.path().join(file), e))
+    }
+
+    /// v2: lets a process of this user kill this cgroup as a whole. Linux before 5.14 has no such file; that is fine.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn allow_kill_from(&self, uid: u32) -> Result<()> {
+        let Some(dir) = &self.unified else {
+            return Ok(());
+        };
+        let file = "cgroup.kill";
+        match rustix::fs::chownat(dir.fd(), file, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(Error::errno("chown", dir.path().join(file), e)),
         }
-        Ok(())
     }
 
     /// The controllers of each v1 hierarchy that it is open in.
@@ -200,23 +275,35 @@ impl Cgroup {
         self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
     }
 
-    /// Gives it the memory limit of `parent` as its own. The parent's holds anyway; but many programs read the limit of
-    /// their own cgroup alone, and would take "none" for the whole machine.
+    /// Its memory limit as the kernel spells it. `None` where memory is not controlled.
     ///
     /// # Errors
-    /// Those of reading and writing the limit. Where memory is not controlled there is nothing to do.
-    pub fn show_memory_limit_of(&self, parent: &Self) -> Result<()> {
-        for (own, theirs, file) in [
-            (self.v1_dir(Controller::Memory), parent.v1_dir(Controller::Memory), "memory.limit_in_bytes"),
-            (self.unified.as_ref(), parent.unified.as_ref(), "memory.max"),
-        ] {
-            if let (Some(own), Some(theirs)) = (own, theirs)
-                && own.has(file)
-            {
-                own.write(file, theirs.read(file)?.trim())?;
-            }
+    /// Those of the system calls.
+    pub fn memory_max(&self) -> Result<Option<String>> {
+        let Some((dir, file)) = self.memory_max_file() else { return Ok(None) };
+        if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
+    }
+
+    /// Sets a cgroup of processes up below one that has the limits. `max` is that one's memory limit and becomes this
+    /// one's too: it holds anyway, but many programs read the limit of their own cgroup alone, and would take "none" for
+    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn account_memory_as(&self, max: Option<&str>) -> Result<()> {
+        if let (Some((dir, file)), Some(max)) = (self.memory_max_file(), max) {
+            dir.write(file, max)?;
         }
-        Ok(())
+        match self.v1_dir(Controller::Memory) {
+            Some(dir) if dir.has(v1::SOCKETS) => dir.write(v1::SOCKETS, "-1"),
+            _ => Ok(()),
+        }
+    }
+
+    fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {
+        let v1 = self.v1_dir(Controller::Memory).map(|dir| (dir, v1::LIMIT));
+        let is_v2 = self.hierarchy.backend(Controller::Memory) == Backend::V2;
+        v1.or_else(|| self.unified.as_ref().filter(|_| is_v2).map(|dir| (dir, "memory.max")))
     }
 
     /// Its path.
@@ -238,7 +325,7 @@ impl Cgroup {
         self.v1.iter().find(has).map(|d| &d.dir)
     }
 
-    fn check_unused(&self, taken_over: &[usize]) -> Result<()> {
+    fn check_unused(&self, taken_over: &[usize], parentage: Parentage) -> Result<()> {
         if let Some(dir) = &self.unified {
             // A new child of a frozen cgroup is born frozen, so this tells about the ancestors too.
             let events = self.events()?;
@@ -248,7 +335,7 @@ impl Cgroup {
             if events.frozen {
                 return Err(Error::new("create", dir.path(), ErrorKind::Frozen));
             }
-            if dir.read("cgroup.type")?.trim() == "domain invalid" {
+            if parentage == Parentage::Any && dir.read("cgroup.type")?.trim() == "domain invalid" {
                 let why = "below a threaded cgroup: no process can join it";
                 return Err(Error::new("create", dir.path(), ErrorKind::Unsupported).detail(why));
             }
@@ -262,20 +349,46 @@ impl Cgroup {
     }
 }
 
+/// What is known of the cgroups above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parentage {
+    /// Nothing: one of them may be threaded.
+    Any,
+    /// They are domains: the parent was made by [`Cgroup::create`].
+    Known,
+}
+
+/// Where a directory is made.
+enum Parent<'a> {
+    Opened(Dir),
+    Held(&'a Dir),
+}
+
+impl Deref for Parent<'_> {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        match self {
+            Parent::Opened(dir) => dir,
+            Parent::Held(dir) => dir,
+        }
+    }
+}
+
 /// A cgroup being made, and what to take back if that fails half-way.
-struct Made {
+struct Made<'a> {
     cgroup: Cgroup,
-    fresh: Vec<(Dir, String)>,
+    fresh: Vec<(Parent<'a>, String)>,
     taken_over: Vec<usize>,
 }
 
-impl Made {
+impl<'a> Made<'a> {
     fn new(h: &Hierarchy, path: CgroupPath, refused: Vec<Refusal>) -> Self {
         let cgroup = Cgroup { hierarchy: h.clone(), path, unified: None, v1: Vec::new(), refused };
         Self { cgroup, fresh: Vec::new(), taken_over: Vec::new() }
     }
 
-    fn add_unified(&mut self, parent: Dir, name: &str) -> Result<()> {
+    fn add_unified(&mut self, parent: Parent<'a>, name: &str) -> Result<()> {
         let (dir, fresh) = parent.make(name)?;
         if fresh {
             self.fresh.push((parent, name.to_owned()));
@@ -284,7 +397,7 @@ impl Made {
         Ok(())
     }
 
-    fn add_v1(&mut self, mount: usize, parent: Dir, name: &str) -> Result<()> {
+    fn add_v1(&mut self, mount: usize, parent: Parent<'a>, name: &str) -> Result<()> {
         let (dir, fresh) = parent.make(name)?;
         if fresh {
             self.fresh.push((parent, name.to_owned()));

@@ -9,7 +9,7 @@ use super::hierarchy::Controller;
 use super::limits::{IoMax, blkio_weight, memsw, shares_from_weight};
 use super::v2::{checked, exact, rounded};
 
-const LIMIT: &str = "memory.limit_in_bytes";
+pub(super) const LIMIT: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
 /// Buffers of TCP and UDP sockets, in spite of the name.
 pub(super) const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";

@@ -189,27 +189,21 @@ struct Exec {
 
 impl Exec {
     fn options(self) -> Result<ExecOptions> {
-        let mut options = match &self.process {
-            Some(path) => parse::process_file(path)?,
-            None => ExecOptions::default(),
-        };
-        if !self.args.is_empty() {
-            options.args = self.args;
-        }
-        options.env.extend(self.env);
-        options.cwd = self.cwd.or(options.cwd);
-        if let Some(user) = &self.user {
-            options.user = Some(parse::user(user)?);
-        }
-        options.groups.extend(self.additional_gids);
-        options.tty |= self.tty;
-        options.capabilities.extend(self.cap);
-        options.no_new_privs |= self.no_new_privs;
-        options.detach = self.detach;
-        options.pid_file = self.pid_file;
-        options.console_socket = self.console_socket;
-        options.preserve_fds = self.preserve_fds;
-        Ok(options)
+        Ok(ExecOptions {
+            process: self.process,
+            args: self.args,
+            env: self.env,
+            cwd: self.cwd,
+            user: self.user.as_deref().map(parse::user).transpose()?,
+            groups: self.additional_gids,
+            tty: self.tty,
+            capabilities: self.cap,
+            no_new_privs: self.no_new_privs,
+            detach: self.detach,
+            pid_file: self.pid_file,
+            console_socket: self.console_socket,
+            preserve_fds: self.preserve_fds,
+        })
     }
 }
 

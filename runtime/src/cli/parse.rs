@@ -1,27 +1,44 @@
 //! Arguments that need more than clap.
 
-use std::path::Path;
-
-use icebox_runtime::{Result, container::ExecOptions};
+use icebox_runtime::Result;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use super::bad_argument;
 
 const SIGNAL_MAX: i32 = 64;
+/// The first real-time signal that programs may use.
+const RTMIN: i32 = 34;
 
 /// A signal by name, with or without `SIG`, or by number.
 pub(super) fn signal(text: &str) -> Result<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=SIGNAL_MAX).contains(&number) {
+        return if (0..=SIGNAL_MAX).contains(&number) {
             Ok(number)
         } else {
-            Err(bad_argument(text, format!("signal numbers go from 1 to {SIGNAL_MAX}")))
+            Err(bad_argument(text, format!("signal numbers go from 0 to {SIGNAL_MAX}")))
         };
     }
     let upper = text.to_ascii_uppercase();
+    if let Some(number) = real_time(upper.strip_prefix("SIG").unwrap_or(&upper)) {
+        return Ok(number);
+    }
     let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     full.parse::<Signal>().map(|s| s as i32).map_err(|_| bad_argument(text, "no such signal"))
+}
+
+/// `RTMIN`, `RTMIN+n`, `RTMAX` or `RTMAX-n`, counted as signal(7) counts: 34 to 64, since the C library keeps 32 and 33.
+fn real_time(name: &str) -> Option<i32> {
+    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
+        None => text.is_empty().then_some(0),
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse::<i32>().ok(),
+        Some(_) => None,
+    };
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => RTMIN.checked_add(offset(rest, '+')?)?,
+        (_, Some(rest)) => SIGNAL_MAX.checked_sub(offset(rest, '-')?)?,
+        _ => return None,
+    };
+    (RTMIN..=SIGNAL_MAX).contains(&number).then_some(number)
 }
 
 /// `uid` or `uid:gid`, each from 0 to 2^32 - 2. Names would need the container's own user database.
@@ -40,35 +57,6 @@ pub(super) fn user(text: &str) -> Result<(u32, u32)> {
     }
 }
 
-/// The process object of `exec --process`.
-pub(super) fn process_file(path: &Path) -> Result<ExecOptions> {
-    let subject = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| bad_argument(&subject, error))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| bad_argument(&subject, error))?;
-    let strings = |pointer: &str| -> Vec<String> {
-        value
-            .pointer(pointer)
-            .and_then(Value::as_array)
-            .map_or_else(Vec::new, |list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-    };
-    let number = |pointer: &str| -> Result<u32> {
-        match value.pointer(pointer).map(Value::as_u64) {
-            None => Ok(0),
-            Some(Some(n)) if n < u64::from(u32::MAX) => Ok(n as u32),
-            Some(_) => Err(bad_argument(&subject, format!("{pointer} is not an id"))),
-        }
-    };
-    Ok(ExecOptions {
-        args: strings("/args"),
-        env: strings("/env"),
-        cwd: value.pointer("/cwd").and_then(Value::as_str).map(Into::into),
-        user: Some((number("/user/uid")?, number("/user/gid")?)),
-        tty: value.pointer("/terminal").and_then(Value::as_bool).unwrap_or(false),
-        no_new_privs: value.pointer("/noNewPrivileges").and_then(Value::as_bool).unwrap_or(false),
-        ..ExecOptions::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::{signal, user};
@@ -78,7 +66,12 @@ mod tests {
         assert_eq!(signal("KILL").unwrap(), 9);
         assert_eq!(signal("sigterm").unwrap(), 15);
         assert_eq!(signal("10").unwrap(), 10);
-        for bad in ["0", "65", "-9", "NOPE", ""] {
+        for (text, number) in
+            [("0", 0), ("64", 64), ("SIGRTMIN+3", 37), ("rtmin+3", 37), ("RTMIN", 34), ("RTMAX-1", 63)]
+        {
+            assert_eq!(signal(text).unwrap(), number, "{text}");
+        }
+        for bad in ["RTMIN+31", "RTMIN-1", "RTMAX+1", "SIGRTMIN+", "RTMIN++3", "65", "-9", "NOPE", ""] {
             assert!(signal(bad).is_err(), "{bad}");
         }
     }

@@ -182,7 +182,7 @@ fn write_down(
         rootfs: bundle.rootfs()?,
         pid: child.pid,
         start_time: child.start_time,
-        boot_id: boot_id().on(Step::State, "boot id")?,
+        boot_id: boot_id().on(Step::State, "boot id")?.to_owned(),
         created,
         cgroup,
         controllers: controllers.iter().map(ToString::to_string).collect(),

@@ -21,20 +21,25 @@ use super::{
 };
 use crate::{
     Error, Kind, Result, Step,
-    bundle::{ExecOverrides, for_exec},
+    bundle::{ExecOverrides, ForExec, for_exec},
     error::OnStep as _,
     launch::{
-        child_of, credentials, exec as program, listen,
+        child_of, credentials, listen,
+        process::{Entry, become_program},
+        set_oom_score,
         sync::{Sync, Up},
         terminal,
     },
     plan::Process,
+    stdio::give_pipe_to_user,
     sys::process::{self as sys, Cloned},
 };
 
 /// Options of `exec`.
 #[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
+    /// A file with an OCI process object, in place of the container's own process. The fields below change it.
+    pub process: Option<PathBuf>,
     /// Argument vector.
     pub args: Vec<String>,
     /// `KEY=value` entries that replace or join the container's.
@@ -73,7 +78,20 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
         let cause = format!("the container is {status}{hint}");
         return Err(Error::of(Kind::WrongState, Step::Join, id, cause));
     }
-    let relay = options.tty && options.console_socket.is_none();
+    let bundle = container.bundle()?;
+    let overrides = ExecOverrides {
+        file: options.process,
+        args: options.args,
+        env: options.env,
+        cwd: options.cwd,
+        user: options.user,
+        groups: options.groups,
+        terminal: options.tty,
+        capabilities: options.capabilities,
+        no_new_privs: options.no_new_privs,
+    };
+    let ForExec { mut process, oom_score_adj, warnings: mut passed_over } = for_exec(&bundle, overrides)?;
+    let relay = process.terminal.is_some() && options.console_socket.is_none();
     if relay && options.detach {
         return Err(Error::invalid(
             Step::Terminal,
@@ -81,25 +99,13 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
             "a detached process with a terminal needs --console-socket",
         ));
     }
-    let bundle = container.bundle()?;
-    let mut process = for_exec(
-        &bundle,
-        ExecOverrides {
-            args: options.args,
-            env: options.env,
-            cwd: options.cwd,
-            user: options.user,
-            groups: options.groups,
-            terminal: options.tty,
-            capabilities: options.capabilities,
-            no_new_privs: options.no_new_privs,
-        },
-    )?;
     if relay {
         process.terminal = Some(foreground::terminal_size());
     }
     let fds = foreground::preserved(options.preserve_fds)?;
-    let (pid, pidfd, terminal, warnings) = join(&container, &process, fds)?;
+    give_streams(&container, &process)?;
+    let (pid, pidfd, terminal, mut warnings) = join(&container, &process, oom_score_adj, fds)?;
+    warnings.append(&mut passed_over);
     if let (Some(master), Some(path)) = (&terminal, &options.console_socket) {
         foreground::send_terminal(master, path)?;
     }
@@ -115,7 +121,12 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
 
 type Joined = (Pid, OwnedFd, Option<OwnedFd>, Vec<String>);
 
-fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>) -> Result<Joined> {
+fn join(
+    container: &Container,
+    process: &Process,
+    oom_score_adj: Option<i32>,
+    fds: Vec<(OwnedFd, i32)>,
+) -> Result<Joined> {
     let failed = |error: crate::cgroup::Error| {
         Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
     };
@@ -128,7 +139,7 @@ fn join(container: &Container, process: &Process, fds: Vec<(OwnedFd, i32)>) -> R
     match sys::clone3(0, place).on(Step::Clone, "clone3(2)")? {
         Cloned::Child => {
             drop(mine);
-            enter(process, &theirs, fds, &tasks, &target, flags)
+            enter(process, oom_score_adj, theirs, fds, &tasks, &target, flags)
         }
         Cloned::Parent(helper, _) => {
             drop((theirs, fds));
@@ -161,16 +172,22 @@ fn different_namespaces(pid: i32) -> Result<CloneFlags> {
     Ok(flags)
 }
 
-/// The first of the two processes: joins, and makes the second.
+/// The first of the two processes: joins, and makes the second. The second inherits the OOM score, so that the program
+/// has it from its first instruction.
 fn enter(
     process: &Process,
-    sync: &Sync,
+    oom_score_adj: Option<i32>,
+    sync: Sync,
     fds: Vec<(OwnedFd, i32)>,
     tasks: &[OwnedFd],
     target: &OwnedFd,
     flags: CloneFlags,
 ) -> ! {
-    let join = || -> Result<Cloned> {
+    let mut warnings = Vec::new();
+    let mut join = || -> Result<Cloned> {
+        if let Some(score) = oom_score_adj {
+            set_oom_score(rustix::process::getpid(), score, &mut warnings)?;
+        }
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Join, "PR_SET_DUMPABLE")?;
         for fd in tasks {
             rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
@@ -179,7 +196,13 @@ fn enter(
         sys::clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match join() {
-        Ok(Cloned::Child) => become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER)),
+        Ok(Cloned::Child) => {
+            for text in warnings {
+                // The reader may be gone already; a warning is not worth a failure.
+                let _ = sync.send(&Up::Warning(text), None);
+            }
+            become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER))
+        }
         // setns(2) of a pid namespace moves only children, so this process still numbers as its caller does.
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
@@ -188,28 +211,45 @@ fn enter(
 }
 
 /// The second: the program, once it has the container's identity.
-fn become_process(process: &Process, sync: &Sync, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> ! {
-    let run = || -> Result<Error> {
+fn become_process(process: &Process, sync: Sync, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> ! {
+    let enter = || -> Result<()> {
         if in_user_namespace {
             credentials::become_root_inside()?;
         }
         set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
         setsid().on(Step::Identity, "setsid(2)")?;
         if let Some(size) = process.terminal {
-            let master = terminal::open_here(size)?;
+            let master = terminal::open_here(size, process.uid)?;
             sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
         }
-        let parked = program::park(fds)?;
-        program::enter_cwd(&process.cwd)?;
-        let path = program::find(process)?;
-        program::set_umask(process);
-        for capability in credentials::apply(process)? {
-            let text = format!("capability {capability} is not available on this host");
-            let _ = sync.send(&Up::Warning(text), None);
-        }
-        Ok(program::exec(process, path.as_deref(), &parked))
+        Ok(())
     };
-    let error = run().unwrap_or_else(|error| error);
-    let _ = sync.send(&Up::Failed(error), None);
-    sys::exit_now(1)
+    match enter() {
+        Ok(()) => become_program(process, sync, Entry { make_cwd: false, fds, start_socket: None }),
+        Err(error) => {
+            let _ = sync.send(&Up::Failed(error), None);
+            sys::exit_now(1)
+        }
+    }
+}
+
+/// Gives the pipes that the program gets to its user, in the ids of the container's user namespace.
+fn give_streams(container: &Container, process: &Process) -> Result<()> {
+    if process.terminal.is_some() {
+        return Ok(());
+    }
+    let path = format!("/proc/{}/uid_map", container.facts.pid);
+    let map = fs::read_to_string(&path).on(Step::Credentials, &path)?;
+    let outside = map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (inside, outside, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = process.uid.checked_sub(inside).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    });
+    // An id that is not mapped is refused later, by setresuid(2).
+    let Some(uid) = outside else { return Ok(()) };
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        give_pipe_to_user(stream, uid).on(Step::Credentials, "owner of a standard stream")?;
+    }
+    Ok(())
 }

@@ -89,10 +89,13 @@ pub(super) fn stay(pid: i32, pidfd: &OwnedFd, terminal: Option<OwnedFd>) -> Resu
 
 fn forwarded_signals() -> SigSet {
     [
+        NixSignal::SIGALRM,
+        NixSignal::SIGCONT,
         NixSignal::SIGHUP,
         NixSignal::SIGINT,
         NixSignal::SIGQUIT,
         NixSignal::SIGTERM,
+        NixSignal::SIGURG,
         NixSignal::SIGUSR1,
         NixSignal::SIGUSR2,
         NixSignal::SIGWINCH,

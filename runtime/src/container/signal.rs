@@ -1,10 +1,10 @@
 //! Verbs on a container that exists: start, kill, pause, resume, ps.
 
-use std::{fs, time::Duration};
+use std::{fs, os::fd::AsFd as _, time::Duration};
 
 use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use crate::{
     Error, Kind, Result, Step,
     error::OnStep as _,
     launch::sync::{Sync, Up},
+    sys::process as sys,
 };
 
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ pub fn start(store: &Store, id: &str) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// Sends a signal to the first process, or with `all` to every process of the container.
+/// Sends a signal (0 only asks whether there is a process) to the first process, or with `all` to every process of the container.
 ///
 /// # Errors
 /// If the container has ended.
@@ -63,15 +64,13 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
             .map_err(|error| Error::of(Kind::Os, Step::Signal, id, crate::error::chain(&error)));
     }
     let pidfd = pidfd(&container)?;
-    let signal = Signal::from_named_raw(signal)
-        .ok_or_else(|| Error::invalid(Step::Signal, signal, "not a signal this version sends"))?;
-    pidfd_send_signal(&pidfd, signal).on(Step::Signal, id)
+    sys::pidfd_signal(pidfd.as_fd(), signal).on(Step::Signal, id)
 }
 
 /// A pidfd of the first process, proven to be that process: opened first, then compared by start time.
 pub(super) fn pidfd(container: &Container) -> Result<std::os::fd::OwnedFd> {
     let id = &container.facts.id;
-    let gone = || Error::of(Kind::WrongState, Step::Signal, id, "the container is stopped");
+    let gone = || Error::of(Kind::WrongState, Step::Signal, id, "container not running: its first process has ended");
     let pid = Pid::from_raw(container.facts.pid).ok_or_else(gone)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
     if container.alive() { Ok(pidfd) } else { Err(gone()) }

@@ -1,12 +1,6 @@
 //! What the first process does between `clone3` and `execve`. [`run`] is the table of contents; each step is a file.
 
-use std::{
-    io,
-    os::{
-        fd::{AsFd as _, OwnedFd, RawFd},
-        unix::net::UnixListener,
-    },
-};
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
@@ -16,10 +10,12 @@ use rustix::{
 
 use super::{
     cgroup_views::Views,
-    credentials, dev, exec,
+    credentials, dev,
     inside::{Inside, reopen_dir},
     masks::Masks,
-    mounts, names, root,
+    mounts, names,
+    process::{self, Entry},
+    root,
     sync::{Down, Sync, Up},
     terminal,
 };
@@ -50,16 +46,13 @@ pub(super) struct Luggage {
 /// Runs the set-up and the program. Never returns.
 pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
     let Luggage { sync, tasks, joins, own_cgroup_namespace, cgroup_views, fds, start_socket } = luggage;
-    let error = match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_views) {
-        Ok(()) => finish(plan, sync, fds, start_socket),
+    match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_views) {
+        Ok(()) => process::become_program(&plan.process, sync, Entry { make_cwd: true, fds, start_socket }),
         Err(error) => {
-            let _ = sync.send(&Up::Failed(error.clone()), None);
-            error
+            let _ = sync.send(&Up::Failed(error), None);
+            sys::exit_now(1)
         }
-    };
-    // Whoever waits has been told; there is nobody else to tell.
-    drop(error);
-    sys::exit_now(1)
+    }
 }
 
 fn set_up(
@@ -114,12 +107,13 @@ fn set_up(
 
     let inside = enter_root(plan, sync, &spare, directory)?;
     let hybrid = Some(cgroup_views).filter(Views::is_hybrid);
-    mounts::attach_all(&inside, &plan.mounts, sources, hybrid)?;
+    let read_only_later = mounts::attach_all(&inside, &plan.mounts, sources, hybrid)?;
     dev::fill(&inside, &plan.dev, nodes)?;
     if let Some(size) = plan.process.terminal {
-        let master = terminal::open_inside(&inside, size)?;
+        let master = terminal::open_inside(&inside, size, plan.process.uid)?;
         sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
     }
+    mounts::finish_read_only(&read_only_later)?;
     for path in &plan.readonly_paths {
         mounts::make_readonly(&inside, path)?;
     }
@@ -129,8 +123,7 @@ fn set_up(
     if plan.root.readonly {
         root::make_readonly(&inside)?;
     }
-    root::pivot(&inside)?;
-    rlimits(plan, sync)
+    root::pivot(&inside)
 }
 
 fn join_cgroups(tasks: &[OwnedFd]) -> Result<()> {
@@ -182,86 +175,4 @@ fn enter_root(plan: &Plan, sync: &Sync, spare: &OwnedFd, directory: Option<Owned
     };
     root::attach_at(&detached, spare).on(Step::Root, &subject)?;
     reopen_dir(&detached).map(Inside::new).on(Step::Root, &subject)
-}
-
-fn rlimits(plan: &Plan, sync: &Sync) -> Result<()> {
-    for limit in &plan.process.rlimits {
-        let subject = format!("resource limit {}", limit.resource);
-        match sys::set_rlimit(limit.resource, limit.soft, limit.hard) {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                // Raising a hard limit takes CAP_SYS_RESOURCE in the initial user namespace, which some hosts keep
-                // from root. The soft limit still goes as far as the hard one allows.
-                let (_, hard) = sys::get_rlimit(limit.resource).on(Step::Rlimits, &subject)?;
-                let soft = limit.soft.min(hard);
-                sys::set_rlimit(limit.resource, soft, hard).on(Step::Rlimits, &subject)?;
-                let text = format!(
-                    "{subject}: {}:{} was asked for; without CAP_SYS_RESOURCE the hard limit stays {hard}, soft is {soft}",
-                    limit.soft, limit.hard
-                );
-                sync.send(&Up::Warning(text), None).on(Step::Rlimits, &subject)?;
-            }
-            other => other.on(Step::Rlimits, &subject)?,
-        }
-    }
-    Ok(())
-}
-
-/// The part after the pivot: identity, wait for `start`, program. Returns only on failure, which it has reported.
-fn finish(plan: &Plan, sync: Sync, fds: Vec<(OwnedFd, RawFd)>, start_socket: Option<OwnedFd>) -> Error {
-    let process = &plan.process;
-    let parked = match exec::park(fds) {
-        Ok(parked) => parked,
-        Err(error) => return tell(&sync, error),
-    };
-    let path = match exec::enter_cwd(&process.cwd).and_then(|()| exec::find(process)) {
-        Ok(path) => path,
-        Err(error) => return tell(&sync, error),
-    };
-    exec::set_umask(process);
-
-    let Some(listener) = start_socket else {
-        if let Err(error) = drop_rights(process, &sync) {
-            return tell(&sync, error);
-        }
-        return tell(&sync, exec::exec(process, path.as_deref(), &parked));
-    };
-    if let Err(error) = sync.send(&Up::Waiting, None) {
-        return Error::os(Step::Start, "telling the caller", error);
-    }
-    match wait_for_start(listener) {
-        Ok(caller) => {
-            drop(sync);
-            let caller = Sync::from(caller);
-            if let Err(error) = drop_rights(process, &caller) {
-                return tell(&caller, error);
-            }
-            tell(&caller, exec::exec(process, path.as_deref(), &parked))
-        }
-        Err(error) => Error::os(Step::Start, "start socket", error),
-    }
-}
-
-fn drop_rights(process: &crate::plan::Process, listener: &Sync) -> Result<()> {
-    for capability in credentials::apply(process)? {
-        let text = format!("capability {capability} is not available on this host");
-        // The reader of warnings may be gone already; a warning is not worth a failure.
-        let _ = listener.send(&Up::Warning(text), None);
-    }
-    Ok(())
-}
-
-fn wait_for_start(listener: OwnedFd) -> io::Result<OwnedFd> {
-    let listener = UnixListener::from(listener);
-    loop {
-        match rustix::net::accept_with(listener.as_fd(), rustix::net::SocketFlags::CLOEXEC) {
-            Ok(fd) => return Ok(fd),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn tell(listener: &Sync, error: Error) -> Error {
-    let _ = listener.send(&Up::Failed(error.clone()), None);
-    error
 }

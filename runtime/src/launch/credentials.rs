@@ -15,6 +15,8 @@ use crate::{
 };
 
 const CAPABILITY_MAX: u32 = 63;
+/// CAP_SYS_ADMIN as a mask.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// Becomes root of the container's user namespace, the owner of everything that is made from here on.
 pub(crate) fn become_root_inside() -> Result<()> {
@@ -25,27 +27,29 @@ pub(crate) fn become_root_inside() -> Result<()> {
 
 /// Gives the process its final identity. Returns the capabilities that were asked for and cannot be had on this host.
 ///
-/// Without `no_new_privs` loading a filter needs CAP_SYS_ADMIN, so the filter goes in before the capabilities are
-/// dropped; with it the filter goes in last and covers less of our own code.
+/// Without `no_new_privs` loading a filter needs CAP_SYS_ADMIN, so this one capability stays in the effective and
+/// permitted sets until `execve`, which computes both anew without looking at them (capabilities(7), "Transformation of
+/// capabilities during execve()").
 pub(crate) fn apply(process: &Process) -> Result<Vec<String>> {
-    if !process.no_new_privs {
-        load_filter(process)?;
+    let (mut sets, missing) = available(process.capabilities)?;
+    let wanted_bounding = sets.bounding;
+    if process.seccomp.is_some() && !process.no_new_privs {
+        let (_, permitted, _) = sys::capget().on(Step::Credentials, "capget(2)")?;
+        sets.effective |= permitted & CAP_SYS_ADMIN;
+        sets.permitted |= permitted & CAP_SYS_ADMIN;
     }
-    let (sets, missing) = available(process.capabilities)?;
-    drop_bounding(sets.bounding)?;
+    drop_bounding(wanted_bounding)?;
     become_user(process)?;
     set_sets(sets)?;
     if process.no_new_privs {
         set_no_new_privs(true).on(Step::Credentials, "no_new_privs")?;
     }
     read_back(sets, process)?;
-    if process.no_new_privs {
-        load_filter(process)?;
-    }
     Ok(missing)
 }
 
-fn load_filter(process: &Process) -> Result<()> {
+/// Loads the system call filter. From here on the filter judges this crate's own calls.
+pub(crate) fn load_filter(process: &Process) -> Result<()> {
     let Some(program) = &process.seccomp else { return Ok(()) };
     seccomp::load(program).map(drop).map_err(|error| Error::of(crate::Kind::Os, Step::Seccomp, "filter", error))
 }

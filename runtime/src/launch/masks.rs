@@ -1,5 +1,5 @@
-//! Objects of our own, in a read-only tmpfs that is attached nowhere: masks and text files. A masked path is covered by
-//! an empty one. The image's `/dev/null` is never used for this (CVE-2025-31133), and writing to a mask fails instead of
+//! Objects of our own, in a tmpfs that is attached nowhere: masks, read-only, and text files, as the plan says. A masked
+//! path is covered by an empty one. The image's `/dev/null` is never used for this (CVE-2025-31133), and writing to a mask fails instead of
 //! vanishing.
 
 use std::{
@@ -26,6 +26,8 @@ use crate::{
 
 /// Smallest size of the tmpfs, a page.
 const TMPFS_BYTES_MIN: usize = 4096;
+/// What the container may add to a text that is not read-only.
+const TEXT_ROOM_BYTES: usize = 64 << 10;
 
 /// Mounts ready to be attached: an empty file and an empty directory, and one mount per text.
 #[derive(Default)]
@@ -70,26 +72,30 @@ impl Masks {
     fn copies(texts: &[&str], spare: &OwnedFd) -> io::Result<Self> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let size = TMPFS_BYTES_MIN + texts.iter().map(|text| text.len() + TMPFS_BYTES_MIN).sum::<usize>();
+        let size =
+            TMPFS_BYTES_MIN + texts.iter().map(|text| text.len() + TMPFS_BYTES_MIN + TEXT_ROOM_BYTES).sum::<usize>();
         let options = [("mode".to_owned(), Some("0755".to_owned())), ("size".to_owned(), Some(size.to_string()))];
         let tmpfs = new_filesystem("tmpfs", &options, flags)?;
         mknodat(&tmpfs, "file", FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;
         mkdirat(&tmpfs, "dir", Mode::from_raw_mode(0o555))?;
         for (index, text) in texts.iter().enumerate() {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(0o444))?;
+            let file = openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(0o644))?;
             std::fs::File::from(file).write_all(text.as_bytes())?;
         }
         attach_at(&tmpfs, spare)?;
-        let copy = |name: &str| -> io::Result<OwnedFd> {
+        let clone_of = |name: &str| {
             let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = open_tree(&tmpfs, name, clone)?;
+            open_tree(&tmpfs, name, clone)
+        };
+        let copy = |name: &str| -> io::Result<OwnedFd> {
+            let tree = clone_of(name)?;
             let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
             sys_mount::mount_setattr(tree.as_fd(), c"", false, &attr)?;
             Ok(tree)
         };
         let (file, dir) = (copy("file").map(Mask::new), copy("dir").map(Mask::new));
-        let texts = (0..texts.len()).map(|index| copy(&text_name(index))).collect::<io::Result<_>>();
+        let texts = (0..texts.len()).map(|index| Ok(clone_of(&text_name(index))?)).collect::<io::Result<_>>();
         nix::unistd::fchdir(&tmpfs)?;
         unmount(".", UnmountFlags::DETACH)?;
         nix::unistd::chdir("/")?;

@@ -6,10 +6,10 @@
 //!  own mount namespace (overlay only)
 //!  clone3(namespaces, INTO_CGROUP, PIDFD) ───▶ join v1 cgroups, cgroup namespace
 //!  write uid_map, gid_map ────── Mapped ─────▶ open host paths, become root inside
-//!  build overlay ─────────────── Root ───────▶ mounts, /dev, masks, pivot, names, limits
+//!  build overlay ─────────────── Root ───────▶ mounts, /dev, masks, pivot, limits, capabilities
 //!                 ◀───── Terminal, Warning ──
 //!                 ◀──────── Waiting ─────────  (create) wait for start
-//!                                              capabilities, no_new_privs, seccomp, execve
+//!                                              system call filter, execve
 //!  end of file = the program runs ◀──────────  (close-on-exec)
 //! ```
 //!
@@ -23,12 +23,12 @@ mod cgroup_views;
 mod child;
 pub(crate) mod credentials;
 mod dev;
-pub(crate) mod exec;
 mod inside;
 mod masks;
 mod mounts;
 mod names;
 mod owner;
+pub(crate) mod process;
 mod root;
 pub(crate) mod sync;
 pub(crate) mod terminal;
@@ -174,6 +174,7 @@ fn launch_in(
         (Some(cgroup), Some(name)) => Some(make_leaf(cgroup, name, plan.namespaces.cgroup.is_new())?),
         _ => None,
     };
+    give_streams(plan, &inherit)?;
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
     let luggage = pack(plan, inherit, cgroup, leaf.is_some(), theirs)?;
     let (pid, pidfd) = clone_first(plan, luggage, cgroup, leaf.as_ref(), &mine)?;
@@ -402,7 +403,7 @@ fn map_text(lines: &[IdMap]) -> String {
     lines.iter().map(|l| format!("{} {} {}\n", l.inside, l.outside, l.count)).collect()
 }
 
-fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
+pub(crate) fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()> {
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_pid());
     match fs::write(&path, score.to_string()) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -411,6 +412,30 @@ fn set_oom_score(pid: Pid, score: i32, warnings: &mut Vec<String>) -> Result<()>
         }
         other => other.on(Step::Rlimits, path),
     }
+}
+
+/// Gives the pipes that the program gets as standard streams to its user. The caller does it: pipes of the host have
+/// no owner in a new user namespace, so nothing inside may change them.
+fn give_streams(plan: &Plan, inherit: &Inherit) -> Result<()> {
+    if plan.process.terminal.is_some() || matches!(plan.namespaces.user, Namespace::Join(_)) {
+        return Ok(());
+    }
+    let uid = plan.process.uid;
+    let host_uid = match &plan.id_maps {
+        Some(maps) => maps.uids.iter().find_map(|line| {
+            let offset = uid.checked_sub(line.inside).filter(|offset| *offset < line.count)?;
+            line.outside.checked_add(offset)
+        }),
+        None => Some(uid),
+    };
+    // An id that is not mapped is refused later, by setresuid(2).
+    let Some(host_uid) = host_uid else { return Ok(()) };
+    for (number, own) in (0..).zip([rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]) {
+        let given = inherit.fds.iter().find(|(_, target)| *target == number).map(|(fd, _)| fd.as_fd());
+        crate::stdio::give_pipe_to_user(given.unwrap_or(own), host_uid)
+            .on(Step::Credentials, format!("owner of descriptor {number}"))?;
+    }
+    Ok(())
 }
 
 /// Hears the first process out: until it waits for `start`, or until `execve` has closed its end.

@@ -61,31 +61,52 @@ pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>
     }
 }
 
-/// Makes and attaches every mount of the plan. `hybrid` has the cgroup hierarchies of a hybrid host.
-pub(super) fn attach_all(
+/// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that [`finish_read_only`] is to make read-only.
+pub(super) fn attach_all<'m>(
     inside: &Inside,
-    mounts: &[Mount],
+    mounts: &'m [Mount],
     sources: Vec<Option<OwnedFd>>,
     mut hybrid: Option<Views>,
-) -> Result<()> {
+) -> Result<Vec<(OwnedFd, &'m Mount)>> {
+    let mut read_only_later = Vec::new();
     for (mount, source) in mounts.iter().zip(sources) {
-        match hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
-            Some(views) => views.attach(inside, mount)?,
-            None => attach_one(inside, mount, source)?,
+        if let Some(views) = hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
+            views.attach(inside, mount)?;
+            continue;
         }
+        let Some(attached) = attach_one(inside, mount, source)? else { continue };
+        if read_only_late(mount) {
+            read_only_later.push((attached, mount));
+        }
+    }
+    Ok(read_only_later)
+}
+
+/// A new tmpfs is empty: the targets of what is mounted below it, device nodes and the console are made in it first.
+/// File systems with a content of their own are read-only from the start, which the kernel demands of a procfs or sysfs
+/// where the host's own is read-only.
+fn read_only_late(mount: &Mount) -> bool {
+    mount.attributes.readonly && matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "tmpfs")
+}
+
+/// Makes the mounts read-only that had to be filled first.
+pub(super) fn finish_read_only(mounts: &[(OwnedFd, &Mount)]) -> Result<()> {
+    for (attached, mount) in mounts {
+        let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        sys_mount::mount_setattr(attached.as_fd(), c"", false, &attr).on(Step::Mounts, mount.target.display())?;
     }
     Ok(())
 }
 
-fn attach_one(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
+fn attach_one(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     let subject = mount.target.display();
-    let Some(detached) = make(mount, source).on(Step::Mounts, &subject)? else { return Ok(()) };
+    let Some(detached) = make(mount, source).on(Step::Mounts, &subject)? else { return Ok(None) };
     let target = target(inside, mount, &detached).on(Step::Mounts, &subject)?;
     attach_at(&detached, &target).on(Step::Mounts, &subject)?;
     if let Some(propagation) = mount.propagation {
         propagate(&detached, propagation).on(Step::Mounts, &subject)?;
     }
-    Ok(())
+    Ok(Some(detached))
 }
 
 fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
@@ -104,7 +125,9 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             if let Some(source) = source {
                 all.insert(0, ("source".to_owned(), Some(source.clone())));
             }
-            new_filesystem(fstype, &all, flags(mount.attributes)).map(Some)
+            let attributes =
+                MountAttributes { readonly: mount.attributes.readonly && !read_only_late(mount), ..mount.attributes };
+            new_filesystem(fstype, &all, flags(attributes)).map(Some)
         }
         (MountSource::Cgroup2, Some(view)) => Ok(Some(view)),
         (MountSource::Cgroup2, None) => unified(mount.attributes),

@@ -9,7 +9,12 @@ use rustix::{
 };
 
 use super::root::new_filesystem;
-use crate::{Error, Result, Step, error::OnStep as _, plan::Plan, sys::process as sys};
+use crate::{
+    Error, Result, Step,
+    error::OnStep as _,
+    plan::{Plan, sysctl_path},
+    sys::process as sys,
+};
 
 /// Sets the names and the kernel parameters of the new namespaces. Runs while a procfs of the host is in sight, which
 /// the kernel demands for a new procfs in a user namespace.
@@ -31,10 +36,9 @@ fn sysctls(sysctls: &[(String, String)]) -> Result<()> {
     // (CVE-2019-16884, CVE-2025-52881).
     let proc = new_filesystem("proc", &[], MountAttrFlags::empty()).on(Step::Names, "private procfs")?;
     for (key, value) in sysctls {
-        let path = format!("sys/{}", key.replace('.', "/"));
-        if key.is_empty() || key.contains("..") || key.contains('/') {
-            return Err(Error::invalid(Step::Names, format!("sysctl {key:?}"), "not a sysctl name"));
-        }
+        let path = sysctl_path(key).map(|path| format!("sys/{path}")).ok_or_else(|| {
+            Error::invalid(Step::Names, format!("sysctl {key:?}"), "not the name of a kernel parameter")
+        })?;
         let write = || -> io::Result<()> {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let file = openat(&proc, &path, flags, Mode::empty())?;

@@ -49,9 +49,9 @@ impl Sync {
     pub(crate) fn send<T: Serialize>(&self, message: &T, fd: Option<&OwnedFd>) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         let raw: Vec<RawFd> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
-        let control: Vec<ControlMessage<'_>> =
-            if raw.is_empty() { Vec::new() } else { vec![ControlMessage::ScmRights(&raw)] };
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
+        let control = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &control[..0] } else { &control[..] };
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 

@@ -10,28 +10,38 @@ use std::{
 
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    mount::{OpenTreeFlags, open_tree},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
 
-use super::inside::Inside;
+use super::{inside::Inside, root::attach_at};
 use crate::{Result, Step, error::OnStep as _, sys::process as sys};
 
 /// Opens a pseudo terminal inside and makes it standard input, output, error and the controlling terminal. Returns
 /// the host's side.
-pub(super) fn open_inside(inside: &Inside, size: (u16, u16)) -> Result<OwnedFd> {
+/// It is bound to `/dev/console` as well (OCI config-linux, "Default Devices").
+pub(super) fn open_inside(inside: &Inside, size: (u16, u16), uid: u32) -> Result<OwnedFd> {
     let dir = inside.resolve(Path::new("/dev/pts")).on(Step::Terminal, "/dev/pts")?;
-    take(&dir, size)
+    let (master, peer) = take(&dir, size, uid)?;
+    let bind = || -> io::Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(&peer, "", flags)?;
+        attach_at(&tree, &inside.make_file(Path::new("/dev/console"))?)
+    };
+    bind().on(Step::Terminal, "/dev/console")?;
+    Ok(master)
 }
 
 /// The same in a process that is inside already.
-pub(crate) fn open_here(size: (u16, u16)) -> Result<OwnedFd> {
+pub(crate) fn open_here(size: (u16, u16), uid: u32) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(CWD, "/dev/pts", flags, Mode::empty()).on(Step::Terminal, "/dev/pts")?;
-    take(&dir, size)
+    take(&dir, size, uid).map(|(master, _)| master)
 }
 
-fn take(pts_dir: &OwnedFd, size: (u16, u16)) -> Result<OwnedFd> {
+/// The host's side and the program's side, which belongs to the program's user.
+fn take(pts_dir: &OwnedFd, size: (u16, u16), uid: u32) -> Result<(OwnedFd, OwnedFd)> {
     let open = || -> io::Result<(OwnedFd, OwnedFd)> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -45,9 +55,10 @@ fn take(pts_dir: &OwnedFd, size: (u16, u16)) -> Result<OwnedFd> {
         Ok((master, peer))
     };
     let (master, peer) = open().on(Step::Terminal, "/dev/pts/ptmx")?;
+    crate::stdio::give_to_user(&peer, uid).on(Step::Terminal, "owner of the terminal")?;
     rustix::process::ioctl_tiocsctty(&peer).on(Step::Terminal, "controlling terminal")?;
     for number in 0..=2 {
         sys::place_fd(peer.as_fd(), number).on(Step::Terminal, format!("descriptor {number}"))?;
     }
-    Ok(master)
+    Ok((master, peer))
 }

@@ -1,20 +1,25 @@
 //! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
 //!
-//! Invariant: nothing is cached but the machine's hierarchies: a box's cgroup may be removed and made anew between two
-//! calls, and every call looks for the one that is there now. What may wait runs on a blocking thread.
+//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew between
+//! two calls: the kernel answers for the removed one that it is gone, and then the call looks for the one that is there
+//! now. What waits for processes runs on a blocking thread; making, reading and removing a leaf takes microseconds, less
+//! than a hop to another thread, and is done where it is asked for.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
+use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
+use crate::launch::RUNS_GROUP;
 
 /// v1 hierarchies in which a run has a leaf.
 pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];
+/// v1 hierarchies in which a box's cgroup is held open.
+const HELD_V1: [Controller; 2] = [Controller::Memory, Controller::Pids];
 /// v1 hierarchies in which a box has a cgroup that is read or removed here.
 const BOX_V1: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::Devices, Controller::Cpuset, Controller::Blkio];
@@ -43,6 +48,58 @@ pub struct BoxUsage {
     pub pids: u64,
     /// Generation of the counters: a cgroup made anew has another inode.
     pub cgroup_inode: u64,
+}
+
+/// A reading of a box's CPU counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuReading {
+    /// CPU time of every process the box ever had, since its cgroup was made, in µs (`cpu.stat` of cgroup v2).
+    pub cpu_usec: u64,
+    /// Generation of the counter: a cgroup made anew has another inode.
+    pub cgroup_inode: u64,
+}
+
+/// A box's cgroup and what is made below it, held open.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The box's own, in the v2 tree and in the hierarchies of [`HELD_V1`].
+    whole: Cgroup,
+    /// The group below it that has the leaves of runs as its children. A box of an earlier version has none.
+    group: Option<Cgroup>,
+    /// The same in v1's pids, where all runs are together. `None` where pids is not on v1.
+    pids: Option<Cgroup>,
+    inode: u64,
+    /// The box's memory limit, which each run gets as its own.
+    memory_max: Option<String>,
+}
+
+impl Held {
+    fn new(whole: Cgroup) -> cgroup::Result<Self> {
+        let pids = whole.v1_child(RUNS_GROUP, Controller::Pids)?;
+        let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
+        let inode = whole.inode()?;
+        let memory_max = whole.memory_max()?;
+        Ok(Self { whole, group, pids, inode, memory_max })
+    }
+
+    /// The cgroup that has the leaves of runs as its children.
+    fn leaves(&self) -> &Cgroup {
+        self.group.as_ref().unwrap_or(&self.whole)
+    }
+}
+
+/// The box's cgroup as it was found last, if it was.
+#[derive(Debug, Default)]
+pub(super) struct HeldCgroup(Mutex<Option<Arc<Held>>>);
+
+impl HeldCgroup {
+    fn get(&self) -> Option<Arc<Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, held: Option<Arc<Held>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
 }
 
 /// What a run has used.
@@ -156,43 +213,64 @@ impl BoxHandle {
         self.open_cgroup(v1)?.ok_or_else(|| self.missing())
     }
 
+    /// Opens the box's cgroup and keeps it.
+    fn look_for_cgroup(&self) -> Result<Arc<Held>, Error> {
+        let held = Held::new(self.cgroup(&HELD_V1)?).map_err(self.fail("open box's cgroup"))?;
+        let held = Arc::new(held);
+        self.inner.held.set(Some(Arc::clone(&held)));
+        Ok(held)
+    }
+
+    /// Does `work` with the box's cgroup. If the one that is held is gone, another may have taken its place: then `work`
+    /// is done with that one.
+    fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
+        if let Some(held) = self.inner.held.get() {
+            match work(&held) {
+                Err(error) if error.kind == cgroup::ErrorKind::NotFound => self.inner.held.set(None),
+                done => return done.map_err(self.fail(step)),
+            }
+        }
+        work(&*self.look_for_cgroup()?).map_err(self.fail(step))
+    }
+
     /// Makes a run's leaf. Without a cgroup at all there is none, and the init starts the run where it is itself.
-    pub(super) async fn make_leaf(&self, run: u64) -> Result<Leaf, Error> {
+    pub(super) fn make_leaf(&self, run: u64) -> Result<Leaf, Error> {
         if self.inner.cgroup.is_none() {
             return Ok(Leaf::default());
         }
-        let handle = self.clone();
-        blocking(move || handle.make_leaf_now(run)).await
-    }
-
-    fn make_leaf_now(&self, run: u64) -> Result<Leaf, Error> {
         let step = "make run's cgroup";
-        let parent = self.cgroup(&LEAF_V1)?;
+        // A box without a cgroup is a box that has just ended; the client has named nothing that does not exist.
+        let gone = |e: Error| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Gone) } else { e };
         let name = leaf_name(run);
-        let leaf = parent.leaf(&name, &LEAF_V1).map_err(self.fail(step))?;
-        let made = self.share_leaf(&leaf, &parent, step);
-        if made.is_err() {
-            // The first error is the one to tell.
-            let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
-        }
-        made
+        let made = self.with_cgroup(step, |held| {
+            let leaf = held.leaves().leaf(&name, &LEAF_V1)?;
+            let shared = self.share_leaf(leaf, held);
+            if shared.is_err() {
+                // The first error is the one to tell.
+                let _ = held.leaves().remove_empty_leaf(&name);
+            }
+            shared
+        });
+        made.map_err(gone)
     }
 
-    fn share_leaf(&self, leaf: &Cgroup, parent: &Cgroup, step: &'static str) -> Result<Leaf, Error> {
+    fn share_leaf(&self, leaf: Cgroup, held: &Held) -> cgroup::Result<Leaf> {
         let owner = self.inner.uid_base;
-        leaf.allow_joins_from(owner, owner).map_err(self.fail(step))?;
+        leaf.allow_joins_from(owner, owner)?;
+        leaf.allow_kill_from(owner)?;
         // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
         // thing, which is no reason not to run anything there: the kernel then kills one process.
-        // v1 charges the buffers of sockets to the box only from cgroups that ask for it.
-        let whole = Limits { oom_group: true, socket_memory_max_bytes: Some(-1), ..Limits::default() };
-        leaf.apply(&whole, Unenforced::Allow).map_err(self.fail(step))?;
-        leaf.show_memory_limit_of(parent).map_err(self.fail(step))?;
-        let unified =
-            leaf.unified_fd().ok_or_else(|| Error::new(ErrorKind::Unenforced, step, "cgroup v2 is not mounted"))?;
-        let unified = unified.try_clone_to_owned().map_err(|e| Error::io(step, self.subject(), e))?;
-        let mut fds = vec![unified];
-        fds.extend(leaf.v1_tasks_fds().map_err(self.fail(step))?);
-        Ok(Leaf { fds })
+        if leaf.backend(Controller::Memory) == Backend::V2 {
+            let whole = Limits { oom_group: true, ..Limits::default() };
+            leaf.apply(&whole, Unenforced::Allow)?;
+        }
+        leaf.account_memory_as(held.memory_max.as_deref())?;
+        let mut tasks = leaf.v1_tasks_fds()?;
+        if let Some(pids) = &held.pids {
+            tasks.extend(pids.v1_tasks_fds()?);
+            tasks.extend(pids.v1_directory(Controller::Pids)?);
+        }
+        Ok(Leaf { fds: std::iter::once(leaf.into_unified_fd()?).chain(tasks).collect() })
     }
 
     /// Removes the leaf of a run that did not start.
@@ -209,8 +287,8 @@ impl BoxHandle {
     }
 
     fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
-        match leaf.map_err(self.fail("open run's cgroup"))? {
+        let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+        match self.with_cgroup("open run's cgroup", open)? {
             Some(leaf) => {
                 leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
             }
@@ -223,8 +301,7 @@ impl BoxHandle {
         blocking(move || {
             let step = "signal run";
             let missing = || Error::new(ErrorKind::NotFound, step, run);
-            let parent = handle.cgroup(&LEAF_V1)?;
-            let leaf = parent.open_leaf(&leaf_name(run)).map_err(handle.fail(step))?;
+            let leaf = handle.with_cgroup(step, |held| held.leaves().open_leaf(&leaf_name(run)))?;
             let leaf = leaf.ok_or_else(missing)?;
             if !leaf.events().map_err(handle.fail(step))?.populated {
                 return Err(missing());
@@ -238,6 +315,23 @@ impl BoxHandle {
         .await
     }
 
+    /// The run has processes: its own, or what it has left in the background. In a box without a cgroup no run has any.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub async fn has_processes(&self, run: u64) -> Result<bool, Error> {
+        let handle = self.clone();
+        blocking(move || {
+            let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+            match handle.with_cgroup("read run's state", open) {
+                Ok(leaf) => Ok(leaf.is_some_and(|leaf| leaf.events().is_ok_and(|events| events.populated))),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
     /// Reads what a finished run has used, then removes its leaf if it is empty (a background child may still live in
     /// it; then it stays for [`sweep_leaves`](Self::sweep_leaves)).
     ///
@@ -245,16 +339,19 @@ impl BoxHandle {
     /// `NotFound` if the run has no leaf.
     pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
         let step = "read run's usage";
-        let leaf = self.cgroup(&LEAF_V1)?.open_leaf(&leaf_name(run));
-        let leaf = leaf.map_err(self.fail(step))?;
-        let leaf = leaf.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
-        let cpu = leaf.cpu().map_err(self.fail(step))?;
-        // No memory controller here is a matter of the box's limits, and was told at its launch.
-        let memory = leaf.memory().unwrap_or_default();
-        if !leaf.events().map_err(self.fail(step))?.populated {
+        let name = leaf_name(run);
+        let usage = self.with_cgroup(step, |held| {
+            let Some(leaf) = held.leaves().open_leaf(&name)? else {
+                return Ok(None);
+            };
+            let cpu = leaf.cpu()?;
+            // No memory controller here is a matter of the box's limits, and was told at its launch.
+            let memory = leaf.memory_of_leaf().unwrap_or_default();
             // Whatever is in the way is met again by the sweep.
-            let _ = leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX));
-        }
+            let _ = held.leaves().remove_empty_leaf(&name);
+            Ok(Some((cpu, memory)))
+        })?;
+        let (cpu, memory) = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
         Ok(RunUsage {
             cpu_ns: cpu.usage_usec.saturating_mul(1000),
             memory_peak_bytes: memory.peak.unwrap_or(0),
@@ -270,33 +367,29 @@ impl BoxHandle {
     pub async fn last_leaf(&self) -> Result<u64, Error> {
         let handle = self.clone();
         blocking(move || {
-            let names = handle.cgroup(&LEAF_V1)?.leaves().map_err(handle.fail("list leaves"))?;
+            let names = handle.with_cgroup("list leaves", |held| held.leaves().leaves())?;
             Ok(names.iter().filter_map(|name| run_of_leaf(name)).max().unwrap_or(0))
         })
         .await
     }
 
-    /// Removes the empty leaves of runs; returns how many. Not to be called while a run is being started.
+    /// Removes the empty leaves of runs; returns how many. `in_flight` says of a run's number whether the run is being
+    /// started, runs, or has not been [`finish`](Self::finish)ed yet: the leaf of such a run stays, empty or not. It is
+    /// asked after the leaf was seen, so a caller that enters each run before it starts it loses none.
     ///
     /// # Errors
     /// The cgroup cannot be read.
-    pub fn sweep_leaves(&self) -> Result<usize, Error> {
+    pub fn sweep_leaves(&self, in_flight: impl Fn(u64) -> bool) -> Result<usize, Error> {
         let step = "sweep runs' cgroups";
-        let parent = self.cgroup(&LEAF_V1)?;
-        let mut removed = 0;
-        for name in parent.leaves().map_err(self.fail(step))? {
-            if run_of_leaf(&name).is_none() {
-                continue;
+        self.with_cgroup(step, |held| {
+            let mut removed = 0;
+            for name in held.leaves().leaves()? {
+                if !run_of_leaf(&name).is_none_or(&in_flight) && held.leaves().remove_empty_leaf(&name)? {
+                    removed += 1;
+                }
             }
-            let Some(leaf) = parent.open_leaf(&name).map_err(self.fail(step))? else {
-                continue;
-            };
-            let populated = leaf.events().is_ok_and(|events| events.populated);
-            if !populated && leaf.remove(Duration::ZERO).is_ok() {
-                removed += 1;
-            }
-        }
-        Ok(removed)
+            Ok(removed)
+        })
     }
 
     /// Freezes the box and returns when every process of it stands still.
@@ -307,7 +400,7 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "freeze box";
-            handle.cgroup(&[])?.freeze(deadline).map_err(handle.fail(step))
+            handle.with_cgroup(step, |held| held.whole.freeze(deadline))
         })
         .await
     }
@@ -320,9 +413,10 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "thaw box";
-            let cgroup = handle.cgroup(&[])?;
-            super::memory::close_swap(&cgroup);
-            cgroup.thaw(deadline).map_err(handle.fail(step))
+            handle.with_cgroup(step, |held| {
+                super::memory::close_swap(&held.whole);
+                held.whole.thaw(deadline)
+            })
         })
         .await
     }
@@ -332,8 +426,7 @@ impl BoxHandle {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn frozen(&self) -> Result<bool, Error> {
-        let events = self.cgroup(&[])?.events();
-        Ok(events.map_err(self.fail("read box's state"))?.frozen)
+        Ok(self.with_cgroup("read box's state", |held| held.whole.events())?.frozen)
     }
 
     /// Kills every process of the box, frozen or not, and returns when none is left. The cgroup stays.
@@ -367,6 +460,25 @@ impl BoxHandle {
         self.subject()
     }
 
+    /// Limits the processes and threads here and below, and makes the cgroup if it is not there. For the cgroup that
+    /// holds all boxes: a box's own limits are set at its launch.
+    ///
+    /// # Errors
+    /// `Unenforced` without a pids controller, and those of the system calls.
+    pub fn limit_pids(&self, pids_max: i64) -> Result<(), Error> {
+        let step = "limit processes of all boxes";
+        let v1 = [Controller::Pids];
+        let cgroup = match self.open_cgroup(&v1)? {
+            Some(cgroup) if cgroup.pids().is_ok() => cgroup,
+            _ => {
+                let path = self.inner.cgroup.as_ref().ok_or_else(|| self.missing())?;
+                Cgroup::create(hierarchy()?, path, &v1).map_err(self.fail(step))?
+            }
+        };
+        let limits = Limits { pids_max: Some(pids_max), ..Limits::default() };
+        cgroup.apply(&limits, Unenforced::Refuse).map(drop).map_err(self.fail(step))
+    }
+
     /// Removes the box's cgroup in every hierarchy; none there is fine. Blocks up to the deadline.
     ///
     /// # Errors
@@ -378,7 +490,17 @@ impl BoxHandle {
         }
     }
 
-    /// Reads the box's counters.
+    /// Reads what the box is billed by: one file, whatever is in the box.
+    ///
+    /// # Errors
+    /// `NotFound` if the box has no cgroup now.
+    pub fn cpu(&self) -> Result<CpuReading, Error> {
+        self.with_cgroup("read box's CPU time", |held| {
+            Ok(CpuReading { cpu_usec: held.whole.cpu()?.usage_usec, cgroup_inode: held.inode })
+        })
+    }
+
+    /// Reads all of the box's counters.
     ///
     /// # Errors
     /// `NotFound` if the box has no cgroup now.

@@ -54,7 +54,7 @@ fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
     let failed = |e: io::Error| {
         let missing = e.kind() == io::ErrorKind::NotFound;
         let error = Error::io("connect to init", path.display(), e);
-        if missing { error.with_kind(ErrorKind::Gone) } else { error }
+        if missing { error.with_kind(ErrorKind::Unreachable) } else { error }
     };
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::UNIX,

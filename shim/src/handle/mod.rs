@@ -1,8 +1,9 @@
 //! The asynchronous handle of a box that the API holds.
 //!
 //! Owns: the client side of the control protocol, the box's cgroup as seen from the host (a leaf per run, freezing,
-//! killing, usage), and the truth about the init process. Holds no connection: each operation makes its own, so a
-//! handle outlives restarts on either side. Leaves out: every decision (when to freeze, what to bill).
+//! killing, usage), and the truth about the init process. Holds the box's cgroup and its init by descriptors, and looks for
+//! both again when they are gone. Holds no connection: each operation makes its own, so a handle outlives restarts on
+//! either side. Leaves out: every decision (when to freeze, what to bill).
 
 mod cgroup;
 mod conn;
@@ -19,7 +20,7 @@ use std::time::Duration;
 pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
-pub use cgroup::{BoxUsage, RunUsage, check_parent};
+pub use cgroup::{BoxUsage, CpuReading, RunUsage, check_parent};
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
 pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
@@ -46,6 +47,9 @@ struct Inner {
     run_dir: PathBuf,
     /// Below the cgroup root; `None` for an init that runs without cgroups (tests of the protocol).
     cgroup: Option<CgroupPath>,
+    /// The box's cgroup as it was found last.
+    held: cgroup::HeldCgroup,
+    init: process::Held,
     uid_base: u32,
 }
 
@@ -67,13 +71,14 @@ impl BoxHandle {
     }
 
     fn build(run_dir: &Path, cgroup: Option<CgroupPath>, uid_base: u32) -> Self {
-        Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, uid_base }) }
+        let (held, init) = Default::default();
+        Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, held, init, uid_base }) }
     }
 
     /// The init process exists, is that very one, and has not ended.
     #[must_use]
     pub fn alive(&self, pid: i32, start_time_ticks: u64, boot_id: &str) -> bool {
-        process::alive(pid, start_time_ticks, boot_id)
+        self.inner.init.alive(pid, start_time_ticks, boot_id)
     }
 
     /// Returns when the init has ended; reaps it if it is this process's child.
@@ -99,7 +104,7 @@ impl BoxHandle {
     /// when the box is out of processes; `Gone`. The leaf is removed again then.
     pub async fn exec(&self, request: ExecRequest) -> Result<Run, Error> {
         let run = request.run;
-        let leaf = self.make_leaf(run).await?;
+        let leaf = self.make_leaf(run)?;
         let fds = leaf.borrowed();
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);
         let started = self

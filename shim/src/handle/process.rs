@@ -1,11 +1,13 @@
 //! The kernel's truth about a box's init process, from outside.
 //!
-//! What identifies a process is the runtime's `identity`; this file waits and reaps.
+//! What identifies a process is the runtime's `identity`; this file holds a process by a pidfd, waits and reaps.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub(super) use icebox_runtime::identity::alive;
-use icebox_runtime::identity::state_and_start;
+use icebox_runtime::identity::{alive, state_and_start};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use tokio::io::Ready;
 
@@ -17,7 +19,49 @@ const FALLBACK_POLL_MS: u64 = 200;
 /// # Errors
 /// /proc is not there.
 pub fn boot_id() -> Result<String, crate::Error> {
-    icebox_runtime::identity::boot_id().map_err(|e| crate::Error::io("read boot id", "", e))
+    icebox_runtime::identity::boot_id().map(str::to_owned).map_err(|e| crate::Error::io("read boot id", "", e))
+}
+
+/// The process that was asked about last, held by a pidfd once /proc has shown that it is the right one.
+///
+/// The question "does it live?" is asked for every request to a box. With a pidfd it is one system call; without one it
+/// is three reads of files below /proc.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    process: Mutex<Option<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    start_time_ticks: u64,
+    pidfd: OwnedFd,
+}
+
+impl Held {
+    /// The process exists, is that very one, and has not ended.
+    pub(super) fn alive(&self, pid: i32, start_time_ticks: u64, boot: &str) -> bool {
+        let mut held = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = held.as_ref()
+            && (known.pid, known.start_time_ticks) == (pid, start_time_ticks)
+        {
+            return !has_ended(&known.pidfd);
+        }
+        // The pidfd comes first, then the check that it is the right process.
+        let pidfd = Pid::from_raw(pid).map(|id| rustix::process::pidfd_open(id, PidfdFlags::empty()));
+        let is_alive = alive(pid, start_time_ticks, boot);
+        if let (true, Some(Ok(pidfd))) = (is_alive, pidfd) {
+            *held = Some(Process { pid, start_time_ticks, pidfd });
+        }
+        is_alive
+    }
+}
+
+/// A pidfd is readable once its process has ended, reaped or not.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // A poll that was interrupted tells nothing: the next question is answered by a new poll.
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Returns when the process has ended, and reaps it if it is a child of this process.
@@ -35,7 +79,7 @@ pub(super) async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str) {
                     }
                     guard.clear_ready_matching(Ready::READABLE);
                 }
-                reap(WaitId::PidFd(std::os::fd::AsFd::as_fd(watched.get_ref())));
+                reap(WaitId::PidFd(watched.get_ref().as_fd()));
                 return;
             }
             // No descriptors left, for example: look from time to time, the process can still be waited for.
@@ -76,5 +120,24 @@ mod tests {
         drop(child.stdin.take());
         waiting.await.unwrap();
         assert!(state_and_start(pid).is_none(), "it was reaped");
+    }
+
+    #[test]
+    fn a_held_process_is_alive_until_it_ends_and_is_never_taken_for_another() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let (_, start) = state_and_start(pid).unwrap();
+        let boot = boot_id().unwrap();
+        let held = Held::default();
+        assert!(!held.alive(pid, start + 1, &boot), "another process had this pid");
+        assert!(held.alive(pid, start, &boot) && held.alive(pid, start, &boot));
+        assert!(!held.alive(pid, start + 1, &boot));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!held.alive(pid, start, &boot), "it has ended");
     }
 }

@@ -3,15 +3,18 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::PipeFlags;
 use rustix::process::WaitStatus;
 
+use super::leaf::Leaf;
 use super::program::{self, Program};
 use super::pty;
 use super::reactor::{ID_MAX, Interest, Token};
 use super::run::{Input, Output, Run, Stream, clip_argv, unix_ms};
 use super::server::{Child, Role, Server};
-use super::spawn::{self, Folder, Leaf, Spawned, Start};
+use super::spawn::{self, Folder, Spawned, Start};
+use super::tree::{self, Tree};
 use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{ExecRequest, ExitStatus, FrameType, STDIN_WINDOW_BYTES, Started, encode};
@@ -22,6 +25,8 @@ const RUNS_LIVE_MAX: usize = 1024;
 const RUNS_FINISHED_MAX: usize = 1024;
 /// Output kept of all finished runs together; the oldest loses its first.
 const FINISHED_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Between the request to end, of what is to go with a client, and the order to.
+pub(crate) const KILL_GRACE_MS: u64 = 1000;
 /// A terminal tells not how much is in it; no more than this fits between its two sides.
 const TERMINAL_DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
@@ -75,8 +80,8 @@ impl Server {
         let watched = self.reactor.add(&spawned.start, Token::RunStart(request.run), Interest::READ);
         let run = Run { deadline, ..new_run(id, request, spawned, stdio, leaf) };
         if let Err(e) = watched {
-            let _ = super::tree::signal_leader(&run, libc::SIGKILL);
-            return Err(Error::io("watch start pipe", "", e));
+            let _ = tree::signal_leader(&run, libc::SIGKILL);
+            return Err(Error::own("watch start pipe", "", e));
         }
         if let Some(at) = deadline {
             self.reactor.set_timer(at, Token::RunTimeout(run.number));
@@ -100,11 +105,9 @@ impl Server {
         Ok(())
     }
 
-    /// The descriptors of a request: the leaf's directory, then `tasks` files.
     fn take_leaf(&mut self, id: u64) -> Option<Leaf> {
         let client = self.clients.get_mut(&id)?;
-        let mut fds = std::mem::take(&mut client.conn.fds).into_iter();
-        Some(Leaf { unified: fds.next()?, tasks: fds.collect() })
+        Leaf::from_request(std::mem::take(&mut client.conn.fds))
     }
 
     /// Looks whether a starting run runs.
@@ -151,7 +154,7 @@ impl Server {
         run.status = Some(exit_status(status));
         run.ended_unix_ms = Some(unix_ms());
         run.pidfd = None;
-        run.leaf = None;
+        let tree = run.tree.take().filter(|_| run.kill_on_disconnect);
         run.input.shut(&self.reactor);
         if let Some(at) = run.deadline.take() {
             self.reactor.cancel_timer(at, Token::RunTimeout(number));
@@ -162,9 +165,20 @@ impl Server {
                 if terminal { TERMINAL_DRAIN_BYTES_MAX } else { rustix::io::ioctl_fionread(fd).unwrap_or(0) }
             });
         }
+        if let Some(tree) = tree {
+            self.doom(number, tree);
+        }
         self.pump(number, Stream::Stdout);
         self.pump(number, Stream::Stderr);
         self.finish_if_drained(number);
+    }
+
+    /// What is left of a run that its client owns goes with it: hung up now, killed a little later.
+    fn doom(&mut self, number: u64, tree: Tree) {
+        tree::signal_tree(&tree, libc::SIGHUP);
+        tree::signal_tree(&tree, libc::SIGCONT);
+        self.doomed.insert(number, tree);
+        self.reactor.set_timer(Instant::now() + Duration::from_millis(KILL_GRACE_MS), Token::RunKill(number));
     }
 
     /// Tells the exit when the last output was read.
@@ -243,7 +257,7 @@ fn prepare(request: &ExecRequest, identity: &Identity) -> Result<Program, Error>
 fn make_stdio(request: &ExecRequest, identity: &Identity) -> Result<Stdio, Error> {
     if let Some(size) = request.tty {
         let terminal = pty::open(size, identity)?;
-        let again = |fd: &OwnedFd| fd.try_clone().map_err(|e| Error::io("share terminal", "", e));
+        let again = |fd: &OwnedFd| fd.try_clone().map_err(|e| Error::own("share terminal", "", e));
         let input = Input { fd: Some(again(&terminal.ours)?), terminal: true, ..Input::default() };
         return Ok(Stdio {
             theirs: [Some(again(&terminal.theirs)?), Some(again(&terminal.theirs)?), Some(terminal.theirs)],
@@ -252,22 +266,25 @@ fn make_stdio(request: &ExecRequest, identity: &Identity) -> Result<Stdio, Error
             stderr: None,
         });
     }
-    let (stdout, their_stdout) = pipe(true)?;
-    let (stderr, their_stderr) = pipe(true)?;
+    let (stdout, their_stdout) = pipe(true, identity)?;
+    let (stderr, their_stderr) = pipe(true, identity)?;
     let mut input = Input::default();
     let mut their_stdin = None;
     if request.stdin {
-        let (theirs, ours) = pipe(false)?;
+        let (theirs, ours) = pipe(false, identity)?;
         input.fd = Some(ours);
         their_stdin = Some(theirs);
     }
     Ok(Stdio { theirs: [their_stdin, Some(their_stdout), Some(their_stderr)], input, stdout, stderr: Some(stderr) })
 }
 
-/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs.
-fn pipe(ours_reads: bool) -> Result<(OwnedFd, OwnedFd), Error> {
-    let failed = |e: rustix::io::Errno| Error::io("make pipe", "", e);
+/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs. It belongs to the user of
+/// the run, who may open it again then, as `/dev/stdout` for example.
+fn pipe(ours_reads: bool, identity: &Identity) -> Result<(OwnedFd, OwnedFd), Error> {
+    let failed = |e: rustix::io::Errno| Error::own("make pipe", "", e);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    let (owner, group) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    rustix::fs::fchown(&writer, Some(owner), Some(group)).map_err(failed)?;
     let ours = if ours_reads { &reader } else { &writer };
     rustix::io::ioctl_fionbio(ours, true).map_err(failed)?;
     Ok((reader, writer))
@@ -285,7 +302,7 @@ fn new_run(id: u64, request: ExecRequest, spawned: Spawned, stdio: Stdio, leaf: 
         stdout: output(Some(stdio.stdout)),
         stderr: output(stdio.stderr),
         input: stdio.input,
-        leaf,
+        tree: Some(Tree { leaf, leader: spawned.pid }),
         clients: vec![id],
         input_owner: Some(id),
         kill_on_disconnect: request.kill_on_disconnect,

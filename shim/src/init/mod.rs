@@ -16,6 +16,8 @@ mod deny;
 mod exec;
 mod files;
 mod input;
+mod keep;
+mod leaf;
 mod ops;
 mod output;
 mod program;
@@ -38,8 +40,11 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use crate::error::{Error, ErrorKind};
 use crate::sys;
 use deny::Filter;
+use keep::KeepFile;
 use server::{Launchpad, Server};
 use sudo_server::SudoServer;
+
+pub(crate) use program::LOGIN_PATH;
 
 /// Freed blocks of this size go back to the kernel at once: a box may sleep for months after a busy minute.
 const RETURNED_BLOCK_BYTES: i32 = 32 * 1024;
@@ -107,7 +112,8 @@ fn start(options: &Options) -> Result<Server, Error> {
         sys::adopt_fd(options.control_fd).map_err(|e| Error::io("take control socket", options.control_fd, e))?;
     let launchpad = Launchpad { filter: Filter::prepare(), null: open_null()?, open_files: raise_open_files()? };
     let sudo = SudoServer::listen(&options.sudo_socket)?;
-    Server::new(control, launchpad, Some(sudo))
+    let keep = options.sudo_socket.parent().map(KeepFile::make).transpose()?;
+    Server::new(control, launchpad, Some(sudo), keep)
 }
 
 fn open_null() -> Result<OwnedFd, Error> {

@@ -5,7 +5,9 @@
 use std::time::{Duration, Instant};
 
 use super::conn::Connection;
+use super::exec::KILL_GRACE_MS;
 use super::files;
+use super::keep::KeepFile;
 use super::reactor::Token;
 use super::server::{Child, Role, Server};
 use super::{pty, tree};
@@ -20,8 +22,6 @@ use crate::sys::{self, Fork};
 const ATTACHED_MAX: usize = 8;
 /// File operations at one time, each in a child.
 const FILE_WORKERS_MAX: usize = 64;
-/// Between asking a run's processes to go and killing them.
-const KILL_GRACE_MS: u64 = 1000;
 
 impl Server {
     pub(crate) fn take_frame(&mut self, id: u64, frame: Frame) {
@@ -51,6 +51,7 @@ impl Server {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     pid: std::process::id().cast_signed(),
                     runs: self.runs.len(),
+                    kept: self.keep.as_ref().is_some_and(KeepFile::is_locked),
                 };
                 self.answer(id, Ok(Answer::Hello(hello)), true);
             }
@@ -154,10 +155,13 @@ impl Server {
         if run.input_owner == Some(id) {
             run.input_owner = None;
         }
-        if run.kill_on_disconnect && run.live() && run.clients.is_empty() {
+        if run.kill_on_disconnect
+            && run.clients.is_empty()
+            && let Some(tree) = &run.tree
+        {
             // As when a terminal is closed; what does not go by itself is killed.
-            tree::signal_tree(run, libc::SIGHUP);
-            tree::signal_tree(run, libc::SIGCONT);
+            tree::signal_tree(tree, libc::SIGHUP);
+            tree::signal_tree(tree, libc::SIGCONT);
             let at = Instant::now() + Duration::from_millis(KILL_GRACE_MS);
             self.reactor.set_timer(at, Token::RunKill(number));
         }
@@ -181,13 +185,13 @@ impl Server {
         if !(1..=libc::SIGRTMAX()).contains(&message.signal) {
             return Err(Error::new(ErrorKind::InvalidInput, step, message.signal));
         }
-        let Some(run) = self.runs.get(&number).filter(|run| run.live()) else {
-            return Err(Error::new(ErrorKind::NotFound, step, number));
-        };
+        let missing = || Error::new(ErrorKind::NotFound, step, number);
+        let run = self.runs.get(&number).ok_or_else(missing)?;
+        let tree = run.tree.as_ref().ok_or_else(missing)?;
         match message.scope {
             Scope::Leader => tree::signal_leader(run, message.signal).map_err(|e| Error::io(step, number, e)),
             Scope::Tree => {
-                tree::signal_tree(run, message.signal);
+                tree::signal_tree(tree, message.signal);
                 Ok(())
             }
         }
@@ -196,16 +200,23 @@ impl Server {
     pub(crate) fn time_out(&mut self, number: u64) {
         if let Some(run) = self.runs.get_mut(&number).filter(|run| run.live()) {
             run.timed_out = true;
-            tree::signal_tree(run, libc::SIGKILL);
+            if let Some(tree) = &run.tree {
+                tree::signal_tree(tree, libc::SIGKILL);
+            }
             // A child that is still on its way into its cgroup is not in the list.
             let _ = tree::signal_leader(run, libc::SIGKILL);
         }
     }
 
     pub(crate) fn kill_run(&mut self, number: u64) {
-        // Somebody may have attached again in the time of grace.
-        if let Some(run) = self.runs.get(&number).filter(|run| run.clients.is_empty()) {
-            tree::signal_tree(run, libc::SIGKILL);
+        if let Some(tree) = self.doomed.remove(&number) {
+            return tree::signal_tree(&tree, libc::SIGKILL);
+        }
+        // A client may have attached again in the time of grace.
+        if let Some(run) = self.runs.get(&number).filter(|run| run.clients.is_empty())
+            && let Some(tree) = &run.tree
+        {
+            tree::signal_tree(tree, libc::SIGKILL);
             let _ = tree::signal_leader(run, libc::SIGKILL);
         }
     }
@@ -238,7 +249,7 @@ impl Server {
                 drop(self.take_client(id));
             }
             Err(e) => {
-                let error = Error::io("start file operation", "", e);
+                let error = Error::own("start file operation", "", e);
                 self.refuse(id, &error);
             }
         }

@@ -8,7 +8,7 @@ use super::user::Identity;
 use crate::error::{Error, ErrorKind};
 
 /// PATH of a login, and what is searched when a program's environment has none.
-const LOGIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const LOGIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// TERM of a run on a terminal, unless the request says otherwise.
 const TERMINAL: &str = "xterm-256color";
 

@@ -30,7 +30,7 @@ pub(crate) struct Terminal {
 
 /// Opens a terminal of that size, owned by the user.
 pub(crate) fn open(size: Winsize, identity: &Identity) -> Result<Terminal, Error> {
-    let failed = |step: &'static str| move |e: Errno| Error::io(step, MULTIPLEXER, e);
+    let failed = |step: &'static str| move |e: Errno| Error::own(step, MULTIPLEXER, e);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let ours =
         rustix::fs::open(MULTIPLEXER, flags | OFlags::NONBLOCK, Mode::empty()).map_err(failed("open terminal"))?;
@@ -52,5 +52,5 @@ pub(crate) fn open(size: Winsize, identity: &Identity) -> Result<Terminal, Error
 /// Sets the terminal's size; its foreground processes get SIGWINCH.
 pub(crate) fn resize(ours: &OwnedFd, size: Winsize) -> Result<(), Error> {
     let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(ours, size).map_err(|e| Error::io("resize terminal", "", e))
+    rustix::termios::tcsetwinsize(ours, size).map_err(|e| Error::own("resize terminal", "", e))
 }

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::spawn::{Leaf, StartPipe};
+use super::spawn::StartPipe;
 use super::tail::Tail;
+use super::tree::Tree;
 use crate::protocol::{Exit, ExitStatus, RunStatus};
 
 /// So many bytes of a run's arguments are kept for its status.
@@ -66,7 +67,8 @@ pub(crate) struct Run {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) input: Input,
-    pub(crate) leaf: Option<Leaf>,
+    /// Its processes; `None` once the direct one has ended.
+    pub(crate) tree: Option<Tree>,
     /// Connections that get its output.
     pub(crate) clients: Vec<u64>,
     /// The connection whose input counts: the one that attached last.

@@ -15,9 +15,11 @@ use rustix::process::{Rlimit, WaitOptions};
 
 use super::conn::{Connection, Received};
 use super::deny::Filter;
+use super::keep::KeepFile;
 use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
 use super::sudo_server::SudoServer;
+use super::tree::Tree;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX, VERSION, WireError, encode};
 
@@ -84,8 +86,11 @@ pub(crate) struct Server {
     pub(crate) runs: BTreeMap<u64, Run>,
     /// Finished runs, oldest first.
     pub(crate) finished: VecDeque<u64>,
+    /// What ended runs that their clients owned have left behind, until it is killed.
+    pub(crate) doomed: BTreeMap<u64, Tree>,
     pub(crate) children: BTreeMap<i32, Child>,
     pub(crate) sudo: Option<SudoServer>,
+    pub(crate) keep: Option<KeepFile>,
     pub(crate) launchpad: Launchpad,
     lingering: BTreeMap<u64, OwnedFd>,
     pub(crate) scratch: Vec<u8>,
@@ -98,7 +103,12 @@ pub(crate) struct Server {
 
 impl Server {
     /// Takes over the listening control socket.
-    pub(crate) fn new(control: OwnedFd, launchpad: Launchpad, sudo: Option<SudoServer>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        control: OwnedFd,
+        launchpad: Launchpad,
+        sudo: Option<SudoServer>,
+        keep: Option<KeepFile>,
+    ) -> Result<Self, Error> {
         let failed = |step: &'static str| move |e: io::Error| Error::io(step, "", e);
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -121,8 +131,10 @@ impl Server {
             clients: BTreeMap::new(),
             runs: BTreeMap::new(),
             finished: VecDeque::new(),
+            doomed: BTreeMap::new(),
             children: BTreeMap::new(),
             sudo,
+            keep,
             launchpad,
             lingering: BTreeMap::new(),
             scratch: vec![0; SCRATCH_BYTES],

@@ -14,9 +14,10 @@ use rustix::process::Rlimit;
 
 use super::child::{self, ChildStep};
 use super::deny::Filter;
+use super::leaf::Leaf;
 use super::program::Program;
 use super::user::Identity;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Reported};
 use crate::sys::{self, Fork};
 
 /// The folder a program starts in.
@@ -29,23 +30,14 @@ pub(crate) enum Folder {
 }
 
 impl Folder {
-    /// A folder by path, which must be absolute.
+    /// A folder by path, which must be absolute. Bytes that are no UTF-8 come as [`names`](crate::names) says.
     pub(crate) fn at(path: &str) -> Result<Self, Error> {
         let bad = || Error::new(ErrorKind::InvalidInput, "read folder", path);
         if !path.starts_with('/') {
             return Err(bad());
         }
-        CString::new(path).map(Self::Path).map_err(|_| bad())
+        CString::new(crate::names::to_bytes(path)).map(Self::Path).map_err(|_| bad())
     }
-}
-
-/// A run's cgroup, as handed over by the host.
-#[derive(Debug)]
-pub(crate) struct Leaf {
-    /// The cgroup v2 directory.
-    pub(crate) unified: OwnedFd,
-    /// `tasks` files of v1 hierarchies.
-    pub(crate) tasks: Vec<OwnedFd>,
 }
 
 /// What to start.
@@ -82,11 +74,18 @@ pub(crate) struct StartPipe {
 
 /// Forks; the child goes on to execute the program.
 pub(crate) fn spawn(start: &Start<'_>) -> Result<Spawned, Error> {
-    let failed = |step: &'static str| move |e: io::Error| Error::io(step, "", e);
+    let failed = |step: &'static str| move |e: io::Error| Error::own(step, "", e);
+    if !start.leaf.is_none_or(Leaf::has_room) {
+        return Err(out_of_processes());
+    }
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|e| failed("make start pipe")(e.into()))?;
     let cgroup = start.leaf.map(|leaf| leaf.unified.as_fd());
-    match sys::fork_into(cgroup).map_err(failed("fork"))? {
+    let forked = sys::fork_into(cgroup).map_err(|e| match e.raw_os_error() {
+        Some(libc::EAGAIN) => out_of_processes(),
+        _ => failed("fork")(e),
+    });
+    match forked? {
         Fork::Child => child::run(start, writer.as_fd()),
         Fork::Parent { pid, pidfd } => {
             let text = |c: &CString| c.to_string_lossy().into_owned();
@@ -105,6 +104,11 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Spawned, Error> {
             })
         }
     }
+}
+
+fn out_of_processes() -> Error {
+    let cause = "the box has as many processes and threads as it may have: end some, or cancel the run that makes them";
+    Error::new(ErrorKind::Limit, "start process", "").because(Reported(cause.to_owned()))
 }
 
 impl StartPipe {
@@ -129,7 +133,11 @@ impl StartPipe {
             ChildStep::Groups | ChildStep::Ids | ChildStep::Capabilities => &self.user,
             _ => "",
         };
-        Error::io(step.name(), subject, io::Error::from_raw_os_error(errno))
+        let cause = io::Error::from_raw_os_error(errno);
+        match step {
+            ChildStep::Execute | ChildStep::Folder => Error::io(step.name(), subject, cause),
+            _ => Error::own(step.name(), subject, cause),
+        }
     }
 }
 

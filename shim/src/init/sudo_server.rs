@@ -18,10 +18,11 @@ use rustix::process::{Pid, Signal, WaitStatus};
 
 use super::conn::{Connection, Received};
 use super::exec::exit_status;
+use super::leaf::Leaf;
 use super::program::{self, Program};
 use super::reactor::{Happened, Interest, Token};
 use super::server::{Child, Server};
-use super::spawn::{self, Folder, Leaf, Start, StartPipe};
+use super::spawn::{self, Folder, Start, StartPipe};
 use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
@@ -215,12 +216,13 @@ impl Server {
         if commands > COMMANDS_MAX + PENDING_MAX {
             return Err(Error::new(ErrorKind::Limit, "start command", commands));
         }
-        let identity = accounts.resolve(request.user.as_deref().or(Some("0")))?;
         let caller = accounts.resolve(Some(&uid.to_string()))?;
+        let identity = target(&request, &accounts, &caller)?;
         let program = prepare(&request, &identity, &caller, peer)?;
-        let folder = match request.mode {
-            Mode::Login => Folder::at(&identity.home)?,
-            _ => Folder::Open(folder),
+        let folder = match (&request.folder, request.mode) {
+            (Some(path), _) => Folder::at(path)?,
+            (None, Mode::Login) => Folder::at(&identity.home)?,
+            (None, _) => Folder::Open(folder),
         };
         let spawned = spawn::spawn(&Start {
             program: &program,
@@ -249,7 +251,7 @@ impl Server {
         let mut text = String::new();
         let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
         File::open(path).ok()?.take(16 * 1024).read_to_string(&mut text).ok()?;
-        self.runs.get(&run_in_cgroup_file(&text)?)?.leaf.as_ref()
+        self.runs.get(&run_in_cgroup_file(&text)?)?.tree.as_ref()?.leaf.as_ref()
     }
 
     pub(crate) fn check_sudo_start(&mut self, id: u64) {
@@ -385,8 +387,23 @@ fn run_in_cgroup_file(text: &str) -> Option<u64> {
     leaf.strip_prefix("run-")?.parse().ok()
 }
 
+/// Who the command runs as: with a group alone the caller, as sudo has it.
+fn target(request: &SudoRequest, accounts: &Accounts, caller: &Identity) -> Result<Identity, Error> {
+    let mut identity = match (&request.user, &request.group) {
+        (Some(user), _) => accounts.resolve(Some(user))?,
+        (None, Some(_)) => caller.clone(),
+        (None, None) => accounts.resolve(Some("0"))?,
+    };
+    if let Some(group) = &request.group {
+        identity.gid = accounts.group(group)?;
+    }
+    Ok(identity)
+}
+
 fn prepare(request: &SudoRequest, identity: &Identity, caller: &Identity, peer: UCred) -> Result<Program, Error> {
     let mut env = program::login_env(identity, false);
+    let shell_of_user = request.shell.as_ref().filter(|_| request.mode == Mode::Shell).unwrap_or(&identity.shell);
+    let command = if request.argv.is_empty() { shell_of_user.clone() } else { request.command.clone() };
     for (name, value) in &request.env {
         program::set(&mut env, name, value);
     }
@@ -394,7 +411,7 @@ fn prepare(request: &SudoRequest, identity: &Identity, caller: &Identity, peer: 
         ("SUDO_USER", caller.name.as_str()),
         ("SUDO_UID", &peer.uid.as_raw().to_string()),
         ("SUDO_GID", &peer.gid.as_raw().to_string()),
-        ("SUDO_COMMAND", &request.argv.join(" ")),
+        ("SUDO_COMMAND", &command),
     ] {
         program::set(&mut env, name, value);
     }

@@ -1,7 +1,8 @@
 //! Signals to every process of a run.
 //!
-//! A run's cgroup says exactly which processes these are, however they were forked. Without one (an init outside a box)
-//! it is the descendants and the session of the direct process, which a double fork with a new session leaves.
+//! A run's cgroup says exactly which processes these are, however they were forked, and the kernel kills it as a whole.
+//! Without one (an init outside a box) it is the descendants and the session of the direct process, which a double fork
+//! with a new session leaves.
 //! Invariant: a process is signalled by pidfd, after a look that proves the pidfd is the process that was meant.
 
 use std::collections::BTreeMap;
@@ -9,9 +10,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::leaf::Leaf;
 use super::run::Run;
 use crate::sys;
 
@@ -28,11 +29,25 @@ pub(crate) fn signal_leader(run: &Run, signal: i32) -> std::io::Result<()> {
     }
 }
 
-/// Sends a signal to every process of the run; SIGKILL until none is left.
-pub(crate) fn signal_tree(run: &Run, signal: i32) {
+/// The processes of a run, also after its direct process has ended.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) leaf: Option<Leaf>,
+    /// Pid of the direct process. Not reused while a process of its session lives.
+    pub(crate) leader: i32,
+}
+
+/// Sends a signal to every process of a run; SIGKILL until none is left.
+pub(crate) fn signal_tree(tree: &Tree, signal: i32) {
+    if signal == libc::SIGKILL
+        && let Some(leaf) = &tree.leaf
+        && leaf.kill().is_ok()
+    {
+        return;
+    }
     let rounds = if signal == libc::SIGKILL { KILL_ROUNDS_MAX } else { 1 };
     for _ in 0..rounds {
-        let members = members(run);
+        let members = members(tree);
         if members.is_empty() {
             return;
         }
@@ -47,11 +62,11 @@ pub(crate) fn signal_tree(run: &Run, signal: i32) {
 }
 
 /// pids and start times.
-fn members(run: &Run) -> Vec<(i32, u64)> {
+fn members(tree: &Tree) -> Vec<(i32, u64)> {
     let own = std::process::id().cast_signed();
-    let pids = match &run.leaf {
-        Some(leaf) => pids_of_cgroup(leaf.unified.as_fd()),
-        None => descendants(run.pid),
+    let pids = match &tree.leaf {
+        Some(leaf) => leaf.pids(),
+        None => descendants(tree.leader),
     };
     pids.into_iter()
         .filter(|pid| *pid > 0 && *pid != own)
@@ -72,14 +87,6 @@ fn signal_process(pid: i32, start: u64, signal: i32) -> bool {
     // The pid could have been reused before the pidfd was there, not after.
     let same = read_stat(pid).is_some_and(|stat| stat.start == start);
     same && sys::pidfd_signal(pidfd.as_fd(), signal).is_ok()
-}
-
-fn pids_of_cgroup(directory: std::os::fd::BorrowedFd<'_>) -> Vec<i32> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let Ok(fd) = rustix::fs::openat(directory, "cgroup.procs", flags, Mode::empty()) else {
-        return Vec::new();
-    };
-    read_limited(File::from(fd)).lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn read_limited(file: File) -> String {

@@ -71,6 +71,18 @@ impl Accounts {
         self.named(user).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up user", user))
     }
 
+    /// The id of a group by name or number.
+    pub(crate) fn group(&self, group: &str) -> Result<u32, Error> {
+        if group.bytes().all(|b| b.is_ascii_digit()) {
+            return numeric(group, group);
+        }
+        let id_of = |line: &str| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group)).then(|| fields.nth(1).and_then(parse_id)).flatten()
+        };
+        self.group.lines().find_map(id_of).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up group", group))
+    }
+
     fn named(&self, name: &str) -> Option<Identity> {
         self.entries().find(|entry| entry.name == name)
     }
@@ -231,6 +243,13 @@ mod tests {
         ] {
             assert!(accounts.resolve(Some(bad)).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn groups_are_found_by_name_and_number() {
+        assert_eq!(accounts().group("users").unwrap(), 100);
+        assert_eq!(accounts().group("7").unwrap(), 7);
+        assert!(accounts().group("none").is_err() && accounts().group("").is_err());
     }
 
     #[test]

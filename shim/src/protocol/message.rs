@@ -173,6 +173,9 @@ pub struct Hello {
     pub pid: i32,
     /// Runs that live or were not acknowledged.
     pub runs: usize,
+    /// A process holds the lock that keeps the box awake.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// A run has started, or is attached to.
@@ -308,7 +311,7 @@ pub enum EntryKind {
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// The name, without separators; bytes that are not UTF-8 are replaced.
+    /// The name, without separators, as [`names`](crate::names) writes it.
     pub name: String,
     /// The absolute path.
     pub path: String,

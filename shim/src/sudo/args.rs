@@ -34,6 +34,8 @@ pub(super) enum Asked {
     Version,
     /// `-k`, `-K` or `-v` without a command: nothing to do, since there are no time stamps.
     Nothing,
+    /// `-l`: what the user may run, or whether and as what file it may run this command.
+    List(Option<String>),
     /// Run something.
     Run(Command),
 }
@@ -43,6 +45,10 @@ pub(super) struct Command {
     pub(super) argv: Vec<String>,
     pub(super) mode: Mode,
     pub(super) user: Option<String>,
+    /// `-g`: the group to run as.
+    pub(super) group: Option<String>,
+    /// `-D`: the folder to run in.
+    pub(super) folder: Option<String>,
     pub(super) preserve: Preserve,
     /// `-H`: HOME is the target's even with `-E`.
     pub(super) set_home: bool,
@@ -50,6 +56,22 @@ pub(super) struct Command {
     /// `VAR=value` before the command.
     pub(super) assignments: Vec<(String, String)>,
 }
+
+/// Options with a value, by both names.
+const LONG_WITH_VALUE: [(&str, char); 11] = [
+    ("user", 'u'),
+    ("group", 'g'),
+    ("chdir", 'D'),
+    ("chroot", 'R'),
+    ("prompt", 'p'),
+    ("close-from", 'C'),
+    ("other-user", 'U'),
+    ("command-timeout", 'T'),
+    ("role", 'r'),
+    ("type", 't'),
+    ("host", '\0'),
+];
+const EDIT: &str = "sudoedit is not available in a box: edit a copy, then `sudo cp` it";
 
 /// Reads the arguments after the program's name.
 pub(super) fn parse(arguments: &[String]) -> Result<Asked, String> {
@@ -59,12 +81,15 @@ pub(super) fn parse(arguments: &[String]) -> Result<Asked, String> {
             argv: Vec::new(),
             mode: Mode::Command,
             user: None,
+            group: None,
+            folder: None,
             preserve: Preserve::Usual,
             set_home: false,
             background: false,
             assignments: Vec::new(),
         },
         stamps_only: false,
+        list: false,
     };
     parser.run()
 }
@@ -73,6 +98,7 @@ struct Parser<'a> {
     rest: std::slice::Iter<'a, String>,
     command: Command,
     stamps_only: bool,
+    list: bool,
 }
 
 impl Parser<'_> {
@@ -93,6 +119,10 @@ impl Parser<'_> {
                 if let Some(asked) = parser.short(short)? {
                     return Ok(asked);
                 }
+            } else if let Some(pair) = assignment(argument) {
+                // sudo takes them between options too, though not behind `--`.
+                parser.rest.next();
+                parser.command.assignments.push(pair);
             } else {
                 break;
             }
@@ -101,20 +131,15 @@ impl Parser<'_> {
     }
 
     fn finish(&mut self) -> Result<Asked, String> {
-        let mut rest = self.rest.as_slice();
-        while let Some((first, after)) = rest.split_first() {
-            let Some((name, value)) = assignment(first) else {
-                break;
-            };
-            self.command.assignments.push((name, value));
-            rest = after;
+        self.command.argv = self.rest.as_slice().to_vec();
+        if self.list {
+            return Ok(Asked::List(self.command.argv.first().cloned()));
         }
-        self.command.argv = rest.to_vec();
         if self.command.argv.is_empty() && self.command.mode == Mode::Command {
             if self.stamps_only {
                 return Ok(Asked::Nothing);
             }
-            return Err("no command given".to_owned());
+            return Err(String::new());
         }
         Ok(Asked::Run(self.command.clone()))
     }
@@ -124,25 +149,32 @@ impl Parser<'_> {
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        if value.is_some() && !matches!(name, "user" | "preserve-env" | "prompt") {
-            return Err(format!("option --{name} takes no value"));
+        let with_value = LONG_WITH_VALUE.iter().find(|(long, _)| *long == name);
+        if let Some((_, letter)) = with_value {
+            let value = match value {
+                Some(value) => value.to_owned(),
+                None => self.value(format!("option '--{name}' requires an argument"))?,
+            };
+            self.set(*letter, &value)?;
+            return Ok(None);
+        }
+        if value.is_some() && name != "preserve-env" {
+            return Err(format!("option '--{name}' doesn't allow an argument"));
         }
         match (name, value) {
-            ("user", Some(value)) => self.command.user = Some(user(value)?),
-            ("user", None) => self.command.user = Some(user(&self.value("--user")?)?),
-            ("prompt", Some(_)) => {}
-            ("prompt", None) => drop(self.value("--prompt")?),
             ("preserve-env", None) => self.command.preserve = Preserve::All,
             ("preserve-env", Some(list)) => self.preserve_also(list),
             ("set-home", None) => self.command.set_home = true,
             ("login", None) => self.mode(Mode::Login)?,
             ("shell", None) => self.mode(Mode::Shell)?,
-            ("non-interactive" | "stdin", None) => {}
+            ("non-interactive" | "stdin" | "askpass" | "bell" | "preserve-groups", None) => {}
             ("background", None) => self.command.background = true,
             ("reset-timestamp" | "remove-timestamp" | "validate", None) => self.stamps_only = true,
+            ("list", None) => self.list = true,
             ("help", None) => return Ok(Some(Asked::Help)),
             ("version", None) => return Ok(Some(Asked::Version)),
-            _ => return Err(format!("option --{name} is not supported in a box")),
+            ("edit", None) => return Err(EDIT.to_owned()),
+            _ => return Err(format!("unrecognized option '--{name}'")),
         }
         Ok(None)
     }
@@ -152,39 +184,51 @@ impl Parser<'_> {
         for (at, letter) in letters.char_indices() {
             let after = letters.get(at + letter.len_utf8()..).unwrap_or_default();
             match letter {
-                'u' | 'p' => {
+                letter if LONG_WITH_VALUE.iter().any(|(_, known)| *known == letter) => {
                     let value = if after.is_empty() {
-                        self.value(if letter == 'u' { "-u" } else { "-p" })?
+                        self.value(format!("option requires an argument -- '{letter}'"))?
                     } else {
                         after.to_owned()
                     };
-                    if letter == 'u' {
-                        self.command.user = Some(user(&value)?);
-                    }
+                    self.set(letter, &value)?;
                     return Ok(None);
                 }
                 'E' => self.command.preserve = Preserve::All,
                 'H' => self.command.set_home = true,
-                'n' | 'S' => {}
+                'A' | 'B' | 'n' | 'P' | 'S' => {}
+                'l' => self.list = true,
+                'e' => return Err(EDIT.to_owned()),
                 'i' => self.mode(Mode::Login)?,
                 's' => self.mode(Mode::Shell)?,
                 'b' => self.command.background = true,
                 'k' | 'K' | 'v' => self.stamps_only = true,
                 'V' => return Ok(Some(Asked::Version)),
                 'h' => return Ok(Some(Asked::Help)),
-                _ => return Err(format!("option -{letter} is not supported in a box")),
+                _ => return Err(format!("invalid option -- '{letter}'")),
             }
         }
         Ok(None)
     }
 
-    fn value(&mut self, option: &str) -> Result<String, String> {
-        self.rest.next().cloned().ok_or_else(|| format!("option {option} needs a value"))
+    fn value(&mut self, missing: String) -> Result<String, String> {
+        self.rest.next().cloned().ok_or(missing)
+    }
+
+    /// An option with a value. Prompts and the policy's own options mean nothing here.
+    fn set(&mut self, letter: char, value: &str) -> Result<(), String> {
+        match letter {
+            'u' => self.command.user = Some(id(value, "user")?),
+            'g' => self.command.group = Some(id(value, "group")?),
+            'D' => self.command.folder = Some(value.to_owned()),
+            'R' => return Err("you are not permitted to use the -R option: a box has one root".to_owned()),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn mode(&mut self, mode: Mode) -> Result<(), String> {
         if self.command.mode != Mode::Command && self.command.mode != mode {
-            return Err("-i and -s exclude each other".to_owned());
+            return Err("you may not specify both the -i and -s options".to_owned());
         }
         self.command.mode = mode;
         Ok(())
@@ -201,13 +245,13 @@ impl Parser<'_> {
     }
 }
 
-/// sudo writes a numeric user as `#uid`.
-fn user(text: &str) -> Result<String, String> {
-    let text = text.strip_prefix('#').unwrap_or(text);
-    if text.is_empty() {
-        return Err("empty user".to_owned());
+/// sudo writes a numeric user or group as `#number`.
+fn id(text: &str, what: &str) -> Result<String, String> {
+    let id = text.strip_prefix('#').unwrap_or(text);
+    if id.is_empty() {
+        return Err(format!("unknown {what} {text}"));
     }
-    Ok(text.to_owned())
+    Ok(id.to_owned())
 }
 
 fn assignment(text: &str) -> Option<(String, String)> {
@@ -248,6 +292,8 @@ mod tests {
         assert_eq!(command("-u #1000 id").user.as_deref(), Some("1000"));
         assert_eq!(command("--user=bob id").user.as_deref(), Some("bob"));
         assert_eq!(command("-- -x").argv, ["-x"]);
+        assert_eq!(command("A=1 -u bob B=2 id").assignments.len(), 2);
+        assert_eq!(command("-- A=1").argv, ["A=1"]);
         assert_eq!(command("-i").mode, Mode::Login);
         assert_eq!(command("-s echo hi").argv, ["echo", "hi"]);
         assert_eq!(command("--preserve-env=A,B id").preserve, Preserve::Also(vec!["A".into(), "B".into()]));
@@ -266,10 +312,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_said() {
-        for line in ["-l", "-g staff id", "--group=x id", "-i -s", "-u", "--login=x", "-A id"] {
-            assert!(asked(line).is_err(), "{line}");
+    fn options_of_sudo_as_people_use_them() {
+        assert_eq!(asked("-l"), Ok(Asked::List(None)));
+        assert_eq!(asked("-nl apt-get update"), Ok(Asked::List(Some("apt-get".into()))));
+        assert_eq!(asked("-U root --list"), Ok(Asked::List(None)));
+        assert_eq!(command("-A -B -P -S -p x id").argv, ["id"]);
+        let c = command("-g staff -D /tmp --prompt=x -u bob id");
+        assert_eq!(
+            (c.user.as_deref(), c.group.as_deref(), c.folder.as_deref()),
+            (Some("bob"), Some("staff"), Some("/tmp"))
+        );
+        assert_eq!(command("--group=#5 --chdir /a id").group.as_deref(), Some("5"));
+        assert_eq!(command("-C 3 -T 5 id -x").argv, ["id", "-x"]);
+    }
+
+    #[test]
+    fn what_sudo_would_not_take_is_said_in_its_words() {
+        for (line, text) in [
+            ("", ""),
+            ("-z id", "invalid option -- 'z'"),
+            ("--nope id", "unrecognized option '--nope'"),
+            ("-u", "option requires an argument -- 'u'"),
+            ("--user", "option '--user' requires an argument"),
+            ("--login=x", "option '--login' doesn't allow an argument"),
+            ("-i -s", "you may not specify both the -i and -s options"),
+            ("-u # id", "unknown user #"),
+        ] {
+            assert_eq!(asked(line), Err(text.to_owned()), "{line}");
         }
+        assert!(asked("-e f").is_err() && asked("-R / id").is_err());
     }
 
     proptest! {

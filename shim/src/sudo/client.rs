@@ -15,6 +15,7 @@ use rustix::net::{
 use super::args::{self, Asked, Command, Mode, Preserve};
 use super::{REQUEST_BYTES_MAX, REQUEST_FDS, SOCKET, SudoRequest};
 use crate::error::{Error, ErrorKind};
+use crate::init::LOGIN_PATH;
 use crate::protocol::{
     Answer, Decoder, Envelope, Exit, ExitStatus, Frame, FrameType, Scope, SignalMessage, VERSION, WireError, decode,
     encode, header,
@@ -29,10 +30,20 @@ const USUAL: [&str; 8] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ", "DISPLA
 /// Variables that are the target user's whatever is asked.
 const NEVER: [&str; 4] = ["PATH", "USER", "LOGNAME", "SUDO_COMMAND"];
 
-const HELP: &str = "usage: sudo [-bEHiknSsKvV] [-u user] [--preserve-env[=list]] [VAR=value] [command [arg ...]]
+const USAGE: &str = "usage: sudo -h | -K | -k | -V
+usage: sudo -v [-AknS] [-g group] [-u user]
+usage: sudo -l [-AknS] [-g group] [-U user] [-u user] [command [arg ...]]
+usage: sudo [-AbEHknPS] [-D directory] [-g group] [-u user] [VAR=value] [-i | -s] [command [arg ...]]
+";
+const HELP: &str = "sudo - execute a command as another user
 
-Runs a command as root of this box, or as another user of it. There is no password: the box is yours.
-The box's PID 1 starts the command; set-user-id programs have no effect in a box.
+usage: sudo -h | -K | -k | -V
+usage: sudo -v [-AknS] [-g group] [-u user]
+usage: sudo -l [-AknS] [-g group] [-U user] [-u user] [command [arg ...]]
+usage: sudo [-AbEHknPS] [-D directory] [-g group] [-u user] [VAR=value] [-i | -s] [command [arg ...]]
+
+Runs a command as root of this box, or as another user of it. There is no password: the box is its user's own.
+PID 1 of the box starts the command, since set-user-id programs have no effect in a box.
 ";
 
 /// The whole program. Returns the exit code.
@@ -44,14 +55,71 @@ pub fn main() -> i32 {
         arguments.map_err(|_| "arguments must be UTF-8".to_owned()).and_then(|arguments| args::parse(&arguments));
     match asked {
         Ok(Asked::Help) => say(HELP),
-        Ok(Asked::Version) => say(concat!("sudo (icebox) ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Asked::Version) => say(concat!("Sudo version ", env!("CARGO_PKG_VERSION"), " (Icebox)\n")),
+        Ok(Asked::List(command)) => list(command.as_deref()),
         Ok(Asked::Nothing) => 0,
         Ok(Asked::Run(command)) => match run(command) {
             Ok(exit) => end_as(exit),
-            Err(error) => complain(&error.report()),
+            Err(error) => complain(&in_sudos_words(&error)),
         },
-        Err(text) => complain(&text),
+        Err(text) => {
+            if !text.is_empty() {
+                complain(&text);
+            }
+            // A missing standard error is no reason to end in another way.
+            let _ = rustix::io::write(rustix::stdio::stderr(), USAGE.as_bytes());
+            FAILED
+        }
     }
+}
+
+/// The texts that scripts and people know.
+fn in_sudos_words(error: &Error) -> String {
+    match (error.step(), error.kind()) {
+        ("execute", ErrorKind::NotFound) => format!("{}: command not found", error.subject()),
+        ("execute", _) => format!("unable to execute {}: {}", error.subject(), kernel_text(error)),
+        ("enter folder", _) => format!("unable to change directory to {}: {}", error.subject(), kernel_text(error)),
+        ("look up user", _) => format!("unknown user {}", error.subject()),
+        ("look up group", _) => format!("unknown group {}", error.subject()),
+        ("run command as another user", _) => format!("user {} may not run sudo in this box", error.subject()),
+        _ => error.report(),
+    }
+}
+
+/// The kernel's words without Rust's number behind them.
+fn kernel_text(error: &Error) -> String {
+    let text = error.causes();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// `-l`: whoever may use sudo here may run everything. With a command: its file, or 1 if there is none.
+fn list(command: Option<&str>) -> i32 {
+    match command {
+        None => {
+            let name = |name: &str| std::env::var(name).unwrap_or_default();
+            let uid = rustix::process::getuid();
+            let user = if uid.is_root() { "root".to_owned() } else { name("USER") };
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let text = "may run the following commands on";
+            say(&format!("User {user} {text} {host}:\n    (ALL : ALL) NOPASSWD: ALL\n"))
+        }
+        Some(command) => match find(command) {
+            Some(file) => say(&format!("{file}\n")),
+            None => FAILED,
+        },
+    }
+}
+
+/// The file of a command, in the PATH that it will have.
+fn find(command: &str) -> Option<String> {
+    let executable = |file: &str| {
+        let is_file = std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
+        is_file && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    if command.contains('/') {
+        return executable(command).then(|| command.to_owned());
+    }
+    LOGIN_PATH.split(':').map(|folder| format!("{folder}/{command}")).find(|file| executable(file))
 }
 
 fn say(text: &str) -> i32 {
@@ -160,10 +228,24 @@ fn request(command: Command) -> SudoRequest {
         env.retain(|(known, _)| *known != name);
         env.push((name, value));
     }
+    let mut words = command.argv.clone();
+    if let Some(first) = words.first_mut()
+        && let Some(file) = find(first)
+    {
+        *first = file;
+    }
+    // A relative folder is the caller's.
+    let folder = command.folder.map(|folder| match std::env::current_dir() {
+        Ok(here) => here.join(&folder).to_string_lossy().into_owned(),
+        Err(_) => folder,
+    });
     SudoRequest {
         argv: command.argv,
         mode: command.mode,
         user: command.user,
+        group: command.group,
+        folder,
+        command: words.join(" "),
         env,
         shell: std::env::var("SHELL").ok().filter(|s| s.starts_with('/')),
         background: command.background,

@@ -4,7 +4,7 @@
 //! the command for whoever the kernel says is the box's user, on the caller's own descriptors. Root in a box is the
 //! user's by right (it is a user namespace of its own), so there is no password and no policy.
 //!
-//! Owns: the command line, the environment that goes along, forwarding of signals. Leaves out: `-l`, `-g`, policies.
+//! Owns: the command line, the environment that goes along, forwarding of signals. Leaves out: policies, sudoedit.
 
 mod args;
 mod client;
@@ -28,8 +28,14 @@ pub(crate) struct SudoRequest {
     pub(crate) argv: Vec<String>,
     /// How to start it.
     pub(crate) mode: Mode,
-    /// The target user; root if absent.
+    /// The target user; root if absent, or the caller if only a group is named.
     pub(crate) user: Option<String>,
+    /// The target group; the user's own if absent.
+    pub(crate) group: Option<String>,
+    /// Where to run; the caller's folder if absent.
+    pub(crate) folder: Option<String>,
+    /// What SUDO_COMMAND says: the file as the client has found it, and the arguments.
+    pub(crate) command: String,
     /// Laid over the target user's login environment.
     pub(crate) env: Vec<(String, String)>,
     /// The shell for [`Mode::Shell`]; the target user's if absent.

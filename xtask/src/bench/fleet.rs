@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::cpu::{self, Meter};
 use super::stats::{Case, Report};
 use super::{Context, failed, server};
 use crate::error::Result;
@@ -12,6 +13,9 @@ use server::Server;
 const CLIENTS: usize = 8;
 /// For how long the CPU time of `iceboxd` is watched while everything sleeps.
 const WATCH: Duration = Duration::from_secs(10);
+/// Marks: milliseconds of CPU of a box that is made and used, and the daemon's part of it.
+const BOX_CPU_MS_MAX: f64 = 18.0;
+const BOX_DAEMON_CPU_MS_MAX: f64 = 3.0;
 /// Mark: resident memory of the init of a box, in MB.
 const INIT_MB_MAX: f64 = 1.5;
 
@@ -20,10 +24,16 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
     let server = Server::start(context, "fleet")?;
     // One box first: the volume template is made by it.
     let warm = server::create(&mut server.client())?;
+    let meter = Meter::new(&server)?;
     server::delete(&mut server.client(), &warm)?;
     let before = Memory::read();
     let daemon_before = pss_kb(server.pid(), "Pss");
-    let (ids, made) = create_all(&server, context.boxes)?;
+    let mut all_made = None;
+    let made_cpu = meter.measure(context.boxes, || {
+        all_made = Some(create_all(&server, context.boxes)?);
+        Ok(())
+    })?;
+    let Some((ids, made)) = all_made else { return Err(failed("create", "the boxes", "nothing was measured")) };
     let (_, frozen) = each(&server, &ids, "freeze", server::pause)?;
     let after = Memory::read();
     let memory = memory_report(&server, &before, &after, daemon_before, ids.len());
@@ -37,12 +47,21 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
                 made.0.as_secs_f64(),
                 wall.as_secs_f64()
             ));
-    Ok(vec![all, memory, cpu])
+    let share = cpu::report(
+        format!("CPU of a box that is made and used, {CLIENTS} clients"),
+        &[("create → first exec".to_owned(), made_cpu)],
+    );
+    let share = share.mark("all of it", made_cpu.total(), BOX_CPU_MS_MAX).mark(
+        "iceboxd's part",
+        made_cpu.daemon,
+        BOX_DAEMON_CPU_MS_MAX,
+    );
+    Ok(vec![all, share, memory, cpu])
 }
 
-type Made = (Duration, Case);
+pub(super) type Made = (Duration, Case);
 
-fn create_all(server: &Server, count: usize) -> Result<(Vec<String>, Made)> {
+pub(super) fn create_all(server: &Server, count: usize) -> Result<(Vec<String>, Made)> {
     let slots: Vec<String> = (0..count).map(|n| n.to_string()).collect();
     let ids = Mutex::new(Vec::new());
     let (wall, case) = each(server, &slots, "create → first exec", |client, _| {
@@ -55,7 +74,7 @@ fn create_all(server: &Server, count: usize) -> Result<(Vec<String>, Made)> {
 }
 
 /// Does something with every item, by eight clients with a connection each. Wall time of all, and a case of the single ones.
-fn each(
+pub(super) fn each(
     server: &Server,
     items: &[String],
     name: &str,
@@ -107,7 +126,7 @@ fn memory_report(server: &Server, before: &Memory, after: &Memory, daemon_before
     #[expect(clippy::cast_precision_loss, reason = "a number of boxes is small")]
     let per_box = |kb: f64| kb / count as f64;
     let (mut pss, mut rss) = (Case::new("init, proportional (PSS)", ""), Case::new("init, resident (RSS)", ""));
-    for pid in inits(server) {
+    for pid in cpu::inits(server) {
         pss.add_value(pss_kb(pid, "Pss"));
         rss.add_value(pss_kb(pid, "Rss"));
     }
@@ -130,40 +149,14 @@ fn pss_kb(pid: u32, field: &str) -> f64 {
     number_after(&text, &format!("{field}:"))
 }
 
-/// The inits of the server's boxes: PID 1 of a namespace, in a cgroup of the server's.
-fn inits(server: &Server) -> Vec<u32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
-        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        let status = read("status");
-        let pids = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or("");
-        let is_init = pids.split_whitespace().skip(1).last() == Some("1");
-        if is_init && read("cgroup").contains(server.cgroup()) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-/// CPU time of a process, of its threads that have ended too.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let unknown = |cause| failed("read the CPU time of", pid, cause);
-    let process = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX));
-    let clock = nix::time::ClockId::pid_cpu_clock_id(process).map_err(unknown)?;
-    clock.now().map(Duration::from).map_err(unknown)
-}
-
 fn watch_cpu(server: &Server) -> Result<Report> {
     let mut case = Case::new("iceboxd", "");
-    let (before, start) = (cpu_time(server.pid())?, Instant::now());
+    let (before, start) = (cpu::process(server.pid())?, Instant::now());
     let end = start + WATCH;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
         std::thread::park_timeout(left);
     }
-    let used = cpu_time(server.pid())? - before;
-    case.add_value(used.as_secs_f64() * 1e3 / start.elapsed().as_secs_f64());
+    let used = cpu::process(server.pid())? - before;
+    case.add_value(used / start.elapsed().as_secs_f64());
     Ok(Report::new(format!("CPU while all boxes sleep, over {} s", WATCH.as_secs()), "ms per second", vec![case]))
 }

@@ -6,12 +6,14 @@
 
 mod boxes;
 mod bundle;
+mod cpu;
 mod fleet;
 mod http;
 mod net;
 mod netns;
 mod oci;
 mod peers;
+mod scale;
 mod seccomp_names;
 mod server;
 mod stats;
@@ -27,7 +29,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, net. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -44,7 +46,7 @@ pub(crate) struct BenchArgs {
 }
 
 /// Boxes that the fleet benchmark makes, with eight clients.
-const FLEET_BOXES: usize = 100;
+const FLEET_BOXES: usize = 500;
 /// Rounds that are run and thrown away first: caches fill, templates are made.
 const WARM_UP_ROUNDS: usize = 2;
 
@@ -76,13 +78,14 @@ fn shown(path: &Path) -> String {
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 7] = [
+const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
     ("exec", boxes::exec),
     ("create", boxes::create),
     ("fleet", fleet::fleet),
+    ("scale", scale::scale),
     ("net", net::net),
 ];
 
@@ -96,10 +99,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     program::require_root("bench")?;
     let places = Places::find()?;
-    deps::ensure(&[deps::BENCH, deps::RUN])?;
+    deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::BENCH])?;
     let bin_dir = match &args.bin_dir {
         Some(dir) => dir.clone(),
-        None => build::build(&places)?,
+        None if args.image_dir.is_some() => build::build(&places)?,
+        None => build::build_with_image(&places)?,
     };
     let results = places.target.join("bench");
     let scratch = results.join(format!("scratch-{}", std::process::id()));

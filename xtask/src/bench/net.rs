@@ -17,7 +17,9 @@ const ROUNDS: usize = 20;
 pub(super) fn net(context: &Context) -> Result<Vec<Report>> {
     let places = Places::find()?;
     let mut cargo = places.cargo();
-    cargo.args(["build", "--release", "-p", "icebox-tests", "--bin", PROGRAM, "--message-format=json"]);
+    // The other packages are named so that the crates which they share with it are compiled once.
+    cargo.args(["build", "--release", "-p", "icebox-api", "-p", "icebox-cli", "-p", "icebox-tests", "--bin", PROGRAM]);
+    cargo.arg("--message-format=json");
     let built = cargo.stderr(Stdio::inherit()).output().or_fail("build", PROGRAM)?;
     let messages = String::from_utf8_lossy(&built.stdout).into_owned();
     let executables = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -27,8 +27,10 @@ use self::heard::{Heard, Round};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::{self, Places};
 use crate::vm::{self, Boot, Cut, Flavour, Running, ShortDir, Terminal, Wanted};
-use crate::{build, deps, image, run, say};
+use crate::{build, deps, run, say};
 
+/// The guest's half, a program of the package icebox-tests.
+pub(crate) const PROGRAM: &str = "powercut";
 /// From QEMU's start to the end of the look back.
 const CHECK_DEADLINE: Duration = Duration::from_secs(240);
 /// From there to the first acknowledgements. The first round makes its boxes in this time.
@@ -70,19 +72,19 @@ pub(crate) fn powercut(args: &PowercutArgs) -> Result<()> {
     run::require_root("powercut")?;
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::VM])?;
     let places = Places::find()?;
-    image::prepare(&build::build(&places)?)?;
+    build::build_with_image(&places)?;
     let began = Instant::now();
-    let rounds = run(&places, args.rounds, args.seed, args.strict)?;
+    let rounds = run(&places, &build_program(&places)?, args.rounds, args.seed, args.strict)?;
     say::fact(&format!("{} of {} rounds passed ({:.0} s)", rounds.passed, args.rounds, began.elapsed().as_secs_f64()));
     if rounds.failed == 0 { Ok(()) } else { Err(Error::new("keep", "what was acknowledged", Cause::Tests)) }
 }
 
-/// Cuts the power `rounds` times. The release binaries and the base image must be there. After a round that fails there
-/// is no other: its disk is kept.
-pub(crate) fn run(places: &Places, rounds: u32, seed: Option<u64>, strict: bool) -> Result<Rounds> {
+/// Cuts the power `rounds` times. `program` is the guest's half. The release binaries and the base image must be there.
+/// A round that fails is the last: its disk is kept.
+pub(crate) fn run(places: &Places, program: &Path, rounds: u32, seed: Option<u64>, strict: bool) -> Result<Rounds> {
     let seed = seed.unwrap_or_else(new_seed);
     say::heading(&format!("Power cuts: {rounds} rounds, seed {seed}"));
-    let mut bench = Bench::new(places, seed, strict)?;
+    let mut bench = Bench::new(places, program, seed, strict)?;
     for round in 0..=rounds {
         let began = Instant::now();
         let last = round == rounds;
@@ -113,14 +115,14 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(places: &'a Places, seed: u64, strict: bool) -> Result<Self> {
+    fn new(places: &'a Places, program: &Path, seed: u64, strict: bool) -> Result<Self> {
         let dir = places.target.join("vm/powercut");
         if dir.is_dir() {
             // Kept for inspection by an earlier call.
             fs::remove_dir_all(&dir).or_fail("remove", dir.display().to_string())?;
         }
         fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
-        let program = build_program(places)?;
+        let program = program.to_owned();
         vm::data_disk(&dir.join("data.img"))?;
         let sockets = ShortDir::open(&dir)?;
         Ok(Bench { places, seed, strict, dir, sockets, program, heard: Heard::new() })
@@ -290,13 +292,13 @@ fn script(places: &Places, program: &Path, kept: &Path, round: u32, choice: &Cho
 
 fn build_program(places: &Places) -> Result<PathBuf> {
     let mut command = places.cargo();
-    command.args(["build", "--package", "icebox-tests", "--bin", "powercut", "--message-format=json"]);
+    command.args(["build", "--package", "icebox-tests", "--bin", PROGRAM, "--message-format=json"]);
     let messages = run::quiet(&mut command)?;
     let executable = |line: &str| {
         let message = serde_json::from_str::<serde_json::Value>(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     };
     messages.lines().find_map(executable).ok_or_else(|| {
-        Error::new("build", "powercut", Cause::Unexpected("cargo does not tell where the program is".to_owned()))
+        Error::new("build", PROGRAM, Cause::Unexpected("cargo does not tell where the program is".to_owned()))
     })
 }

@@ -1,19 +1,19 @@
-//! Why tests failed, said once more at the very end: whoever keeps only the end of the output still learns it.
+//! Why tests failed, printed at the very end of a run: the end of the output is what is kept and read.
 //!
-//! Of each failed test a few lines: what it panicked with, or the last that it printed. The whole stands further up.
+//! Of each failed test a few lines: the panic's message, or the last lines of its output. The whole output stands
+//! further up.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 /// Of a panic's message, which may hold the output of a whole program: so many lines of its beginning and of its end.
 const HEAD_LINES: usize = 4;
 const TAIL_LINES: usize = 9;
-/// A fork that panics makes its parent panic; what comes after that is noise.
+/// A forked child that panics makes its parent panic too. Later panics are noise.
 const PANICS_MAX: usize = 2;
-/// Of the output of a test that didn't panic.
+/// Of the output of a test that did not panic.
 const LAST_LINES: usize = 15;
 const LINE_CHARS_MAX: usize = 300;
-/// Beyond that, names only: something common is broken.
+/// After so many failures only names are printed: something common is broken.
 const EXPLAINED_MAX: usize = 12;
 
 /// The failed tests of all tiers.
@@ -32,7 +32,7 @@ impl Failures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
     }
 
-    /// What to print when everything else was printed. Empty if nothing failed.
+    /// The report. Empty if no test failed.
     pub(super) fn report(&self) -> String {
         let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
@@ -46,159 +46,53 @@ impl Failures {
     }
 }
 
-/// Keeps of an output, line by line, what says most.
-#[derive(Debug, Default)]
-pub(super) struct Excerpt {
-    panics: Vec<Message>,
-    /// The last message goes on.
-    is_open: bool,
-    last: VecDeque<String>,
-}
-
-#[derive(Debug, Default)]
-struct Message {
-    head: Vec<String>,
-    tail: VecDeque<String>,
-    left_out: usize,
-}
-
-impl Excerpt {
-    pub(super) fn see(&mut self, line: &str) {
-        let line: String = line.trim_end().chars().take(LINE_CHARS_MAX).collect();
-        if is_frame_of_the_harness(&line) {
-            return;
-        }
+/// The lines of a failed test's output that say most.
+pub(super) fn excerpt(output: &str) -> Vec<String> {
+    let lines = output.lines().map(|line| line.trim_end().chars().take(LINE_CHARS_MAX).collect::<String>());
+    let lines: Vec<String> = lines.filter(|line| !is_frame_of_the_harness(line)).collect();
+    let mut panics: Vec<Vec<String>> = Vec::new();
+    let mut is_open = false;
+    for line in &lines {
         if line.contains(" panicked at ") || line.starts_with("panicked at ") {
-            self.is_open = self.panics.len() < PANICS_MAX;
-            if self.is_open {
-                self.panics.push(Message::default());
-            }
-        } else if is_after_a_message(&line) {
-            self.is_open = false;
+            panics.push(Vec::new());
+            is_open = panics.len() <= PANICS_MAX;
+        } else if is_after_a_message(line) {
+            is_open = false;
         }
-        if let Some(message) = self.panics.last_mut().filter(|_| self.is_open) {
-            message.see(&line);
+        if let Some(message) = panics.last_mut().filter(|_| is_open) {
+            message.push(line.clone());
         }
-        push(&mut self.last, line, LAST_LINES);
     }
-
-    pub(super) fn lines(self) -> Vec<String> {
-        if self.panics.is_empty() {
-            return self.last.into();
-        }
-        self.panics.into_iter().flat_map(Message::lines).collect()
+    if panics.is_empty() {
+        return lines[lines.len().saturating_sub(LAST_LINES)..].to_vec();
     }
+    panics.into_iter().flat_map(shortened).collect()
 }
 
-impl Message {
-    fn see(&mut self, line: &str) {
-        if self.head.len() < HEAD_LINES {
-            self.head.push(line.to_owned());
-        } else {
-            self.left_out += usize::from(push(&mut self.tail, line.to_owned(), TAIL_LINES));
-        }
+/// Beginning and end of a message, and how many lines are left out between them.
+fn shortened(mut message: Vec<String>) -> Vec<String> {
+    let left_out = message.len().saturating_sub(HEAD_LINES + TAIL_LINES);
+    if left_out > 0 {
+        message.splice(HEAD_LINES..HEAD_LINES + left_out, [format!("[{left_out} lines]")]);
     }
-
-    fn lines(self) -> Vec<String> {
-        let mut lines = self.head;
-        if self.left_out > 0 {
-            lines.push(format!("[{} lines]", self.left_out));
-        }
-        lines.extend(self.tail);
-        lines
-    }
+    message
 }
 
-/// What libtest and nextest print around every test's own words.
+/// What libtest prints around every test's own output.
 fn is_frame_of_the_harness(line: &str) -> bool {
     let line = line.trim_start();
-    line.is_empty()
-        || line == "failures:"
-        || line.starts_with("running 1 test")
-        || line.starts_with("test result: ")
-        || line.starts_with("stdout ───")
-        || line.starts_with("stderr ───")
+    line.is_empty() || line == "failures:" || line.starts_with("running 1 test") || line.starts_with("test result: ")
 }
 
-/// The standard library's words after a panic's message, and those of the tests' helpers.
+/// What the standard library prints after a panic's message, and the first line of the tests' own appendix.
 fn is_after_a_message(line: &str) -> bool {
     let line = line.trim_start();
     ["note: run with `RUST_BACKTRACE", "stack backtrace:", "--- the log of iceboxd"].iter().any(|s| line.starts_with(s))
 }
 
-/// Whether something had to go for it.
-fn push(lines: &mut VecDeque<String>, line: String, max: usize) -> bool {
-    let is_full = lines.len() == max;
-    if is_full {
-        lines.pop_front();
-    }
-    lines.push_back(line);
-    is_full
-}
-
-/// Finds failed tests in what a runner prints: nextest tells that a test failed and then shows its output, libtest shows
-/// the outputs of all failed ones at a binary's end.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
-    current: Option<(String, Excerpt)>,
-    /// What nextest names after this it names again.
-    is_over: bool,
-}
-
-impl Reader {
-    pub(super) fn see(&mut self, line: &str, failures: &Failures) {
-        let is_end = is_end_of_output(line);
-        if is_end {
-            self.finish(failures);
-        }
-        self.is_over |= line.trim_start().starts_with("Summary [");
-        let name = if self.is_over { None } else { failed_in_nextest(line) };
-        if let Some(name) = name.or_else(|| failed_in_libtest(line)) {
-            self.finish(failures);
-            self.current = Some((name, Excerpt::default()));
-        } else if let Some((_, excerpt)) = &mut self.current {
-            excerpt.see(line.strip_prefix("    ").unwrap_or(line));
-        }
-    }
-
-    pub(super) fn finish(&mut self, failures: &Failures) {
-        if let Some((name, excerpt)) = self.current.take() {
-            failures.add(name, excerpt.lines());
-        }
-    }
-}
-
-/// `FAIL [   0.004s] (1/9) crate::binary test`
-fn failed_in_nextest(line: &str) -> Option<String> {
-    let (status, rest) = line.trim_start().split_once(" [")?;
-    let is_bad = status == "FAIL" || status == "TIMEOUT" || status.starts_with("SIG") || status == "ABORT";
-    let (_, name) = rest.split_once("] ")?;
-    let name = name.trim_start();
-    let name = if name.starts_with('(') { name.split_once(") ")?.1 } else { name };
-    is_bad.then(|| name.trim().to_owned())
-}
-
-/// `---- test stdout ----`
-fn failed_in_libtest(line: &str) -> Option<String> {
-    Some(line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?.to_owned())
-}
-
-/// The status of nextest's next test, or what a libtest binary closes with.
-fn is_end_of_output(line: &str) -> bool {
-    let words = line.trim_start();
-    let of_nextest = ["PASS [", "SLOW [", "LEAK [", "FAIL [", "TIMEOUT [", "Summary [", "Cancelling"];
-    of_nextest.iter().any(|start| words.starts_with(start)) || line == "failures:"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn excerpt(text: &str) -> Vec<String> {
-        let mut excerpt = Excerpt::default();
-        text.lines().for_each(|line| excerpt.see(line));
-        excerpt.lines()
-    }
 
     #[test]
     fn a_panic_is_told_without_what_comes_after() {
@@ -224,31 +118,5 @@ mod tests {
         let text: String = (0..50).map(|number| format!("line {number}\n\n")).collect();
         let lines = excerpt(&text);
         assert_eq!((lines.len(), lines[0].as_str()), (LAST_LINES, "line 35"));
-    }
-
-    fn read(text: &str) -> String {
-        let (mut reader, failures) = (Reader::default(), Failures::default());
-        text.lines().for_each(|line| reader.see(line, &failures));
-        reader.finish(&failures);
-        failures.report()
-    }
-
-    #[test]
-    fn failed_tests_of_nextest_are_found_once() {
-        let text = "        PASS [   0.004s] (1/9) crate a\n        FAIL [   0.004s] (2/9) crate::bin b\n  stdout ───\n\n    \
-                    running 1 test\n    thread 'b' (1) panicked at x:\n    why\n        PASS [   0.1s] (3/9) crate c\n    not this\n     \
-                    TIMEOUT [ 300.0s] (4/9) crate d\n  stdout ───\n    hung here\n     Summary [ 1s] 2 tests run: 1 passed, 1 \
-                    failed\n        FAIL [   0.004s] (2/9) crate::bin b\n";
-        let wanted =
-            "\nfailed: crate::bin b\n    thread 'b' (1) panicked at x:\n    why\n\nfailed: crate d\n    hung here\n";
-        assert_eq!(read(text), wanted);
-        assert_eq!(read("        PASS [   0.004s] (1/9) crate a\n"), "");
-    }
-
-    #[test]
-    fn failed_tests_of_libtest_are_found() {
-        let text = "test m::a ... FAILED\n\nfailures:\n\n---- m::a stdout ----\n\nthread 'm::a' (1) panicked at x:\nwhy\n\n\nfailures:\n    \
-                    m::a\n\ntest result: FAILED. 0 passed; 1 failed\n";
-        assert_eq!(read(text), "\nfailed: m::a\n    thread 'm::a' (1) panicked at x:\n    why\n");
     }
 }

@@ -6,20 +6,24 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::failures::{Excerpt, Failures};
+use super::failures::{Failures, excerpt};
 use super::runner::{Outcome, Selection, for_each_line};
 use super::suites::{self, Built, Suite};
 use super::tally::Tally;
+use super::times::Times;
 use super::{Tier, worlds};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
-use crate::vm::{self, Flavour, Job, Terminal};
+use crate::vm::{self, Flavour, Job, Patience, Terminal};
 use crate::{powercut, say};
 
 const SCRIPT: &str = include_str!("guest.sh");
-const TIER_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// One test; the guest's `timeout` ends it.
 const TEST_SECONDS_MAX: u32 = 240;
+/// The guest is ended when no test has ended for so long. The whole may take as long as it takes: the machine may be busy.
+const SILENCE: Duration = Duration::from_secs(600);
+/// How often the tier tells how far a guest is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 /// One more than the guest has processors, since some tests wait.
 const MINIMAL_THREADS: u32 = vm::PROCESSORS + 1;
 /// There is one unit, and every test changes it.
@@ -52,18 +56,22 @@ struct Told {
 /// Builds the tests and runs them in one guest per flavour, and cuts the power of others. First two guests that have one
 /// processor, side by side; the one that has two begins when the power cuts are done. Guests that have more of them together
 /// than the host wait for each other, in loops that the software plays to their ends.
-pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
-    let built = suites::build(places, selection)?;
+pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failures, times: &Times) -> Result<Outcome> {
+    let built = times.part("build of the tests of tier vm", || suites::build(places, selection))?;
     if selection.packages.is_empty() {
         worlds::check(&built.suites)?;
     }
     let in_flavour = |flavour| {
         let wanted = wanted(&built.suites, selection.filter, flavour);
-        if wanted.is_empty() { Ok(Tally::default()) } else { in_guest(places, &built, &wanted, flavour, failures) }
+        if wanted.is_empty() {
+            Ok(Tally::default())
+        } else {
+            in_guest(places, &built, &wanted, flavour, failures, times)
+        }
     };
     let tally = std::thread::scope(|scope| {
         let beside = scope.spawn(|| in_flavour(Flavour::Systemd));
-        let cuts = power_cuts(places, selection, failures);
+        let cuts = power_cuts(places, &built, selection, failures);
         let first = in_flavour(Flavour::Minimal);
         let panicked = || Error::new("run", "the guests", Cause::Unexpected("a thread panicked".to_owned()));
         Ok(beside.join().map_err(|_| panicked())?? + cuts? + first?)
@@ -72,12 +80,12 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failure
 }
 
 /// Each round is a test. A failed one is the last, so those after it count as failed.
-fn power_cuts(places: &Places, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
+fn power_cuts(places: &Places, built: &Built, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
     let is_wanted = selection.packages.is_empty() && selection.filter.is_none_or(|filter| POWER_CUTS.contains(filter));
     if !is_wanted {
         return Ok(Tally::default());
     }
-    let passed = powercut::run(places, POWER_CUT_ROUNDS, None, false)?.passed;
+    let passed = powercut::run(places, &built.program(powercut::PROGRAM)?, POWER_CUT_ROUNDS, None, false)?.passed;
     let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
     eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
     if tally.failed > 0 {
@@ -101,6 +109,7 @@ fn in_guest(
     wanted: &[Wanted<'_>],
     flavour: Flavour,
     failures: &Failures,
+    times: &Times,
 ) -> Result<Tally> {
     say::fact(&format!("{} tests in the guest \"{flavour}\"", wanted.len()));
     let started = Instant::now();
@@ -117,38 +126,41 @@ fn in_guest(
         processors: if flavour == Flavour::Systemd { 1 } else { vm::PROCESSORS },
         keep: false,
         out: &places.target.join("vm").join(format!("left-by-tests-{flavour}")),
-        deadline: TIER_DEADLINE,
+        patience: Patience::Silence(SILENCE),
         terminal: Terminal::Output(Box::new(writer)),
     };
     let mut ends: Vec<Option<Told>> = wanted.iter().map(|_| None).collect();
     let (end, last) = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| read(reader, wanted, &mut ends, failures));
+        let reading = scope.spawn(|| read(reader, wanted, flavour, &mut ends, failures, times));
         let end = vm::run_job(places, job);
         let panicked = || Error::new("read", "the guest's output", Cause::Unexpected("its reader panicked".to_owned()));
         let last = reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
         Ok((end, last))
     })?;
-    let tally = conclude(wanted, &ends, last, failures);
+    let tally = conclude(wanted, &ends, &last, failures);
     let seconds = started.elapsed().as_secs_f64();
     eprintln!("     Summary [{seconds:8.3}s] {} tests run in the guest \"{flavour}\": {tally}", wanted.len());
     // With an error of its own the guest has not come up, or has hung: what it told before stands above.
     end.map(|_| tally)
 }
 
-/// Shows what the guest prints, its words about tests in the form of cargo-nextest. What came after the last of them is
-/// returned in short.
+/// Shows what the guest prints, its lines about tests in the form of cargo-nextest. Returns what came after the last of
+/// them.
 fn read(
     reader: impl std::io::Read,
     wanted: &[Wanted<'_>],
+    flavour: Flavour,
     ends: &mut [Option<Told>],
     failures: &Failures,
-) -> std::io::Result<Excerpt> {
+    times: &Times,
+) -> std::io::Result<String> {
     let mut count = 0;
-    // The output of a failed test comes before its word, and nothing else does.
-    let mut excerpt = Excerpt::default();
+    let mut progress = Progress { flavour, total: wanted.len(), told: Instant::now() };
+    // The output of a failed test comes before its line, and nothing else does.
+    let mut output = String::new();
     for_each_line(reader, |line| {
         let Some(told) = Told::parse(line).filter(|told| told.number < wanted.len()) else {
-            excerpt.see(line.strip_prefix("    ").unwrap_or(line));
+            let _ = writeln!(output, "{}", line.strip_prefix("    ").unwrap_or(line));
             return eprintln!("{line}");
         };
         count += 1;
@@ -159,18 +171,37 @@ fn read(
             Duration::from_millis(told.milliseconds).as_secs_f64(),
             wanted.len(),
         );
-        let excerpt = std::mem::take(&mut excerpt);
+        let output = std::mem::take(&mut output);
         if told.word() != "PASS" {
-            failures.add(format!("{wanted_test} ({} in the guest)", told.word()), excerpt.lines());
+            failures.add(format!("{wanted_test} ({} in the guest)", told.word()), excerpt(&output));
         }
+        times.add(&format!("{wanted_test} (guest {flavour})"), Duration::from_millis(told.milliseconds));
+        progress.tell(count, PROGRESS_INTERVAL);
         ends[number] = Some(told);
     })?;
-    Ok(excerpt)
+    Ok(output)
+}
+
+/// How far a guest is, for a person who sees the lines of two guests mixed.
+struct Progress {
+    flavour: Flavour,
+    total: usize,
+    told: Instant,
+}
+
+impl Progress {
+    /// Prints a line, at most once in `interval`.
+    fn tell(&mut self, count: usize, interval: Duration) {
+        if self.told.elapsed() >= interval {
+            self.told = Instant::now();
+            say::fact(&format!("guest {}: {count} of {}", self.flavour, self.total));
+        }
+    }
 }
 
 /// Counts; a test that nothing was told of is named, the first of them with what came last from the guest.
-fn conclude(wanted: &[Wanted<'_>], ends: &[Option<Told>], last: Excerpt, failures: &Failures) -> Tally {
-    let mut last = last.lines();
+fn conclude(wanted: &[Wanted<'_>], ends: &[Option<Told>], last: &str, failures: &Failures) -> Tally {
+    let mut last = excerpt(last);
     let mut tally = Tally::default();
     for (wanted_test, end) in wanted.iter().zip(ends) {
         match end.as_ref().map(|told| told.status.as_str()) {
@@ -249,13 +280,14 @@ mod tests {
         let suites = [suite];
         let wanted = wanted(&suites, None, Flavour::Minimal);
         let mut ends = vec![None, None, None];
-        let failures = Failures::default();
-        let told = "icebox-test 0 0 1\n    noise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n    Kernel panic\n";
-        let last = read(told.as_bytes(), &wanted, &mut ends, &failures).unwrap();
-        assert_eq!(conclude(&wanted, &ends, last, &failures), Tally { passed: 1, failed: 1, skipped: 1 });
+        let (failures, times) = (Failures::default(), Times::default());
+        let told = "icebox-test 0 0 150\n    noise\nicebox-test 2 skipped 1\nicebox-test 9 0 1\n    Kernel panic\n";
+        let last = read(told.as_bytes(), &wanted, Flavour::Minimal, &mut ends, &failures, &times).unwrap();
+        assert_eq!(conclude(&wanted, &ends, &last, &failures), Tally { passed: 1, failed: 1, skipped: 1 });
         let why = "\nfailed: icebox-tests::life c (SKIPPED in the guest)\n    noise\n\n\
                    failed: icebox-tests::life b (LOST in the guest)\n    icebox-test 9 0 1\n    Kernel panic\n";
         assert_eq!(failures.report(), why);
+        assert!(times.slowest(9).contains("icebox-tests::life a (guest minimal)"));
         assert!(super::wanted(&suites, Some("x"), Flavour::Minimal).is_empty());
     }
 }

@@ -7,9 +7,11 @@
 
 mod failures;
 mod guest;
+mod junit;
 mod runner;
 mod suites;
 mod tally;
+mod times;
 mod worlds;
 
 use std::path::Path;
@@ -19,9 +21,10 @@ use clap::{Args, ValueEnum};
 use self::failures::Failures;
 use self::runner::{Outcome, Runner, Selection};
 use self::tally::Tally;
+use self::times::Times;
 use crate::error::{Cause, Error, Result};
 use crate::places::{self, Places};
-use crate::{build, deps, image, run, say};
+use crate::{build, deps, run, say};
 
 /// Options of `test`.
 #[derive(Debug, Args)]
@@ -58,18 +61,19 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let places = Places::find()?;
     let mut tiers: Vec<Tier> = args.tier.map_or_else(|| TIERS.to_vec(), |tier| vec![tier]);
     tiers.retain(|tier| tier.has_any_of(&args.packages));
-    prepare(&places, &tiers)?;
+    let (failures, times) = (Failures::default(), Times::default());
+    times.part("packages, programs, base image, clients", || prepare(&places, &tiers))?;
     let runner = Runner::choose(&places)?;
-    let failures = Failures::default();
     let mut total = Tally::default();
     let mut broken = Vec::new();
     let ran = tiers.into_iter().try_for_each(|tier| {
         say::heading(&format!("Tests: {}", tier.name()));
         let selection = Selection { packages: &args.packages, filter: args.filter.as_deref() };
-        let Outcome { tally, success } = match tier {
-            Tier::Vm => guest::run(&places, &selection, &failures)?,
-            _ => runner.run(tier, &selection, &failures)?,
-        };
+        let outcome = times.part(&format!("tier {}, its build in it", tier.name()), || match tier {
+            Tier::Vm => guest::run(&places, &selection, &failures, &times),
+            _ => runner.run(tier, &selection, &failures, &times),
+        });
+        let Outcome { tally, success } = outcome?;
         total += tally;
         // A runner may fail without a failed test: a test binary that does not compile, or one that crashed.
         if !success && tally.failed == 0 {
@@ -78,7 +82,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
         }
         Ok(())
     });
-    eprint!("{}", failures.report());
+    eprint!("{}{}", times.report(), failures.report());
     ran.and_then(|()| conclude(total, &broken))
 }
 
@@ -110,9 +114,7 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         deps::ensure(&[deps::TEST])?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
-        deps::ensure(&[deps::IMAGE])?;
-        let bin = build::build(places)?;
-        image::prepare(&bin)?;
+        build::build_with_image(places)?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
         say::heading("Public clients");

@@ -1,18 +1,22 @@
-//! The programs that run tests: cargo-nextest where it is installed (a process and a time limit per test), else
-//! `cargo test`.
+//! The programs that run tests: cargo-nextest where it is installed (a process and a time limit per test, times and
+//! reasons of failures in a report), else `cargo test`, which any toolchain has. The latter runs the same tests, but has no
+//! time limit, and tells neither how long a test took nor why it failed except in its own output.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use super::failures::{Failures, Reader};
-use super::tally::{Tally, ignored_in_list};
-use super::{BOXES_PACKAGE, Tier};
+use super::failures::Failures;
+use super::tally::{Tally, failed_in_libtest_line, ignored_in_list};
+use super::times::Times;
+use super::{BOXES_PACKAGE, Tier, junit};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
 
 /// Tests that use the machine itself disturb each other's measurements when too many run at once.
 const PRIVILEGED_THREADS: &str = "2";
+/// Selects all packages.
+const WORKSPACE: &str = "--workspace";
 const CONFIG: &str = "xtask/nextest.toml";
 
 /// Which runner there is.
@@ -47,31 +51,48 @@ impl<'a> Runner<'a> {
         Ok(Runner { places, nextest })
     }
 
-    pub(super) fn run(&self, tier: Tier, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
-        let mut reader = Reader::default();
-        let see = |line: &str| reader.see(line, failures);
-        let outcome =
-            if self.nextest { self.run_nextest(tier, selection, see) } else { self.run_libtest(tier, selection, see) };
-        reader.finish(failures);
-        outcome
+    pub(super) fn run(
+        &self,
+        tier: Tier,
+        selection: &Selection<'_>,
+        failures: &Failures,
+        times: &Times,
+    ) -> Result<Outcome> {
+        if self.nextest {
+            self.run_nextest(tier, selection, failures, times)
+        } else {
+            self.run_libtest(tier, selection, failures)
+        }
     }
 
-    fn run_nextest(&self, tier: Tier, selection: &Selection<'_>, mut see: impl FnMut(&str)) -> Result<Outcome> {
+    fn run_nextest(
+        &self,
+        tier: Tier,
+        selection: &Selection<'_>,
+        failures: &Failures,
+        times: &Times,
+    ) -> Result<Outcome> {
+        let report = junit::path(self.places);
+        if report.exists() {
+            std::fs::remove_file(&report).or_fail("remove", report.display().to_string())?;
+        }
+        let mut build = self.nextest("run", tier, selection);
+        let built = times.part(&format!("build of the tests of tier {}", tier.name()), || {
+            follow(build.arg("--no-run").args(["--no-tests", "pass"]), |_| {})
+        })?;
+        if !built {
+            return Ok(Outcome { tally: Tally::default(), success: false });
+        }
         let mut command = self.nextest("run", tier, selection);
         command.args(["--no-fail-fast", "--no-tests", "pass", "--status-level", "pass"]);
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
         }
-        let mut tally = Tally::default();
-        let success = follow(&mut command, |line| {
-            tally += Tally::of_nextest_line(line).unwrap_or_default();
-            see(line);
-        })?;
-        if success || tally.failed > 0 {
-            let ignored = self.ignored(tier, selection)?;
-            ignored.iter().for_each(|name| eprintln!("     SKIPPED {name}"));
-            tally.skipped = ignored.len() as u64;
-        }
+        let success = follow(&mut command, |_| {})?;
+        let mut tally = junit::read(self.places, failures, times)?.unwrap_or_default();
+        let ignored = self.ignored(tier, selection)?;
+        ignored.iter().for_each(|name| eprintln!("     SKIPPED {name}"));
+        tally.skipped += ignored.len() as u64;
         Ok(Outcome { tally, success })
     }
 
@@ -89,18 +110,19 @@ impl<'a> Runner<'a> {
 
     /// `cargo nextest VERB` with the selection of the tier.
     fn nextest(&self, verb: &str, tier: Tier, selection: &Selection<'_>) -> Command {
-        let expression = match tier {
-            Tier::Unit => "not (test(/priv_/) | binary(/^priv_/))",
-            Tier::Privileged => "test(/priv_/) | binary(/^priv_/)",
-            Tier::Boxes | Tier::Vm => "not binary(/^guest_/)",
-        };
+        let expression = expression(tier);
         let mut command = self.places.cargo();
-        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]).args(packages(tier, selection));
-        command.args(["-E", expression]).args(selection.filter).envs(tier.environment(self.places));
+        command.args(["nextest", verb, "--color", "never", "--config-file", CONFIG]);
+        command.args(if selection.packages.is_empty() {
+            vec![WORKSPACE.to_owned()]
+        } else {
+            packages(tier, selection)
+        });
+        command.args(["-E", &expression]).args(selection.filter).envs(tier.environment(self.places));
         command
     }
 
-    fn run_libtest(&self, tier: Tier, selection: &Selection<'_>, mut see: impl FnMut(&str)) -> Result<Outcome> {
+    fn run_libtest(&self, tier: Tier, selection: &Selection<'_>, failures: &Failures) -> Result<Outcome> {
         let mut command = self.places.cargo();
         command.args(["test", "--no-fail-fast", "--color", "never"]).args(packages(tier, selection)).arg("--");
         match tier {
@@ -118,9 +140,23 @@ impl<'a> Runner<'a> {
         let mut tally = Tally::default();
         let success = follow(&mut command, |line| {
             tally += Tally::of_libtest_line(line).unwrap_or_default();
-            see(line);
+            if let Some(name) = failed_in_libtest_line(line) {
+                failures.add(name, vec!["see further up".to_owned()]);
+            }
         })?;
         Ok(Outcome { tally, success })
+    }
+}
+
+/// Which tests nextest runs in a tier. All tiers are built with the whole workspace selected: cargo turns on the features
+/// that the selected packages ask for, so another selection would compile tokio, hyper and what stands on them again.
+fn expression(tier: Tier) -> String {
+    let privileged = "(test(/priv_/) | binary(/^priv_/))";
+    let of_boxes = format!("package({BOXES_PACKAGE})");
+    match tier {
+        Tier::Unit => format!("not {of_boxes} & not {privileged}"),
+        Tier::Privileged => format!("not {of_boxes} & {privileged}"),
+        Tier::Boxes | Tier::Vm => format!("{of_boxes} & not binary(/^guest_/)"),
     }
 }
 
@@ -132,7 +168,7 @@ fn packages(tier: Tier, selection: &Selection<'_>) -> Vec<String> {
     match (arguments.is_empty(), of_boxes) {
         (false, _) => arguments,
         (true, true) => vec![format!("--package={BOXES_PACKAGE}")],
-        (true, false) => vec!["--workspace".to_owned(), format!("--exclude={BOXES_PACKAGE}")],
+        (true, false) => vec![WORKSPACE.to_owned(), format!("--exclude={BOXES_PACKAGE}")],
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) fn build(places: &Places, selection: &Selection<'_>) -> Result<Built>
     let mut command = places.cargo();
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
     if selection.packages.is_empty() {
-        command.args(["--workspace", "--exclude=xtask"]);
+        // As the other tiers, so that nothing is compiled twice.
+        command.arg("--workspace");
     }
     command.args(selection.packages.iter().map(|package| format!("--package={package}")));
     let name = run::describe(&command);
@@ -55,6 +56,14 @@ pub(super) fn build(places: &Places, selection: &Selection<'_>) -> Result<Built>
 }
 
 impl Built {
+    /// The program of that name.
+    pub(super) fn program(&self, name: &str) -> Result<PathBuf> {
+        let found = self.programs.iter().find(|path| path.file_name().is_some_and(|file| file == name));
+        found.cloned().ok_or_else(|| {
+            Error::new("build", name, Cause::Unexpected("cargo did not name such an executable".to_owned()))
+        })
+    }
+
     /// Looks at one of cargo's messages.
     fn take(&mut self, line: &str) {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { return };

@@ -1,4 +1,4 @@
-//! Counting tests by what their runners print.
+//! Counting tests.
 
 use std::fmt;
 use std::ops::{Add, AddAssign};
@@ -35,26 +35,6 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
-    /// `Summary [ 1.2s] 9 tests run: 7 passed (1 slow, 1 leaky), 1 failed, 1 timed out, 30 skipped`
-    ///
-    /// What nextest calls skipped there is mostly what the filter left out, so it is not counted; ignored tests are found
-    /// by asking for the list.
-    pub(super) fn of_nextest_line(line: &str) -> Option<Tally> {
-        let (_, counts) = line.trim_start().strip_prefix("Summary")?.split_once(" run: ")?;
-        let mut tally = Tally::default();
-        for part in without_parentheses(counts).split(',') {
-            let (number, what) = part.trim().split_once(' ')?;
-            let number: u64 = number.parse().ok()?;
-            match what.trim() {
-                "passed" => tally.passed += number,
-                "skipped" => {}
-                // failed, timed out, exec failed, and whatever a later version adds
-                _ => tally.failed += number,
-            }
-        }
-        Some(tally)
-    }
-
     /// `test result: FAILED. 5 passed; 1 failed; 2 ignored; 0 measured; 9 filtered out; finished in 0.1s`
     pub(super) fn of_libtest_line(line: &str) -> Option<Tally> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
@@ -89,22 +69,9 @@ pub(super) fn ignored_in_list(list: &str) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// The text without what is in round brackets.
-fn without_parentheses(text: &str) -> String {
-    let mut depth = 0_u32;
-    text.chars()
-        .filter(|character| match character {
-            '(' => {
-                depth += 1;
-                false
-            }
-            ')' => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            _ => depth == 0,
-        })
-        .collect()
+/// The name in `test NAME ... FAILED`.
+pub(super) fn failed_in_libtest_line(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 #[cfg(test)]
@@ -112,20 +79,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nextest_lines_are_counted() {
-        let line =
-            "     Summary [   1.204s] 9 tests run: 7 passed (1 slow, 1 leaky), 1 failed, 1 timed out, 30 skipped";
-        assert_eq!(Tally::of_nextest_line(line), Some(Tally { passed: 7, failed: 2, skipped: 0 }));
-        let line = "     Summary [   0.004s] 1 test run: 1 passed, 0 skipped";
-        assert_eq!(Tally::of_nextest_line(line), Some(Tally { passed: 1, failed: 0, skipped: 0 }));
-        assert_eq!(Tally::of_nextest_line("        PASS [   0.004s] crate Summary run: x"), None);
-    }
-
-    #[test]
     fn libtest_lines_are_counted() {
         let line = "test result: FAILED. 5 passed; 1 failed; 2 ignored; 0 measured; 9 filtered out; finished in 0.10s";
         assert_eq!(Tally::of_libtest_line(line), Some(Tally { passed: 5, failed: 1, skipped: 2 }));
         assert_eq!(Tally::of_libtest_line("test x ... ok"), None);
+        assert_eq!(failed_in_libtest_line("test m::a ... FAILED"), Some("m::a"));
+        assert_eq!(failed_in_libtest_line("test m::a ... ok"), None);
     }
 
     #[test]

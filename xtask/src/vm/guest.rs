@@ -30,6 +30,8 @@ const RESET_DEADLINE: Duration = Duration::from_secs(20);
 /// Untouched memory costs nothing; the largest box of the tests has 4 GiB.
 const MEMORY_MIB: u32 = 6144;
 const CONSOLE_LINES_MAX: usize = 60;
+/// The port of what the command prints.
+const OUTPUT: &str = "output";
 const BUFFER_BYTES: usize = 64 * 1024;
 
 const INITRAMFS: &str = include_str!("guest/initramfs.sh");
@@ -82,10 +84,29 @@ pub(crate) struct End {
     pub(crate) files: bool,
 }
 
+/// How long a guest may work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Patience {
+    /// From its command's start to its end.
+    Whole(Duration),
+    /// Without printing anything.
+    Silence(Duration),
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            Patience::Whole(limit) | Patience::Silence(limit) => limit,
+        }
+    }
+}
+
 /// What the ports bring.
 #[derive(Debug)]
 enum Said {
     Control(String),
+    /// The command has printed something.
+    Printed,
     /// A port that has ended.
     Ended(&'static str),
 }
@@ -95,7 +116,7 @@ impl Guest<'_> {
     pub(super) fn start(self, terminal: Terminal) -> Result<Running> {
         let (sender, said) = channel();
         let ports =
-            Ports { control: self.listen("control")?, output: self.listen("output")?, files: self.listen("files")? };
+            Ports { control: self.listen("control")?, output: self.listen(OUTPUT)?, files: self.listen("files")? };
         let initramfs = initramfs(&self.disks.dir, self.image)?;
         let archive = self.disks.archive();
         let files = File::create(&archive).or_fail("make", archive.display().to_string())?;
@@ -107,7 +128,7 @@ impl Guest<'_> {
             Terminal::Own => Box::new(io::stdout()),
             Terminal::Output(to) => to,
         };
-        copy_port("output", ports.output, printed, sender.clone());
+        copy_port(OUTPUT, ports.output, printed, sender.clone());
         copy_port("files", ports.files, files, sender);
         Ok(Running { qemu, disks: self.disks, said, control })
     }
@@ -191,8 +212,8 @@ struct Ports {
 }
 
 impl Running {
-    /// Waits for the command's end, `patience` long from its start, and unpacks into `out` the files it left.
-    pub(super) fn wait(mut self, patience: Duration, out: &Path) -> Result<End> {
+    /// Waits for the command's end, and unpacks into `out` the files it left.
+    pub(super) fn wait(mut self, patience: Patience, out: &Path) -> Result<End> {
         let heard = hear(&self.said, patience);
         let ended = self.qemu.end(if heard.is_ok() { END_DEADLINE } else { Duration::ZERO });
         let status = heard.and_then(|status| ended.map(|()| status)).inspect_err(|_| self.show_console())?;
@@ -216,7 +237,7 @@ impl Running {
         let deadline = Instant::now() + RESET_DEADLINE;
         loop {
             match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Said::Ended("output")) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Said::Ended(OUTPUT)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = RESET_DEADLINE.as_secs();
@@ -281,7 +302,8 @@ impl Drop for Qemu {
 }
 
 /// Waits until the guest has told the command's exit status, and its output and files have come.
-fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
+fn hear(said: &Receiver<Said>, patience: Patience) -> Result<i32> {
+    let mut works = false;
     let mut limit = BOOT_DEADLINE;
     let mut deadline = Instant::now() + limit;
     let mut status = None;
@@ -290,7 +312,8 @@ fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
         match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Said::Control(line)) => match line.split_once(' ') {
                 None if line == "ready" => {
-                    limit = patience;
+                    works = true;
+                    limit = patience.limit();
                     deadline = Instant::now() + limit;
                 }
                 Some(("exit", code)) => {
@@ -300,6 +323,11 @@ fn hear(said: &Receiver<Said>, patience: Duration) -> Result<i32> {
                 }
                 _ => return Err(ended(&line)),
             },
+            Ok(Said::Printed) => {
+                if works && status.is_none() && matches!(patience, Patience::Silence(_)) {
+                    deadline = Instant::now() + limit;
+                }
+            }
             // The ports end with QEMU, so nothing is missing by then.
             Ok(Said::Ended("control")) if status.is_none() => return Err(ended("it ended without a word")),
             Ok(Said::Ended("control")) => {}
@@ -340,6 +368,9 @@ fn copy_port(port: &'static str, listener: UnixListener, mut to: impl Write + Se
             let mut buffer = vec![0; BUFFER_BYTES];
             while let Ok(length @ 1..) = stream.read(&mut buffer) {
                 let _ = to.write_all(&buffer[..length]).and_then(|()| to.flush());
+                if port == OUTPUT {
+                    let _ = sender.send(Said::Printed);
+                }
             }
         };
         if let Ok((stream, _)) = listener.accept() {
@@ -360,4 +391,37 @@ fn unpack(archive: &Path, out: &Path) -> Result<bool> {
     fs::create_dir_all(out).or_fail("make", out.display().to_string())?;
     run::quiet(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(out))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that is ready at once and prints `lines` times, each after a tenth of its patience.
+    fn heard(patience: Patience, lines: u32) -> Result<i32> {
+        let (sender, said) = channel();
+        sender.send(Said::Control("ready".to_owned())).unwrap();
+        let pause = patience.limit() / 10;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..lines {
+                    thread::sleep(pause);
+                    let _ = sender.send(Said::Printed);
+                }
+                let _ = sender.send(Said::Control("exit 7".to_owned()));
+                let _ = [OUTPUT, "files"].map(|port| sender.send(Said::Ended(port)));
+            });
+            hear(&said, patience)
+        })
+    }
+
+    #[test]
+    fn silence_ends_a_guest_and_long_work_does_not() {
+        let limit = Duration::from_secs(1);
+        assert_eq!(heard(Patience::Silence(limit), 15).unwrap(), 7);
+        assert!(heard(Patience::Whole(limit), 15).is_err());
+        let (_sender, said) = channel();
+        _sender.send(Said::Control("ready".to_owned())).unwrap();
+        assert!(hear(&said, Patience::Silence(Duration::from_millis(10))).is_err());
+    }
 }

@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 use self::disks::Bringing;
 pub(crate) use self::disks::{ShortDir, Wanted, data_disk};
 use self::guest::Guest;
-pub(crate) use self::guest::{Cut, End, Running, Terminal};
+pub(crate) use self::guest::{Cut, End, Patience, Running, Terminal};
 use crate::error::Result;
 use crate::places::{self, Places};
 use crate::{deps, run, say};
@@ -89,8 +89,7 @@ pub(crate) struct Job<'a> {
     pub(crate) processors: u32,
     /// Keep the data disk, or use the kept one.
     pub(crate) keep: bool,
-    /// From the command's start to its end.
-    pub(crate) deadline: Duration,
+    pub(crate) patience: Patience,
     /// The directory for the files it leaves.
     pub(crate) out: &'a Path,
     pub(crate) terminal: Terminal,
@@ -115,7 +114,11 @@ pub(crate) fn vm(args: &VmArgs) -> Result<()> {
             processors: PROCESSORS,
             keep: args.keep,
             out: &out,
-            deadline: if interactive { INTERACTIVE_DEADLINE } else { Duration::from_secs(args.deadline) },
+            patience: Patience::Whole(if interactive {
+                INTERACTIVE_DEADLINE
+            } else {
+                Duration::from_secs(args.deadline)
+            }),
             terminal: if interactive { Terminal::Own } else { Terminal::Output(Box::new(std::io::stdout())) },
         },
     )?;
@@ -135,7 +138,7 @@ pub(crate) fn run_job(places: &Places, job: Job<'_>) -> Result<End> {
         data: if job.keep { Wanted::Kept } else { Wanted::Fresh },
         terminal: job.terminal,
     };
-    start(places, boot)?.wait(job.deadline, job.out)
+    start(places, boot)?.wait(job.patience, job.out)
 }
 
 /// What a guest is started with.

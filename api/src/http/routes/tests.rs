@@ -8,8 +8,11 @@ use super::*;
 use crate::boxes::{Boxes, Parts, UidRanges};
 use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
+use crate::http::AppParts;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::preview::Preview;
+use crate::public_urls::Urls;
+use crate::runs::Runs;
 
 /// The 84 endpoints that the public clients call, and both spellings of what has two.
 const ENDPOINTS: [(&str, &str); 84] = [
@@ -112,16 +115,28 @@ impl Server {
         let connection = Db::connect(data_dir.path()).expect("a database");
         ensure_first_account(&connection, Some("box_good".into())).expect("an account");
         let ranges = UidRanges::open(&data_dir.path().join("uids"), data_dir.path(), Vec::new()).expect("a registry");
+        let config = std::sync::Arc::new(config);
+        let db = Db::open(data_dir.path()).expect("a database");
+        let metrics = std::sync::Arc::new(Metrics::default());
         let boxes = Boxes::new(Parts {
-            config: std::sync::Arc::new(config),
-            db: Db::open(data_dir.path()).expect("a database"),
+            config: std::sync::Arc::clone(&config),
+            db: db.clone(),
             store: std::sync::Arc::new(icebox_rootfs::Store::open(data_dir.path()).expect("a store")),
             tools: icebox_shim::launch::Tools { init: "/nowhere".into(), launch: "/nowhere".into() },
             ranges: std::sync::Arc::new(ranges),
-            metrics: std::sync::Arc::new(Metrics::default()),
+            metrics: std::sync::Arc::clone(&metrics),
             network: None,
         });
-        Self { api: api(App::new(boxes.clone(), Preview::new(boxes))), data_dir }
+        let runs = Runs::new(&config, db.clone(), std::sync::Arc::clone(&metrics));
+        let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), std::sync::Arc::clone(&metrics));
+        let urls = Urls::new(
+            config.public_urls.clone(),
+            boxes.clone(),
+            lifecycle.clone(),
+            db.clone(),
+            std::sync::Arc::clone(&metrics),
+        );
+        Self { api: api(App::new(AppParts { lifecycle, boxes, runs, urls, db, config, metrics })), data_dir }
     }
 
     async fn ask(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (StatusCode, Value) {
@@ -243,14 +258,17 @@ async fn bad_bodies_are_explained() {
     let server = Server::new();
     let good = Some("box_good");
     for (method, path, body, status, word) in [
-        ("POST", "/v2/box", "{", 400, "invalid body"),
-        ("POST", "/v2/box", "[]", 400, "invalid body"),
+        ("POST", "/v2/box", "{", 400, "not valid JSON"),
+        ("POST", "/v2/box", "[]", 400, "JSON object"),
         ("POST", "/v2/box", r#"{"size":"huge"}"#, 400, "huge"),
-        ("POST", "/v2/box", r#"{"name":7}"#, 400, "invalid body"),
+        ("POST", "/v2/box", r#"{"name":7}"#, 400, "name must be a string"),
         ("POST", "/v2/box", r#"{"env_vars":{"PATH":"/x"}}"#, 400, "PATH"),
         ("POST", "/v2/box", r#"{"network_policy":{"mode":"allow-all"}}"#, 400, "deny-all"),
         ("POST", "/v2/box", r#"{"network_policy":{"mode":"custom","allowed_domains":["a b"]}}"#, 400, "a b"),
-        ("POST", "/v2/box", r#"{"agent":"codex"}"#, 501, "agents"),
+        ("POST", "/v2/box", r#"{"browser":true}"#, 501, "browser"),
+        ("PUT", "/v2/box/settings/env/C%20D", r#"{"value":"x"}"#, 400, "C D"),
+        ("PUT", "/v2/box/settings/env", r#"{"env_vars":{"1A":"x"}}"#, 400, "1A"),
+        ("PUT", "/v2/box/settings/env/A", "{}", 400, "value is missing"),
         ("DELETE", "/v2/box", "", 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":[]}"#, 400, "ids"),
         ("DELETE", "/v2/box", r#"{"ids":["b"]}"#, 404, "none"),
@@ -273,14 +291,11 @@ async fn account_variables_come_back_masked() {
     let good = Some("box_good");
     let body = r#"{"env_vars":{"A":"secret-1","B":"secret-2"}}"#;
     assert_eq!(server.ask("PUT", "/v2/box/settings/env", good, body).await.0, StatusCode::OK);
-    assert_eq!(
-        server.ask("PUT", "/v2/box/settings/env/C%20D", good, r#"{"value":"secret-3"}"#).await.0,
-        StatusCode::OK
-    );
+    assert_eq!(server.ask("PUT", "/v2/box/settings/env/C_D", good, r#"{"value":"secret-3"}"#).await.0, StatusCode::OK);
     assert_eq!(server.ask("DELETE", "/v2/box/settings/env/B", good, "").await.0, StatusCode::OK);
     assert_eq!(server.ask("DELETE", "/v2/box/settings/env/B", good, "").await.0, StatusCode::NOT_FOUND);
     let (_, body) = server.ask("GET", "/v2/box/settings/env", good, "").await;
-    assert_eq!(body, serde_json::json!({"env_vars": {"A": "********", "C D": "********"}}));
+    assert_eq!(body, serde_json::json!({"env_vars": {"A": "********", "C_D": "********"}}));
 }
 
 #[tokio::test]
@@ -297,6 +312,21 @@ async fn the_system_endpoints_need_no_account() {
         assert!(description["paths"][path].is_object(), "{path}");
     }
     assert!(description["components"]["schemas"]["BoxData"]["properties"]["expires_at"].is_object());
+}
+
+/// The table in docs/api.md and the description from the code name the same endpoints of `/v1`.
+#[test]
+fn the_document_lists_our_endpoints() {
+    let document = include_str!("../../../../docs/api.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")).filter_map(|line| line.split_once('`'));
+    let written: std::collections::BTreeSet<String> =
+        rows.map(|(request, _)| request.to_owned()).filter(|request| request.contains(" /v1/")).collect();
+    let described = serde_json::to_value(openapi()).expect("json");
+    let paths = described["paths"].as_object().expect("paths");
+    let ours = paths.iter().filter(|(path, _)| path.starts_with("/v1/")).flat_map(|(path, methods)| {
+        methods.as_object().expect("methods").keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    assert_eq!(written, ours.collect());
 }
 
 #[tokio::test]

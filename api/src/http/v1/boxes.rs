@@ -5,15 +5,18 @@ use icebox_shim::handle::{BoxPressure, Pressure};
 
 use super::super::App;
 use super::super::auth::Caller;
-use super::super::found::TheBox;
+use super::super::extract::TheBox;
 use super::super::reply::{Answer, Json};
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::http::v1::wire::{
-    AccountUsage, BoxBill, BoxNetwork, IdleAnswer, IdleChange, ReclaimAnswer, Top, TopPressure, TopStall, Why,
+    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, ReclaimAnswer, RunRecord, RunRecords, Top,
+    TopPressure, TopStall, Why,
 };
 use crate::http::v2::wire::{Empty, ErrorBody};
+use crate::lifecycle::check_headers;
 use crate::refusal::Refusal;
+use crate::runs;
 
 /// The bill of the account, deleted boxes included.
 #[utoipa::path(get, path = "/v1/usage", tag = "own", responses((status = 200, body = AccountUsage), (status = 401, body = ErrorBody)))]
@@ -25,6 +28,19 @@ pub(in crate::http) async fn account_usage(State(app): State<App>, Caller(accoun
 #[utoipa::path(get, path = "/v1/boxes/{id}/usage", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxBill), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn box_usage(State(app): State<App>, found: TheBox) -> Answer<BoxBill> {
     Ok(axum::Json(app.boxes.bill_of(&found.entry).await?.into()))
+}
+
+/// The box as this server keeps it: what it is made of. Wakes nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxView), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
+    let entry = found.entry;
+    Ok(axum::Json(BoxView {
+        id: entry.id.clone(),
+        name: entry.name.clone(),
+        status: entry.status().into(),
+        image: entry.view().image,
+        created_ms: entry.created_ms,
+    }))
 }
 
 /// What keeps the box awake, or what it waits for. Wakes nothing.
@@ -54,10 +70,10 @@ pub(in crate::http) async fn account_idle(
     Json(body): Json<IdleChange>,
 ) -> Answer<IdleAnswer> {
     check(&body)?;
-    app.boxes.db().set_account_idle(&account.id, body.idle_seconds).await?;
+    app.db.set_account_idle(&account.id, body.idle_seconds).await?;
     app.accounts.changed();
     app.boxes.account_idle_changed(&account.id, body.idle_seconds);
-    let idle_seconds = body.idle_seconds.unwrap_or(app.boxes.config().idle_seconds);
+    let idle_seconds = body.idle_seconds.unwrap_or(app.config.idle_seconds);
     Ok(axum::Json(IdleAnswer { idle_seconds }))
 }
 
@@ -69,7 +85,8 @@ pub(in crate::http) async fn account_headers(
     Caller(account): Caller,
     Json(body): Json<serde_json::Value>,
 ) -> Answer<Empty> {
-    let headers = super::super::create::headers_of(Some(body), app.boxes.has_network())?;
+    let wanted = super::super::create::headers_of(Some(body))?;
+    let headers = wanted.map(|wanted| check_headers(&wanted, app.boxes.has_network())).transpose()?.flatten();
     app.boxes.set_account_headers(&account.id, headers).await?;
     super::super::reply::done()
 }
@@ -96,8 +113,17 @@ pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> A
 /// system has become read-only because the disk of the host was full.
 #[utoipa::path(post, path = "/v1/boxes/{id}/restart", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
-    app.boxes.restart(&found.entry).await?;
+    app.lifecycle.restart(&found.entry).await?;
     super::super::reply::done()
+}
+
+/// The runs of the box, newest first, with exit code, memory, the end of the output and the reason of a failure. Wakes
+/// nothing.
+#[utoipa::path(get, path = "/v1/boxes/{id}/runs", tag = "own", params(("id" = String, Path)), responses((status = 200, body = RunRecords), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<RunRecords> {
+    let rows = runs::runs_of(&app.runs, &found.entry).await?;
+    let account = &found.entry.account_id;
+    Ok(axum::Json(RunRecords { runs: rows.into_iter().map(|row| RunRecord::new(row, account)).collect() }))
 }
 
 /// `None` where the kernel tells nothing.
@@ -121,7 +147,9 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
 /// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
-    Ok(axum::Json(app.boxes.network_of(&found.entry).await?))
+    let report = app.boxes.network_of(&found.entry).await?;
+    let (pair, policy) = (found.entry.view().pair, found.entry.settings().shown_policy());
+    Ok(axum::Json(BoxNetwork::new(pair, policy.into(), report)))
 }
 
 /// What the box uses now. Wakes nothing.

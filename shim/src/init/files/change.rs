@@ -13,7 +13,7 @@ pub(super) fn stat(path: &str, follow: bool) -> Result<FileStat, Error> {
     let failed = |e: Errno| Error::io("describe file", path, e);
     let mut flags = OFlags::PATH;
     flags.set(OFlags::NOFOLLOW, !follow);
-    let fd = path::open(path::absolute(path)?, flags).map_err(failed)?;
+    let fd = path::open(&path::absolute(path)?, flags).map_err(failed)?;
     let stat = rustix::fs::fstat(&fd).map_err(failed)?;
     Ok(FileStat {
         kind: match FileType::from_raw_mode(stat.st_mode) {
@@ -37,7 +37,7 @@ pub(super) fn modified(stat: &Stat) -> (i64, u32) {
 
 pub(super) fn mkdir(path: &str, parents: bool) -> Result<(), Error> {
     let step = "make directory";
-    let folder = path::absolute(path)?;
+    let folder = &path::absolute(path)?;
     if parents {
         return match path::make_directory(folder) {
             Ok(made) => path::flush_directory(made).map(|_| ()).map_err(|e| Error::io(step, path, e)),
@@ -56,10 +56,13 @@ pub(super) fn mkdir(path: &str, parents: bool) -> Result<(), Error> {
 
 pub(super) fn rename(from: &str, to: &str) -> Result<(), Error> {
     let (source, target) = (path::absolute(from)?, path::absolute(to)?);
+    // The root, `.` and `..` have no name that could be changed.
+    path::split(&source)?;
+    path::split(&target)?;
     let renamed = || {
-        rustix::fs::rename(source, target)?;
+        rustix::fs::rename(&source, &target)?;
         // One change of the journal: the old name goes with it.
-        flush_parent(target)
+        flush_parent(&target)
     };
     renamed().map_err(|e| Error::io("rename", format_args!("{from} to {to}"), e))
 }

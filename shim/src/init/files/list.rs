@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{Channel, path};
 use crate::error::{Error, ErrorKind};
+use crate::names;
 use crate::protocol::{Answer, Entry, FileEntry, FrameType, encode};
 
 /// Longer listings are refused.
@@ -17,7 +18,7 @@ const LIST_ENTRIES_MAX: usize = 100_000;
 const BATCH_TEXT_BYTES: usize = 64 * 1024;
 
 pub(super) fn list(channel: &mut Channel, path: &str) -> Result<(), Error> {
-    let folder = path::absolute(path)?;
+    let folder = &path::absolute(path)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
     let entries = match path::open(folder, flags) {
         Ok(fd) => entries(folder, Dir::new(fd), path)?,
@@ -79,8 +80,8 @@ fn entries(folder: &Path, directory: Result<Dir, Errno>, path: &str) -> Result<V
 
 fn entry(parent: &Path, name: &OsStr, stat: &Stat) -> FileEntry {
     FileEntry {
-        name: name.to_string_lossy().into_owned(),
-        path: parent.join(name).to_string_lossy().into_owned(),
+        name: names::to_text(name.as_bytes()),
+        path: names::to_text(parent.join(name).as_os_str().as_bytes()),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
         modified: super::change::modified(stat),

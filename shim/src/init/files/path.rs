@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
+use crate::names;
 
 /// The kernel's PATH_MAX, without the NUL.
 const PATH_BYTES_MAX: usize = 4095;
@@ -17,18 +18,19 @@ const LINKS_MAX: usize = 40;
 /// Mode of directories that are made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// An absolute path, without slashes at its end.
-pub(super) fn absolute(path: &str) -> Result<&Path, Error> {
+/// An absolute path, without slashes at its end. Bytes that are no UTF-8 come as [`names`] says.
+pub(super) fn absolute(path: &str) -> Result<PathBuf, Error> {
     let step = "read path";
     if !path.starts_with('/') || path.contains('\0') {
         return Err(Error::new(ErrorKind::InvalidInput, step, path));
     }
-    if path.len() > PATH_BYTES_MAX {
+    let bytes = names::to_bytes(path);
+    if bytes.len() > PATH_BYTES_MAX {
         let shown: String = path.chars().take(64).collect();
         return Err(Error::new(ErrorKind::InvalidInput, step, shown));
     }
-    let trimmed = path.trim_end_matches('/');
-    Ok(Path::new(if trimmed.is_empty() { "/" } else { trimmed }))
+    let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+    Ok(PathBuf::from(OsStr::from_bytes(bytes.get(..end).unwrap_or_default())))
 }
 
 /// The directory of a path and the name in it. The root, `.` and `..` are no names.

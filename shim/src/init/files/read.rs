@@ -1,21 +1,40 @@
 //! Reading a regular file, whole or a range of it.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::{Channel, path};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Answer, DATA_BYTES_MAX, FrameType};
 
-/// Files of /proc and the like say they are empty and are not; no more than this is read of them.
-const SIZELESS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Files of /proc and the like do not tell their size; no more than this is read of them.
+const SIZELESS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// File systems whose files are made by the kernel while they are read: their sizes mean nothing (0, or a page).
+const KERNEL_FILE_SYSTEMS: [u64; 7] =
+    [PROC_MAGIC, SYSFS_MAGIC, CGROUP_MAGIC, CGROUP2_MAGIC, 0x6462_6720, 0x7472_6163, 0x6b5f_0b0d];
+const PROC_MAGIC: u64 = 0x9fa0;
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+const CGROUP_MAGIC: u64 = 0x0027_e0eb;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
+/// Sends a file whole, or the range (offset, length) of it. What is announced is what comes: a file that grows meanwhile
+/// is read as long as it was at first, one that gets shorter ends with an error.
 pub(super) fn read(channel: &mut Channel, path: &str, range: Option<(u64, u64)>) -> Result<(), Error> {
+    let (fd, size) = open(path)?;
+    match size {
+        Some(size) => send_file(channel, path, &fd, size, range),
+        None => send_bytes(channel, &read_sizeless(path, &fd)?, range),
+    }
+}
+
+/// A regular file, and its size where that can be relied on.
+fn open(path: &str) -> Result<(OwnedFd, Option<u64>), Error> {
     let step = "read file";
-    let file = path::absolute(path)?;
     // Non-blocking, since opening a FIFO would wait for its other side.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = path::open(file, flags).map_err(|e| match e {
+    let fd = path::open(&path::absolute(path)?, flags).map_err(|e| match e {
         // A socket, or a device that is not there.
         Errno::NXIO | Errno::NODEV => not_regular(path),
         e => Error::io("open file", path, e),
@@ -26,20 +45,64 @@ pub(super) fn read(channel: &mut Channel, path: &str, range: Option<(u64, u64)>)
         FileType::Directory => return Err(Error::new(ErrorKind::IsADirectory, step, path)),
         _ => return Err(not_regular(path)),
     }
+    let system = rustix::fs::fstatfs(&fd).map_err(|e| Error::io(step, path, e))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let told = size > 0 && !KERNEL_FILE_SYSTEMS.contains(&system.f_type.cast_unsigned());
+    Ok((fd, told.then_some(size)))
+}
+
+/// Everything of a file that does not tell its size: it is read before anything is answered.
+fn read_sizeless(path: &str, fd: &OwnedFd) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; DATA_BYTES_MAX];
+    loop {
+        match rustix::io::read(fd, piece.as_mut_slice()) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::io("read file", path, e)),
+        }
+        if bytes.len() > SIZELESS_BYTES_MAX {
+            let cause = format!("it does not tell its size and has more than {SIZELESS_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, "read file", path).because(Reported(cause)));
+        }
+    }
+}
+
+fn send_bytes(channel: &mut Channel, bytes: &[u8], range: Option<(u64, u64)>) -> Result<(), Error> {
+    channel.answer(Ok(Answer::File { size: bytes.len() as u64 }))?;
+    let (offset, length) = range.unwrap_or((0, u64::MAX));
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let rest = bytes.get(offset..).unwrap_or_default();
+    let wanted = rest.get(..usize::try_from(length).unwrap_or(usize::MAX).min(rest.len())).unwrap_or_default();
+    for piece in wanted.chunks(DATA_BYTES_MAX) {
+        channel.send(FrameType::Data, piece)?;
+    }
+    channel.send(FrameType::End, &[])
+}
+
+fn send_file(
+    channel: &mut Channel,
+    path: &str,
+    fd: &OwnedFd,
+    size: u64,
+    range: Option<(u64, u64)>,
+) -> Result<(), Error> {
+    let step = "read file";
     channel.answer(Ok(Answer::File { size }))?;
-    // A file that grows while it is read must end somewhere.
-    let end = if size == 0 { SIZELESS_BYTES_MAX } else { size };
     let (mut offset, mut left) = match range {
-        None => (0, end),
-        Some((offset, length)) => (offset, length.min(end.saturating_sub(offset))),
+        None => (0, size),
+        Some((offset, length)) => (offset, length.min(size.saturating_sub(offset))),
     };
     let mut buffer = vec![0; DATA_BYTES_MAX];
     while left > 0 {
         let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let space = buffer.get_mut(..most).unwrap_or_default();
-        match rustix::io::pread(&fd, space, offset) {
-            Ok(0) => break,
+        match rustix::io::pread(fd, space, offset) {
+            Ok(0) => {
+                let cause = "the file became shorter while it was read; try again";
+                return Err(Error::new(ErrorKind::AlreadyExists, step, path).because(Reported(cause.to_owned())));
+            }
             Ok(count) => {
                 channel.send(FrameType::Data, buffer.get(..count).unwrap_or_default())?;
                 offset += count as u64;

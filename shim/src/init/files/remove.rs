@@ -32,7 +32,8 @@ struct Level {
 
 pub(super) fn remove(path: &str, recursive: bool) -> Result<(), Error> {
     let failed = |e: Errno| Error::io("remove", path, e);
-    let (parent, name) = path::split(path::absolute(path)?)?;
+    let target = path::absolute(path)?;
+    let (parent, name) = path::split(&target)?;
     let parent = path::open_directory(parent).map_err(failed)?;
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR) if recursive => {}

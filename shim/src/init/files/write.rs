@@ -32,7 +32,7 @@ struct Beside {
 
 pub(super) fn write(channel: &mut Channel, path: &str) -> Result<(), Error> {
     let failed = |e: Errno| Error::io("write file", path, e);
-    let target = path::follow(path::absolute(path)?).map_err(failed)?;
+    let target = path::follow(&path::absolute(path)?).map_err(failed)?;
     let (parent, name) = path::split(&target)?;
     let directory =
         path::make_directory(parent).map_err(|e| Error::io("make parent directory", parent.display(), e))?;

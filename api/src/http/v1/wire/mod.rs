@@ -3,7 +3,9 @@
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
 mod net;
+mod runs;
 mod usage;
 
 pub use net::*;
+pub use runs::*;
 pub use usage::*;

@@ -9,6 +9,23 @@ use crate::ledger::{self, DOLLARS_PER_CORE_HOUR, DOLLARS_PER_GB_MONTH, Usage};
 
 const GB_HOUR_BYTE_MS: f64 = 1e9 * 3_600_000.0;
 
+/// Answer of `GET /v1/boxes/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BoxView {
+    /// Id of the box.
+    pub id: String,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is doing.
+    pub status: BoxStatus,
+    /// Id of its base image. A box keeps its image for life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Unix milliseconds.
+    pub created_ms: i64,
+}
+
 /// What one box has cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoxBill {

@@ -32,6 +32,8 @@ pub enum BoxStatus {
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
+    /// Without processes; the next request starts it again on its disk.
+    Stopped,
     /// It cannot be used; the logs say why.
     Error,
     /// It is going away.
@@ -97,6 +99,12 @@ pub struct BoxData {
     pub total_cpu_ns: u64,
     /// What that CPU time costs.
     pub total_compute_cost_usd: f64,
+    /// Harness of its agent, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Model of its agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Deleted by itself when its time is over.
     pub ephemeral: bool,
     /// Unix seconds at which an ephemeral box is deleted.
@@ -149,15 +157,19 @@ pub struct CreateBox {
     /// Seconds without work until it sleeps (our extension).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_seconds: Option<u64>,
-    /// Not available in this version.
+    /// Model of the agent. It is kept and shown; this version runs no agents.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub model: Option<serde_json::Value>,
-    /// Not available in this version.
+    pub model: Option<String>,
+    /// Harness of the agent. It is kept and shown; this version runs no agents.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub agent: Option<serde_json::Value>,
-    /// Not available in this version.
+    pub agent: Option<String>,
+    /// Key of the agent's provider. It is kept sealed and never shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_api_key: Option<String>,
+    /// Token for git's servers. It is kept sealed and never shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub github_token: Option<String>,
+    /// Program of the agent, for the harness `custom`: `command`, `args`, `protocol`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub custom_runner: Option<serde_json::Value>,
@@ -280,6 +292,7 @@ impl From<domain::BoxStatus> for BoxStatus {
             domain::BoxStatus::Idle => Self::Idle,
             domain::BoxStatus::Running => Self::Running,
             domain::BoxStatus::Paused => Self::Paused,
+            domain::BoxStatus::Stopped => Self::Stopped,
             domain::BoxStatus::Error => Self::Error,
             domain::BoxStatus::Deleted => Self::Deleted,
         }

@@ -96,7 +96,7 @@ pub enum RunState {
     Cancelled,
 }
 
-/// One run, as `GET …/runs` lists it.
+/// One run, as `GET …/runs` lists it: exactly the keys that the clients know. `/v1` has more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoxRunData {
     /// Id of the run.
@@ -129,18 +129,6 @@ pub struct BoxRunData {
     /// Unix seconds of the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<i64>,
-    /// Most memory used at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_peak_bytes: Option<u64>,
-    /// Exit code (our extension).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    /// The end of the output.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<String>,
-    /// Why it failed, beyond its exit code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_message: Option<String>,
 }
 
 /// Answer of `GET …/runs`, newest first.
@@ -238,10 +226,6 @@ impl BoxRunData {
             duration_ms,
             created_at: row.started_ms.div_euclid(1000),
             completed_at: row.ended_ms.map(|ms| ms.div_euclid(1000)),
-            memory_peak_bytes: row.memory_peak_bytes,
-            exit_code: row.exit_code,
-            output: row.output,
-            error_message: row.error_message,
         }
     }
 }

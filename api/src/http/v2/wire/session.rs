@@ -93,5 +93,8 @@ pub enum ServerFrame {
     Error {
         /// Why.
         message: String,
+        /// The exit code that a shell gives, if there is no such program (127) or it cannot be executed (126).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
     },
 }

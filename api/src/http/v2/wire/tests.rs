@@ -22,6 +22,8 @@ fn described() -> BoxData {
         last_activity_at: 1_700_000_002,
         total_cpu_ns: 5,
         total_compute_cost_usd: 0.0,
+        agent: None,
+        model: None,
         ephemeral: false,
         expires_at: None,
         idle_seconds: 3600,
@@ -40,7 +42,7 @@ fn a_box_has_whole_second_times_and_leaves_out_what_is_unset() {
 }
 
 #[test]
-fn no_agent_is_ever_reported() {
+fn a_box_without_an_agent_reports_none() {
     // Clients let their users start an agent as soon as `agent` or `model` is there.
     let text = serde_json::to_string(&described()).expect("json");
     assert!(!text.contains("agent") && !text.contains("model"), "{text}");
@@ -63,10 +65,6 @@ fn a_run_has_every_required_field_and_no_null() {
         duration_ms: 2.0,
         created_at: 3,
         completed_at: None,
-        memory_peak_bytes: None,
-        exit_code: None,
-        output: None,
-        error_message: None,
     };
     let expected = json!({
         "id": "r", "box_id": "b", "customer_id": "c", "type": "shell", "status": "completed", "prompt": "sh -c echo hi",

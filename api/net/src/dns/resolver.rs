@@ -1,0 +1,123 @@
+//! One question, answered from memory or by an upstream.
+//!
+//! Owns: in which order upstreams are tried, and that boxes which ask the same at the same time are one question.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use hickory_proto::op::ResponseCode;
+
+use super::cache::{Cache, Key};
+use super::metrics::{Metrics, count};
+use super::resolved::Resolved;
+use super::upstream::{Place, Upstreams, exchange};
+
+/// How often each upstream is asked.
+const ROUNDS: usize = 2;
+
+type Pending = Shared<BoxFuture<'static, Arc<Resolved>>>;
+
+/// The way to the upstreams.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    inner: Arc<Inner>,
+    pending: Arc<Mutex<HashMap<Key, Pending>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    upstreams: Upstreams,
+    /// Which upstream answered last: it is asked first.
+    first: AtomicUsize,
+    cache: Cache,
+    metrics: Arc<Metrics>,
+}
+
+/// Takes a question out of the list when it is answered, or when nobody waits for it any more.
+struct Entry {
+    key: Key,
+    pending: Arc<Mutex<HashMap<Key, Pending>>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl Resolver {
+    pub(super) fn new(place: Place, upstreams: Upstreams, metrics: Arc<Metrics>) -> Self {
+        let inner = Inner { place, upstreams, first: AtomicUsize::new(0), cache: Cache::default(), metrics };
+        Self { inner: Arc::new(inner), pending: Arc::default() }
+    }
+
+    /// The answer, and the seconds it is good still.
+    pub(super) async fn resolve(&self, key: &Key) -> (Arc<Resolved>, u32) {
+        if let Some(found) = self.inner.cache.get(key, Instant::now()) {
+            count(&self.inner.metrics.cache_hits);
+            return found;
+        }
+        let answer = self.pending(key).await;
+        let ttl = answer.ttl;
+        (answer, ttl)
+    }
+
+    /// Joins those who wait for the same, or begins to ask.
+    fn pending(&self, key: &Key) -> Pending {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = pending.get(key) {
+            return same.clone();
+        }
+        let entry = Entry { key: key.clone(), pending: Arc::clone(&self.pending) };
+        let inner = Arc::clone(&self.inner);
+        // A task: whoever waits may go away, and the others go on waiting.
+        let asked = tokio::spawn(async move {
+            let answer = Arc::new(inner.ask(&entry.key).await);
+            inner.cache.put(entry.key.clone(), Arc::clone(&answer), Instant::now());
+            drop(entry);
+            answer
+        });
+        let answer = asked.map(|answer| answer.unwrap_or_else(|_| Arc::new(Resolved::failed()))).boxed().shared();
+        pending.insert(key.clone(), answer.clone());
+        answer
+    }
+}
+
+impl Inner {
+    /// Asks one upstream after the other.
+    async fn ask(&self, key: &Key) -> Resolved {
+        count(&self.metrics.upstream_questions);
+        let servers = self.upstreams.servers().await;
+        let first = self.first.load(Ordering::Relaxed);
+        // A server that could not say will not say in the next round either.
+        let mut silent = vec![true; servers.len()];
+        for _ in 0..ROUNDS {
+            for n in 0..servers.len() {
+                let at = (first + n) % servers.len();
+                if !silent[at] {
+                    continue;
+                }
+                match exchange(&self.place, servers[at], &key.0, key.1).await {
+                    Ok(response) => {
+                        let answer = Resolved::of(response, &key.0, key.1);
+                        if answer.code != ResponseCode::ServFail {
+                            self.first.store(at, Ordering::Relaxed);
+                            return answer;
+                        }
+                        silent[at] = false;
+                    }
+                    Err(error) => {
+                        count(&self.metrics.upstream_failures);
+                        tracing::debug!(error = error.chain(), "an upstream of the DNS proxy fails");
+                    }
+                }
+            }
+        }
+        Resolved::failed()
+    }
+}

@@ -1,0 +1,293 @@
+//! Elements of sets: to the kernel, from it, and the difference between two lists of them.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::batch::{Batch, Verb};
+use super::expr::{Verdict, value};
+use super::ruleset::{LED_TO, TABLE};
+use super::sets::{BYTES, OVER, Set, bytes_over, counter, rate_over, rate_up_to};
+use crate::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
+
+/// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
+pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;
+
+/// `NFT_SET_ELEM_INTERVAL_END`
+const INTERVAL_END: u32 = 0x1;
+
+/// What a map's element leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    Goto(&'static str),
+    Mark(u32),
+}
+
+/// What an element has beside its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Nothing,
+    Counter { packets: u64, bytes: u64 },
+    RateOver(u32),
+    RateUpTo(u32),
+    BytesOver(u64),
+}
+
+/// An element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Element {
+    pub(super) set: Set,
+    pub(super) key: Vec<u8>,
+    /// The end of a range that begins with `key`, in it.
+    pub(super) end: Option<Vec<u8>>,
+    /// In sets of ranges that have one field, a range is two elements: its first key, and the first key after it, which has
+    /// this (`NFT_SET_ELEM_INTERVAL_END`).
+    pub(super) ends_range: bool,
+    pub(super) data: Option<Data>,
+    pub(super) state: State,
+    /// How long it stays.
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Element {
+    pub(super) fn new(set: Set, key: impl Into<Vec<u8>>) -> Self {
+        Self { set, key: key.into(), end: None, ends_range: false, data: None, state: State::Nothing, timeout: None }
+    }
+
+    pub(super) fn leads_to(self, data: Data) -> Self {
+        Self { data: Some(data), ..self }
+    }
+
+    pub(super) fn with(self, state: State) -> Self {
+        Self { state, ..self }
+    }
+
+    /// The box it belongs to.
+    pub(super) fn guest(&self) -> Option<Ipv4Addr> {
+        match (self.set, self.data) {
+            (Set::Owners, Some(Data::Mark(mark))) => Some(Ipv4Addr::from(mark.to_ne_bytes())),
+            (Set::Owners, _) => None,
+            (set, _) => set.box_in(&self.key),
+        }
+    }
+
+    /// What tells it from all others.
+    fn place(&self) -> (Set, &[u8], Option<&[u8]>, bool) {
+        (self.set, &self.key, self.end.as_deref(), self.ends_range)
+    }
+
+    /// Whether the kernel would do the same with both. What was counted and how long it stays is not compared.
+    pub(super) fn does_the_same_as(&self, other: &Self) -> bool {
+        let same_state = match (self.state, other.state) {
+            (State::Counter { .. }, State::Counter { .. }) => true,
+            (one, two) => one == two,
+        };
+        self.place() == other.place() && self.data == other.data && same_state
+    }
+
+    fn key_attrs(&self) -> Attrs {
+        let attrs = Attrs::new().nested(1, &value(&self.key));
+        let attrs = if self.ends_range { attrs.be32(3, INTERVAL_END) } else { attrs };
+        self.end.as_ref().map_or(attrs.clone(), |end| attrs.nested(10, &value(end)))
+    }
+
+    fn attrs(&self) -> Attrs {
+        let attrs = self.key_attrs();
+        let attrs = match self.data {
+            None => attrs,
+            Some(Data::Goto(chain)) => attrs.nested(2, &Verdict::Goto(chain).attrs()),
+            Some(Data::Mark(mark)) => attrs.nested(2, &value(&mark.to_ne_bytes())),
+        };
+        let attrs = match self.timeout {
+            None => attrs,
+            Some(time) => attrs.be64(4, u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)),
+        };
+        match self.state {
+            State::Nothing => attrs,
+            State::Counter { packets, bytes } => attrs.nested(7, &counter(packets, bytes)),
+            State::RateOver(n) => attrs.nested(7, &rate_over(n)),
+            State::RateUpTo(n) => attrs.nested(7, &rate_up_to(n)),
+            State::BytesOver(n) => attrs.nested(7, &bytes_over(n)),
+        }
+    }
+
+    /// An element as the kernel tells it. `None` if it is none that we make.
+    fn read(set: Set, bytes: &[u8]) -> Option<Self> {
+        let key = attribute(attribute(bytes, 1)?, 1)?.to_vec();
+        let mut element = Self::new(set, key);
+        element.ends_range = attribute(bytes, 3).and_then(be32).is_some_and(|flags| flags & INTERVAL_END != 0);
+        if let Some(end) = attribute(bytes, 10) {
+            element.end = Some(attribute(end, 1)?.to_vec());
+        }
+        if let Some(data) = attribute(bytes, 2) {
+            element.data = Some(read_data(data)?);
+        }
+        // What is left of the time, not what it was at first.
+        if let Some(left) = attribute(bytes, 5).and_then(be64) {
+            element.timeout = Some(Duration::from_millis(left));
+        }
+        // A set with one kind of state tells it as one expression, or in newer kernels as a list of one.
+        let state = attribute(bytes, 7).or_else(|| attribute(attribute(bytes, 11)?, 1));
+        if let Some(state) = state {
+            element.state = read_state(state)?;
+        }
+        Some(element)
+    }
+}
+
+fn read_data(bytes: &[u8]) -> Option<Data> {
+    if let Some(mark) = attribute(bytes, 1) {
+        return Some(Data::Mark(u32::from_ne_bytes(mark.try_into().ok()?)));
+    }
+    let chain = attribute(attribute(bytes, 2)?, 2)?.strip_suffix(&[0])?;
+    LED_TO.into_iter().find(|name| name.as_bytes() == chain).map(Data::Goto)
+}
+
+fn read_state(bytes: &[u8]) -> Option<State> {
+    let data = attribute(bytes, 2)?;
+    Some(match attribute(bytes, 1)? {
+        b"counter\0" => State::Counter { packets: be64(attribute(data, 2)?)?, bytes: be64(attribute(data, 1)?)? },
+        b"limit\0" => {
+            let rate = be64(attribute(data, 1)?)?;
+            let is_over = attribute(data, 5).and_then(be32).is_some_and(|flags| flags & OVER != 0);
+            match (attribute(data, 4).and_then(be32), is_over) {
+                (Some(BYTES), _) => State::BytesOver(rate),
+                (_, true) => State::RateOver(u32::try_from(rate).ok()?),
+                (_, false) => State::RateUpTo(u32::try_from(rate).ok()?),
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// The elements in the bodies of an answer; what cannot be read is left out and counted.
+pub(super) fn read_elements(set: Set, bodies: &[Vec<u8>]) -> (Vec<Element>, usize) {
+    let (mut found, mut strange) = (Vec::new(), 0);
+    for body in bodies {
+        for (_, bytes) in attributes(attribute(body, 3).unwrap_or_default()) {
+            match Element::read(set, bytes) {
+                Some(element) => found.push(element),
+                None => strange += 1,
+            }
+        }
+    }
+    (found, strange)
+}
+
+/// The attributes that name a set, for questions about it.
+pub(super) fn set_named(set: Set) -> Attrs {
+    Attrs::new().text(1, TABLE).text(2, set.name())
+}
+
+/// The attributes that name one element.
+pub(super) fn element_named(set: Set, address: Ipv4Addr) -> Attrs {
+    let key = Element::new(set, address.octets()).key_attrs();
+    set_named(set).nested(3, &Attrs::new().nested(1, &key))
+}
+
+fn push(batch: &mut Batch, verb: Verb, flags: u16, elements: &[&Element], attrs: impl Fn(&Element) -> Attrs) {
+    let mut rest = elements;
+    while let Some(first) = rest.first() {
+        let same_set = rest.iter().take_while(|e| e.set == first.set).count();
+        let (now, later) = rest.split_at(same_set.min(ELEMENTS_PER_MESSAGE));
+        let list = now.iter().fold(Attrs::new(), |list, element| list.nested(1, &attrs(element)));
+        batch.push(verb, flags, set_named(first.set).nested(3, &list));
+        rest = later;
+    }
+}
+
+/// Adds `elements`. Those that are there already must do the same.
+pub(super) fn add(batch: &mut Batch, elements: &[&Element]) {
+    push(batch, Verb::NewElements, CREATE, elements, Element::attrs);
+}
+
+/// Removes `elements`. One with a timeout may be gone by itself, and removing what is not there would be an error: so it
+/// is added again first, which changes nothing if it is there.
+pub(super) fn remove(batch: &mut Batch, elements: &[&Element]) {
+    let fleeting: Vec<&Element> = elements.iter().copied().filter(|e| e.set == Set::Pinned).collect();
+    add(batch, &fleeting);
+    push(batch, Verb::DeleteElements, 0, elements, Element::key_attrs);
+}
+
+/// Makes `old` into `new`; what does the same in both stays untouched, with what it has counted. One with another time
+/// is put in again, since the kernel would keep the time of the old one.
+pub(super) fn change(old: &[Element], new: &[Element]) -> Batch {
+    let gone = without(old, new);
+    let come = without(new, old);
+    let mut batch = Batch::default();
+    remove(&mut batch, &gone);
+    add(&mut batch, &come);
+    batch
+}
+
+/// Those of `elements` that have no equal among `others`.
+fn without<'a>(elements: &'a [Element], others: &[Element]) -> Vec<&'a Element> {
+    let others: HashMap<_, _> = others.iter().map(|e| (e.place(), e)).collect();
+    let is_equal = |e: &Element, other: &Element| e.does_the_same_as(other) && e.timeout == other.timeout;
+    elements.iter().filter(|e| !others.get(&e.place()).is_some_and(|other| is_equal(e, other))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ruleset::CUSTOM_OUT;
+    use super::*;
+
+    fn round_trip(element: &Element) -> Element {
+        let mut body = Batch::default();
+        add(&mut body, &[element]);
+        let (bytes, _) = body.encode(1);
+        // Begin, then the message itself.
+        let message = &bytes[20..];
+        let length = u32::from_ne_bytes(message[..4].try_into().expect("four")) as usize;
+        let (mut found, strange) = read_elements(element.set, &[message[20..length].to_vec()]);
+        assert_eq!((found.len(), strange), (1, 0));
+        found.remove(0)
+    }
+
+    #[test]
+    fn elements_are_read_as_they_are_written() {
+        let box_key = [10, 88, 0, 3];
+        let mut range = Element::new(Set::Denied, [10, 88, 0, 3, 1, 2, 3, 0]);
+        range.end = Some(vec![10, 88, 0, 3, 1, 2, 3, 255]);
+        let mut after = Element::new(Set::Blocked, [11, 0, 0, 0]);
+        after.ends_range = true;
+        for element in [
+            Element::new(Set::Addresses, box_key),
+            Element::new(Set::PolicyOut, box_key).leads_to(Data::Goto(CUSTOM_OUT)),
+            Element::new(Set::Generation, box_key).leads_to(Data::Mark(77)),
+            Element::new(Set::Sent, box_key).with(State::Counter { packets: 3, bytes: 4 }),
+            Element::new(Set::NewRate, box_key).with(State::RateOver(20)),
+            Element::new(Set::Frozen, box_key).with(State::RateUpTo(10)),
+            Element::new(Set::SendRate, box_key).with(State::BytesOver(1 << 33)),
+            range,
+            after,
+        ] {
+            assert_eq!(round_trip(&element), element);
+        }
+    }
+
+    #[test]
+    fn a_change_touches_what_differs_only() {
+        let box_key = [10, 88, 0, 3];
+        let address = Element::new(Set::Addresses, box_key);
+        let counter = |packets| Element::new(Set::Sent, box_key).with(State::Counter { packets, bytes: 0 });
+        let rate = |n| Element::new(Set::NewRate, box_key).with(State::RateOver(n));
+        assert!(change(&[address.clone(), counter(1)], &[address.clone(), counter(0)]).is_empty());
+        let count = |batch: Batch| {
+            let (bytes, last) = batch.encode(0);
+            assert!(!bytes.is_empty());
+            last
+        };
+        assert_eq!(count(change(&[address.clone(), rate(1)], &[address.clone(), rate(2)])), 2, "remove and add");
+        assert_eq!(count(change(&[], std::slice::from_ref(&address))), 1);
+        // An address that may have expired: add, remove.
+        assert_eq!(count(change(&[Element::new(Set::Pinned, [0; 8])], &[])), 2);
+    }
+
+    #[test]
+    fn long_lists_are_cut_into_messages() {
+        let elements: Vec<Element> = (0..1000_u32).map(|n| Element::new(Set::Addresses, n.to_be_bytes())).collect();
+        let (_, last) = change(&[], &elements).encode(0);
+        assert_eq!(last as usize, 1000_usize.div_ceil(ELEMENTS_PER_MESSAGE));
+    }
+}

@@ -1,0 +1,346 @@
+//! The table, its chains and its rules, which are the same whatever boxes there are.
+//!
+//! Who is a box is told by the name of the interface, which begins with [`PREFIX`] from the moment the kernel makes it.
+//! So a link that has no elements yet, or no more, meets only the drops: nothing has to happen for a box to be closed in.
+//!
+//! The base chains' own policy is `accept`: in the host's namespace other things than boxes pass through these hooks, and
+//! they are none of our business. Everything that comes from a box or goes to one leaves the base chains by `goto` for
+//! chains that end with a drop.
+//!
+//! `drop` is silent; `refuse` answers at once (a TCP reset, or ICMP "administratively prohibited"), so that programs in a
+//! box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
+//! cuts. Only packets whose source was found to be the box's own are answered.
+
+use super::ProxyPorts;
+use super::batch::{Batch, Verb};
+use super::expr::{Rule, Verdict, state};
+use super::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
+use super::sets::{Set, connections_over};
+use crate::netlink::{APPEND, Attrs, CREATE};
+
+/// The table.
+pub(crate) const TABLE: &str = "icebox";
+/// How the host's end of every box's link begins, and nothing else.
+pub const PREFIX: &str = "ice-";
+
+/// Chains that policies lead to.
+pub(super) const ACCEPT_OUT: &str = "accept_out";
+pub(super) const CUSTOM_OUT: &str = "custom_out";
+pub(super) const DENY_OUT: &str = Reason::DenyAll.chain();
+pub(super) const ACCEPT_IN: &str = "accept_in";
+pub(super) const CUSTOM_IN: &str = "custom_in";
+pub(super) const DENY_IN: &str = "deny_in";
+
+/// Chains that lead to our proxies.
+pub(super) const TO_DNS: &str = "to_dns";
+pub(super) const TO_EGRESS: &str = "to_egress";
+/// Where elements may lead to.
+pub(super) const LED_TO: [&str; 8] =
+    [ACCEPT_OUT, CUSTOM_OUT, DENY_OUT, ACCEPT_IN, CUSTOM_IN, DENY_IN, TO_DNS, TO_EGRESS];
+
+const REFUSE: &str = "refuse";
+const QUIET: &str = "quiet";
+const REDIRECT_BOX: &str = "redirect_box";
+const FROM_BOX: &str = "from_box";
+const TO_BOX: &str = "to_box";
+const CHECK_SOURCE: &str = "check_source";
+const TO_HOST: &str = "to_host";
+const HOST_TO_BOX: &str = "host_to_box";
+
+/// IP and TCP headers at their longest, without IP options, which do not pass.
+const HEADERS_BYTES_MAX: u16 = 80;
+
+/// Where a base chain is hooked in: its type, hook number and priority.
+struct Hook(&'static str, u32, i32);
+
+/// Base chains.
+const PREROUTING: (&str, Hook) = ("prerouting", Hook("filter", 0, -300));
+const REDIRECT: (&str, Hook) = ("to_proxies", Hook("nat", 0, -100));
+const INPUT: (&str, Hook) = ("input", Hook("filter", 1, 0));
+const FORWARD: (&str, Hook) = ("forward", Hook("filter", 2, 0));
+const OUTPUT: (&str, Hook) = ("output", Hook("filter", 3, 0));
+const POSTROUTING: (&str, Hook) = ("postrouting", Hook("nat", 4, 100));
+
+const BASE_CHAINS: [(&str, Hook); 6] = [PREROUTING, REDIRECT, INPUT, FORWARD, OUTPUT, POSTROUTING];
+const CHAINS: [&str; 15] = [
+    REDIRECT_BOX,
+    TO_DNS,
+    TO_EGRESS,
+    FROM_BOX,
+    TO_BOX,
+    CHECK_SOURCE,
+    TO_HOST,
+    HOST_TO_BOX,
+    ACCEPT_OUT,
+    CUSTOM_OUT,
+    REFUSE,
+    QUIET,
+    ACCEPT_IN,
+    CUSTOM_IN,
+    DENY_IN,
+];
+
+/// Makes the table; `comment` is kept with it and says which sets it has, `flags` who may change it.
+pub(super) fn table(comment: &str, flags: u32) -> Attrs {
+    // As `nft` keeps comments: kind, length, text.
+    let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
+    userdata.extend(comment.bytes());
+    userdata.push(0);
+    Attrs::new().text(1, TABLE).be32(2, flags).bytes(6, &userdata)
+}
+
+/// The comment of a table as the kernel tells it.
+pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
+    std::str::from_utf8(userdata.get(2..)?).ok()?.strip_suffix('\0')
+}
+
+/// All chains, made if they are not there: what they are hooked in as, if they are, and their attributes.
+pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
+    let named = |name: &str| Attrs::new().text(1, TABLE).text(3, name);
+    let base = BASE_CHAINS.into_iter().map(|(name, Hook(kind, number, priority))| {
+        const ACCEPT: u32 = 1;
+        let hook = Attrs::new().be32(1, number).bytes(2, &priority.to_be_bytes());
+        (Some(kind), named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind))
+    });
+    let others = CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain));
+    base.chain(others.map(|name| (None, named(name)))).collect()
+}
+
+/// All rules, in place of those that are there.
+pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
+    let mut batch = Batch::default();
+    batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
+    for rule in all(ports, connections_max) {
+        batch.push(Verb::NewRule, CREATE | APPEND, attrs(&rule));
+    }
+    batch
+}
+
+/// Makes a rule.
+pub(super) fn attrs(rule: &Rule) -> Attrs {
+    Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions)
+}
+
+pub(super) fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Iterator<Item = Rule> {
+    hooks()
+        .into_iter()
+        .chain(redirection(ports))
+        .chain(outward(connections_max))
+        .chain(inward())
+        .chain(host())
+        .chain(quiet())
+        .chain(Reason::ALL.into_iter().flat_map(told))
+}
+
+/// From the hooks to our chains.
+fn hooks() -> Vec<Rule> {
+    let go = Verdict::Goto;
+    vec![
+        Rule::of(PREROUTING.0).in_by(PREFIX).then(go(CHECK_SOURCE)),
+        Rule::of(REDIRECT.0).in_by(PREFIX).then(go(REDIRECT_BOX)),
+        Rule::of(INPUT.0).in_by(PREFIX).then(go(TO_HOST)),
+        // The proxies are there for boxes only. A connection that the host began from a port of the same number goes on.
+        Rule::of(INPUT.0).port_in(Set::Proxies).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
+        Rule::of(FORWARD.0).in_by(PREFIX).then(go(FROM_BOX)),
+        Rule::of(FORWARD.0).out_by(PREFIX).then(go(TO_BOX)),
+        // An uplink forwards because boxes need it to. It shall not make a router of the host.
+        Rule::of(FORWARD.0).in_by_one_of(Set::Opened).state(state::NEW).then(Verdict::Drop),
+        Rule::of(OUTPUT.0).out_by(PREFIX).then(go(HOST_TO_BOX)),
+        Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_out_by(PREFIX).masquerade(),
+        // Before connections are tracked: what a box must not send at all doesn't fill the table of connections.
+        Rule::of(CHECK_SOURCE).not_ipv4().count().then(because(Reason::Ipv6)),
+        Rule::of(CHECK_SOURCE).has_ip_options().count().then(because(Reason::Options)),
+        Rule::of(CHECK_SOURCE).in_by_and_source_in(Set::Boxes).then(Verdict::Return),
+        Rule::of(CHECK_SOURCE).count().then(because(Reason::Source)),
+    ]
+}
+
+/// What goes to our proxies instead of where it was sent. Asked once for each connection. What the policy refuses is left
+/// alone here, so that it meets the rule that refuses it; so are the host's own addresses, public ones among them: a proxy
+/// would reach them as the host does.
+fn redirection(ports: ProxyPorts) -> Vec<Rule> {
+    let go = Verdict::Goto;
+    let rule = || Rule::of(REDIRECT_BOX);
+    vec![
+        rule().in_by_and_destination_in(Set::Gateways).port_in(Set::GatewayPorts).then(go(TO_DNS)),
+        rule().destination_in(Set::Blocked).then(Verdict::Accept),
+        rule().destination_is_local().then(Verdict::Accept),
+        rule().outward_in(Set::Denied).then(Verdict::Accept),
+        rule().verdict_of_source_and_port(Set::RedirectAlways),
+        rule().outward_in(Set::Allowed).then(Verdict::Accept),
+        rule().verdict_of_source_and_port(Set::RedirectElse),
+        rule().then(Verdict::Accept),
+        // `nft` wants to read the protocol here, though nothing else leads here.
+        Rule::of(TO_DNS).tcp().redirect_to(ports.dns),
+        Rule::of(TO_DNS).udp().redirect_to(ports.dns),
+        Rule::of(TO_EGRESS).tcp().redirect_to(ports.egress),
+    ]
+}
+
+/// What a box sends to others than the host.
+fn outward(connections_max: Option<u32>) -> Vec<Rule> {
+    const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
+    let connections = connections_max.map(|most| {
+        let limit = Rule::of(ACCEPT_OUT).state(state::NEW).add_source_to(Set::Connections, &connections_over(most));
+        limit.then(because(Reason::Connections))
+    });
+    let mut rules = vec![
+        Rule::of(FROM_BOX).out_by(PREFIX).then(because(Reason::Neighbour)),
+        Rule::of(FROM_BOX).destination_in(Set::Blocked).then(because(Reason::Closed)),
+        Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(because(Reason::Protocol)),
+        Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(because(Reason::Mail)),
+        // What belongs to no connection would not be masqueraded.
+        Rule::of(FROM_BOX).not_state(OURS).then(Verdict::Drop),
+        Rule::of(FROM_BOX).verdict_of_source(Set::PolicyOut),
+        Rule::of(FROM_BOX).then(Verdict::Drop),
+        // Denied wins. A connection that was allowed by a name keeps its mark when the name's answer has expired, until
+        // the policy changes and with it the mark.
+        Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(because(Reason::Denied)),
+        Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(because(Reason::Resolver)),
+        Rule::of(CUSTOM_OUT).outward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_OUT)),
+        // By which name one was begun that was open before the policy came, nobody knows; the others went to a proxy.
+        Rule::of(CUSTOM_OUT).port_in(Set::NamedPorts).then(because(Reason::Unlisted)),
+        Rule::of(CUSTOM_OUT).outward_in(Set::Pinned).mark_from_source(Set::Generation).then(Verdict::Goto(ACCEPT_OUT)),
+        Rule::of(CUSTOM_OUT)
+            .state(state::ESTABLISHED | state::RELATED)
+            .source_and_mark_in(Set::Current)
+            .then(Verdict::Goto(ACCEPT_OUT)),
+        Rule::of(CUSTOM_OUT).then(because(Reason::Unlisted)),
+        Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(because(Reason::Rate)),
+        // As a slow link would: whoever sends goes slower.
+        Rule::of(ACCEPT_OUT).source_in(Set::SendRate).then(Verdict::Drop),
+        Rule::of(ACCEPT_OUT).source_in(Set::Sent),
+        Rule::of(ACCEPT_OUT).tcp_of_at_most(HEADERS_BYTES_MAX).then(Verdict::Jump(QUIET)),
+        Rule::of(ACCEPT_OUT).source_in(Set::Traffic),
+        Rule::of(ACCEPT_OUT).then(Verdict::Accept),
+        Rule::of(REFUSE).source_in(Set::Refused),
+        Rule::of(REFUSE).tcp().reset(),
+        Rule::of(REFUSE).prohibited(),
+    ];
+    let first = rules.iter().position(|rule| rule.chain == ACCEPT_OUT).unwrap_or(rules.len());
+    rules.splice(first..first, connections);
+    rules
+}
+
+/// What comes back. Nobody begins a connection to a box: public URLs will be dialled inside of its namespace.
+fn inward() -> Vec<Rule> {
+    vec![
+        Rule::of(TO_BOX).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
+        Rule::of(TO_BOX).verdict_of_destination(Set::PolicyIn),
+        Rule::of(TO_BOX).then(Verdict::Drop),
+        Rule::of(CUSTOM_IN).inward_in(Set::Denied).then(Verdict::Drop),
+        Rule::of(CUSTOM_IN).inward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).destination_and_mark_in(Set::Current).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).inward_in(Set::Pinned).then(Verdict::Goto(ACCEPT_IN)),
+        // A router on the way says that a packet was too big, or its target away; it is nobody that a policy names.
+        // There is no other way to be related here: connections of boxes have no helpers.
+        Rule::of(CUSTOM_IN).icmp().state(state::RELATED).then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(CUSTOM_IN).then(Verdict::Drop),
+        Rule::of(ACCEPT_IN).destination_in(Set::ReceiveRate).then(Verdict::Drop),
+        Rule::of(ACCEPT_IN).destination_in(Set::Received),
+        Rule::of(ACCEPT_IN).tcp_of_at_most(HEADERS_BYTES_MAX).then(Verdict::Jump(QUIET)),
+        Rule::of(ACCEPT_IN).destination_in(Set::Traffic),
+        Rule::of(ACCEPT_IN).destination_in(Set::Frozen).log(GROUP_ARRIVED, "arrived", HEADERS_BYTES_MAX.into()),
+        Rule::of(ACCEPT_IN).then(Verdict::Accept),
+        Rule::of(DENY_IN).then(Verdict::Drop),
+    ]
+}
+
+/// Between a box and the host: our proxies, at the box's own gateway address and only for what was redirected there.
+fn host() -> Vec<Rule> {
+    let proxy = |rule: Rule| rule.in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).redirected();
+    vec![
+        proxy(Rule::of(TO_HOST)).then(Verdict::Goto(ACCEPT_OUT)),
+        // A box tells that nobody waits for a proxy's answer any more. That is nothing it would have to be refused.
+        Rule::of(TO_HOST).icmp().state(state::RELATED).then(Verdict::Drop),
+        Rule::of(TO_HOST).then(because(Reason::Host)),
+        // Answers of proxies, and refusals.
+        Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).redirected().then(Verdict::Goto(ACCEPT_IN)),
+        Rule::of(HOST_TO_BOX).state(state::ESTABLISHED | state::RELATED).then(Verdict::Accept),
+        Rule::of(HOST_TO_BOX).then(Verdict::Drop),
+    ]
+}
+
+/// Lets TCP packets pass that carry nothing, and begin and end nothing: acknowledgements, and the probes by which one side
+/// asks whether the other is still there. All others go back.
+fn quiet() -> Vec<Rule> {
+    // The usual ones first: with timestamps, and bare.
+    let words = [8, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15];
+    words.map(|words| Rule::of(QUIET).tcp_headers_only(words).then(Verdict::Accept)).into()
+}
+
+fn because(reason: Reason) -> Verdict {
+    Verdict::Goto(reason.chain())
+}
+
+/// Tells that a packet does not pass, unless too much was told of the box already, and ends it.
+fn told(reason: Reason) -> Vec<Rule> {
+    let chain = reason.chain();
+    let log = |rule: Rule| rule.log(GROUP_REFUSED, reason.name(), HEADERS_BYTES_MAX.into());
+    if reason.is_of_somebody() {
+        let end = Verdict::Goto(REFUSE);
+        return vec![
+            Rule::of(chain).source_in(Set::LogRate).then(end),
+            log(Rule::of(chain)),
+            Rule::of(chain).then(end),
+        ];
+    }
+    // Its source is nobody's; the interface says whose it is. The mark is how that is told, and ends with the packet.
+    vec![
+        Rule::of(chain).mark_owner(),
+        Rule::of(chain).mark_in(Set::MarkedRate).then(Verdict::Drop),
+        log(Rule::of(chain).mark_owner()),
+        Rule::of(chain).then(Verdict::Drop),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_rules() -> Vec<Rule> {
+        all(ProxyPorts::default(), Some(5)).collect()
+    }
+
+    /// A chain without a last word would fall back to the base chain's `accept`.
+    #[test]
+    fn every_chain_a_box_meets_ends_with_a_decision() {
+        for chain in CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain)).filter(|chain| *chain != QUIET) {
+            let rules: Vec<_> = all_rules().into_iter().filter(|r| r.chain == chain).collect();
+            let last = rules.last().unwrap_or_else(|| panic!("{chain} is empty"));
+            let alone = |v| Rule::of(chain).then(v).expressions;
+            let ends = [
+                alone(Verdict::Drop),
+                alone(Verdict::Accept),
+                alone(Verdict::Goto(REFUSE)),
+                Rule::of(chain).count().then(because(Reason::Source)).expressions,
+                alone(because(Reason::Host)),
+                alone(because(Reason::Unlisted)),
+                Rule::of(chain).prohibited().expressions,
+                Rule::of(chain).udp().redirect_to(ProxyPorts::default().dns).expressions,
+                Rule::of(chain).tcp().redirect_to(ProxyPorts::default().egress).expressions,
+            ];
+            assert!(ends.contains(&last.expressions), "{chain} does not end with a decision");
+            // What is not redirected goes on to the chains that decide.
+            let accepts = matches!(chain, ACCEPT_OUT | ACCEPT_IN | REDIRECT_BOX);
+            assert_eq!(last.expressions == alone(Verdict::Accept), accepts, "{chain} ends with accept");
+        }
+    }
+
+    #[test]
+    fn every_rule_stands_in_a_chain_that_is_made() {
+        for rule in all_rules() {
+            let base = BASE_CHAINS.iter().any(|(name, _)| *name == rule.chain);
+            let told = Reason::ALL.into_iter().any(|reason| reason.chain() == rule.chain);
+            assert!(base || told || CHAINS.contains(&rule.chain), "{}", rule.chain);
+        }
+    }
+
+    #[test]
+    fn the_comment_is_read_as_it_was_written() {
+        let attrs = table("icebox sets 1", 0);
+        let userdata = crate::netlink::attribute(attrs.as_bytes(), 6).expect("userdata");
+        assert_eq!(comment(userdata), Some("icebox sets 1"));
+        assert_eq!(comment(&[]), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! The sets and maps of the table: what their keys are made of.
+//!
+//! A box is a few elements in them. The rules never change, so a packet costs the same whether there is one box or a
+//! thousand, and so does making one.
+
+use std::net::Ipv4Addr;
+
+use super::expr::expression;
+use crate::netlink::Attrs;
+
+/// Bytes of an interface's name in a key.
+pub(super) const NAME_BYTES: usize = 16;
+
+const FLAG_INTERVAL: u32 = 0x4;
+const FLAG_MAP: u32 = 0x8;
+const FLAG_TIMEOUT: u32 = 0x10;
+const FLAG_DYNAMIC: u32 = 0x20;
+const FLAG_CONCAT: u32 = 0x80;
+
+/// `nft`'s number for a type (it prints by it; the kernel does not care), and its bytes.
+type Field = (u32, u32);
+const ADDRESS: Field = (7, 4);
+const PROTOCOL: Field = (12, 1);
+const PORT: Field = (13, 2);
+const MARK: Field = (19, 4);
+const NAME: Field = (41, 16);
+/// What a limit counts.
+pub(super) const PACKETS: u32 = 0;
+pub(super) const BYTES: u32 = 1;
+/// A limit that matches above it.
+pub(super) const OVER: u32 = 1;
+/// A packet on a virtual link may be 64 KiB long, to be cut by the card; it must pass even a narrow limit.
+const BURST_BYTES: u32 = 128 << 10;
+const VERDICT_TYPE: u32 = 0xffff_ff00;
+const VERDICT_BYTES: u32 = 16;
+
+/// Declares the sets once: what they are, what `nft` calls them, and the list of them all, in this order.
+macro_rules! sets {
+    ($($(#[$what:meta])* $set:ident = $name:literal,)*) => {
+        /// A set or map.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) enum Set {
+            $($(#[$what])* $set,)*
+        }
+
+        use Set::{$($set),*};
+
+        /// All sets.
+        pub(super) const ALL: [Set; [$($name),*].len()] = [$($set),*];
+
+        impl Set {
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $($set => $name,)*
+                }
+            }
+        }
+    };
+}
+
+sets! {
+    /// Interface and address that belong together.
+    Boxes = "boxes",
+    /// Interface of a box and the host's address on it.
+    Gateways = "gateways",
+    /// Addresses of boxes: what is masqueraded.
+    Addresses = "addresses",
+    /// Box to what its policy does with what it sends.
+    PolicyOut = "policy_out",
+    /// Box to what its policy does with what comes back.
+    PolicyIn = "policy_in",
+    /// Box and destinations that its policy allows.
+    Allowed = "allowed",
+    /// Box and destinations that its policy denies.
+    Denied = "denied",
+    /// Box and destination that a name the policy allows stood for, for a while.
+    Pinned = "pinned",
+    /// Box to the mark its new connections get.
+    Generation = "generation",
+    /// Box and the mark of connections its policy has allowed.
+    Current = "current",
+    /// Box, counting what left it.
+    Sent = "sent",
+    /// Box, counting what reached it.
+    Received = "received",
+    /// Box, counting what it was refused.
+    Refused = "refused",
+    /// Box, with its limit of new connections per second.
+    NewRate = "new_rate",
+    /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
+    RedirectAlways = "redirect_always",
+    /// The same, but not for destinations that the policy allows by their address.
+    RedirectElse = "redirect_else",
+    /// Box, with its limit of bytes per second that leave it.
+    SendRate = "send_rate",
+    /// Box, with its limit of bytes per second that reach it.
+    ReceiveRate = "receive_rate",
+    /// Box, counting what leaves it and reaches it, but for TCP packets that carry nothing.
+    Traffic = "traffic",
+    /// Box that sleeps and is to be woken, with a limit of how often that is told.
+    Frozen = "frozen",
+    /// Box, with a limit of how many of its refusals are told.
+    LogRate = "log_rate",
+    /// The same by the mark of a packet whose source is not the box's.
+    MarkedRate = "marked_rate",
+    /// Interface of a box to its address, as a mark.
+    Owners = "owners",
+    /// Destinations that no box reaches.
+    Blocked = "blocked",
+    /// Protocol and port that no box reaches.
+    BlockedPorts = "blocked_ports",
+    /// Protocol and port of the ways around our resolver, closed if the policy is `custom`.
+    ResolverPorts = "resolver_ports",
+    /// What may be in an IP packet.
+    Protocols = "protocols",
+    /// Protocol and port of what is allowed by names and not by addresses, if the policy is `custom`.
+    NamedPorts = "named_ports",
+    /// Protocol and port at a box's gateway that the DNS proxy answers.
+    GatewayPorts = "gateway_ports",
+    /// Protocol and port of our proxies on the host.
+    Proxies = "proxies",
+    /// Interfaces that forward because we need it.
+    Opened = "opened",
+    /// Box, with how many connections it has. The kernel puts a box in when it connects, and takes it out when it has none.
+    Connections = "connections",
+}
+
+/// How many of [`ALL`], from the first, hold elements of boxes.
+pub(super) const OF_BOXES: usize = 23;
+
+impl Set {
+    /// Its number inside a transaction.
+    pub(super) fn id(self) -> u32 {
+        self as u32 + 1
+    }
+
+    fn fields(self) -> &'static [Field] {
+        match self {
+            Boxes | Gateways => &[NAME, ADDRESS],
+            Addresses | PolicyOut | PolicyIn | Generation | Sent | Received | Refused | NewRate | Connections
+            | SendRate | ReceiveRate | Traffic | Frozen | LogRate | Blocked => &[ADDRESS],
+            Allowed | Denied | Pinned => &[ADDRESS, ADDRESS],
+            MarkedRate => &[MARK],
+            Current => &[ADDRESS, MARK],
+            RedirectAlways | RedirectElse => &[ADDRESS, PROTOCOL, PORT],
+            BlockedPorts | ResolverPorts | NamedPorts | GatewayPorts | Proxies => &[PROTOCOL, PORT],
+            Protocols => &[PROTOCOL],
+            Opened | Owners => &[NAME],
+        }
+    }
+
+    fn flags(self) -> u32 {
+        match self {
+            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse | Owners => FLAG_MAP,
+            Allowed | Denied => FLAG_CONCAT | FLAG_INTERVAL,
+            Pinned => FLAG_TIMEOUT,
+            NewRate | Connections | SendRate | ReceiveRate | Frozen | LogRate | MarkedRate => FLAG_DYNAMIC,
+            Blocked => FLAG_INTERVAL,
+            _ => 0,
+        }
+    }
+
+    /// What every element has beside its key; the values are the elements' own.
+    fn stateful(self) -> Option<Attrs> {
+        match self {
+            Sent | Received | Refused | Traffic => Some(counter(0, 0)),
+            NewRate | LogRate | MarkedRate => Some(rate_over(1)),
+            SendRate | ReceiveRate => Some(bytes_over(1)),
+            Frozen => Some(rate_up_to(1)),
+            _ => None,
+        }
+    }
+
+    /// For `nft`, which would print names and marks the wrong way round: the order of bytes in key and data. It takes a
+    /// list of kind, length, number.
+    fn byte_orders(self, key_type: u32) -> Vec<u8> {
+        const KEY: u8 = 0;
+        const DATA: u8 = 1;
+        let order = |kind: u8, is_host: bool| {
+            let order: u32 = if is_host { 1 } else { 2 };
+            [&[kind, 4][..], &order.to_ne_bytes()].concat()
+        };
+        let key = order(KEY, [NAME.0, MARK.0].contains(&key_type));
+        if matches!(self, Generation | Owners) { [key, order(DATA, true)].concat() } else { key }
+    }
+
+    /// Where an element's box is in its key; [`Owners`] have it in their data.
+    pub(super) fn box_in(self, key: &[u8]) -> Option<Ipv4Addr> {
+        let at = if matches!(self, Boxes | Gateways) { NAME_BYTES } else { 0 };
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?))
+    }
+
+    /// The attributes that make it.
+    pub(super) fn attrs(self, table: &str) -> Attrs {
+        let fields = self.fields();
+        let kind = fields.iter().fold(0, |kind, (number, _)| kind << 6 | number);
+        let (_, first_bytes) = fields[0];
+        // Several fields are words each; one alone is as long as it is.
+        let length =
+            if fields.len() == 1 { first_bytes } else { fields.iter().map(|(_, n)| n.next_multiple_of(4)).sum() };
+        let mut attrs = Attrs::new().text(1, table).text(2, self.name()).be32(3, self.flags());
+        attrs = attrs.be32(4, kind).be32(5, length).be32(10, self.id());
+        attrs = match self {
+            PolicyOut | PolicyIn | RedirectAlways | RedirectElse => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
+            Generation | Owners => attrs.be32(6, MARK.0).be32(7, MARK.1),
+            _ => attrs,
+        };
+        if let [(number, _)] = fields {
+            attrs = attrs.bytes(13, &self.byte_orders(*number));
+        }
+        if self.flags() & FLAG_CONCAT != 0 {
+            let parts = fields.iter().fold(Attrs::new(), |a, (_, n)| a.nested(1, &Attrs::new().be32(1, *n)));
+            attrs = attrs.nested(9, &Attrs::new().nested(2, &parts));
+        }
+        self.stateful().map_or(attrs.clone(), |stateful| attrs.nested(17, &stateful))
+    }
+}
+
+/// `counter packets PACKETS bytes BYTES`
+pub(super) fn counter(packets: u64, bytes: u64) -> Attrs {
+    expression("counter", &Attrs::new().be64(1, bytes).be64(2, packets))
+}
+
+/// `limit rate over N/second burst N packets`
+pub(super) fn rate_over(per_second: u32) -> Attrs {
+    expression("limit", &limit(per_second.into(), per_second, PACKETS).be32(5, OVER))
+}
+
+/// `limit rate N/second burst N packets`
+pub(super) fn rate_up_to(per_second: u32) -> Attrs {
+    expression("limit", &limit(per_second.into(), per_second, PACKETS))
+}
+
+/// `limit rate over N bytes/second burst ... bytes`; the kernel adds one second's worth to the burst.
+pub(super) fn bytes_over(per_second: u64) -> Attrs {
+    expression("limit", &limit(per_second, BURST_BYTES, BYTES).be32(5, OVER))
+}
+
+fn limit(per_second: u64, burst: u32, unit: u32) -> Attrs {
+    Attrs::new().be64(1, per_second).be64(2, 1).be32(3, burst).be32(4, unit)
+}
+
+/// `ct count over N`
+pub(super) fn connections_over(count: u32) -> Attrs {
+    const OVER: u32 = 1;
+    expression("connlimit", &Attrs::new().be32(1, count).be32(2, OVER))
+}
+
+/// An interface's name as a key has it.
+pub(super) fn name_key(name: &str) -> [u8; NAME_BYTES] {
+    let mut key = [0; NAME_BYTES];
+    // Interface names have at most fifteen bytes; `link::host_name` makes them so.
+    let length = name.len().min(NAME_BYTES - 1);
+    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_has_its_own_name_and_number() {
+        let mut names: Vec<_> = ALL.iter().map(|s| s.name()).collect();
+        let mut ids: Vec<_> = ALL.iter().map(|s| s.id()).collect();
+        names.sort_unstable();
+        names.dedup();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!((names.len(), ids.len()), (ALL.len(), ALL.len()));
+        // The elements of boxes are told from the others by their place.
+        assert_eq!(ALL[OF_BOXES], Blocked);
+        assert!(ALL.windows(2).all(|two| two[0] < two[1]));
+    }
+
+    #[test]
+    fn the_box_of_an_element_is_found_in_its_key() {
+        let mut key = name_key("ice-abcdefghijk").to_vec();
+        key.extend([10, 88, 0, 3]);
+        assert_eq!(Boxes.box_in(&key), Some([10, 88, 0, 3].into()));
+        assert_eq!(Pinned.box_in(&[10, 88, 0, 3, 1, 2, 3, 4]), Some([10, 88, 0, 3].into()));
+        assert_eq!(Boxes.box_in(&[10, 88, 0, 3]), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! A netlink socket that the kernel tells something by itself, and the thread that listens.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, sockopt};
+
+use super::socket::{Heard, RECEIVE_BYTES, Socket, messages};
+use crate::error::Error;
+
+/// Room in the kernel for what was not heard yet.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// What was heard.
+#[derive(Debug)]
+pub(crate) enum Heed<'a> {
+    /// A message.
+    Message(Heard<'a>),
+    /// There was more than there was room for: some of it is lost.
+    Lost,
+}
+
+/// A socket that is bound to what it shall hear, and who is told.
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    take: Box<dyn FnMut(Heed<'_>) + Send>,
+}
+
+impl Listener {
+    /// It may be made in one namespace and heard anywhere.
+    pub(crate) fn new(socket: Socket, take: impl FnMut(Heed<'_>) + Send + 'static) -> Result<Self, Error> {
+        let failed = |e: Errno| Error::new("listen to", "netlink", e);
+        let fd = socket.into_fd();
+        sockopt::set_socket_recv_buffer_size_force(&fd, QUEUE_BYTES).map_err(failed)?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(failed)?;
+        Ok(Self { fd, take: Box::new(take) })
+    }
+
+    fn hear(&mut self, buffer: &mut [u8]) -> Result<(), Errno> {
+        match rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((_, length)) => match buffer.get(..length) {
+                Some(bytes) => messages(bytes).for_each(|heard| (self.take)(Heed::Message(heard))),
+                None => (self.take)(Heed::Lost),
+            },
+            Err(Errno::NOBUFS) => (self.take)(Heed::Lost),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}
+
+/// A thread that hears several sockets. It ends, and they are closed, before this is dropped.
+#[derive(Debug)]
+pub(crate) struct Ears {
+    /// The thread ends when this is closed.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ears {
+    /// Starts the thread.
+    pub(crate) fn start(name: &'static str, listeners: Vec<Listener>) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error::new("start thread", name, e);
+        let (stopped, stop) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let run = move || {
+            if let Err(e) = listen(listeners, &stopped) {
+                tracing::error!("nobody listens to netfilter any more: {e}");
+            }
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed; there is nothing to be done about it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(mut listeners: Vec<Listener>, stopped: &OwnedFd) -> Result<(), Errno> {
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        let ready: Vec<bool> = {
+            let all = listeners.iter().map(|l| l.fd.as_fd()).chain([stopped.as_fd()]);
+            let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+            fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+        };
+        let (is_stopped, ready) = ready.split_last().expect("the last one is ours");
+        if *is_stopped {
+            return Ok(());
+        }
+        for (listener, _) in listeners.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
+            listener.hear(&mut buffer)?;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Falling asleep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::meter::counter;
+use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, Verdict, Write, decide};
+use crate::db::LogRow;
+use crate::error::Error;
+use crate::refusal::Refusal;
+
+/// How long the init of a box may take to say whether it is kept awake.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Why a box is put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FreezeReason {
+    /// It has no work.
+    Idle,
+    /// Its owner has asked for it.
+    Asked,
+}
+
+impl Boxes {
+    /// Puts a box to sleep if the idle rule still says so once its lifecycle lock is held.
+    pub(super) async fn sleep_if_idle(&self, entry: Arc<Entry>) {
+        if let Err(refusal) = self.freeze(&entry, FreezeReason::Idle).await {
+            tracing::warn!(box_id = entry.id, reason = refusal.chain(), "a box cannot fall asleep");
+            // Try again after a whole idle time, not at once.
+            entry.activity.restart(entry.meter.usage().cpu_usec);
+        }
+    }
+
+    /// Freezes a box that is awake. For [`FreezeReason::Idle`] only if the idle rule says so once the lifecycle lock is held.
+    pub(crate) async fn freeze(&self, entry: &Arc<Entry>, why: FreezeReason) -> Result<(), Refusal> {
+        let _life = entry.lock_life().await;
+        let view = entry.view();
+        if view.phase != Phase::Ready || !entry.alive() {
+            return Ok(());
+        }
+        if view.handle.frozen().map_err(Refusal::from)? {
+            entry.set_asleep(true);
+            return Ok(());
+        }
+        let cpu_usec = counter(&entry.id, &view.handle).cpu_usec;
+        if why == FreezeReason::Idle && self.verdict(entry, cpu_usec) != Verdict::Sleep {
+            return Ok(());
+        }
+        if why == FreezeReason::Idle && self.is_kept(entry).await {
+            return Ok(());
+        }
+        // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
+        self.watch_arrivals(entry).await?;
+        if why == FreezeReason::Idle && self.look_at_traffic(entry).await {
+            self.end_watch_of_arrivals(entry).await;
+            return Ok(());
+        }
+        let began = std::time::Instant::now();
+        let frozen = view.handle.freeze(FREEZE_DEADLINE).await;
+        if frozen.is_err() {
+            self.end_watch_of_arrivals(entry).await;
+        }
+        frozen.map_err(|cause| match cause.kind() {
+            icebox_shim::ErrorKind::FreezeTimeout => {
+                Refusal::Conflict("the box could not be put to sleep in time; it goes on running".into())
+            }
+            _ => Refusal::Failed(Error::new("put the box to sleep", &entry.id, cause)),
+        })?;
+        entry.set_asleep(true);
+        self.inner.metrics.frozen(began.elapsed());
+        self.note_traffic(entry).await;
+        let storage = self.storage_bytes(&entry.id).await;
+        let sample = entry.meter.read(&entry.id, &view.handle, storage, Write::Always, "freeze");
+        self.inner.db.append_samples(sample.into_iter().collect());
+        let what = match why {
+            FreezeReason::Idle => format!("fell asleep after {} s without work", entry.idle().as_secs()),
+            FreezeReason::Asked => "paused".to_owned(),
+        };
+        self.inner.db.log(LogRow::system(&entry.id, what));
+        self.reclaim_later(entry);
+        tracing::debug!(box_id = entry.id, ?why, "frozen");
+        Ok(())
+    }
+
+    /// A process of the box holds the lock that keeps it awake. Asked only when the box would fall asleep: an init that
+    /// does not answer keeps nothing awake.
+    async fn is_kept(&self, entry: &Arc<Entry>) -> bool {
+        let kept = entry.handle().hello(HELLO_DEADLINE).await.is_ok_and(|hello| hello.kept);
+        entry.activity.found_lock(kept);
+        kept
+    }
+
+    /// What the idle rule says about a box that is awake.
+    pub(super) fn verdict(&self, entry: &Arc<Entry>, cpu_usec: u64) -> Verdict {
+        let observed = entry.activity.observe(
+            cpu_usec,
+            entry.idle(),
+            entry.settings().keep_alive,
+            self.inner.config.idle_cpu_percent,
+        );
+        decide(&observed)
+    }
+}

@@ -1,0 +1,107 @@
+//! Waking: a frozen box is thawed, a box without processes is started again on its disk.
+//!
+//! Leaves out: when that happens, and what it means for the runs of the box (`lifecycle::wake`).
+
+use std::sync::Arc;
+
+use icebox_rootfs::Check;
+
+use super::create::start_logs;
+use super::launch::Start;
+use super::{Boxes, Entry, THAW_DEADLINE, Write};
+use crate::db::LogRow;
+use crate::error::Error;
+use crate::refusal::Refusal;
+use icebox_net::address::Pair;
+
+impl Boxes {
+    /// Thaws a frozen box; says whether it was frozen. The caller holds the lifecycle lock.
+    pub(crate) async fn thaw(&self, entry: &Arc<Entry>) -> Result<bool, Refusal> {
+        let handle = entry.handle();
+        if !handle.frozen().map_err(Refusal::from)? {
+            return Ok(false);
+        }
+        let began = std::time::Instant::now();
+        entry.set_sleep_timer(None);
+        handle
+            .thaw(THAW_DEADLINE)
+            .await
+            .map_err(|cause| Refusal::Failed(Error::new("wake the box", &entry.id, cause)))?;
+        self.inner.metrics.woken(began.elapsed());
+        self.end_watch_of_arrivals(entry).await;
+        self.came_awake(entry, "woken");
+        Ok(true)
+    }
+
+    /// Starts a box again on its disk. It has no processes any more and [`Boxes::clean_up_dead`] has been called. The
+    /// caller holds the lifecycle lock.
+    pub(crate) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
+        let uid_base = self.range_for_restart(entry)?;
+        let pair = self.addresses_for_restart(entry)?;
+        let rights = entry.rights();
+        let image = self.image_of(entry).await?;
+        let start = Start { id: entry.id.clone(), size: entry.settings().size, image, uid_base, pair, rights };
+        let started = match self.volume(&entry.id).await {
+            Ok(volume) => self.start_checked(&start, volume, check).await,
+            Err(refusal) => Err(refusal),
+        };
+        let started = match started {
+            Ok(started) => started,
+            Err(refusal) => {
+                let text = refusal.chain();
+                tracing::error!(box_id = entry.id, reason = text, "a box could not be started");
+                entry.change_view(|view| view.error = Some(text));
+                return Err(refusal);
+            }
+        };
+        entry.change_view(|view| {
+            view.handle = started.handle.clone();
+            view.uid_base = uid_base;
+            view.incarnation = Some(started.incarnation.clone());
+            view.error = None;
+            view.adopted = true;
+        });
+        let storage = self.storage_bytes(&entry.id).await;
+        let sample =
+            entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "start").ok_or_else(|| {
+                Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
+            })?;
+        let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
+        let address = pair.map(Pair::guest);
+        self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
+        entry.set_asleep(false);
+        entry.activity.restart(0);
+        entry.activity.woken();
+        self.watch_death(entry);
+        self.inner.awake.notify_one();
+        Ok(())
+    }
+
+    /// The uid range for the next start: the old one, unless another daemon has taken its block since a reboot.
+    fn range_for_restart(&self, entry: &Arc<Entry>) -> Result<u32, Error> {
+        let view = entry.view();
+        if view.range_held {
+            return Ok(view.uid_base);
+        }
+        let ranges = &self.inner.ranges;
+        let old = view.uid_base;
+        let uid_base = if ranges.keep(old)? { old } else { ranges.take(crate::clock::unix_ms())? };
+        entry.change_view(|view| {
+            view.uid_base = uid_base;
+            view.range_held = true;
+        });
+        Ok(uid_base)
+    }
+
+    /// What follows when a box has come awake, whatever it did before. Not waited for: the counter has not moved.
+    fn came_awake(&self, entry: &Arc<Entry>, what: &'static str) {
+        entry.set_asleep(false);
+        let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);
+        let cpu_usec = sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec);
+        entry.activity.restart(cpu_usec);
+        entry.activity.woken();
+        self.inner.db.append_samples(sample.into_iter().collect());
+        self.inner.db.log(LogRow::system(&entry.id, what));
+        self.inner.awake.notify_one();
+    }
+}

@@ -1,0 +1,302 @@
+//! Creating a box: what its owner wants is checked, `boxes` makes it, and it is provisioned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Lifecycle;
+use super::agent::AgentRequest;
+use super::provision::TRUST_ENV;
+use crate::boxes::{Entry, NewBox, Secret, check_policy, policy_in_force, to_the_end};
+use crate::config::check_idle_seconds;
+use crate::db::Account;
+use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
+use crate::ids::{self, ENV_VARS_MAX};
+use crate::refusal::Refusal;
+use icebox_net::headers::{HeaderRules, Wanted};
+
+/// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
+const TTL_SECONDS_MAX: u64 = 259_200;
+/// Longest init command.
+const INIT_COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// Longest token or key.
+const SECRET_BYTES_MAX: usize = 4096;
+/// Longest name or address for git.
+const GIT_IDENTITY_BYTES_MAX: usize = 256;
+
+/// A box as its owner wants it. Nothing is checked yet; what is unset has its default.
+#[derive(Debug, Clone, Default)]
+pub struct BoxRequest {
+    /// A name, unique in the account.
+    pub name: Option<String>,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Size class.
+    pub size: BoxSize,
+    /// Never put it to sleep.
+    pub keep_alive: bool,
+    /// A shell command that runs in the background at each start.
+    pub init_command: Option<String>,
+    /// `node` or `python`: both are in the one base image of this version.
+    pub runtime: Option<String>,
+    /// Environment of every command.
+    pub env: BTreeMap<String, String>,
+    /// Author name for git.
+    pub git_user_name: Option<String>,
+    /// Author address for git.
+    pub git_user_email: Option<String>,
+    /// Connections it may make.
+    pub network_policy: Option<NetworkPolicy>,
+    /// Headers that its requests get on their way out.
+    pub headers: Option<Wanted>,
+    /// Delete it by itself after `ttl_seconds`.
+    pub ephemeral: bool,
+    /// Life of an ephemeral box.
+    pub ttl_seconds: Option<u64>,
+    /// Seconds without work until it sleeps.
+    pub idle_seconds: Option<u64>,
+    /// An agent.
+    pub agent: AgentRequest,
+    /// Token for git's servers.
+    pub github_token: Option<Secret>,
+    /// Key of the agent's provider.
+    pub agent_api_key: Option<Secret>,
+}
+
+/// What a new box gets from its account and from this host.
+#[derive(Debug, Default)]
+struct Defaults {
+    env: BTreeMap<String, String>,
+    headers: Option<HeaderRules>,
+    has_network: bool,
+}
+
+impl Lifecycle {
+    /// Creates a box. When this returns, the box is on disk, accepts work, and is provisioned. It is finished even if the
+    /// client goes away.
+    pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
+        let defaults = Defaults {
+            env: self.db.account_env(&account.id).await?,
+            headers: self.boxes.account_headers(&account.id).await?,
+            has_network: self.boxes.has_network(),
+        };
+        let wanted = checked(request, account, defaults)?;
+        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        let lifecycle = self.clone();
+        to_the_end(async move {
+            let began = std::time::Instant::now();
+            let entry = lifecycle.boxes.create(wanted).await?;
+            lifecycle.provision(&entry).await;
+            lifecycle.metrics.created(began.elapsed());
+            Ok(entry)
+        })
+        .await
+    }
+}
+
+/// Checks a request and fills in the defaults.
+fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result<NewBox, Refusal> {
+    let Defaults { mut env, headers: general, has_network } = defaults;
+    check_runtime(request.runtime.as_deref())?;
+    if let Some(name) = &request.name {
+        ids::check_name(name).map_err(Refusal::Invalid)?;
+    }
+    let labels = without_repetitions(request.labels);
+    ids::check_labels(&labels).map_err(Refusal::Invalid)?;
+    check_env(&request.env)?;
+    env.extend(request.env);
+    if let Some(seconds) = request.idle_seconds {
+        check_idle_seconds(seconds).map_err(Refusal::Invalid)?;
+    }
+    let own = request.headers.map(|wanted| check_headers(&wanted, has_network)).transpose()?.flatten();
+    let headers = match (own, general) {
+        (Some(own), Some(general)) => Some(own.over(&general)),
+        (own, general) => own.or(general),
+    };
+    let headers = headers.map(Arc::new);
+    if headers.is_some() {
+        for (name, value) in TRUST_ENV {
+            env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    let agent = request.agent.checked()?;
+    let settings = BoxSettings {
+        size: request.size,
+        keep_alive: request.keep_alive,
+        ephemeral: request.ephemeral,
+        runtime: request.runtime,
+        init_command: check_init_command(request.init_command)?,
+        env,
+        labels,
+        git_user_name: check_git_identity(request.git_user_name)?,
+        git_user_email: check_git_identity(request.git_user_email)?,
+        idle_seconds: request.idle_seconds,
+        agent: agent.harness,
+        model: agent.model,
+        custom_runner: agent.custom_runner,
+        network_policy: Some(policy_of(request.network_policy, has_network)?),
+    };
+    let ttl_seconds = if request.ephemeral { Some(check_ttl(request.ttl_seconds)?) } else { None };
+    Ok(NewBox {
+        account_id: account.id.clone(),
+        name: request.name,
+        settings,
+        ttl_seconds,
+        account_idle: account.idle_seconds,
+        headers,
+        github_token: check_secret("github_token", request.github_token)?,
+        agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
+    })
+}
+
+/// A token or key; the empty one is none.
+fn check_secret(what: &str, value: Option<Secret>) -> Result<Option<Secret>, Refusal> {
+    match value.filter(|value| !value.0.is_empty()) {
+        Some(value) if value.0.len() > SECRET_BYTES_MAX || value.0.chars().any(char::is_control) => {
+            let text = format!("{what} must have at most {SECRET_BYTES_MAX} bytes, without control characters");
+            Err(Refusal::Invalid(text))
+        }
+        other => Ok(other),
+    }
+}
+
+/// A runtime that does not exist is refused, never ignored: the client would rely on it.
+fn check_runtime(runtime: Option<&str>) -> Result<(), Refusal> {
+    match runtime {
+        None | Some("node" | "python") => Ok(()),
+        Some(other) => {
+            let other: String = other.chars().take(40).collect();
+            let text =
+                format!("the runtime '{other}' is not available yet in this version of Icebox (node and python are)");
+            Err(Refusal::Invalid(text))
+        }
+    }
+}
+
+/// Checks a whole environment.
+pub fn check_env(env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if env.len() > ENV_VARS_MAX {
+        return Err(Refusal::Invalid(format!("at most {ENV_VARS_MAX} environment variables can be set")));
+    }
+    env.iter().try_for_each(|(name, value)| ids::check_env(name, value)).map_err(Refusal::Invalid)
+}
+
+/// The headers that requests get; none if the list is empty.
+pub fn check_headers(wanted: &Wanted, has_network: bool) -> Result<Option<HeaderRules>, Refusal> {
+    if !has_network {
+        let text = "attach_headers need a network, and boxes of this Icebox have none (`[network] enabled = false`)";
+        return Err(Refusal::Invalid(text.into()));
+    }
+    let rules = HeaderRules::check(wanted).map_err(|wrong| Refusal::Invalid(format!("attach_headers: {wrong}")))?;
+    Ok((!rules.is_empty()).then_some(rules))
+}
+
+/// The policy that was asked for; if none was, everything, as far as there is a network.
+fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkPolicy, Refusal> {
+    let Some(asked) = asked else {
+        return Ok(if has_network { NetworkPolicy::allow_all() } else { NetworkPolicy::deny_all() });
+    };
+    check_policy(&asked)?;
+    Ok(asked)
+}
+
+/// An init command; the empty one is none.
+pub fn check_init_command(command: Option<String>) -> Result<Option<String>, Refusal> {
+    match command {
+        Some(command) if command.len() > INIT_COMMAND_BYTES_MAX => {
+            Err(Refusal::Invalid(format!("init_command must have at most {INIT_COMMAND_BYTES_MAX} bytes")))
+        }
+        Some(command) if command.contains('\0') => Err(Refusal::Invalid("init_command must not contain NUL".into())),
+        Some(command) if command.trim().is_empty() => Ok(None),
+        other => Ok(other),
+    }
+}
+
+/// A name or address for git; the empty one is none.
+pub fn check_git_identity(value: Option<String>) -> Result<Option<String>, Refusal> {
+    match value {
+        Some(value) if value.len() > GIT_IDENTITY_BYTES_MAX || value.chars().any(char::is_control) => {
+            Err(Refusal::Invalid(format!(
+                "a git name or address must have at most {GIT_IDENTITY_BYTES_MAX} bytes, without control characters"
+            )))
+        }
+        Some(value) if value.trim().is_empty() => Ok(None),
+        other => Ok(other),
+    }
+}
+
+fn check_ttl(ttl: Option<u64>) -> Result<u64, Refusal> {
+    match ttl {
+        None => Ok(TTL_SECONDS_MAX),
+        Some(seconds) if (1..=TTL_SECONDS_MAX).contains(&seconds) => Ok(seconds),
+        Some(_) => Err(Refusal::Invalid(format!("ttl must be 1 to {TTL_SECONDS_MAX} seconds"))),
+    }
+}
+
+fn without_repetitions(labels: Vec<String>) -> Vec<String> {
+    let mut unique: Vec<String> = Vec::new();
+    for label in labels {
+        if !unique.contains(&label) {
+            unique.push(label);
+        }
+    }
+    unique
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(request: BoxRequest) -> Result<NewBox, Refusal> {
+        let account = Account { id: "a".into(), name: "default".into(), key_sha256: [0; 32], idle_seconds: None };
+        let env = BTreeMap::from([("A".to_owned(), "account".to_owned()), ("B".to_owned(), "account".to_owned())]);
+        checked(request, &account, Defaults { env, headers: None, has_network: true })
+    }
+
+    #[test]
+    fn an_empty_request_gives_a_plain_box() {
+        let plain = check(BoxRequest::default()).expect("a plain box");
+        assert_eq!(plain.settings.size, BoxSize::Small);
+        assert_eq!((plain.name, plain.ttl_seconds), (None, None));
+        assert_eq!(plain.settings.env.len(), 2);
+        assert_eq!(plain.settings.network_policy, Some(NetworkPolicy::allow_all()));
+    }
+
+    #[test]
+    fn the_box_wins_over_the_account() {
+        let env = BTreeMap::from([("A".to_owned(), "box".to_owned())]);
+        let made = check(BoxRequest { env, ..BoxRequest::default() }).expect("a box");
+        assert_eq!((made.settings.env["A"].as_str(), made.settings.env["B"].as_str()), ("box", "account"));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        let plain = BoxRequest::default;
+        let text = |text: &str| Some(text.to_owned());
+        for request in [
+            BoxRequest { name: text("../x"), ..plain() },
+            BoxRequest { name: text("snapshots"), ..plain() },
+            BoxRequest { labels: vec!["ä".into()], ..plain() },
+            BoxRequest { labels: (1..=6).map(|n| n.to_string()).collect(), ..plain() },
+            BoxRequest { env: BTreeMap::from([("LD_PRELOAD".to_owned(), "x".to_owned())]), ..plain() },
+            BoxRequest { env: BTreeMap::from([("A B".to_owned(), "x".to_owned())]), ..plain() },
+            BoxRequest { ephemeral: true, ttl_seconds: Some(0), ..plain() },
+            BoxRequest { ephemeral: true, ttl_seconds: Some(TTL_SECONDS_MAX + 1), ..plain() },
+            BoxRequest { idle_seconds: Some(0), ..plain() },
+            BoxRequest { init_command: Some("x".repeat(INIT_COMMAND_BYTES_MAX + 1)), ..plain() },
+            BoxRequest { git_user_name: text("a\nb"), ..plain() },
+            BoxRequest { runtime: text("rust"), ..plain() },
+        ] {
+            assert!(matches!(check(request.clone()), Err(Refusal::Invalid(_))), "{request:?}");
+        }
+        let unset = BoxRequest { init_command: text(""), git_user_name: text(" "), ..plain() };
+        let unset = check(unset).expect("a box").settings;
+        assert_eq!((unset.init_command, unset.git_user_name), (None, None));
+    }
+
+    #[test]
+    fn ephemeral_boxes_live_three_days_at_most_and_by_default() {
+        let ephemeral = |ttl_seconds| BoxRequest { ephemeral: true, ttl_seconds, ..BoxRequest::default() };
+        assert_eq!(check(ephemeral(None)).expect("a box").ttl_seconds, Some(TTL_SECONDS_MAX));
+        assert_eq!(check(ephemeral(Some(60))).expect("a box").ttl_seconds, Some(60));
+    }
+}

@@ -1,0 +1,30 @@
+//! The owner's init command.
+
+use std::sync::Arc;
+
+use crate::boxes::{Awake, Entry, WorkKind};
+use crate::db::LogRow;
+use crate::lifecycle::Lifecycle;
+use crate::runs::{Command, stream};
+
+impl Lifecycle {
+    /// Runs the owner's init command in the background, once per start of the box. Its output is dropped; what it
+    /// starts lives on. It is no work in the sense of the idle rule.
+    pub(in crate::lifecycle) async fn run_init_command(&self, entry: &Arc<Entry>) {
+        let Some(text) = entry.settings().init_command.filter(|text| !text.trim().is_empty()) else { return };
+        let argv = vec!["bash".to_owned(), "-c".to_owned(), text];
+        let started = match Command::exec(argv, None) {
+            Ok(command) => {
+                // Not `ensure_awake`: the caller has just started the box and may hold its lifecycle lock.
+                let awake = Awake { entry: Arc::clone(entry), work: entry.activity.begin(WorkKind::Request) };
+                // Its output is dropped as it comes: a server may write for months.
+                stream(&self.runs, &awake, &Command { hidden: true, ..command }).await.map(drop)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match started {
+            Ok(()) => self.db.log(LogRow::system(&entry.id, "init command started")),
+            Err(refusal) => self.warn(entry, format!("the init command could not be started: {refusal}")),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What Icebox itself does in a new or restarted box: git's identity, the certificate of our authority, and the owner's
+//! init command.
+
+mod git;
+mod init_command;
+mod trust;
+
+use std::sync::Arc;
+
+use super::Lifecycle;
+use crate::boxes::Entry;
+use crate::db::LogRow;
+use crate::domain::{LogLevel, LogSource};
+
+pub(super) use trust::TRUST_ENV;
+
+impl Lifecycle {
+    /// Prepares a new box. A failure is a warning in its log, not a failed creation.
+    pub(super) async fn provision(&self, entry: &Arc<Entry>) {
+        if let Err(refusal) = self.write_git_config(entry).await {
+            self.warn(entry, format!("git's identity could not be set: {refusal}"));
+        }
+        if let Err(refusal) = self.trust_certificate(entry).await {
+            self.warn(entry, format!("the certificate for attach_headers could not be put in place: {refusal}"));
+        }
+        self.run_init_command(entry).await;
+    }
+
+    fn warn(&self, entry: &Entry, text: String) {
+        self.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
+    }
+}

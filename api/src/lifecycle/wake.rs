@@ -1,0 +1,96 @@
+//! Waking boxes: for whatever needs them, and because their owner says so.
+//!
+//! Invariant: the caller counts itself as work before the box is looked at, so a box cannot fall asleep under a request
+//! that has just found it awake (`boxes::Activity`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use icebox_rootfs::Check;
+
+use super::Lifecycle;
+use crate::boxes::{Awake, Entry, FreezeReason, Phase, WorkKind, to_the_end};
+use crate::refusal::Refusal;
+use crate::runs;
+
+/// How long an explicit pause waits for short requests in progress, so that they can be answered.
+const PAUSE_DRAIN: Duration = Duration::from_secs(2);
+
+impl Lifecycle {
+    /// Makes sure that the box runs and is thawed. The answer keeps it awake.
+    pub async fn ensure_awake(&self, entry: &Arc<Entry>, kind: WorkKind) -> Result<Awake, Refusal> {
+        // Counted before the look: see `activity`.
+        let work = entry.activity.begin(kind);
+        let life = entry.lock_life().await;
+        let view = entry.view();
+        if view.phase == Phase::Deleting {
+            return Err(Refusal::unknown_box(&entry.id));
+        }
+        let ready = entry.alive() && view.error.is_none() && view.adopted && !entry.frozen();
+        drop(life);
+        if !ready {
+            let (lifecycle, entry) = (self.clone(), Arc::clone(entry));
+            to_the_end(async move { lifecycle.wake(&entry).await }).await?;
+        }
+        Ok(Awake { entry: Arc::clone(entry), work })
+    }
+
+    /// Thaws a frozen box, starts a dead one. Harmless for one that is awake.
+    async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+        let _life = entry.lock_life().await;
+        let view = entry.view();
+        if view.phase == Phase::Deleting {
+            return Err(Refusal::unknown_box(&entry.id));
+        }
+        if let (true, Some(error)) = (view.damaged, &view.error) {
+            return Err(Refusal::Unavailable(error.clone()));
+        }
+        if !entry.alive() {
+            return self.start_again(entry, Check::IfMarked).await;
+        }
+        if self.boxes.thaw(entry).await? {
+            runs::acknowledge_late(entry);
+        }
+        if !view.adopted {
+            runs::adopt(&self.runs, entry).await?;
+            entry.change_view(|view| view.adopted = true);
+        }
+        Ok(())
+    }
+
+    /// Starts a box anew on its disk, after the end of its processes. The caller holds the lifecycle lock.
+    pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
+        // What is left of its last life: processes, the last reading, the cgroup, the runs that ended with it.
+        self.boxes.clean_up_dead(entry).await;
+        runs::fail_orphans(&self.runs, entry).await?;
+        self.boxes.start_again(entry, check).await?;
+        self.run_init_command(entry).await;
+        Ok(())
+    }
+
+    /// Wakes a box because its owner says so.
+    pub async fn resume(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+        self.ensure_awake(entry, WorkKind::Request).await.map(drop)
+    }
+
+    /// Puts a box to sleep because its owner says so. Commands in flight stop where they are.
+    pub async fn pause(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+        if entry.settings().keep_alive {
+            return Err(Refusal::Invalid("a keep-alive box cannot be paused".into()));
+        }
+        entry.activity.requests_over(PAUSE_DRAIN).await;
+        let (lifecycle, entry) = (self.clone(), Arc::clone(entry));
+        to_the_end(async move {
+            let arrivals = entry.activity.arrivals();
+            lifecycle.boxes.freeze(&entry, FreezeReason::Asked).await?;
+            // A short request may have found the box awake just before: it waits for an answer that a frozen init
+            // cannot give. It wakes the box like one that comes after the pause, and so does what a client has sent through
+            // a public URL meanwhile. (Commands in flight stay frozen.)
+            if entry.activity.is_needed(arrivals) {
+                lifecycle.wake(&entry).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

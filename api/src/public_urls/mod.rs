@@ -1,0 +1,213 @@
+//! Public URLs: ports of boxes, reached from outside over HTTP.
+//!
+//! Owns: their table and credentials, whom a request is for, the way into the box and back, and what of it counts as a
+//! sign of life. Invariants: a request is let in before anything happens to the box; it leads to a loopback address in the
+//! network namespace of the box that its name names, and nowhere else; head and body are understood here and said anew,
+//! never copied; a connection ends with its URL and with its box, and survives the box's sleep.
+//!
+//! Leaves out: the endpoints that make URLs, and the listeners (`http`).
+
+mod address;
+mod body;
+mod certificate;
+mod dial;
+mod head;
+mod passage;
+mod proxy;
+mod secret;
+mod stream;
+mod table;
+mod trouble;
+mod tunnel;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use axum::http::request::Parts;
+use axum::response::Response;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::boxes::{Boxes, Entry};
+use crate::clock;
+use crate::config::PublicUrls;
+use crate::db::{Db, PublicUrlRow};
+use crate::error::Error;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use dial::Dialler;
+use table::Table;
+use trouble::Trouble;
+
+pub use address::{Addressed, Target};
+pub use certificate::Certificate;
+pub use proxy::Arrival;
+pub use secret::USER;
+
+/// Public URLs of one box.
+const URLS_PER_BOX_MAX: usize = 100;
+/// Requests that may wait at once for ports of boxes that have just come awake.
+const HOLDS_MAX: usize = 1024;
+
+/// All public URLs of a daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Urls {
+    inner: Arc<Inner>,
+}
+
+/// What there is once per daemon.
+#[derive(Debug)]
+pub struct Inner {
+    config: PublicUrls,
+    boxes: Boxes,
+    lifecycle: Lifecycle,
+    db: Db,
+    metrics: Arc<Metrics>,
+    table: Table,
+    dialler: Dialler,
+    /// Held while a URL is made or removed, so that disk and memory agree on the order.
+    changing: Mutex<()>,
+    room: Arc<Semaphore>,
+    holds: Arc<Semaphore>,
+    /// The port of the listener that clients reach.
+    port: AtomicU16,
+}
+
+impl Deref for Urls {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+/// A public URL that was just made. The secrets are told this once.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its address.
+    pub url: String,
+    /// The token of `Authorization: Bearer`.
+    pub token: Option<String>,
+    /// The password of basic authentication.
+    pub password: Option<String>,
+}
+
+impl Urls {
+    /// None yet; [`Urls::load`] reads them.
+    #[must_use]
+    pub fn new(config: PublicUrls, boxes: Boxes, lifecycle: Lifecycle, db: Db, metrics: Arc<Metrics>) -> Self {
+        let inner = Inner {
+            boxes,
+            lifecycle,
+            db,
+            metrics,
+            table: Table::new(config.connections_per_box_max),
+            dialler: Dialler::default(),
+            changing: Mutex::new(()),
+            room: Arc::new(Semaphore::new(config.connections_max as usize)),
+            holds: Arc::new(Semaphore::new(HOLDS_MAX)),
+            port: AtomicU16::new(0),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Reads what an earlier life of the daemon has left. The boxes must be known.
+    pub async fn load(&self) -> Result<(), Error> {
+        for row in self.db.public_urls().await? {
+            match self.boxes.with_id(&row.box_id) {
+                Some(entry) => self.put(&entry, row),
+                None => self.db.delete_public_url(&row.box_id, row.port).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells at which port clients find the listener.
+    pub fn listens_at(&self, port: u16) {
+        self.port.store(port, Ordering::Relaxed);
+    }
+
+    /// Makes the URL of a port. One that is there is replaced; its credentials, and what is open through it, end.
+    pub async fn open(&self, entry: &Arc<Entry>, port: u16, bearer: bool, basic: bool) -> Result<Opened, Refusal> {
+        let _changing = self.changing.lock().await;
+        let known = self.table.of_box(&entry.id);
+        if known.len() >= URLS_PER_BOX_MAX && known.iter().all(|url| url.row.port != port) {
+            return Err(Refusal::Limit(format!("a box has at most {URLS_PER_BOX_MAX} public URLs")));
+        }
+        let token = bearer.then(secret::new_secret);
+        let password = basic.then(secret::new_secret);
+        let digest = |secret: &Option<(String, [u8; 32])>| secret.as_ref().map(|(_, digest)| *digest);
+        let row = PublicUrlRow {
+            box_id: entry.id.clone(),
+            port,
+            created_ms: clock::unix_ms(),
+            token_sha256: digest(&token),
+            password_sha256: digest(&password),
+        };
+        self.db.put_public_url(row.clone()).await?;
+        self.put(entry, row);
+        let url = self.url(&Target { box_id: entry.id.clone(), port });
+        let text = |secret: Option<(String, [u8; 32])>| secret.map(|(text, _)| text);
+        Ok(Opened { url, token: text(token), password: text(password) })
+    }
+
+    /// The URLs of a box, by port, with their addresses.
+    #[must_use]
+    pub fn list(&self, entry: &Entry) -> Vec<(PublicUrlRow, String)> {
+        let address = |row: &PublicUrlRow| self.url(&Target { box_id: row.box_id.clone(), port: row.port });
+        let urls = self.table.of_box(&entry.id).into_iter().map(|url| url.row.clone());
+        urls.map(|row| (address(&row), row)).map(|(url, row)| (row, url)).collect()
+    }
+
+    /// Removes the URL of a port, and ends what is open through it. One that is not there is fine.
+    pub async fn close(&self, entry: &Entry, port: u16) -> Result<(), Error> {
+        let _changing = self.changing.lock().await;
+        self.db.delete_public_url(&entry.id, port).await?;
+        self.table.remove(&Target { box_id: entry.id.clone(), port });
+        Ok(())
+    }
+
+    /// Whom a request is for. The error says what is wrong with the request.
+    pub fn addressed(&self, parts: &Parts) -> Result<Addressed, &'static str> {
+        let config = &self.config;
+        address::addressed(parts, &config.domain, config.path_form)
+    }
+
+    /// The answer to a name below our domain that is no box's.
+    #[must_use]
+    pub fn nobody(&self) -> Response {
+        Trouble::Unknown.response(false)
+    }
+
+    /// The address of a port of a box.
+    fn url(&self, target: &Target) -> String {
+        let config = &self.config;
+        let scheme = config.scheme();
+        let port = config.port.unwrap_or_else(|| self.port.load(Ordering::Relaxed));
+        let port = match (scheme, port) {
+            ("http", 80) | ("https", 443) => String::new(),
+            _ => format!(":{port}"),
+        };
+        format!("{scheme}://{}-{}.{}{port}/", target.box_id, target.port, config.domain)
+    }
+
+    /// The path of a port of a box at the API's own address, if that form is served.
+    #[must_use]
+    pub fn path(&self, box_id: &str, port: u16) -> Option<String> {
+        let target = Target { box_id: box_id.to_owned(), port };
+        self.config.path_form.then(|| format!("{}/", address::path_of(&target)))
+    }
+
+    fn put(&self, entry: &Arc<Entry>, row: PublicUrlRow) {
+        if !self.table.put(row) {
+            return;
+        }
+        let (urls, entry) = (self.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            entry.gone.cancelled().await;
+            urls.table.forget(&entry.id);
+        });
+    }
+}

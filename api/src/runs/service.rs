@@ -1,0 +1,35 @@
+//! What every run needs beside its box: where it is recorded and counted, and the limits of the configuration.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::metrics::Metrics;
+
+/// The runs of all boxes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    db: Db,
+    metrics: Arc<Metrics>,
+    /// Commands that may run in one box at once.
+    pub(super) per_box_max: u32,
+    /// A run is answered only when its record is on disk.
+    pub(super) reply_after_commit: bool,
+}
+
+impl Runs {
+    /// The runs as the configuration wants them.
+    #[must_use]
+    pub fn new(config: &Config, db: Db, metrics: Arc<Metrics>) -> Self {
+        let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);
+        Self { db, metrics, per_box_max, reply_after_commit }
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}

@@ -1,0 +1,88 @@
+//! A run in flight, as the task that reads its output holds it, and how it ends.
+
+use std::sync::Arc;
+
+use icebox_shim::handle::Exit;
+
+use super::service::Runs;
+use crate::boxes::{Entry, LiveRun, Work};
+use crate::clock;
+use crate::domain::RunState;
+
+/// So much of each output stream is kept for an answer at the end; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A run in flight. Dropping it takes the run out of the box's table.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(super) runs: Runs,
+    pub(super) entry: Arc<Entry>,
+    pub(super) run: Arc<LiveRun>,
+    pub(super) work: Option<Work>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.entry.runs.leave(self.run.number);
+    }
+}
+
+impl Ticket {
+    /// The box the run is in.
+    #[must_use]
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Public id of the run.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.run.id
+    }
+
+    /// Number of the run.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.run.number
+    }
+}
+
+/// How a run ended, before its usage is read.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit, or why it is not known.
+    pub exit: Result<Exit, icebox_shim::Error>,
+    /// The end of its output.
+    pub tail: Vec<u8>,
+    /// Unix milliseconds.
+    pub ended_ms: i64,
+    /// It never got a cgroup of its own.
+    pub no_leaf: bool,
+    /// Some of its output was dropped.
+    pub truncated: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// 128 + n after signal n.
+    pub exit_code: i32,
+    /// State as recorded.
+    pub state: RunState,
+    /// CPU time of the run and what it started.
+    pub cpu_ns: u64,
+    /// Why it failed, beyond the exit code.
+    pub error_message: Option<String>,
+    /// What the kernel killed of it for want of memory, in words.
+    pub out_of_memory: Option<String>,
+    /// Its time limit has passed.
+    pub timed_out: bool,
+    /// Its box stopped under it.
+    pub lost: bool,
+}
+
+/// An end at this moment.
+#[must_use]
+pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
+    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false, truncated: false }
+}

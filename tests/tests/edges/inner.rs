@@ -1,0 +1,219 @@
+//! The edges inside the crates: which module of `icebox-api` may name which, and that no files need each other in a circle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::imports::Crate;
+use super::{sources, workspace};
+
+/// Crates whose files must not need each other in a circle.
+const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/cli", "xtask"];
+
+/// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
+/// `http → lifecycle → runs → boxes → db, ledger → domain`. What is not drawn is forbidden.
+const LAYERS: [(&str, &[&str]); 13] = [
+    ("daemon", &["boxes", "config", "db", "error", "http", "lifecycle", "metrics", "public_urls", "runs"]),
+    (
+        "http",
+        &[
+            "boxes",
+            "clock",
+            "config",
+            "db",
+            "domain",
+            "error",
+            "files",
+            "ids",
+            "ledger",
+            "lifecycle",
+            "metrics",
+            "public_urls",
+            "refusal",
+            "runs",
+        ],
+    ),
+    ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
+    ("lifecycle", &["boxes", "config", "db", "domain", "error", "ids", "metrics", "refusal", "runs"]),
+    ("files", &["boxes", "refusal", "runs"]),
+    ("runs", &["boxes", "clock", "config", "db", "domain", "error", "ids", "metrics", "refusal", "text"]),
+    ("boxes", &["clock", "config", "db", "domain", "error", "ids", "ledger", "metrics", "refusal"]),
+    ("metrics", &["domain"]),
+    ("config", &["error"]),
+    ("db", &["clock", "domain", "error", "ids", "ledger", "text"]),
+    ("ledger", &["clock"]),
+    ("refusal", &["error"]),
+    ("domain", &[]),
+];
+
+/// Files that need each other already. No other file may join a circle; take out of this list what no longer is in one.
+const KNOWN: [(&str, &[&str]); 4] = [
+    (
+        "api/net",
+        &[
+            "dns/judge.rs",
+            "dns/mod.rs",
+            "dns/question.rs",
+            "dns/reply.rs",
+            "dns/resolver.rs",
+            "dns/server.rs",
+            "egress/connection.rs",
+            "egress/http.rs",
+            "egress/mod.rs",
+            "firewall/element.rs",
+            "firewall/expr.rs",
+            "firewall/fixed.rs",
+            "firewall/mod.rs",
+            "firewall/rules.rs",
+            "firewall/ruleset.rs",
+            "firewall/sets.rs",
+            "leaving.rs",
+            "host.rs",
+            "lib.rs",
+        ],
+    ),
+    (
+        "runtime",
+        &[
+            "bundle/mod.rs",
+            "bundle/process.rs",
+            "cgroup/error.rs",
+            "cgroup/file.rs",
+            "cgroup/hierarchy.rs",
+            "cgroup/life.rs",
+            "cgroup/stats.rs",
+            "cli/mod.rs",
+            "cli/parse.rs",
+            "cli/report.rs",
+            "container/state.rs",
+            "container/store.rs",
+        ],
+    ),
+    (
+        "shim",
+        &[
+            "handle/cgroup.rs",
+            "handle/memory.rs",
+            "handle/mod.rs",
+            "init/child.rs",
+            "init/exec.rs",
+            "init/files/list.rs",
+            "init/files/mod.rs",
+            "init/files/read.rs",
+            "init/files/write.rs",
+            "init/run.rs",
+            "init/server.rs",
+            "init/spawn.rs",
+            "init/sudo_server.rs",
+            "init/tree.rs",
+        ],
+    ),
+    (
+        "xtask",
+        &[
+            "bench/boxes.rs",
+            "bench/bundle.rs",
+            "bench/cpu.rs",
+            "bench/scale.rs",
+            "bench/fleet.rs",
+            "bench/http.rs",
+            "bench/mod.rs",
+            "bench/net.rs",
+            "bench/oci.rs",
+            "bench/peers.rs",
+            "bench/server.rs",
+            "bench/view.rs",
+            "powercut/chance.rs",
+            "powercut/disk.rs",
+            "test/guest.rs",
+            "test/mod.rs",
+            "test/runner.rs",
+            "test/suites.rs",
+            "test/worlds.rs",
+            "vm/guest.rs",
+            "vm/kvm.rs",
+            "vm/mod.rs",
+        ],
+    ),
+];
+
+fn read(folder: &str) -> Crate {
+    let src = format!("{folder}/src");
+    let root = workspace().join(&src);
+    let below = |path: &std::path::Path| path.strip_prefix(&root).expect("below src").display().to_string();
+    Crate::read(&sources(&src).iter().map(|(path, text)| (below(path), text.clone())).collect())
+}
+
+/// What is named although the table has no such edge, and edges of the table that no source has.
+fn differences(read: &Crate, allowed: &[(&str, &[&str])]) -> Vec<String> {
+    let drawn: BTreeSet<(&str, &str)> =
+        allowed.iter().flat_map(|(from, to)| to.iter().map(move |to| (*from, *to))).collect();
+    let found = read.layers();
+    let forbidden = found.difference(&drawn).map(|(from, to)| format!("{from} names {to}, which is not drawn"));
+    let unused = drawn.difference(&found).filter(|(from, to)| read.has(from) && read.has(to));
+    let unused = unused.map(|(from, to)| format!("{from} → {to} is drawn, and no source has it"));
+    forbidden.chain(unused).collect()
+}
+
+#[test]
+fn modules_of_the_api_name_each_other_only_as_drawn() {
+    let found = differences(&read("api"), &LAYERS);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn no_files_need_each_other_in_a_circle() {
+    let mut found = Vec::new();
+    for folder in CRATES.iter().filter(|folder| workspace().join(folder).is_dir()) {
+        let read = read(folder);
+        let needs = read.needs();
+        let known = KNOWN.iter().find(|(of, _)| *of == *folder).map_or(&[][..], |(_, files)| files);
+        for circle in read.circles().into_iter().filter(|circle| circle.iter().any(|file| !known.contains(file))) {
+            let within = |file: &&str| circle.contains(file);
+            for file in &circle {
+                let to: Vec<&str> = needs[file].iter().copied().filter(within).collect();
+                found.push(format!("{folder}: {file} → {}", to.join(", ")));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "break these circles (a type that both need goes to a file of its own):\n{}",
+        found.join("\n")
+    );
+}
+
+/// A crate that is not there: `high` names `low`, by each way in which a file can name another.
+fn made_up(low: &str) -> Crate {
+    let files = [
+        ("lib.rs", "pub mod high; pub mod low;"),
+        ("high/mod.rs", "mod part; pub use part::Part; fn f() -> crate::low::Low { crate::low::Low }"),
+        (
+            "high/part.rs",
+            "use crate::low; pub struct Part; impl Part { fn f(&self) -> low::Low { low::deep::g(); low::Low } }",
+        ),
+        ("low/mod.rs", low),
+        ("low/deep.rs", "pub fn g() {}"),
+    ];
+    Crate::read(&files.map(|(file, text)| (file.to_owned(), text.to_owned())).into_iter().collect::<BTreeMap<_, _>>())
+}
+
+#[test]
+fn a_forbidden_import_is_found_however_it_is_written() {
+    let allowed: [(&str, &[&str]); 1] = [("high", &["low"])];
+    let good = "pub mod deep; pub struct Low; #[cfg(test)] mod tests { use crate::high::Part; }";
+    assert_eq!(differences(&made_up(good), &allowed), Vec::<String>::new());
+    assert!(made_up(good).circles().is_empty(), "{:?}", made_up(good).circles());
+    for bad in [
+        "use crate::high::Part;",
+        "use super::high::{Part as P};",
+        "fn f() { let _ = crate::high::Part; }",
+        "fn f(_: &super::high::Part) {}",
+        "fn f() { println!(\"{}\", size_of::<crate::high::Part>()); }",
+        "fn f() { use crate::high; high::Part; }",
+        "use crate::{high as above}; fn f() { above::Part; }",
+    ] {
+        let read = made_up(&format!("{good} {bad}"));
+        assert_eq!(differences(&read, &allowed), ["low names high, which is not drawn"], "{bad}");
+        assert_eq!(read.circles(), [["high/part.rs", "low/mod.rs"]], "{bad}");
+    }
+    assert_eq!(differences(&made_up(good), &[("high", &["low"]), ("low", &["high"])]).len(), 1, "an edge too many");
+}
