@@ -195,7 +195,8 @@ pub enum MountSource {
     },
     /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
-    /// The cgroup2 hierarchy seen from the container's cgroup namespace. Passed over on a host without one.
+    /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host, and with a leaf
+    /// cgroup, the v1 hierarchies that the container has a cgroup in beside it. Passed over on a host without cgroup2.
     Cgroup2,
 }
 
