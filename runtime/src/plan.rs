@@ -1,5 +1,5 @@
-//! The plan: everything that was decided about a container, as plain data. Whoever makes a plan decides; the executor
-//! in [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
+//! The plan: all decisions about a container, as plain data. The maker of a plan decides; the executor in
+//! [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ pub fn sysctl_path(name: &str) -> Option<String> {
     good.then_some(path)
 }
 
-/// What becomes of each namespace.
+/// The source of each namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// User namespace.
@@ -86,7 +86,7 @@ pub struct Namespaces {
     pub cgroup: Namespace,
 }
 
-/// One namespace's fate.
+/// The source of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespace {
     /// Shared with the caller.

@@ -60,7 +60,7 @@ impl Cidr {
         Range { first: self.first.into(), last: (self.first | self.host_mask()).into() }
     }
 
-    /// Whether `address` lies in it.
+    /// True if `address` lies in it.
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & !self.host_mask() == self.first

@@ -95,7 +95,7 @@ impl HeaderRules {
         Self::sorted(self.rules.iter().chain(others).cloned().collect())
     }
 
-    /// Whether there are none.
+    /// True if there are no rules.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()

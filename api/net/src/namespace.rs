@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Cause, Error};
 
-/// Where `ip netns add NAME` puts namespaces.
+/// The directory of `ip netns add NAME`.
 const NAMED_DIR: &str = "/run/netns";
 /// File system type of namespaces (`NSFS_MAGIC`).
 const NSFS_MAGIC: i64 = 0x6e73_6673;

@@ -214,7 +214,7 @@ impl Cgroup {
         self.v1.iter().try_for_each(|d| d.dir.write("tasks", "0"))
     }
 
-    /// The v1 `tasks` files open for writing: whoever writes "0" to each of them joins as [`Cgroup::join_self`] does.
+    /// The v1 `tasks` files open for writing: a process that writes "0" to each joins as with [`Cgroup::join_self`].
     ///
     /// # Errors
     /// Those of the system calls.

@@ -33,9 +33,9 @@ pub(super) enum Reason {
 /// The transport of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
-    /// In one datagram.
+    /// One UDP datagram.
     Udp,
-    /// In a stream.
+    /// A TCP stream.
     Tcp,
 }
 

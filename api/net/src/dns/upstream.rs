@@ -119,12 +119,12 @@ fn servers_in(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).take(SERVERS_MAX).collect()
 }
 
-/// Where sockets are made.
+/// The namespace of upstream sockets.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// In a namespace.
+    /// A given namespace.
     In(Arc<Sockets>, Namespace),
-    /// In the namespace of the test.
+    /// The namespace of the test.
     #[cfg(test)]
     Here,
 }

@@ -5,7 +5,7 @@
 //! it must also persist (Linux 6.9): then it stays without an owner, any program may change it, and the next one to
 //! claim it owns it. firewalld does the same.
 //!
-//! Changing the table needs CAP_NET_ADMIN in the namespace anyway. This keeps out accidents, not enemies.
+//! Changing the table needs `CAP_NET_ADMIN` in the namespace anyway. This keeps out accidents, not enemies.
 
 use rustix::io::Errno;
 

@@ -159,7 +159,7 @@ impl Firewall {
             firewall.socket.commit("repair firewall", "", &batch)?;
             return Ok(firewall);
         }
-        // Of another version, or with other flags: those of an existing table cannot be changed.
+        // An existing table here is of another version or has other flags, which cannot be changed.
         let mut boxes = Batch::default();
         if found.is_some() {
             // Restored as found: with their counts and remaining times.
@@ -423,7 +423,7 @@ fn is_missing(error: &Error) -> bool {
     matches!(error.cause(), Cause::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Whether a table exists, and whether it is of this version.
+/// Tells if a table exists, and if it is of this version.
 fn table_found(socket: &mut Socket, comment: &str) -> Result<Option<bool>, Error> {
     let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
     let is_current = |bodies: Vec<Vec<u8>>| {

@@ -132,7 +132,7 @@ pub(super) fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Itera
         .chain(Reason::ALL.into_iter().flat_map(told))
 }
 
-/// From the hooks to our chains.
+/// The rules from the hooks to our chains.
 fn hooks() -> Vec<Rule> {
     let go = Verdict::Goto;
     vec![

@@ -109,7 +109,7 @@ sets! {
     Blocked = "blocked",
     /// Protocol and port that no box reaches.
     BlockedPorts = "blocked_ports",
-    /// Protocol and port of other resolvers (DNS, DoT), closed under `custom`.
+    /// Protocol and port of other resolvers (DNS, DNS over TLS), closed under `custom`.
     ResolverPorts = "resolver_ports",
     /// IP protocols that pass.
     Protocols = "protocols",
