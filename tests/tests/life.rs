@@ -78,6 +78,7 @@ fn an_idle_box_falls_asleep_and_the_next_request_wakes_it() {
     made.write("by-file.txt", "woken by a write");
     wait_status(&made, &["paused"]);
     assert_eq!(made.read("/workspace/home/by-file.txt"), "woken by a write");
+    assert_eq!(made.out("cat /work/by-file.txt /home/boxuser/by-file.txt"), "woken by a writewoken by a write");
     wait_status(&made, &["paused"]);
     made.resume();
     assert!(["idle", "running"].contains(&made.status().as_str()));

@@ -70,6 +70,7 @@ pub(crate) const TEST: &[Need] = &[
     program("openssl", "openssl"),
     program("ping", "iputils-ping"),
     program("runc", "runc"),
+    program("script", "bsdutils"),
     program("socat", "socat"),
     program("tc", "iproute2"),
     program("tcpdump", "tcpdump"),

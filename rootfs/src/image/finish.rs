@@ -11,6 +11,7 @@ use crate::error::{At, Cause, Error, Result, Step};
 const USER: &str = "boxuser";
 const USER_ID: u32 = 1000;
 const HOME: &str = "workspace/home";
+const USER_HOME: &str = "home/boxuser";
 const SHELL: &str = "/bin/bash";
 
 /// The launcher puts a box's own names over these two.
@@ -44,6 +45,9 @@ pub(super) fn finish(rootfs: &Path) -> Result<(u64, Vec<Package>)> {
     at(tree.make_dir("workspace", Owner::root(0o755)), "workspace")?;
     at(tree.make_dir(HOME, Owner { uid: USER_ID, gid: USER_ID, mode: 0o755 }), HOME)?;
     at(tree.link(&format!("/{HOME}"), "work"), "work")?;
+    // Where the service whose protocol we speak has the user's home: programs name it.
+    at(tree.make_dir("home", Owner::root(0o755)), "home")?;
+    at(tree.link(&format!("/{HOME}"), USER_HOME), USER_HOME)?;
     for (path, content) in [
         ("etc/hostname", HOSTNAME),
         ("etc/hosts", HOSTS),
