@@ -1,5 +1,5 @@
-//! The plan: everything that was decided about a container, as plain data. Whoever makes a plan decides; the executor
-//! in [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
+//! The plan: all decisions about a container, as plain data. The maker of a plan decides; the executor in
+//! [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ pub fn sysctl_path(name: &str) -> Option<String> {
     good.then_some(path)
 }
 
-/// What becomes of each namespace.
+/// The source of each namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// User namespace.
@@ -86,7 +86,7 @@ pub struct Namespaces {
     pub cgroup: Namespace,
 }
 
-/// One namespace's fate.
+/// The source of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespace {
     /// Shared with the caller.
@@ -195,7 +195,8 @@ pub enum MountSource {
     },
     /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
-    /// The cgroup2 hierarchy seen from the container's cgroup namespace. Passed over on a host without one.
+    /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host, and with a leaf
+    /// cgroup, the v1 hierarchies that the container has a cgroup in beside it. Passed over on a host without cgroup2.
     Cgroup2,
 }
 

@@ -197,7 +197,7 @@ fn priv_overlay_in_a_user_namespace_and_a_leaf_cgroup() {
         let bench = Bench::new();
         let plan = bench.plan(
             "overlay",
-            "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
+            "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup/unified 2>/dev/null || ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
              cat /proc/keys; (echo x > /proc/keys) 2>/dev/null || echo mask-holds; (echo 1 > /proc/sys/kernel/sysrq) \
              2>/dev/null || echo sys-holds; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /etc/hosts /proc/self/mountinfo /proc/self/status",
         );

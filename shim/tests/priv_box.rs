@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use boxed::TestBox;
+use boxed::{TestBox, leaf_path};
 use common::{PATIENCE, collect, eventually};
 use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
 use icebox_shim::ErrorKind;
@@ -36,7 +36,7 @@ async fn priv_runs_have_a_leaf_with_exact_usage() {
     let request = b.request(&["/bin/sh", "-c", "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null"]);
     let number = request.run;
     let output = collect(b.handle.exec(request).await.unwrap()).await;
-    assert!(output.text().lines().any(|l| l == format!("0::/run-{number}")), "{}", output.text());
+    assert!(output.text().lines().any(|l| l == format!("0::{}", leaf_path(number))), "{}", output.text());
     let usage = b.handle.finish(number).unwrap();
     assert!(usage.cpu_ns > 10_000_000, "{usage:?}");
     assert!(usage.memory_peak_bytes > 15_000_000, "{usage:?}");
@@ -128,8 +128,10 @@ async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
     let text = output.text();
     let caps: u64 = [0, 1, 3, 4, 5, 6, 7, 31].iter().map(|n| 1 << n).sum();
     let expected = format!(
-        "0\n0::/run-{number}\n0\nNoNewPrivs:\t1\nSeccomp:\t2\nCapInh:\t{:016x}\nCapPrm:\t{caps:016x}\nCapEff:\t{caps:016x}\nCapBnd:\t{caps:016x}\nCapAmb:\t{:016x}\n",
-        0, 0
+        "0\n0::{}\n0\nNoNewPrivs:\t1\nSeccomp:\t2\nCapInh:\t{:016x}\nCapPrm:\t{caps:016x}\nCapEff:\t{caps:016x}\nCapBnd:\t{caps:016x}\nCapAmb:\t{:016x}\n",
+        leaf_path(number),
+        0,
+        0
     );
     let mut lines: Vec<&str> = text.lines().collect();
     let mut wanted: Vec<&str> = expected.lines().collect();

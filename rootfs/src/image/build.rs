@@ -16,7 +16,7 @@ use crate::template::hex;
 
 /// The Debian release that boxes run.
 pub(super) const SUITE: &str = "bookworm";
-/// What is in it beyond Debian's essential packages (which bring tar, gzip, grep, sed and the like).
+/// The packages beyond Debian's essential ones (which include tar, gzip, grep, sed and the like).
 const PACKAGES: [&str; 12] = [
     "bash",
     "ca-certificates",
@@ -50,7 +50,7 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
     let rootfs = temp.join("rootfs");
     let cache = image_dir.join(CACHE);
     for dir in [&temp, &rootfs, &cache] {
-        // A box's root directory is read by everybody in it.
+        // Every user of a box reads its root directory.
         DirBuilder::new().recursive(true).mode(0o755).create(dir).at(Step::Debootstrap, dir)?;
     }
     debootstrap::run(SUITE, &PACKAGES, &mirror, &rootfs, &cache, progress)?;
@@ -94,7 +94,7 @@ pub(super) fn make_image_dir(image_dir: &Path) -> Result<()> {
     files::make_dirs(image_dir, 0o755).at(Step::LockImages, image_dir)
 }
 
-/// Takes the lock of the image directory, waiting for whoever has it.
+/// Takes the lock of the image directory, waiting for its holder.
 pub(super) fn lock(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
     let path = image_dir.join("lock");
     let file = files::open_lock(&path).at(Step::LockImages, &path)?;

@@ -184,6 +184,12 @@ impl Run<'_> {
                 Place::V2(dir) => v2::bytes(dir, "memory.low", low),
             })?;
         }
+        if let Some(max) = l.socket_memory_max_bytes {
+            self.limit(c, format!("{}={max}", v1::SOCKETS), |place| match place {
+                Place::V1(dir) => v1::bytes(dir, v1::SOCKETS, max),
+                Place::V2(_) => Ok(()),
+            })?;
+        }
         if l.oom_group {
             self.limit(c, "memory.oom.group=1".to_owned(), |place| match place {
                 Place::V1(dir) => Err(v1::lacks(dir, c, "v1 kills one process, never the group")),

@@ -33,9 +33,9 @@ pub enum ErrorKind {
     FreezeTimeout,
     /// Another wait ran into its deadline.
     Timeout,
-    /// There are processes in it (or children below it), where none may be.
+    /// It has processes (or child cgroups), which the operation does not allow.
     Busy,
-    /// It, or a cgroup above it, is frozen: whoever joins would stop until the thaw.
+    /// It, or a cgroup above it, is frozen: a joining process would stop until the thaw.
     Frozen,
     /// A limit asked for cannot be enforced here, for want of this controller or of a file of it.
     Unenforced(Controller),
@@ -43,7 +43,7 @@ pub enum ErrorKind {
     NotFound,
     /// The request itself makes no sense to us or to the kernel.
     Invalid,
-    /// The caller has not the right.
+    /// The caller lacks the permission.
     Denied,
     /// This layout or kernel cannot do that at all.
     Unsupported,

@@ -142,7 +142,7 @@ impl Hierarchy {
         let mut v1: Vec<V1Mount> = Vec::new();
         for mount in mounts {
             match mount.fs_type.as_str() {
-                // The first one counts: /sys/fs/cgroup comes before whatever somebody mounted for a container.
+                // The first one counts: /sys/fs/cgroup comes before mounts made for containers.
                 "cgroup2" if unified.is_none() => unified = open_checked(mount, CGROUP2_SUPER_MAGIC),
                 "cgroup" => {
                     let found = mount.super_options.split(',').filter_map(Controller::from_name);

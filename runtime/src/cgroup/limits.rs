@@ -40,6 +40,9 @@ pub struct Limits {
     pub memory_low_bytes: Option<i64>,
     /// Swap ALONE, in bytes. On v1 `memsw` is computed from it and the memory limit.
     pub memory_swap_max_bytes: Option<i64>,
+    /// Buffers of sockets, in bytes; -1 charges them to the cgroups above and sets no limit here. v1 only: it counts them
+    /// apart from other memory, and only in cgroups where this is set. v2 counts them as memory.
+    pub socket_memory_max_bytes: Option<i64>,
     /// On out of memory kill all of the cgroup. v2 only.
     pub oom_group: bool,
     /// Most tasks.
@@ -117,6 +120,7 @@ impl Limits {
             || self.memory_high_bytes.is_some()
             || self.memory_low_bytes.is_some()
             || self.memory_swap_max_bytes.is_some()
+            || self.socket_memory_max_bytes.is_some()
             || self.oom_group;
         let all = [
             (Controller::Cpu, cpu),
@@ -139,6 +143,7 @@ impl Limits {
             self.memory_high_bytes,
             self.memory_low_bytes,
             self.memory_swap_max_bytes,
+            self.socket_memory_max_bytes,
             self.pids_max,
         ];
         if signed.into_iter().flatten().any(|v| v < -1) {

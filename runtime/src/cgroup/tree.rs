@@ -10,7 +10,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
 use super::hierarchy::{Backend, Controller, Hierarchy, controllers_of, same};
 use super::life::procs_below;
-use super::{Cgroup, CgroupPath, Refusal, V1Dir};
+use super::{Cgroup, CgroupPath, Refusal, V1Dir, v1};
 
 /// Handed down on v2 by every ancestor when a cgroup is made. The others cost time and memory in every cgroup and are
 /// handed down when a limit asks for them.
@@ -214,7 +214,7 @@ impl Cgroup {
         self.v1.iter().try_for_each(|d| d.dir.write("tasks", "0"))
     }
 
-    /// The v1 `tasks` files open for writing: whoever writes "0" to each of them joins as [`Cgroup::join_self`] does.
+    /// The v1 `tasks` files open for writing: a process that writes "0" to each joins as with [`Cgroup::join_self`].
     ///
     /// # Errors
     /// Those of the system calls.
@@ -266,6 +266,44 @@ impl Cgroup {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(Error::errno("chown", dir.path().join(file), e)),
         }
+    }
+
+    /// The controllers of each v1 hierarchy that it is open in.
+    #[must_use]
+    pub fn v1_hierarchies(&self) -> Vec<Vec<Controller>> {
+        let mounts = self.hierarchy.v1_mounts();
+        self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
+    }
+
+    /// Its memory limit as the kernel spells it. `None` where memory is not controlled.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn memory_max(&self) -> Result<Option<String>> {
+        let Some((dir, file)) = self.memory_max_file() else { return Ok(None) };
+        if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
+    }
+
+    /// Sets a cgroup of processes up below one that has the limits. `max` is that one's memory limit and becomes this
+    /// one's too: it holds anyway, but many programs read the limit of their own cgroup alone, and would take "none" for
+    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn account_memory_as(&self, max: Option<&str>) -> Result<()> {
+        if let (Some((dir, file)), Some(max)) = (self.memory_max_file(), max) {
+            dir.write(file, max)?;
+        }
+        match self.v1_dir(Controller::Memory) {
+            Some(dir) if dir.has(v1::SOCKETS) => dir.write(v1::SOCKETS, "-1"),
+            _ => Ok(()),
+        }
+    }
+
+    fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {
+        let v1 = self.v1_dir(Controller::Memory).map(|dir| (dir, v1::LIMIT));
+        let is_v2 = self.hierarchy.backend(Controller::Memory) == Backend::V2;
+        v1.or_else(|| self.unified.as_ref().filter(|_| is_v2).map(|dir| (dir, "memory.max")))
     }
 
     /// Its path.

@@ -9,8 +9,10 @@ use super::hierarchy::Controller;
 use super::limits::{IoMax, blkio_weight, memsw, shares_from_weight};
 use super::v2::{checked, exact, rounded};
 
-const LIMIT: &str = "memory.limit_in_bytes";
+pub(super) const LIMIT: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
+/// Buffers of TCP and UDP sockets, in spite of the name.
+pub(super) const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
 /// From here on a v1 memory limit means "none": the kernel prints the largest page count for it.
 const UNLIMITED_BYTES: i64 = i64::MAX - 65_536;
 

@@ -22,7 +22,7 @@ pub enum Action {
     KillProcess,
     /// Stop for a ptrace tracer, which reads this number; ENOSYS without a tracer.
     Trace(u16),
-    /// Ask the holder of the listener; ENOSYS once nobody holds it.
+    /// Ask the holder of the listener; ENOSYS once the listener is closed.
     Notify,
 }
 
@@ -85,13 +85,13 @@ pub enum Width {
 /// A test of one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
-    /// Which argument, 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub index: u8,
-    /// How much of it.
+    /// The compared width.
     pub width: Width,
     /// The comparison.
     pub op: Op,
-    /// What it is compared with; with [`Width::Low32`] only the low 32 bits of it count.
+    /// The value it is compared with; with [`Width::Low32`] only the low 32 bits count.
     pub value: u64,
 }
 
@@ -110,7 +110,7 @@ impl Condition {
 /// One line of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The calls it speaks of. A name that an architecture lacks is skipped there; one that none has is an error.
+    /// The calls it names. A name that an architecture lacks is skipped there; a name unknown to all is an error.
     pub names: Vec<Cow<'static, str>>,
     /// What happens when all conditions hold.
     pub action: Action,

@@ -69,6 +69,8 @@ pub(super) struct Held {
     /// The same in v1's pids, where all runs are together. `None` where pids is not on v1.
     pids: Option<Cgroup>,
     inode: u64,
+    /// The box's memory limit, which each run gets as its own.
+    memory_max: Option<String>,
 }
 
 impl Held {
@@ -76,7 +78,8 @@ impl Held {
         let pids = whole.v1_child(RUNS_GROUP, Controller::Pids)?;
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
         let inode = whole.inode()?;
-        Ok(Self { whole, group, pids, inode })
+        let memory_max = whole.memory_max()?;
+        Ok(Self { whole, group, pids, inode, memory_max })
     }
 
     /// The cgroup that has the leaves of runs as its children.
@@ -241,7 +244,7 @@ impl BoxHandle {
         let name = leaf_name(run);
         let made = self.with_cgroup(step, |held| {
             let leaf = held.leaves().leaf(&name, &LEAF_V1)?;
-            let shared = self.share_leaf(leaf, held.pids.as_ref());
+            let shared = self.share_leaf(leaf, held);
             if shared.is_err() {
                 // The first error is the one to tell.
                 let _ = held.leaves().remove_empty_leaf(&name);
@@ -251,7 +254,7 @@ impl BoxHandle {
         made.map_err(gone)
     }
 
-    fn share_leaf(&self, leaf: Cgroup, pids: Option<&Cgroup>) -> cgroup::Result<Leaf> {
+    fn share_leaf(&self, leaf: Cgroup, held: &Held) -> cgroup::Result<Leaf> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner)?;
         leaf.allow_kill_from(owner)?;
@@ -261,8 +264,9 @@ impl BoxHandle {
             let whole = Limits { oom_group: true, ..Limits::default() };
             leaf.apply(&whole, Unenforced::Allow)?;
         }
+        leaf.account_memory_as(held.memory_max.as_deref())?;
         let mut tasks = leaf.v1_tasks_fds()?;
-        if let Some(pids) = pids {
+        if let Some(pids) = &held.pids {
             tasks.extend(pids.v1_tasks_fds()?);
             tasks.extend(pids.v1_directory(Controller::Pids)?);
         }

@@ -203,9 +203,9 @@ impl Sender {
         result.map_err(|e| Error::io("send descriptors to init", "", e).with_kind(ErrorKind::Gone))
     }
 
-    /// Ends the connection in both directions, whoever still holds it.
+    /// Shuts the connection down in both directions, also for other holders of the socket.
     pub(super) fn shutdown(&self) {
-        // Not connected any more is what is wanted.
+        // A socket that is no longer connected is fine.
         let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
     }
 

@@ -27,7 +27,7 @@ const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 ///
 /// # Errors
 /// The launcher's error with its step, subject and cause; `Timeout` after the deadline, when the launcher was killed.
-/// What it had made by then carries the box's names and is the caller's to sweep.
+/// Objects it has made by then carry the box's names; the caller removes them.
 pub async fn launch(spec: &BoxSpec, tools: &Tools, deadline: Duration) -> Result<Launched, Error> {
     tokio::time::timeout(deadline, launch_unlimited(spec, tools))
         .await
@@ -99,7 +99,7 @@ fn shared_copy(path: &Path) -> Result<OwnedFd, Error> {
     Ok(shared)
 }
 
-/// A copy of the init that nobody can change: no host file is ever mapped in a box (CVE-2019-5736).
+/// A sealed, unchangeable copy of the init: no host file is ever mapped in a box (CVE-2019-5736).
 fn sealed_copy(path: &Path) -> Result<OwnedFd, Error> {
     let failed = |step: &'static str| move |e: io::Error| Error::io(step, path.display(), e);
     let source = File::open(path).map_err(failed("open init"))?;
@@ -137,7 +137,7 @@ async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result
     Ok(())
 }
 
-/// The launcher's report: the outer error is a launcher that said nothing sensible.
+/// The launcher's report. The outer error means that the report is missing or malformed.
 async fn read_report(stream: &UnixStream) -> Result<Result<Launched, Error>, Error> {
     let failed = |e: io::Error| Error::io("read launcher's report", "", e);
     let mut decoder = Decoder::default();

@@ -92,7 +92,7 @@ fn kernel_text(error: &Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// `-l`: whoever may use sudo here may run everything. With a command: its file, or 1 if there is none.
+/// `-l`: a caller that may use sudo may run everything. With a command: prints its file, or exits with 1 without one.
 fn list(command: Option<&str>) -> i32 {
     match command {
         None => {

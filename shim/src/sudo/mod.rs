@@ -1,7 +1,7 @@
 //! `sudo` without set-uid: the init binary under another name, as a client of the init.
 //!
 //! Every process in a box has no_new_privs, so no set-uid program can work. PID 1 is the box's root already: it starts
-//! the command for whoever the kernel says is the box's user, on the caller's own descriptors. Root in a box is the
+//! the command for the box's user, as the kernel identifies it, on the caller's own descriptors. Root in a box is the
 //! user's by right (it is a user namespace of its own), so there is no password and no policy.
 //!
 //! Owns: the command line, the environment that goes along, forwarding of signals. Leaves out: policies, sudoedit.
