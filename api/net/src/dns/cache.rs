@@ -13,8 +13,8 @@ use super::resolved::Resolved;
 
 /// Approximate bytes of all kept answers.
 const CACHE_BYTES_MAX: usize = 8 << 20;
-/// Largest answer that is kept, in bytes.
-const ENTRY_BYTES_MAX: usize = 16 << 10;
+/// Largest answer that is kept, in bytes: some 500 addresses.
+const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Without room, one entry in this many is evicted.
 const EVICTED_SHARE: usize = 8;
 
@@ -103,9 +103,14 @@ mod tests {
     }
 
     fn answer(ttl: u32, bytes: usize) -> Arc<Resolved> {
-        let text = TXT::new((0..bytes.div_ceil(250)).map(|_| "x".repeat(250)).collect());
-        let record = Record::from_rdata(key("a.example.").0, ttl, RData::TXT(text));
-        Arc::new(Resolved { code: ResponseCode::NoError, records: vec![record], authority: None, ttl })
+        // A record has at most 64 KiB, so a large answer has several.
+        let record = |bytes: usize| {
+            let text = TXT::new((0..bytes.div_ceil(250)).map(|_| "x".repeat(250)).collect());
+            Record::from_rdata(key("a.example.").0, ttl, RData::TXT(text))
+        };
+        let whole = std::iter::repeat_n(50_000, bytes / 50_000);
+        let records = whole.chain([bytes % 50_000]).map(record).collect();
+        Arc::new(Resolved { code: ResponseCode::NoError, records, authority: None, ttl })
     }
 
     #[test]

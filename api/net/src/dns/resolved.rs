@@ -12,8 +12,9 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 pub(super) const TTL_SECONDS_MAX: u32 = 300;
 /// The same for a name that does not exist.
 pub(super) const NEGATIVE_TTL_SECONDS_MAX: u32 = 60;
-/// Records of one answer, without aliases.
-pub(super) const RECORDS_MAX: usize = 64;
+/// Most records of one answer, without aliases. An answer with more is a failure (SERVFAIL): a part of it, told as the
+/// whole, would be wrong. All addresses of an answer are added to the firewall in one netlink message of at most 64 KiB.
+pub(super) const RECORDS_MAX: usize = 512;
 /// Longest chain of aliases.
 const ALIASES_MAX: usize = 16;
 
@@ -53,8 +54,11 @@ impl Resolved {
             aliases += 1;
         }
         let asked = |r: &&Record| r.record_type() == kind && r.name == *end;
-        let found = response.answers.iter().filter(is_in).filter(asked).take(RECORDS_MAX);
+        let found = response.answers.iter().filter(is_in).filter(asked).take(RECORDS_MAX + 1);
         records.extend(found.cloned());
+        if records.len() > aliases + RECORDS_MAX {
+            return Self::failed();
+        }
         let ttl = records.iter().map(|r| r.ttl).min().unwrap_or(TTL_SECONDS_MAX).min(TTL_SECONDS_MAX);
         if code == ResponseCode::NoError && records.len() > aliases {
             return Self { code, records, authority: None, ttl };
@@ -166,8 +170,14 @@ mod tests {
         // A circular alias ends.
         let circle = resolved(vec![alias("a.example.", 60, "b.example."), alias("b.example.", 60, "a.example.")]);
         assert_eq!((circle.records.len(), lasts(&circle).len()), (ALIASES_MAX, 0));
-        let many = resolved((0..200).map(|n| a("a.example.", 60, n)).collect());
-        assert_eq!(many.records.len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn an_answer_is_passed_on_whole_or_is_a_failure() {
+        let of = |count: usize| resolved((0..count).map(|n| a("a.example.", 60, n as u8)).collect());
+        assert_eq!(of(240).records.len(), 240);
+        assert_eq!(of(RECORDS_MAX).records.len(), RECORDS_MAX);
+        assert_eq!(of(RECORDS_MAX + 1), Resolved::failed());
     }
 
     #[test]

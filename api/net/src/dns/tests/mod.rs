@@ -322,15 +322,35 @@ async fn forgeries_do_not_count_and_long_answers_come_by_tcp() {
     assert!(cut.truncation && cut.answers.is_empty());
     let mut stream = TcpStream::connect(world.proxy.listening()).await.expect("connect");
     for _ in 0..2 {
-        let question = written("many.example.", RecordType::TXT);
-        stream.write_u16(question.len() as u16).await.expect("length");
-        stream.write_all(&question).await.expect("question");
-        let mut bytes = vec![0; stream.read_u16().await.expect("length").into()];
-        stream.read_exact(&mut bytes).await.expect("answer");
-        let whole = Message::from_vec(&bytes).expect("a message");
-        assert!(bytes.len() > 4000 && !whole.truncation && whole.answers.len() == 1);
+        let (bytes, whole) = ask_by_tcp(&mut stream, "many.example.", RecordType::TXT).await;
+        assert!(bytes > 4000 && !whole.truncation && whole.answers.len() == 1);
     }
     assert_eq!(world.asked().len(), 3, "by UDP, by TCP, and then from memory");
+}
+
+#[tokio::test]
+async fn hundreds_of_addresses_are_given_and_pinned_whatever_the_case_of_the_name() {
+    let world = World::new("custom", &["Many.Pool.EXAMPLE."]).await;
+    let cut = world.ask("many.pool.example.", RecordType::A).await;
+    assert!(cut.truncation, "a part is never told as the whole");
+    let mut stream = TcpStream::connect(world.proxy.listening()).await.expect("connect");
+    for _ in 0..2 {
+        let (_, whole) = ask_by_tcp(&mut stream, "MANY.pool.example.", RecordType::A).await;
+        assert!(!whole.truncation);
+        // One of the 240 is denied by the policy of these tests.
+        assert_eq!(whole.answers.len(), 239);
+    }
+    assert_eq!(world.asked().len(), 2, "by UDP, by TCP, and then from memory");
+}
+
+/// One question and its answer on a connection; the answer's length in bytes comes with it.
+async fn ask_by_tcp(stream: &mut TcpStream, name: &str, kind: RecordType) -> (usize, Message) {
+    let question = written(name, kind);
+    stream.write_u16(question.len() as u16).await.expect("length");
+    stream.write_all(&question).await.expect("question");
+    let mut bytes = vec![0; stream.read_u16().await.expect("length").into()];
+    stream.read_exact(&mut bytes).await.expect("answer");
+    (bytes.len(), Message::from_vec(&bytes).expect("a message"))
 }
 
 #[tokio::test]

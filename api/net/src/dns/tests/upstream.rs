@@ -53,6 +53,9 @@ fn zone(question: &Query) -> (ResponseCode, Vec<Record>) {
             let text = RData::TXT(TXT::new((0..40).map(|_| "x".repeat(100)).collect()));
             vec![Record::from_rdata(name("many.example."), 60, text)]
         }
+        ("many.pool.example.", RecordType::A) => {
+            (1..=240).map(|n| a("many.pool.example.", 60, [198, 51, 100, n])).collect()
+        }
         ("fails.example.", _) => return (ResponseCode::ServFail, Vec::new()),
         _ => return (ResponseCode::NXDomain, Vec::new()),
     };

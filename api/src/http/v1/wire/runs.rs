@@ -1,4 +1,4 @@
-//! Runs with all that is known of them.
+//! Runs with all recorded fields.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
