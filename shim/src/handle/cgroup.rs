@@ -1,9 +1,9 @@
 //! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
 //!
-//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew between
-//! two calls: the kernel answers for the removed one that it is gone, and then the call looks for the one that is there
-//! now. Waits for processes run on a blocking thread; making, reading and removing a leaf takes microseconds, less than
-//! a hop to another thread, and runs on the caller's thread.
+//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew
+//! between two calls: the kernel reports that the removed one is gone, and the call then opens the present one. Waits
+//! for processes run on a blocking thread; making, reading and removing a leaf takes microseconds, less than a hop to
+//! another thread, and runs on the caller's thread.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -221,8 +221,7 @@ impl BoxHandle {
         Ok(held)
     }
 
-    /// Does `work` with the box's cgroup. If the held one is gone, another may have taken its place: then `work` is done
-    /// with that one.
+    /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` is done with that one.
     fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
         if let Some(held) = self.inner.held.get() {
             match work(&held) {
