@@ -14,7 +14,7 @@ pub struct Error {
     cause: Box<Cause>,
 }
 
-/// Why an operation failed.
+/// Cause of a failed operation.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {

@@ -1,4 +1,4 @@
-//! What keeps a box awake: work that is counted while it lasts, and the CPU history.
+//! The activity of a box, which keeps it awake: work that is counted while it lasts, and the CPU history.
 //!
 //! Invariant: a caller that begins work holds a [`Work`] from before the box is checked or thawed until the work is over; a
 //! freeze looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has

@@ -83,7 +83,7 @@ pub struct Entry {
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
     config: RwLock<Configured>,
-    /// What keeps it awake.
+    /// Its activity, which keeps it awake.
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,

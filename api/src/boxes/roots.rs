@@ -1,4 +1,4 @@
-//! Where the cgroups of boxes are.
+//! The root cgroups of boxes.
 //!
 //! Owns: the root below which boxes are created now, and the earlier roots that may still hold some. An operator may
 //! change `cgroup_parent` while boxes run: they stay in place, with their counters, until they are restarted.

@@ -1,4 +1,4 @@
-//! Why a box is awake, or what wakes it.
+//! The reasons why a box is awake, or the events that wake it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::error::Error;
 /// Traffic older than the last work by less than this was the last work.
 const TRAFFIC_SLACK: Duration = Duration::from_millis(50);
 
-/// Why a box is awake, or what wakes it.
+/// The reasons why a box is awake, or the events that wake it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Why {
     /// Status of the box.

@@ -36,7 +36,7 @@ pub use writer::CommitFailure;
 use space::Space;
 use writer::{Weight, Writer};
 
-/// How long another process (`iceboxd account add`) may hold the write lock.
+/// Longest wait for another process (`iceboxd account add`) that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that read at once.
 const READERS_MAX: usize = 4;

@@ -97,7 +97,7 @@ pub(super) async fn delete(State(app): State<App>, found: TheBox) -> Result<(Sta
 /// Answer of a bulk deletion.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct BulkDeleted {
-    /// How many boxes were deleted.
+    /// Number of deleted boxes.
     deleted: usize,
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn code(
 }
 
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
-/// When the client goes away, the command goes on.
+/// When the client disconnects, the command continues.
 #[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn exec_stream(
     State(app): State<App>,

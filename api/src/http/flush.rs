@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long a connection reads and drops what a client sends after the last answer.
+/// Time for which a connection reads and drops input of a client after the last answer.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Shared by a connection and its bodies. One body at a time waits: HTTP/1 has no other.

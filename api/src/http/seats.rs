@@ -93,7 +93,7 @@ struct Place {
     ended: CancellationToken,
 }
 
-/// A request in progress, or its final state.
+/// A request in progress, or the session that it has become.
 #[derive(Debug)]
 pub(super) struct Busy {
     seat: Seat,

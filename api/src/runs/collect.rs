@@ -38,7 +38,7 @@ impl Share {
 /// A finished run with its output.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The end of the run.
     pub finished: Finished,
     /// Standard output.
     pub stdout: Vec<u8>,

@@ -95,7 +95,7 @@ pub enum Opened {
     },
 }
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEnd {
     /// The program exited, and the client has all of its output.

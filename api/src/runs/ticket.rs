@@ -47,7 +47,7 @@ impl Ticket {
     }
 }
 
-/// How a run ended, before its usage is read.
+/// The end of a run, before its usage is read.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit, or the reason why it is unknown.
@@ -62,7 +62,7 @@ pub struct Ended {
     pub truncated: bool,
 }
 
-/// How a run ended.
+/// The end of a run, with its usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
     /// 128 + n after signal n.

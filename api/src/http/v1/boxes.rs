@@ -43,7 +43,7 @@ pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
     }))
 }
 
-/// Why the box is awake, or what wakes it. Wakes nothing.
+/// The reasons why the box is awake, or the events that wake it. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/why", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Why), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
     Ok(axum::Json(app.boxes.why(&found.entry).into()))

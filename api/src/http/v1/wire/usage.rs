@@ -26,7 +26,7 @@ pub struct BoxView {
     pub created_ms: i64,
 }
 
-/// What one box has cost.
+/// The bill of one box.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoxBill {
     /// Id of the box.

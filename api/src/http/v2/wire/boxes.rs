@@ -97,7 +97,7 @@ pub struct BoxData {
     pub last_activity_at: i64,
     /// CPU time billed so far.
     pub total_cpu_ns: u64,
-    /// What that CPU time costs.
+    /// Cost of that CPU time.
     pub total_compute_cost_usd: f64,
     /// Harness of its agent, if one was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
