@@ -1,8 +1,8 @@
 //! The formatted file system that every new volume of one size starts as.
 //!
-//! Invariants: a template is complete when it has its final name (written under a temporary one, fsync, rename, fsync of
-//! the directory); it is read-only; a fact file beside it keeps the checksum of its content, which is compared before
-//! the first use in a process. The recipe's hash is in the name, so another recipe never meets an old template.
+//! Invariants: a template is complete when it has its final name (written under a temporary one, fsync, rename, fsync
+//! of the directory); it is read-only; a fact file beside it keeps the checksum of its content, which is compared
+//! before the first use in a process. The recipe's hash is in the name, so another recipe never uses an old template.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;

@@ -123,8 +123,8 @@ pub struct Launched {
     pub steps: Vec<(String, u64)>,
 }
 
-/// The cgroup of all runs of a box, which limits their processes, so that some are kept for the init. Where pids is a v1
-/// controller it is in that hierarchy only; else the leaves of the runs are in it.
+/// The cgroup of all runs of a box, which limits their processes, so that some are kept for the init. Where pids is a
+/// v1 controller it is in that hierarchy only; else the leaves of the runs are in it.
 pub(crate) const RUNS_GROUP: &str = "runs";
 /// Processes of a box that runs cannot use: the init, its file workers, and children being started.
 pub(crate) const PIDS_RESERVE: u64 = 96;

@@ -285,8 +285,8 @@ impl Cgroup {
     }
 
     /// Sets up a cgroup for processes below the one with the limits. `max` is the parent's memory limit and is copied
-    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for the
-    /// whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
+    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for
+    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
     ///
     /// # Errors
     /// Those of the system calls.

@@ -221,7 +221,7 @@ impl BoxHandle {
         Ok(held)
     }
 
-    /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` is done with that one.
+    /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` uses that one.
     fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
         if let Some(held) = self.inner.held.get() {
             match work(&held) {
