@@ -22,7 +22,7 @@ use icebox_runtime::{
 };
 
 const UID_BASE: u32 = 3_000_000_000;
-/// Never reached when all is well; long, since the machine may be an emulated one.
+/// A passing test never reaches it; long, since the machine may be emulated.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory with a busybox root, a volume image on a loop device, and the mount point.
@@ -260,8 +260,8 @@ fn parent() -> String {
     format!("icerun-test.{}", std::process::id())
 }
 
-/// Takes away what the plans' cgroups have been made in. Only that: to search the whole tree is to meet the cgroups of
-/// other tests while they go.
+/// Removes the parent of the plans' cgroups, and nothing else: a search of the whole tree would race with the cgroups
+/// of other tests.
 fn remove_parent() {
     let found = cgroups(&parent());
     assert!(!found.is_empty(), "there is no cgroup {}: is it looked for where it is?", parent());

@@ -8,7 +8,7 @@ use icebox_runtime::seccomp::{Action, Arch, Entry, Flags, Program, Rules, compil
 
 use sys::{Ended, call, in_child};
 
-/// The only unsafe part: fork, raw calls, and the way home for what the child saw.
+/// The only unsafe part: fork, raw calls, and the pipe for the child's results.
 #[allow(unsafe_code)]
 mod sys {
     use std::io::{self, Read};

@@ -1,8 +1,8 @@
 //! The launcher: a fresh, single-threaded process that starts one box and exits.
 //!
-//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. Whatever fails
-//! is taken back by the runtime before the report; what has a name (socket, files of the run directory) is made anew by
-//! the next launch.
+//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. The runtime
+//! undoes a failed set-up before the report; named objects (socket, files of the run directory) are made anew by the
+//! next launch.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! The init where it belongs: as PID 1 of a launched box. Needs root, busybox-static, e2fsprogs.
+//! The init as PID 1 of a launched box. Needs root, busybox-static, e2fsprogs.
 
 #[path = "common/boxed.rs"]
 mod boxed;
@@ -193,7 +193,7 @@ async fn priv_out_of_processes_is_a_limit_and_passes() {
     assert_eq!(b.sh("echo ok").await.text(), "ok\n");
 }
 
-/// Takes every process that runs may have, and holds them: only SIGKILL ends them.
+/// Starts as many processes as runs may have, and keeps them: only SIGKILL ends them.
 const STORM: &str = "trap '' TERM HUP; (while :; do sleep 1000 & done) 2>/dev/null; while :; do :; done";
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
     b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
     eventually("only the init is left", || b.handle.usage().unwrap().pids == 1).await;
     assert!(!b.handle.has_processes(number).await.unwrap());
-    // One whose time is up, and one that its client leaves: killed by the init.
+    // A run whose time is up, and a run whose client disconnects: killed by the init.
     let mut request = b.request(&["/bin/sh", "-c", STORM]);
     request.timeout_ms = Some(300);
     let output = collect(b.handle.exec(request).await.unwrap()).await;
@@ -233,7 +233,7 @@ async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
 async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     let b = TestBox::start().await;
     b.sh("true").await;
-    // The moment between the making of a leaf and the fork into it.
+    // The interval between the creation of a leaf and the fork into it.
     let request = b.request(&["/bin/echo", "ok"]);
     let number = request.run;
     let hierarchy = Hierarchy::probe().unwrap();

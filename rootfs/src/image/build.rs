@@ -33,7 +33,7 @@ const PACKAGES: [&str; 12] = [
 ];
 /// Part of the recipe: raise it when the finishing changes.
 const RECIPE_VERSION: &str = "2";
-/// Where retrieved packages wait for the build to succeed; an interrupted one leaves them to the next.
+/// The cache of retrieved packages; an interrupted build leaves them to the next one.
 const CACHE: &str = "packages";
 
 /// Builds the base image, or finds the one that is there. Waits for a build by another process.
@@ -105,8 +105,8 @@ pub(super) fn lock(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Resu
     Ok(file)
 }
 
-/// Removes what an interrupted build left. debootstrap mounts /proc and /sys in the tree while it works; removing the
-/// tree with the host's /proc still in it would reach into the host.
+/// Removes the leftovers of an interrupted build. debootstrap mounts /proc and /sys in the tree while it works;
+/// removing the tree with the host's /proc still in it would reach into the host.
 fn sweep(image_dir: &Path) -> Result<()> {
     let entries = fs::read_dir(image_dir).at(Step::SweepImages, image_dir)?;
     for entry in entries {

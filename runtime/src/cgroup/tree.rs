@@ -284,8 +284,8 @@ impl Cgroup {
         if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
     }
 
-    /// Sets a cgroup of processes up below one that has the limits. `max` is that one's memory limit and becomes this
-    /// one's too: it holds anyway, but many programs read the limit of their own cgroup alone, and would take "none" for
+    /// Sets up a cgroup for processes below the one with the limits. `max` is the parent's memory limit and is copied
+    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for
     /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
     ///
     /// # Errors
@@ -312,7 +312,7 @@ impl Cgroup {
         &self.path
     }
 
-    /// The directory that stands for the whole: v2's, on a legacy layout that of the first v1 hierarchy.
+    /// The main directory: v2's, on a legacy layout that of the first v1 hierarchy.
     pub(super) fn main(&self) -> Result<&Dir> {
         let first = self.unified.as_ref().or_else(|| self.v1.first().map(|d| &d.dir));
         first.ok_or_else(|| Error::new("use", self.path.as_str(), ErrorKind::NotFound))
@@ -349,7 +349,7 @@ impl Cgroup {
     }
 }
 
-/// What is known of the cgroups above.
+/// The known types of the cgroups above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parentage {
     /// Nothing: one of them may be threaded.
@@ -358,7 +358,7 @@ enum Parentage {
     Known,
 }
 
-/// Where a directory is made.
+/// The parent of a new directory.
 enum Parent<'a> {
     Opened(Dir),
     Held(&'a Dir),
@@ -375,7 +375,7 @@ impl Deref for Parent<'_> {
     }
 }
 
-/// A cgroup being made, and what to take back if that fails half-way.
+/// A cgroup being made, and the directories to remove if that fails half-way.
 struct Made<'a> {
     cgroup: Cgroup,
     fresh: Vec<(Parent<'a>, String)>,
@@ -465,7 +465,7 @@ fn init_v1(h: &Hierarchy, mount: usize, dir: &Dir) -> Result<()> {
     }
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if dir.read(file)?.trim().is_empty() {
-            // `..` of a directory that is not the root of its hierarchy: cannot leave it.
+            // The directory is not the root of its hierarchy, so `..` stays in it.
             let inherited = dir.read(&format!("../{file}"))?;
             dir.write(file, inherited.trim())?;
         }

@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     inside::Inside,
-    mounts::{self, flags},
+    mount_parts::{flags, target, unified},
     root::{attach, attach_at, new_filesystem},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl Views {
         let Some(mount) = mounts.iter().find(|mount| mount.source == MountSource::Cgroup2) else {
             return Ok(Self::default());
         };
-        let unified = mounts::unified(mount.attributes).on(Step::Mounts, mount.target.display())?;
+        let unified = unified(mount.attributes).on(Step::Mounts, mount.target.display())?;
         let view = |controllers: &Vec<Controller>| -> Result<(Vec<Controller>, OwnedFd)> {
             let options: Vec<_> = controllers.iter().map(|c| (c.name().to_owned(), None)).collect();
             let view = new_filesystem("cgroup", &options, flags(mount.attributes));
@@ -68,7 +68,7 @@ impl Views {
         let options = options.map(|(key, value)| (key.to_owned(), Some(value.to_owned())));
         let writable = MountAttributes { readonly: false, ..mount.attributes };
         let layout = new_filesystem("tmpfs", &options, flags(writable) & !MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-        let target = mounts::target(inside, mount, &layout)?;
+        let target = target(inside, mount, &layout)?;
         // Attached first: before Linux 6.15 nothing can be attached to a mount that is detached itself.
         attach_at(&layout, &target)?;
         let unified = self.unified.map(|view| (UNIFIED.to_owned(), view));

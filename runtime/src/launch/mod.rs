@@ -25,6 +25,7 @@ pub(crate) mod credentials;
 mod dev;
 mod inside;
 mod masks;
+mod mount_parts;
 mod mounts;
 mod names;
 mod owner;

@@ -7,13 +7,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode},
-    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree},
+    fs::CWD,
+    mount::{MountPropagationFlags, OpenTreeFlags, open_tree},
 };
 
 use super::{
     cgroup_views::Views,
-    inside::{Inside, is_dir},
+    inside::Inside,
+    mount_parts::{bits, flags, target, unified},
     root::{attach_at, new_filesystem},
 };
 use crate::{
@@ -53,15 +54,8 @@ pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
         .collect()
 }
 
-/// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached. `None` on a host without cgroup2.
-pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>> {
-    match new_filesystem("cgroup2", &[], flags(attributes)) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-/// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that [`finish_read_only`] is to make read-only.
+/// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that
+/// [`finish_read_only`] is to make read-only.
 pub(super) fn attach_all<'m>(
     inside: &Inside,
     mounts: &'m [Mount],
@@ -134,23 +128,6 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-pub(super) fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
-    let kernel_view =
-        matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
-    if kernel_view {
-        // A link here would let the image choose where the kernel's own files appear (CVE-2019-19921).
-        match inside.resolve_no_links(&mount.target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
-        }
-    }
-    if is_dir(detached)? {
-        inside.make_dir(&mount.target, Mode::from_raw_mode(0o755))
-    } else {
-        inside.make_file(&mount.target)
-    }
-}
-
 fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
     let (flag, recursive) = match propagation {
         Propagation::Private(r) => (MountPropagationFlags::PRIVATE, r),
@@ -160,34 +137,6 @@ fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
     };
     let attr = MountAttr { propagation: u64::from(flag.bits()), ..MountAttr::default() };
     sys_mount::mount_setattr(mount.as_fd(), c"", recursive, &attr)
-}
-
-/// The attributes as bits to set and to clear.
-fn bits(a: MountAttributes) -> (u64, u64) {
-    let mut set = 0;
-    let mut clear = 0;
-    for (wanted, bit) in [
-        (a.readonly, sys_mount::MOUNT_ATTR_RDONLY),
-        (a.nosuid, sys_mount::MOUNT_ATTR_NOSUID),
-        (a.nodev, sys_mount::MOUNT_ATTR_NODEV),
-        (a.noexec, sys_mount::MOUNT_ATTR_NOEXEC),
-        (a.nosymfollow, sys_mount::MOUNT_ATTR_NOSYMFOLLOW),
-        (a.nodiratime, sys_mount::MOUNT_ATTR_NODIRATIME),
-    ] {
-        if wanted {
-            set |= bit;
-        }
-    }
-    if a.noatime || a.strictatime {
-        // The access time modes are values of one field; the field is cleared before one is set.
-        clear |= sys_mount::MOUNT_ATTR_ATIME;
-        set |= if a.noatime { sys_mount::MOUNT_ATTR_NOATIME } else { sys_mount::MOUNT_ATTR_STRICTATIME };
-    }
-    (set, clear)
-}
-
-pub(super) fn flags(attributes: MountAttributes) -> MountAttrFlags {
-    MountAttrFlags::from_bits_retain(bits(attributes).0 as u32)
 }
 
 /// Makes the object at `path` read-only by a mount of itself; a missing path is passed over.
@@ -204,18 +153,4 @@ pub(super) fn make_readonly(inside: &Inside, path: &Path) -> Result<()> {
     let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
     sys_mount::mount_setattr(tree.as_fd(), c"", true, &attr).on(Step::Paths, path.display())?;
     attach_at(&tree, &target).on(Step::Paths, path.display())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{bits, sys_mount};
-    use crate::plan::MountAttributes;
-
-    #[test]
-    fn access_time_is_a_field_not_a_bit() {
-        let (set, clear) = bits(MountAttributes { noatime: true, readonly: true, ..Default::default() });
-        assert_eq!(set, sys_mount::MOUNT_ATTR_NOATIME | sys_mount::MOUNT_ATTR_RDONLY);
-        assert_eq!(clear, sys_mount::MOUNT_ATTR_ATIME);
-        assert_eq!(bits(MountAttributes::default()), (0, 0));
-    }
 }

@@ -1,5 +1,5 @@
 //! seccomp(2). Owns the call and the listener descriptor that it may give; allocates nothing and never sets
-//! `no_new_privs`. Leaves out everything about what a filter means.
+//! `no_new_privs`. Leaves out the meaning of filters.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -27,7 +27,7 @@ pub(super) const RESPONSE_MS_MAX: u64 = 30_000;
 /// One read of the socket.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The shared socket and what was read of it.
+/// The shared socket and the bytes read from it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) sender: Sender,
@@ -150,7 +150,7 @@ impl Connection {
     }
 }
 
-/// A frame that does not belong here.
+/// The error for a frame of an unexpected type.
 pub(super) fn unexpected(frame: &Frame) -> Error {
     let what = format!("{:?}", frame.kind);
     Error::new(ErrorKind::Internal, "unexpected frame from init", what)

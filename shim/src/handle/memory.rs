@@ -34,7 +34,7 @@ pub struct Reclaimed {
     pub cut_short: bool,
 }
 
-/// What the box waits for, and how often it met its memory limits. `None` where the kernel does not tell.
+/// The box's pressure (PSI) by resource. `None` where the kernel does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct BoxPressure {
     /// For a CPU.
@@ -142,7 +142,7 @@ impl BoxHandle {
     /// `NotFound` without a cgroup.
     pub fn pressure(&self) -> Result<BoxPressure, Error> {
         let cgroup = self.cgroup(&[])?;
-        // Kernels without PSI are no failure.
+        // A kernel without PSI is no error.
         let read = |resource| cgroup.pressure(resource).ok();
         Ok(BoxPressure { cpu: read(Resource::Cpu), memory: read(Resource::Memory), io: read(Resource::Io) })
     }

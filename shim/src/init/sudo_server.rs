@@ -295,7 +295,7 @@ impl Server {
         let exit = Exit { status: exit_status(status), timed_out: false };
         if let Some(client) = self.sudo_client(id) {
             client.command = None;
-            // The connection keeps a deadline: the time left for the client to read the exit.
+            // The time limit of the request also bounds the time for the client to read the exit.
             if let (Some(conn), Ok(payload)) = (&mut client.conn, encode(&exit)) {
                 if !conn.ending {
                     conn.send(FrameType::Exit, &payload);

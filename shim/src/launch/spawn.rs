@@ -18,7 +18,7 @@ use super::{BoxSpec, Launched, Tools};
 use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 
-/// A launcher that dies says why on its standard error; so much of it is kept.
+/// Most bytes kept of the standard error of a launcher that failed.
 const STDERR_BYTES_MAX: u64 = 4096;
 /// The init is a small program; anything bigger is the wrong file.
 const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -62,7 +62,7 @@ async fn launch_unlimited(spec: &BoxSpec, tools: &Tools) -> Result<Launched, Err
         Err(lost) => {
             let mut said = Vec::new();
             if let Some(stderr) = stderr {
-                // Best effort: without it the error is only less telling.
+                // Best effort: without it the error is only less precise.
                 let _ = stderr.take(STDERR_BYTES_MAX).read_to_end(&mut said).await;
             }
             let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
@@ -73,7 +73,7 @@ async fn launch_unlimited(spec: &BoxSpec, tools: &Tools) -> Result<Launched, Err
     }
 }
 
-/// What tells one version of a file from another: device, inode, length, modification time.
+/// The identity of a version of a file: device, inode, length, modification time.
 type Version = (u64, u64, u64, i64, i64);
 
 /// The sealed copy of the init, made once per version of the file and shared by all boxes that this daemon starts.

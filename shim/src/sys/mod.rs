@@ -21,7 +21,7 @@ pub(crate) enum Fork {
     Parent {
         /// The child's pid.
         pid: i32,
-        /// The child, whatever happens to its pid.
+        /// The child; it stays valid if the pid is reused.
         pidfd: OwnedFd,
     },
 }
@@ -128,7 +128,7 @@ pub(crate) fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Every signal to its default action, nothing blocked: what a fresh program expects.
+/// Sets every signal to its default action and unblocks all, as a new program expects.
 pub(crate) fn reset_signals() -> io::Result<()> {
     // The kernel's struct, all zero: SIG_DFL, no flags, no mask. glibc's own functions leave out the two signals it
     // keeps for itself, and the parent process may have set those to be ignored.

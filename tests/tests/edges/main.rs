@@ -208,7 +208,8 @@ fn each_crate_leaves_out_what_it_must_not_do() {
             for (number, line) in text.lines().map(code).enumerate() {
                 // Links and sockets of boxes are made in network namespaces, by threads that were made for it; and the host
                 // is tried out in new ones.
-                let may = |word: &str| ["setns", "unshare"].contains(&word) && path.ends_with("api/net/src/namespace.rs");
+                let may =
+                    |word: &str| ["setns", "unshare"].contains(&word) && path.ends_with("api/net/src/namespace.rs");
                 let found = identifiers(line).find(|w| forbidden.contains(w) && !may(w));
                 assert!(found.is_none(), "{}:{}: {line}", path.display(), number + 1);
             }

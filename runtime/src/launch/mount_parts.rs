@@ -1,0 +1,83 @@
+//! What every kind of mount needs: its attributes as the kernel's bits, its target, and the cgroup2 tree.
+
+use std::{io, os::fd::OwnedFd};
+
+use rustix::{fs::Mode, mount::MountAttrFlags};
+
+use super::{
+    inside::{Inside, is_dir},
+    root::new_filesystem,
+};
+use crate::{
+    plan::{Mount, MountAttributes, MountSource},
+    sys::mount as sys_mount,
+};
+
+/// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached. `None` on a host without cgroup2.
+pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>> {
+    match new_filesystem("cgroup2", &[], flags(attributes)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Opens the target of a mount inside the root, and makes it if it is missing.
+pub(super) fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
+    let kernel_view =
+        matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
+    if kernel_view {
+        // A link here would let the image choose where the kernel's own files appear (CVE-2019-19921).
+        match inside.resolve_no_links(&mount.target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    if is_dir(detached)? {
+        inside.make_dir(&mount.target, Mode::from_raw_mode(0o755))
+    } else {
+        inside.make_file(&mount.target)
+    }
+}
+
+/// The attributes as bits to set and to clear.
+pub(super) fn bits(a: MountAttributes) -> (u64, u64) {
+    let mut set = 0;
+    let mut clear = 0;
+    for (wanted, bit) in [
+        (a.readonly, sys_mount::MOUNT_ATTR_RDONLY),
+        (a.nosuid, sys_mount::MOUNT_ATTR_NOSUID),
+        (a.nodev, sys_mount::MOUNT_ATTR_NODEV),
+        (a.noexec, sys_mount::MOUNT_ATTR_NOEXEC),
+        (a.nosymfollow, sys_mount::MOUNT_ATTR_NOSYMFOLLOW),
+        (a.nodiratime, sys_mount::MOUNT_ATTR_NODIRATIME),
+    ] {
+        if wanted {
+            set |= bit;
+        }
+    }
+    if a.noatime || a.strictatime {
+        // The access time modes are values of one field; the field is cleared before one is set.
+        clear |= sys_mount::MOUNT_ATTR_ATIME;
+        set |= if a.noatime { sys_mount::MOUNT_ATTR_NOATIME } else { sys_mount::MOUNT_ATTR_STRICTATIME };
+    }
+    (set, clear)
+}
+
+/// The attributes as flags of fsmount(2).
+pub(super) fn flags(attributes: MountAttributes) -> MountAttrFlags {
+    MountAttrFlags::from_bits_retain(bits(attributes).0 as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bits, sys_mount};
+    use crate::plan::MountAttributes;
+
+    #[test]
+    fn access_time_is_a_field_not_a_bit() {
+        let (set, clear) = bits(MountAttributes { noatime: true, readonly: true, ..Default::default() });
+        assert_eq!(set, sys_mount::MOUNT_ATTR_NOATIME | sys_mount::MOUNT_ATTR_RDONLY);
+        assert_eq!(clear, sys_mount::MOUNT_ATTR_ATIME);
+        assert_eq!(bits(MountAttributes::default()), (0, 0));
+    }
+}
