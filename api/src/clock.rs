@@ -1,18 +1,18 @@
-//! Time: the wall clock for people, the boot clock for bills.
+//! Time: the wall clock for display, the boot clock for bills.
 //!
-//! Durations that cost money never come from the wall clock, which an operator or NTP may set: they are differences of
-//! `CLOCK_BOOTTIME` within one boot (the boot id tells), and only across a reboot of the wall clock.
+//! Billed durations never come from the wall clock alone, which an operator or NTP may set: they are differences of
+//! `CLOCK_BOOTTIME` within one boot (identified by the boot id), and of the wall clock only across a reboot.
 
 use std::sync::LazyLock;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A point in time on all clocks that matter.
+/// A point in time on all relevant clocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
     /// Identity of this boot of the kernel.
     pub boot_id: String,
-    /// Milliseconds since boot, time in suspend included.
+    /// Milliseconds since boot, including suspend.
     pub boottime_ms: u64,
     /// Unix milliseconds.
     pub wall_ms: i64,
@@ -21,7 +21,7 @@ pub struct Moment {
 static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
-        // Without a boot id every start of the daemon counts as a boot: the bill stays right, its clock coarser.
+        // Without a boot id every start of the daemon counts as a boot: the bill stays right, with a coarser clock.
         .unwrap_or_else(|_| uuid::Uuid::new_v4().to_string())
 });
 

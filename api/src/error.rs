@@ -1,7 +1,7 @@
-//! The one error type of the daemon's inside.
+//! The one internal error type of the daemon.
 //!
-//! Owns: what failed (operation), on what (subject) and why (cause). `Display` never repeats the cause: the chain is
-//! walked once, at the edge, by [`Error::chain`]. What clients see is decided in `http::reply`, not here.
+//! Owns: the failed operation, its subject and its cause. `Display` never repeats the cause: [`Error::chain`] walks the
+//! chain once, at the edge. `http::reply` decides what clients see.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Error {
     cause: Box<Cause>,
 }
 
-/// Why an operation failed.
+/// Cause of a failed operation.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
@@ -30,13 +30,13 @@ pub enum Cause {
     Toml(toml::de::Error),
     /// The box refused or is gone.
     Shim(icebox_shim::Error),
-    /// The disk or image store refused.
+    /// The disk or image store reported an error.
     Rootfs(icebox_rootfs::Error),
-    /// The value is not acceptable; the text says what is expected.
+    /// The value is not acceptable; the text states the expected form.
     Invalid(&'static str),
     /// The worker that should have answered has ended.
     WorkerEnded,
-    /// There is none left.
+    /// The resource is exhausted.
     Exhausted(&'static str),
 }
 
@@ -46,13 +46,13 @@ impl Error {
         Self { operation, subject: subject.into(), cause: Box::new(cause.into()) }
     }
 
-    /// Why it failed.
+    /// The cause.
     #[must_use]
     pub fn cause(&self) -> &Cause {
         &self.cause
     }
 
-    /// Whether the database had no disk space for it.
+    /// True if the database had no disk space for it.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         let code = match self.cause.as_ref() {

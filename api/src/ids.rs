@@ -1,7 +1,7 @@
-//! Identifiers and names: how they are made and what is accepted from outside.
+//! Identifiers and names: generation and validation.
 //!
-//! Invariants: a box id is a DNS label (it becomes a host name, a file name and a cgroup name), is made here and never
-//! taken from a client; every id or name that arrives is checked before it is used for a look-up.
+//! Invariants: a box id is a DNS label (it becomes a host name, a file name and a cgroup name), is generated here and
+//! never taken from a client; every id or name that arrives is checked before it is used for a look-up.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -19,7 +19,7 @@ pub const ENV_VALUE_BYTES_MAX: usize = 96 * 1024;
 /// Environment variables of one box or account.
 pub const ENV_VARS_MAX: usize = 256;
 
-/// Variables that decide what a program loads or runs; the owner of a box may not set them.
+/// Variables that decide which code a program loads or runs; the owner of a box may not set them.
 pub const ENV_BLOCKED: [&str; 5] = ["PATH", "HOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "NODE_OPTIONS"];
 
 /// Names that would hide a route of the same level.
@@ -120,7 +120,7 @@ pub fn new_box_id() -> String {
     format!("{adjective}-{noun}-{}", random.random_range(10_000..100_000_u32))
 }
 
-/// Whether `text` may be looked up as a box id or name. Anything else cannot exist, so the answer is "unknown box".
+/// True if `text` may be looked up as a box id or name. Other texts cannot exist, so the answer is "unknown box".
 #[must_use]
 pub fn is_id_or_name(text: &str) -> bool {
     let mut bytes = text.bytes();
@@ -129,7 +129,7 @@ pub fn is_id_or_name(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// Checks a name that a client wants to give a box; the answer says what is wrong.
+/// Checks a name that a client wants to give a box; the error describes the problem.
 pub fn check_name(name: &str) -> Result<(), String> {
     if !is_id_or_name(name) {
         return Err(format!(
@@ -145,7 +145,8 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether `text` has the form of [`new_box_id`]. Such names are refused, or one box could be named like another's id.
+/// True if `text` has the form of [`new_box_id`]. Such names are refused; otherwise one box could have another's id as
+/// its name.
 fn looks_like_id(text: &str) -> bool {
     let mut parts = text.split('-');
     let (Some(adjective), Some(noun), Some(number), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -178,13 +179,13 @@ pub fn check_labels(labels: &[String]) -> Result<(), String> {
     labels.iter().try_for_each(|label| check_label(label))
 }
 
-/// Whether the owner of a box may not set this variable.
+/// True if the owner of a box may not set this variable.
 #[must_use]
 pub fn is_blocked_env(name: &str) -> bool {
     ENV_BLOCKED.contains(&name)
 }
 
-/// Whether a shell can have a variable of this name (POSIX, "Environment Variables").
+/// True if a shell can have a variable of this name (POSIX, "Environment Variables").
 #[must_use]
 pub fn is_env_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

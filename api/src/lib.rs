@@ -1,7 +1,7 @@
-//! The Icebox HTTP API: box records, verbs, idle and wake, billing and HTTP.
+//! The Icebox HTTP API: box records, operations, idle and wake, billing and HTTP.
 //!
-//! This crate decides; it never clones a process, writes a cgroup file or opens a path inside a box with its own hands:
-//! that is `icebox-shim`'s and `icebox-rootfs`'s part.
+//! This crate decides; it never clones a process, writes a cgroup file or opens a path inside a box by itself:
+//! `icebox-shim` and `icebox-rootfs` do that.
 
 pub mod boxes;
 pub mod clock;

@@ -1,5 +1,5 @@
-//! Counters for Prometheus. No label holds anything of a tenant, but for those of boxes' networks: these are told on the own
-//! machine only (see `http::system`).
+//! Counters for Prometheus. No label contains data of a tenant, except for the counters of boxes' networks: these are
+//! shown on the local machine only (see `http::system`).
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -203,13 +203,13 @@ impl Metrics {
         self.deleted.inc();
     }
 
-    /// So many bytes were taken from a sleeping box.
+    /// This many bytes were reclaimed from a sleeping box.
     pub fn reclaimed(&self, bytes: u64, took: Duration) {
         self.reclaimed_bytes.inc_by(bytes);
         self.reclaim_seconds.observe(took.as_secs_f64());
     }
 
-    /// What all boxes together use and wait for, as the kernel counts it.
+    /// Usage and pressure of all boxes together, as the kernel counts them.
     pub fn set_together(&self, footprint: &Footprint, pressure: &BoxPressure) {
         self.memory_bytes.set(i64::try_from(footprint.memory).unwrap_or(i64::MAX));
         self.swap_bytes.set(i64::try_from(footprint.swap).unwrap_or(i64::MAX));
@@ -217,14 +217,14 @@ impl Metrics {
             let Some(read) = read else { continue };
             for (tasks, stall) in [("some", read.some), ("all", read.full)] {
                 let labels = StallLabels { resource: resource.to_owned(), tasks: tasks.to_owned() };
-                // The kernel's counter, not one of ours that it is added to.
+                // The kernel's counter, so it is set and not added to.
                 let seconds = Duration::from_micros(stall.total_usec).as_secs_f64();
                 self.stalled_seconds.get_or_create(&labels).inner().store(seconds.to_bits(), Ordering::Relaxed);
             }
         }
     }
 
-    /// What the kernel has counted on the networks of boxes; whoever is not in the list is told no more.
+    /// The kernel's counters of boxes' networks; boxes that are not in the list are removed.
     pub fn set_box_networks(&self, boxes: &[(String, Counters, u64)]) {
         let families = [&self.net_sent, &self.net_received, &self.net_refused, &self.net_denials];
         families.iter().for_each(|family| family.clear());
@@ -237,8 +237,8 @@ impl Metrics {
         }
     }
 
-    /// What the daemon has passed on for each box: output, downloads, public URLs. Boxes that are not in the list are
-    /// left out from now on.
+    /// The bytes that the daemon has relayed for each box: output, downloads, public URLs. Boxes that are not in the
+    /// list are removed.
     pub fn set_passed(&self, boxes: &[(String, u64)]) {
         self.passed.clear();
         for (box_id, bytes) in boxes {
@@ -247,7 +247,7 @@ impl Metrics {
         }
     }
 
-    /// What the proxies have done.
+    /// The counters of the proxies.
     pub fn set_proxies(&self, dns: &DnsCounters, egress: &EgressCounters) {
         self.dns_questions.inner().store(dns.questions, Ordering::Relaxed);
         self.dns_failures.inner().store(dns.upstream_failures, Ordering::Relaxed);
@@ -255,12 +255,12 @@ impl Metrics {
         self.egress_open.set(i64::try_from(egress.open).unwrap_or(i64::MAX));
     }
 
-    /// So many connections are open.
+    /// The number of open connections.
     pub fn set_connections(&self, open: i64) {
         self.connections.set(open);
     }
 
-    /// The text that Prometheus reads. `boxes` says how many boxes there are by status.
+    /// The text that Prometheus reads. `boxes` has the number of boxes by status.
     #[must_use]
     pub fn text(&self, boxes: &[(&'static str, i64)]) -> String {
         for (status, count) in boxes {

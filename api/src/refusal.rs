@@ -1,4 +1,4 @@
-//! Why a request is not fulfilled, in terms of the product. `http::reply` turns it into a status and a text.
+//! Reasons for refusing a request, in terms of the product. `http::reply` turns them into a status and a text.
 
 use std::fmt;
 
@@ -6,29 +6,29 @@ use icebox_shim::ErrorKind;
 
 use crate::error::{Cause, Error};
 
-/// What a client reads when the host's disk is full.
+/// The client's text when the host's disk is full.
 const DISK_FULL: &str = "the disk of this host is full, so the request cannot be kept; delete boxes, or ask the \
                          operator to free space in the data directory";
 
-/// A request that is not fulfilled. The text is for the client.
+/// A refused request. The text is for the client.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It makes no sense.
+    /// Invalid request.
     Invalid(String),
     /// The key is missing or wrong.
     Unauthorized,
-    /// The box's user may not do it.
+    /// The box's user lacks permission.
     Forbidden(String),
-    /// There is no such thing, or it belongs to somebody else.
+    /// It does not exist, or it belongs to another account.
     NotFound(String),
-    /// It exists already, or the state does not allow it.
+    /// It exists already, or the state does not allow the operation.
     Conflict(String),
     /// Too large.
     TooLarge(String),
     /// Too many at once.
     Limit(String),
-    /// Not now; later it may work.
+    /// Unavailable now; a retry may work.
     Unavailable(String),
     /// Storage is full.
     NoSpace(String),
@@ -36,9 +36,9 @@ pub enum Refusal {
     TooSlow(String),
     /// It took too long.
     Timeout(String),
-    /// A part of the public API that this version does not have.
+    /// A part of the public API that this version does not implement.
     NotYet(String),
-    /// The daemon failed. The client hears only that; the log has the rest.
+    /// The daemon failed. The client learns only that; the log has the details.
     Failed(Error),
 }
 
@@ -49,7 +49,7 @@ impl Refusal {
         Self::NotFound(format!("box '{}' does not exist", id.chars().take(80).collect::<String>()))
     }
 
-    /// The refusal with everything behind it, for the log of the daemon.
+    /// The refusal with its causes, for the log of the daemon.
     #[must_use]
     pub fn chain(&self) -> String {
         match self {
@@ -64,7 +64,7 @@ impl Refusal {
         Self::NoSpace(DISK_FULL.into())
     }
 
-    /// A feature that is not there yet.
+    /// A feature that is not implemented yet.
     #[must_use]
     pub fn not_yet(what: &str) -> Self {
         Self::NotYet(format!("{what} not available yet in this version of Icebox"))
@@ -123,7 +123,7 @@ impl From<icebox_net::error::Error> for Refusal {
     }
 }
 
-/// What a box answered to an operation of its owner (a file, a command): the text may be shown.
+/// The error of a box for an operation of its owner (a file, a command): the text may be shown.
 impl From<icebox_shim::Error> for Refusal {
     fn from(error: icebox_shim::Error) -> Self {
         let mut text = without_errno(&error.report());
@@ -152,7 +152,7 @@ impl From<icebox_shim::Error> for Refusal {
     }
 }
 
-/// The text of an operating system error without its number, which says nothing to a client.
+/// The text of an operating system error without its number, which is useless to a client.
 #[must_use]
 pub fn without_errno(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -165,7 +165,7 @@ pub fn without_errno(text: &str) -> String {
     plain
 }
 
-/// Why, for refusals that the box gives without a cause from the kernel.
+/// The reason, for refusals that the box gives without a cause from the kernel.
 fn reason_of(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::NotFound => Some("it does not exist"),

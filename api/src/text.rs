@@ -1,6 +1,6 @@
-//! Small functions for texts of others: they may be long, and hold anything.
+//! Helpers for untrusted texts: they may be long and contain any character.
 
-/// Cuts a text to at most `bytes_max` bytes, between characters, and says so with an ellipsis.
+/// Cuts a text to at most `bytes_max` bytes, between characters, and marks the cut with an ellipsis.
 #[must_use]
 pub fn cut(mut text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max {

@@ -1,7 +1,7 @@
 //! Checking the file system of a volume that is not attached.
 //!
-//! The kernel marks an ext4 file system in which it has found errors (a write that the host's disk refused, for one), and
-//! goes on to mark it until e2fsck has run. Such a volume can be mounted, but what is wrong in it would spread.
+//! The kernel marks an ext4 file system in which it has found errors (a write that the host's disk refused, for
+//! example), and keeps the mark until e2fsck has run. Such a volume can be mounted, but its errors would spread.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::error::{At, Cause, Error, Result, Step};
 
-/// Where the superblock begins.
+/// Offset of the superblock.
 const SUPERBLOCK_OFFSET: u64 = 1024;
 /// `s_state` in the superblock: 16 bits, little endian.
 const STATE_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x3A;
@@ -19,9 +19,9 @@ const STATE_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x3A;
 const STATE_ERRORS: u16 = 2;
 /// Exit codes of e2fsck up to this one: nothing was wrong (0), errors were corrected (1, 2).
 const CORRECTED_MAX: i32 = 2;
-/// Exit code of e2fsck: errors are left that it does not correct without being asked.
+/// Exit code of e2fsck: errors are left that it corrects only with confirmation.
 const UNCORRECTED: i32 = 4;
-/// What e2fsck prints in an error, at most.
+/// Longest e2fsck output quoted in an error.
 const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
 
 /// When a file system is checked.
@@ -33,22 +33,22 @@ pub enum Check {
     Always,
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
     /// Nothing wrong.
     Clean,
-    /// Errors, which were corrected.
+    /// Errors were found and corrected.
     Repaired,
 }
 
-/// Checks the ext4 in `path`, and corrects it if need be. Its lock must be held.
+/// Checks the ext4 in `path` and corrects errors. Its lock must be held.
 pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> {
     let marked = is_marked(image).at(Step::CheckVolume, path)?;
     if check == Check::IfMarked && !marked {
         return Ok(Checked::Clean);
     }
-    // The safe corrections, and the journal. Without errors this is all, and reads a few blocks.
+    // Replays the journal and makes the safe corrections. Without errors this suffices and reads only a few blocks.
     let mut output = e2fsck("-p", path)?;
     let mut corrected = output.status.code() != Some(0);
     if output.status.code() == Some(UNCORRECTED) {

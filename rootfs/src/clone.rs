@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
-/// How a volume got its first content.
+/// The method that made a volume's first content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloneMethod {
     /// The blocks are shared with the template until written.
@@ -23,8 +23,8 @@ pub enum CloneMethod {
 pub(crate) fn clone_into(source: &File, target: &File) -> io::Result<CloneMethod> {
     match ioctl_ficlone(target, source) {
         Ok(()) => Ok(CloneMethod::Reflink),
-        // What file systems say that cannot share blocks, or not these: ext4 (no such ioctl), another file system, an
-        // odd alignment. A real failure (no space, I/O error) is no reason to try the slow way.
+        // The file system cannot share blocks, or not these: ext4 (no such ioctl), another file system, an odd
+        // alignment. A real failure (no space, I/O error) does not fall back to the copy.
         Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::XDEV | Errno::INVAL | Errno::NOSYS) => {
             sparse_copy(source, target)?;
             Ok(CloneMethod::SparseCopy)

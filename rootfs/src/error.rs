@@ -1,14 +1,14 @@
 //! The one error of this crate: which step, on what subject, and the cause beneath it.
 //!
-//! `Display` names step and subject only; the cause is the `source()`, so a printer that walks the chain says nothing
-//! twice. Callers that must choose an answer (an HTTP status, a retry) ask [`Error::kind`].
+//! `Display` names step and subject only; the cause is the `source()`, so a printer that walks the chain repeats
+//! nothing. Callers that must choose an answer (an HTTP status, a retry) ask [`Error::kind`].
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
 
-/// What this crate returns.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The step that failed.
@@ -47,7 +47,7 @@ pub enum Step {
     FindImage,
     /// Waiting for another build in the same image directory.
     LockImages,
-    /// Removing what an interrupted build left.
+    /// Removing the leftovers of an interrupted build.
     SweepImages,
     /// Running debootstrap.
     Debootstrap,
@@ -91,20 +91,20 @@ impl fmt::Display for Step {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
-    /// A system call said no.
+    /// A system call failed.
     Io(io::Error),
-    /// A program that we ran said no.
+    /// A program that this crate ran failed.
     Tool {
         /// The program.
         program: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The end of what it printed.
+        /// The end of its output.
         output_tail: String,
     },
     /// A file of ours could not be read as JSON.
     Json(serde_json::Error),
-    /// The value given is not acceptable; the text says what is.
+    /// The value is not acceptable; the text names the acceptable values.
     Invalid(&'static str),
     /// Another process holds the data directory.
     StoreLocked {
@@ -119,7 +119,7 @@ pub enum Cause {
     Exists,
     /// The checksum differs from the one taken when the file was made.
     Corrupt,
-    /// Something the machine must have is missing; the text says what and how to get it.
+    /// The machine lacks a requirement; the text names it and how to get it.
     Missing(&'static str),
 }
 
@@ -157,7 +157,7 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-/// What a caller may want to answer differently.
+/// The classes of failure that a caller may distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -8,10 +8,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How every unfinished file or directory of ours is called. No id can begin with a dot.
+/// Prefix of the names of unfinished files and directories. No id can begin with a dot.
 pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
-/// A name in `dir` that nobody else in this process uses. Other processes are kept out by the directory's lock.
+/// A name in `dir` that is unique in this process. The directory's lock keeps other processes out.
 pub(crate) fn temp_path(dir: &Path, hint: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -44,7 +44,7 @@ pub(crate) fn write_atomic(dir: &Path, name: &str, content: &[u8], mode: u32) ->
     written
 }
 
-/// Takes the exclusive lock on the open file, or says `false` when somebody else has it.
+/// Takes the exclusive lock on the open file; `false` if it is held elsewhere.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -58,7 +58,7 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Removes files and directories in `dir` whose names say they are unfinished. Only the owner of the lock may call it.
+/// Removes unfinished files and directories in `dir`, by their prefix. Only the owner of the lock may call it.
 pub(crate) fn sweep_temps(dir: &Path) -> io::Result<usize> {
     let mut swept = 0;
     for entry in fs::read_dir(dir)? {

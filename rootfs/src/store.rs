@@ -23,7 +23,7 @@ use crate::volume::Volume;
 
 /// Largest volume.
 pub const VOLUME_SIZE_GIB_MAX: u32 = 1024;
-/// Directories of ours hold the disks of tenants: nobody but root may look into them.
+/// Store directories hold the disks of tenants: only root may read them.
 const DIRECTORY_MODE: u32 = 0o700;
 const VOLUME_SUFFIX: &str = ".img";
 /// A lock file holds a process id; more is not read.
@@ -123,8 +123,8 @@ impl Store {
         }
     }
 
-    /// Makes removals survive a power loss: to be called before the last record of a removed volume goes, or the volume
-    /// would come back and belong to nobody.
+    /// Makes removals survive a power loss. The caller calls it before it deletes the last record of a removed volume;
+    /// otherwise the volume could reappear without an owner.
     pub fn sync_removals(&self) -> Result<()> {
         files::sync_dir(&self.volumes).at(Step::RemoveVolume, &self.volumes)
     }
@@ -160,8 +160,8 @@ fn take_lock(data_dir: &Path) -> Result<File> {
         let cause = Cause::StoreLocked { pid: text.trim().parse().ok() };
         return Err(Error::new(Step::OpenStore, data_dir.display().to_string(), cause));
     }
-    // The pid is for people; what locks is the flock. It is written over the old one, which needs no free space, and a
-    // disk that has none is no reason not to start.
+    // The pid is only informative; the flock is the lock. It overwrites the old pid, which needs no free space, and a
+    // full disk must not prevent the start.
     let _ = file.rewind().and_then(|()| writeln!(file, "{:<width$}", std::process::id(), width = PID_WIDTH));
     Ok(file)
 }

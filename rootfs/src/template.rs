@@ -1,8 +1,8 @@
 //! The formatted file system that every new volume of one size starts as.
 //!
-//! Invariants: a template is complete when it has its final name (written under a temporary one, fsync, rename, fsync of
-//! the directory); it is read-only; a fact file beside it keeps the checksum of its content, which is compared before
-//! the first use in a process. The recipe's hash is in the name, so another recipe never meets an old template.
+//! Invariants: a template is complete when it has its final name (written under a temporary one, fsync, rename, fsync
+//! of the directory); it is read-only; a fact file beside it keeps the checksum of its content, which is compared
+//! before the first use in a process. The recipe's hash is in the name, so another recipe never uses an old template.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -22,9 +22,9 @@ const DIRECTORIES: [&str; 2] = ["upper", "work"];
 const DIRECTORY_MODE: u32 = 0o755;
 /// Block size of the file system, and the unit in which content is hashed.
 const BLOCK_BYTES: usize = 4096;
-/// Part of the recipe: raise it when something changes that the options do not show.
+/// Part of the recipe: raise it on a change that the options do not show.
 const RECIPE_VERSION: &str = "1";
-/// What mkfs prints in an error, at most.
+/// Longest mkfs output quoted in an error.
 const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
 
 /// Options of mkfs.ext4, independent of the host's mke2fs.conf.
@@ -55,7 +55,7 @@ const MKFS_OPTIONS: &[&str] = &[
     "assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
 ];
 
-/// What is written beside a template.
+/// The fact file beside a template.
 #[derive(Debug, Serialize, Deserialize)]
 struct Facts {
     recipe: String,

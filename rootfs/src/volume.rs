@@ -2,7 +2,7 @@
 //!
 //! Invariant: a volume is attached at most once. Two loop devices on one image would corrupt it, so attaching takes an
 //! exclusive `flock` on the very open file that the loop driver keeps: the lock lasts exactly as long as the device is
-//! attached, whoever dies, and is gone when the last mount is gone and all is written.
+//! attached, whichever process dies, and is released when the last mount is gone and all data is written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,7 +22,7 @@ use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::sys::loopdev;
 
-/// Another process may take the device that we were told is free; so often we ask again.
+/// Most attempts to attach: another process may take the free device first.
 const ATTACH_ATTEMPTS_MAX: u32 = 64;
 /// The ext4 inside has blocks of this size, and so may the device: no partial block writes on the host.
 const LOOP_BLOCK_BYTES: u32 = 4096;
@@ -64,7 +64,7 @@ impl Volume {
         files::sync_dir(parent).at(Step::SyncVolume, parent)
     }
 
-    /// Whether the volume is attached (to a mounted box, or about to be).
+    /// True if the volume is attached (for a box that is mounted or about to be).
     pub fn in_use(&self) -> Result<bool> {
         let file = File::open(&self.path).at(Step::LockVolume, &self.path)?;
         Ok(!files::try_lock(&file).at(Step::LockVolume, &self.path)?)
@@ -86,7 +86,7 @@ impl Volume {
         if direct_io_is_safe(&backing).at(Step::AttachLoop, &self.path)? {
             flags |= loopdev::LO_FLAGS_DIRECT_IO;
         }
-        // Within this process nobody takes the device between our question and our use of the answer.
+        // No other thread of this process takes the free device between LOOP_CTL_GET_FREE and LOOP_CONFIGURE.
         static ATTACHING: Mutex<()> = Mutex::new(());
         let _guard = ATTACHING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut last = io::Error::from_raw_os_error(libc::EBUSY);
@@ -132,7 +132,7 @@ impl Volume {
         let name = self.path.as_os_str().as_bytes();
         let configure = |block| loopdev::configure(device.as_fd(), backing.as_fd(), block, flags, name);
         let configured = match configure(LOOP_BLOCK_BYTES) {
-            // A host file system with larger sectors than ours; the driver then chooses.
+            // The host file system has larger sectors; the driver then chooses the block size.
             Err(error) if is_errno(&error, &[libc::EINVAL]) => configure(0),
             other => other,
         };
@@ -160,7 +160,7 @@ enum Attempt {
 pub struct Attached {
     /// The block device, `/dev/loopN`.
     pub device: PathBuf,
-    /// Whether the device goes around the host's page cache.
+    /// True if the device bypasses the host's page cache.
     pub direct_io: bool,
     fd: OwnedFd,
 }

@@ -19,14 +19,14 @@ use icebox_rootfs::{CloneMethod, ErrorKind, Store, Volume};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Never reached when all is well; long, since the machine may be an emulated one.
+/// A passing test never reaches it; long, since the machine may be emulated.
 const DETACH_DEADLINE: Duration = Duration::from_secs(60);
 
 fn require_root() {
     assert!(rustix::process::geteuid().is_root(), "this test attaches loop devices and mounts: run it as root");
 }
 
-/// Runs `body` in a thread whose mounts nobody else sees.
+/// Runs `body` in a thread with a private mount namespace.
 fn with_own_mounts(body: impl FnOnce() + Send + 'static) {
     require_root();
     let result = thread::spawn(move || {
@@ -70,7 +70,7 @@ fn assert_no_loops(dir: &Path) {
     }
 }
 
-/// Reads only where one of them has data: nearly all of a volume are holes.
+/// Compares only ranges in which one of them has data: volumes consist mostly of holes.
 fn assert_same_bytes(left: &Path, right: &Path) {
     let files = [left, right].map(|path| File::open(path).unwrap());
     assert_eq!(files[0].metadata().unwrap().len(), files[1].metadata().unwrap().len());
@@ -84,7 +84,7 @@ fn assert_same_bytes(left: &Path, right: &Path) {
 fn extents_of(file: &File) -> Vec<Range<u64>> {
     use rustix::fs::{SeekFrom, seek};
     let (mut extents, mut position) = (Vec::new(), 0);
-    // Behind the last of them there is none: ENXIO.
+    // ENXIO: no data follows.
     while let Ok(start) = seek(file, SeekFrom::Data(position)) {
         position = seek(file, SeekFrom::Hole(start)).unwrap();
         extents.push(start..position);
@@ -215,7 +215,7 @@ fn priv_a_volume_is_attached_once_at_a_time() {
     assert_eq!(volume.attach().unwrap_err().kind(), ErrorKind::InUse);
     assert_eq!(loops_below(dir.path()).len(), 1);
 
-    // Who waits gets it as soon as the first is gone.
+    // The waiting thread gets the volume as soon as the first attachment is gone.
     let waiting = volume.clone();
     let second = thread::spawn(move || waiting.attach().map(|attached| attached.device.clone()));
     drop(first);

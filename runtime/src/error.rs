@@ -1,10 +1,10 @@
-//! The crate's error: which step failed, on what, and why. Printed once, at the edge; nothing logs on the way up.
+//! The crate's error: the failed step, its subject, and the cause. Printed once, at the edge; no other code logs it.
 
 use std::{fmt, io};
 
 use crate::Step;
 
-/// What kind of failure it is, for callers that must act on it.
+/// The class of a failure, for callers that must act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
@@ -29,7 +29,7 @@ pub enum Kind {
 pub struct Error {
     /// The step that failed.
     pub step: Step,
-    /// What it acted on: a path, an id, a pid, a field of the configuration.
+    /// The subject of the step: a path, an id, a pid, a field of the configuration.
     pub subject: String,
     /// The class of the failure.
     pub kind: Kind,
@@ -60,7 +60,7 @@ impl Error {
         Self::of(Kind::Invalid, step, subject, cause)
     }
 
-    /// Something in the request that this version does not do.
+    /// An unsupported part of the request.
     pub fn unsupported(step: Step, subject: impl fmt::Display, cause: impl fmt::Display) -> Self {
         Self::of(Kind::Unsupported, step, subject, cause)
     }

@@ -1,5 +1,5 @@
-//! Which process is which. A pid alone proves nothing: the start time guards against reuse, the boot id against a
-//! reboot.
+//! The identity of a process. A pid alone does not suffice: the start time guards against reuse, the boot id against
+//! a reboot.
 
 use std::sync::OnceLock;
 use std::{fs, io};
@@ -36,7 +36,7 @@ fn parse_stat(text: &str) -> Option<(char, u64)> {
     Some((state, start))
 }
 
-/// The process exists, is that very one, and has not ended.
+/// True if the process exists, has this start time and boot id, and has not ended.
 #[must_use]
 pub fn alive(pid: i32, start_time: u64, boot: &str) -> bool {
     boot_id().is_ok_and(|now| now == boot)

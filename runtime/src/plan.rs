@@ -1,5 +1,5 @@
-//! The plan: everything that was decided about a container, as plain data. Whoever makes a plan decides; the executor
-//! in [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
+//! The plan: all decisions about a container, as plain data. The maker of a plan decides; the executor in
+//! [`crate::launch`] acts and holds no policy. A plan can be printed, compared and tested without privileges.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub struct Plan {
     pub root: Root,
     /// Mounts below the root, in order.
     pub mounts: Vec<Mount>,
-    /// What `/dev` holds.
+    /// The contents of `/dev`.
     pub dev: Dev,
     /// Paths hidden behind an empty read-only object (OCI `maskedPaths`). Missing ones are passed over.
     pub masked_paths: Vec<PathBuf>,
@@ -43,8 +43,8 @@ pub struct Plan {
 }
 
 /// The path below `/proc/sys` of a kernel parameter, as sysctl.d(5) reads names: the separator that comes first
-/// separates, the other one stands for itself. `net.ipv4.conf.v/1.forwarding` and `net/ipv4/conf/v.1/forwarding` are the
-/// same file. `None` if that is no path to a file below `/proc/sys`.
+/// separates, the other one stands for itself. `net.ipv4.conf.v/1.forwarding` and `net/ipv4/conf/v.1/forwarding` are
+/// the same file. `None` if that is no path to a file below `/proc/sys`.
 #[must_use]
 pub fn sysctl_path(name: &str) -> Option<String> {
     let separator = name.chars().find(|c| matches!(c, '.' | '/'))?;
@@ -67,7 +67,7 @@ pub fn sysctl_path(name: &str) -> Option<String> {
     good.then_some(path)
 }
 
-/// What becomes of each namespace.
+/// The source of each namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// User namespace.
@@ -86,7 +86,7 @@ pub struct Namespaces {
     pub cgroup: Namespace,
 }
 
-/// One namespace's fate.
+/// The source of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespace {
     /// Shared with the caller.
@@ -129,13 +129,13 @@ pub struct IdMap {
 /// The root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// Where it comes from.
+    /// Its source.
     pub source: RootSource,
     /// Made read-only at the end (OCI `root.readonly`).
     pub readonly: bool,
 }
 
-/// Where a root file system comes from.
+/// The source of a root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootSource {
     /// A directory, bind mounted onto itself.
@@ -166,7 +166,7 @@ pub struct Overlay {
 pub struct Mount {
     /// Absolute path inside.
     pub target: PathBuf,
-    /// What is mounted.
+    /// The mounted object.
     pub source: MountSource,
     /// Attributes of this mount.
     pub attributes: MountAttributes,
@@ -174,7 +174,7 @@ pub struct Mount {
     pub propagation: Option<Propagation>,
 }
 
-/// What a mount shows.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
     /// A new instance of a file system.
@@ -195,7 +195,8 @@ pub enum MountSource {
     },
     /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
-    /// The cgroup2 hierarchy seen from the container's cgroup namespace. Passed over on a host without one.
+    /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host with a leaf
+    /// cgroup also the v1 hierarchies in which the container has a cgroup. Skipped on a host without cgroup2.
     Cgroup2,
 }
 
@@ -235,7 +236,7 @@ pub enum Propagation {
     Unbindable(bool),
 }
 
-/// What `/dev` holds besides its mounts.
+/// The contents of `/dev` besides its mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dev {
     /// Device nodes: made by `mknod`, or bound from the host's node of the same path in a user namespace, where
@@ -307,14 +308,14 @@ pub fn default_dev_links() -> Vec<(String, String)> {
     .collect()
 }
 
-/// Where the container lives in the cgroup trees, and its limits.
+/// The container's place in the cgroup hierarchies, and its limits.
 #[derive(Debug, Clone)]
 pub struct CgroupPlan {
     /// The container's cgroup.
     pub path: CgroupPath,
     /// Limits of that cgroup.
     pub limits: Limits,
-    /// What to do with a limit that this host cannot enforce.
+    /// The treatment of a limit that this host cannot enforce.
     pub unenforced: Unenforced,
     /// Start the first process in this child of the cgroup, and make the cgroup itself the root of its cgroup
     /// namespace. The container's later processes can then have leaf cgroups of their own.

@@ -1,6 +1,6 @@
 //! Running from a sealed copy in memory. A process that enters a container can be reached there as `/proc/PID/exe`; if
-//! that is the file on the host's disk, a moment's carelessness lets it be overwritten (CVE-2019-5736). A memfd with
-//! all seals on can be read and nothing else.
+//! that is the file on the host's disk, the container could overwrite it (CVE-2019-5736). A fully sealed memfd can only
+//! be read.
 
 use std::{
     ffi::CString,
@@ -53,7 +53,7 @@ pub fn ensure() -> Result<()> {
 /// A sealed copy of an executable file in memory.
 ///
 /// # Errors
-/// What the kernel says: no memory, no memfd.
+/// The kernel's errors: no memory, no memfd.
 pub fn seal(mut from: impl io::Read, name: &str) -> io::Result<OwnedFd> {
     // MFD_EXEC asks for an executable memfd where the sysctl vm.memfd_noexec says otherwise (Linux 6.3); older
     // kernels do not know the flag.

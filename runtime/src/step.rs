@@ -1,5 +1,5 @@
 //! The one list of step names. Errors, the sync protocol between parent and child, and tests use these names and no
-//! others, so that a failure reads the same wherever it is met.
+//! others, so that a failure reads the same everywhere.
 
 use std::fmt;
 

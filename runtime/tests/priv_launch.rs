@@ -22,7 +22,7 @@ use icebox_runtime::{
 };
 
 const UID_BASE: u32 = 3_000_000_000;
-/// Never reached when all is well; long, since the machine may be an emulated one.
+/// A passing test never reaches it; long, since the machine may be emulated.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory with a busybox root, a volume image on a loop device, and the mount point.
@@ -197,7 +197,7 @@ fn priv_overlay_in_a_user_namespace_and_a_leaf_cgroup() {
         let bench = Bench::new();
         let plan = bench.plan(
             "overlay",
-            "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
+            "id -u; cat /proc/self/uid_map; hostname; cat /proc/self/cgroup; ls /sys/fs/cgroup/unified 2>/dev/null || ls /sys/fs/cgroup; touch /made; stat -c %u /made; \
              cat /proc/keys; (echo x > /proc/keys) 2>/dev/null || echo mask-holds; (echo 1 > /proc/sys/kernel/sysrq) \
              2>/dev/null || echo sys-holds; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /etc/hosts /proc/self/mountinfo /proc/self/status",
         );
@@ -260,8 +260,8 @@ fn parent() -> String {
     format!("icerun-test.{}", std::process::id())
 }
 
-/// Takes away what the plans' cgroups have been made in. Only that: to search the whole tree is to meet the cgroups of
-/// other tests while they go.
+/// Removes the parent of the plans' cgroups, and nothing else: a search of the whole tree would race with the cgroups
+/// of other tests.
 fn remove_parent() {
     let found = cgroups(&parent());
     assert!(!found.is_empty(), "there is no cgroup {}: is it looked for where it is?", parent());

@@ -8,7 +8,7 @@ use icebox_runtime::seccomp::{Action, Arch, Entry, Flags, Program, Rules, compil
 
 use sys::{Ended, call, in_child};
 
-/// The only unsafe part: fork, raw calls, and the way home for what the child saw.
+/// The only unsafe part: fork, raw calls, and the pipe for the child's results.
 #[allow(unsafe_code)]
 mod sys {
     use std::io::{self, Read};
@@ -77,7 +77,7 @@ mod sys {
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).expect("what the child saw");
         let mut status = 0;
-        // SAFETY: our own child, which nobody else waits for; `status` is a live int.
+        // SAFETY: the child of this process, which has no other waiter; `status` is a live int.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         let word = |word: &[u8]| i64::from_ne_bytes(word.try_into().expect("8 bytes"));
         Ended { seen: bytes.chunks_exact(8).map(word).collect(), status: ExitStatus::from_raw(status) }

@@ -12,7 +12,7 @@ use crate::protocol::CONTROL_SOCKET;
 
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// A path that fits into a socket address, valid while this lives.
+/// A path that fits into a socket address, valid for the lifetime of this value.
 #[derive(Debug)]
 pub(crate) struct ControlPath {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! The crate's error: what was being done, to what, and why it failed.
+//! The crate's error: the step, its subject, and the cause.
 //!
 //! Invariant: `Display` names step and subject only; the cause is reached by `source()` and printed once, at the edge
 //! (or by [`Error::report`]). Leaves out: HTTP statuses (the API's).
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// What kind of failure it was, for callers that must decide.
+/// The class of a failure, for callers that must decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     NotEmpty,
     /// No space, or the quota is used up.
     NoSpace,
-    /// The request makes no sense (bad path, bad user, special file).
+    /// The request is invalid (bad path, bad user, special file).
     InvalidInput,
     /// A size limit was passed.
     TooLarge,
@@ -113,8 +113,8 @@ impl Error {
         Self::new(kind, step, subject).because(cause)
     }
 
-    /// An error of the init's own work, in which the client named nothing: what is missing or not allowed there is not
-    /// the client's, so it is `Limit`, `NoSpace` or `Internal`, never `NotFound` or `PermissionDenied`.
+    /// An error of the init's own work, in which the client named nothing: a missing or forbidden object there is not
+    /// the client's, so the kind is `Limit`, `NoSpace` or `Internal`, never `NotFound` or `PermissionDenied`.
     pub fn own(
         step: impl Into<Cow<'static, str>>,
         subject: impl fmt::Display,
@@ -142,19 +142,19 @@ impl Error {
         self
     }
 
-    /// What kind of failure it was.
+    /// The class of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What was being done.
+    /// The step that failed.
     #[must_use]
     pub fn step(&self) -> &str {
         &self.step
     }
 
-    /// What it was being done to.
+    /// The subject of the step.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
@@ -175,7 +175,7 @@ impl Error {
         text
     }
 
-    /// The whole story on one line: step, subject and every cause. For the edge only.
+    /// The whole report on one line: step, subject and every cause. For the edge only.
     #[must_use]
     pub fn report(&self) -> String {
         let causes = self.causes();

@@ -1,20 +1,20 @@
-//! Starting a box: what is asked for, what comes back, and (with the feature `handle`) `iceboxd`'s side of it.
+//! Starting a box: the request, the result, and (with the feature `handle`) `iceboxd`'s side of a launch.
 //!
 //! The work is done by `icebox-launch`, a fresh single-threaded process per box: forking into namespaces is safe only
 //! there. It is spawned without any code between fork and exec, talks over the socket that is its standard input, and
-//! is killed when it takes too long. Leaves out: how a box is put together (`translate`, and the runtime).
+//! is killed when it takes too long. Leaves out: the set-up of a box (`translate`, and the runtime).
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What a box is made of. Paths are the host's.
+/// The specification of a box. Paths are the host's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BoxSpec {
     /// The box's id.
     pub id: String,
-    /// The name it sees itself by.
+    /// Its host name.
     pub hostname: String,
     /// Its run directory, which exists; the control socket is made in it.
     pub run_dir: PathBuf,
@@ -34,7 +34,7 @@ pub struct BoxSpec {
     pub memory_bytes: u64,
     /// Most processes and threads of all its runs together.
     pub pids_max: u64,
-    /// What the operator wants of every box.
+    /// The operator's limits for every box.
     pub limits: HostLimits,
     /// Go on with a warning when a limit cannot be enforced on this machine.
     pub allow_unenforced_limits: bool,
@@ -60,7 +60,7 @@ pub struct HostLimits {
     pub io_writes_per_second: Option<u64>,
 }
 
-/// A disk slower than this makes a box that cannot start: its own mount would take minutes.
+/// Lowest disk rate. With a lower one a box could not start: its own mount would take minutes.
 const IO_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// As above, for the number of reads or writes.
 const IO_PER_SECOND_MIN: u64 = 10;
@@ -117,16 +117,16 @@ pub struct Launched {
     pub boot_id: String,
     /// Inode of its unified cgroup: the generation of its counters.
     pub cgroup_inode: u64,
-    /// Limits that are not enforced, and whatever else people should know.
+    /// Limits that are not enforced, and other notes for the operator.
     pub warnings: Vec<String>,
-    /// How long each step took, in microseconds.
+    /// The duration of each step, in microseconds.
     pub steps: Vec<(String, u64)>,
 }
 
-/// The cgroup of all runs of a box, which limits their processes, so that some are kept for the init. Where pids is a v1
-/// controller it is in that hierarchy only; else the leaves of the runs are in it.
+/// The cgroup of all runs of a box, which limits their processes, so that some are kept for the init. Where pids is a
+/// v1 controller it is in that hierarchy only; else the leaves of the runs are in it.
 pub(crate) const RUNS_GROUP: &str = "runs";
-/// Processes of a box that runs cannot take: the init, its file workers, and what it is just starting.
+/// Processes of a box that runs cannot use: the init, its file workers, and children being started.
 pub(crate) const PIDS_RESERVE: u64 = 96;
 
 /// The programs a launch needs.
@@ -162,7 +162,7 @@ impl Tools {
 /// Most files that a program of a box may have open, after raising its own limit (systemd's value).
 const BOX_OPEN_FILES_MAX: u64 = 524_288;
 
-/// The hard limit of open files that boxes get here: raising it takes CAP_SYS_RESOURCE, which some hosts keep from root.
+/// The hard limit of open files that boxes get here. Raising it takes CAP_SYS_RESOURCE, which root lacks on some hosts.
 #[must_use]
 pub(crate) fn box_open_files() -> u64 {
     let may_raise = rustix::thread::capabilities(None)
@@ -171,7 +171,7 @@ pub(crate) fn box_open_files() -> u64 {
     if may_raise { BOX_OPEN_FILES_MAX } else { BOX_OPEN_FILES_MAX.min(own) }
 }
 
-/// What boxes get less of on this host, in words for the operator: told once by the daemon, not by every box.
+/// The resources that boxes get less of on this host, as text for the operator: the daemon reports it once.
 #[must_use]
 pub fn shortfalls() -> Vec<String> {
     let files = box_open_files();

@@ -1,8 +1,8 @@
 //! The launcher: a fresh, single-threaded process that starts one box and exits.
 //!
-//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. Whatever fails
-//! is taken back by the runtime before the report; what has a name (socket, files of the run directory) is made anew by
-//! the next launch.
+//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. The runtime
+//! undoes a failed set-up before the report; named objects (socket, files of the run directory) are made anew by the
+//! next launch.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,7 @@ use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, Wir
 use crate::translate;
 
 const READ_BYTES: usize = 16 * 1024;
-/// For a box that could not be set up: to end and to lose its cgroup.
+/// Time limit for killing a box whose set-up failed and removing its cgroup.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The whole program: returns the exit code.
@@ -37,7 +37,7 @@ pub fn main() -> i32 {
     match send(socket, &Envelope::new(&wire)) {
         Ok(()) => i32::from(report.is_err()),
         Err(error) => {
-            // Whoever asked is gone: standard error is all there is.
+            // The parent is gone: only standard error is left for the report.
             eprintln!("icebox-launch: {}", error.report());
             2
         }
@@ -118,7 +118,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     report(spec, &child, &[("prepare", prepared), ("launch", began.elapsed() - prepared)])
 }
 
-/// Makes the cgroup of all runs, which leaves some processes to the init.
+/// Makes the cgroup of all runs. Its pids limit keeps some processes for the init.
 fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
     let failed = |e: icebox_runtime::cgroup::Error| {
         let kind = match e.kind {
@@ -198,7 +198,7 @@ fn disk(spec: &BoxSpec) -> Result<Option<(u32, u32)>, Error> {
     Ok(is_device.then(|| (rustix::fs::major(number), rustix::fs::minor(number))))
 }
 
-/// The init's standard error: written once, when it dies of something.
+/// The file behind the init's standard error. The init writes it once, when it fails.
 fn log_file(path: &Path) -> Result<fs::File, Error> {
     fs::OpenOptions::new()
         .append(true)

@@ -1,4 +1,4 @@
-//! What stays with a container: the resident init inside it, the launcher that starts it, and the handle the API uses.
+//! The resident init of a container, the launcher that starts it, and the handle that the API uses.
 //!
 //! Owns: the control protocol ([`protocol`]), the resident init ([`init`]), the launcher's both ends ([`launch`] and
 //! [`launcher`]), the asynchronous client ([`handle`]) and the translation of a box into the runtime's words

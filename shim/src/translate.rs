@@ -25,6 +25,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// Bounds of `/dev/shm`, which is half the memory between them.
 const SHM_BYTES_MAX: u64 = 2 << 30;
 const RUN_TMPFS_SHARE: u64 = 10;
+/// Buffers of sockets where v1 counts them apart from memory: a share of it, and no more than this.
+const SOCKET_MEMORY_SHARE: i64 = 16;
+const SOCKET_MEMORY_BYTES_MAX: i64 = 256 << 20;
 /// Boxes go before the services of the host when memory runs out (proc(5), `oom_score_adj`).
 const OOM_SCORE_ADJ: i32 = 200;
 /// The leaf cgroup of the init.
@@ -43,10 +46,15 @@ const CGROUPS_PER_PROCESS: u64 = 2;
 const CAPABILITIES: [u8; 8] = [0, 1, 3, 4, 5, 6, 7, 31];
 
 /// Kernel views that tell about the host or about other boxes.
-const MASKED: [&str; 43] = [
+const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
+    "/proc/buddyinfo",
+    "/proc/cmdline",
     "/proc/config.gz",
+    "/proc/consoles",
+    "/proc/diskstats",
+    "/proc/dma",
     "/proc/dynamic_debug",
     "/proc/interrupts",
     "/proc/iomem",
@@ -63,6 +71,7 @@ const MASKED: [&str; 43] = [
     "/proc/modules",
     "/proc/mtrr",
     "/proc/pagetypeinfo",
+    "/proc/partitions",
     "/proc/sched_debug",
     "/proc/schedstat",
     "/proc/scsi",
@@ -72,9 +81,11 @@ const MASKED: [&str; 43] = [
     "/proc/timer_list",
     "/proc/timer_stats",
     "/proc/vmallocinfo",
+    "/proc/zoneinfo",
     "/sys/block",
     "/sys/bus",
     "/sys/dev",
+    "/sys/devices/system/memory",
     "/sys/devices/virtual/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
@@ -83,14 +94,26 @@ const MASKED: [&str; 43] = [
     "/sys/fs/fuse",
     "/sys/fs/pstore",
     "/sys/hypervisor",
+    "/sys/kernel/boot_params",
+    "/sys/kernel/btf",
     "/sys/kernel/debug",
+    "/sys/kernel/iommu_groups",
+    "/sys/kernel/irq",
+    "/sys/kernel/notes",
     "/sys/kernel/security",
+    "/sys/kernel/slab",
+    "/sys/kernel/vmcoreinfo",
     "/sys/module",
     "/sys/power",
 ];
 
 const READ_ONLY: [&str; 7] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/driver", "/proc/tty", "/proc/pressure"];
+
+/// Where C libraries and language runtimes look for the CPUs.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+/// `/proc/swaps` without an entry (proc_swaps(5)).
+const NO_SWAP: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
 /// Kernel parameters of the box's own namespaces.
 const SYSCTLS: [(&str, &str); 4] = [
@@ -160,7 +183,7 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
     let readonly = MountAttributes { readonly: true, ..strict };
     let shm_bytes = (spec.memory_bytes / 2).min(SHM_BYTES_MAX);
     let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
-    vec![
+    let mut list = vec![
         filesystem("/proc", "proc", "", strict),
         // Not `nodev`: the nodes are here. Nobody inside can make others.
         filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
@@ -185,11 +208,17 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
             &format!("mode=0755,size={run_bytes}"),
             MountAttributes { noexec: false, ..strict },
         ),
+        // A running box has no swap, whatever the host has.
+        text("/proc/swaps", NO_SWAP.to_owned(), readonly),
         // Root of the box may add to these two, as in Docker; they are new at each start.
         text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), strict),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
         text("/etc/resolv.conf", resolv_conf(spec), strict),
-    ]
+    ];
+    if let Some(cpus) = &spec.limits.cpuset_cpus {
+        list.push(text(CPUS_ONLINE, format!("{cpus}\n"), readonly));
+    }
+    list
 }
 
 fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttributes) -> Mount {
@@ -239,6 +268,7 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
             memory_high_bytes: high,
             // Until it is asleep: see `handle::cgroup`.
             memory_swap_max_bytes: Some(0),
+            socket_memory_max_bytes: Some((memory / SOCKET_MEMORY_SHARE).min(SOCKET_MEMORY_BYTES_MAX)),
             pids_max: Some(i64::try_from(spec.pids_max + PIDS_RESERVE).map_err(|_| bad("pids_max"))?),
             cpuset_cpus: spec.limits.cpuset_cpus.clone(),
             io_max: io_max(&spec.limits, disk)?,

@@ -112,7 +112,7 @@ async fn priv_a_slow_reader_holds_the_program_and_not_the_init() {
     init.run("true").await;
     let before = init.resident_kib();
     let (mut events, _input) = init.handle.exec(init.request(&["yes"])).await.unwrap().split();
-    // Others are served while nobody reads.
+    // Other clients are served while this one does not read.
     for _ in 0..20 {
         assert_eq!(init.run("echo hi").await.text(), "hi\n");
     }

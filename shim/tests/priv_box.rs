@@ -1,4 +1,4 @@
-//! The init where it belongs: as PID 1 of a launched box. Needs root, busybox-static, e2fsprogs.
+//! The init as PID 1 of a launched box. Needs root, busybox-static, e2fsprogs.
 
 #[path = "common/boxed.rs"]
 mod boxed;
@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use boxed::TestBox;
+use boxed::{TestBox, leaf_path};
 use common::{PATIENCE, collect, eventually};
 use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
 use icebox_shim::ErrorKind;
@@ -36,7 +36,7 @@ async fn priv_runs_have_a_leaf_with_exact_usage() {
     let request = b.request(&["/bin/sh", "-c", "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null"]);
     let number = request.run;
     let output = collect(b.handle.exec(request).await.unwrap()).await;
-    assert!(output.text().lines().any(|l| l == format!("0::/run-{number}")), "{}", output.text());
+    assert!(output.text().lines().any(|l| l == format!("0::{}", leaf_path(number))), "{}", output.text());
     let usage = b.handle.finish(number).unwrap();
     assert!(usage.cpu_ns > 10_000_000, "{usage:?}");
     assert!(usage.memory_peak_bytes > 15_000_000, "{usage:?}");
@@ -128,8 +128,10 @@ async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
     let text = output.text();
     let caps: u64 = [0, 1, 3, 4, 5, 6, 7, 31].iter().map(|n| 1 << n).sum();
     let expected = format!(
-        "0\n0::/run-{number}\n0\nNoNewPrivs:\t1\nSeccomp:\t2\nCapInh:\t{:016x}\nCapPrm:\t{caps:016x}\nCapEff:\t{caps:016x}\nCapBnd:\t{caps:016x}\nCapAmb:\t{:016x}\n",
-        0, 0
+        "0\n0::{}\n0\nNoNewPrivs:\t1\nSeccomp:\t2\nCapInh:\t{:016x}\nCapPrm:\t{caps:016x}\nCapEff:\t{caps:016x}\nCapBnd:\t{caps:016x}\nCapAmb:\t{:016x}\n",
+        leaf_path(number),
+        0,
+        0
     );
     let mut lines: Vec<&str> = text.lines().collect();
     let mut wanted: Vec<&str> = expected.lines().collect();
@@ -191,7 +193,7 @@ async fn priv_out_of_processes_is_a_limit_and_passes() {
     assert_eq!(b.sh("echo ok").await.text(), "ok\n");
 }
 
-/// Takes every process that runs may have, and holds them: only SIGKILL ends them.
+/// Starts as many processes as runs may have, and keeps them: only SIGKILL ends them.
 const STORM: &str = "trap '' TERM HUP; (while :; do sleep 1000 & done) 2>/dev/null; while :; do :; done";
 
 #[tokio::test]
@@ -214,7 +216,7 @@ async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
     b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
     eventually("only the init is left", || b.handle.usage().unwrap().pids == 1).await;
     assert!(!b.handle.has_processes(number).await.unwrap());
-    // One whose time is up, and one that its client leaves: killed by the init.
+    // A run whose time is up, and a run whose client disconnects: killed by the init.
     let mut request = b.request(&["/bin/sh", "-c", STORM]);
     request.timeout_ms = Some(300);
     let output = collect(b.handle.exec(request).await.unwrap()).await;
@@ -231,7 +233,7 @@ async fn priv_a_fork_storm_is_ended_whole_and_shuts_nothing_out() {
 async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     let b = TestBox::start().await;
     b.sh("true").await;
-    // The moment between the making of a leaf and the fork into it.
+    // The interval between the creation of a leaf and the fork into it.
     let request = b.request(&["/bin/echo", "ok"]);
     let number = request.run;
     let hierarchy = Hierarchy::probe().unwrap();

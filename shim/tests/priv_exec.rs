@@ -1,4 +1,4 @@
-//! Runs: how they start, talk and end. Needs root.
+//! Runs: start, streams and end. Needs root.
 
 mod common;
 
@@ -48,7 +48,7 @@ async fn priv_the_program_is_the_boxes_user_in_a_clean_state() {
     }
     assert!(text.contains("NoNewPrivs:\t1") && text.contains("SigIgn:\t0000000000000000"), "{text}");
     assert!(text.contains("SigBlk:\t0000000000000000"), "{text}");
-    // 3 is ls's own look at the directory.
+    // 3 is the descriptor that ls opens for the directory.
     assert!(text.ends_with("0\n1\n2\n3\n"), "{text}");
 }
 
@@ -148,7 +148,7 @@ async fn priv_a_background_child_does_not_delay_the_exit() {
     let output = init.run("echo before; (sleep 1000; echo late) & exit 3").await;
     assert!(begun.elapsed() < PATIENCE);
     assert_eq!((output.text().as_str(), output.code()), ("before\n", 3));
-    // It lives on and can still write without being killed by it.
+    // The background program lives on, and its writes do not end it with SIGPIPE.
     assert!(!init.children().is_empty());
     let flag = init.path("alive");
     let script = format!("(sleep 0.2; head -c 1000000 /dev/zero; echo ok > {flag}) & exit 0");
@@ -225,7 +225,7 @@ async fn priv_a_program_that_does_not_read_blocks_nothing_else() {
     let run = init.handle.exec(request).await.unwrap();
     let (mut events, mut input) = run.split();
     assert_eq!(events.next().await.unwrap(), Some(RunEvent::Stdout("up\n".into())));
-    // More than any pipe and window takes.
+    // More than a pipe and the window hold.
     let big = vec![b'x'; 1024 * 1024];
     let stuck = tokio::time::timeout(Duration::from_millis(300), input.write(&big));
     let reading = tokio::time::timeout(Duration::from_millis(300), events.next());

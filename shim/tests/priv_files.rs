@@ -1,4 +1,4 @@
-//! File operations as the box's user, on paths as hostile as they come. Needs root.
+//! File operations as the box's user, on hostile paths. Needs root.
 
 mod common;
 
@@ -111,7 +111,7 @@ async fn priv_only_the_users_rights_count() {
 
 #[tokio::test]
 async fn priv_a_directory_that_its_owner_cannot_open_can_be_changed() {
-    // It cannot be flushed by its user, which must not turn a change that has happened into an error.
+    // The user cannot flush it, which must not turn a completed change into an error.
     let init = Init::start();
     let drop_box = init.path("drop");
     std::fs::create_dir(&drop_box).unwrap();
@@ -149,7 +149,7 @@ async fn priv_special_files_are_refused_and_never_waited_for() {
     }
     assert_eq!(kind(read(&init, "/").await), ErrorKind::IsADirectory);
     assert!(!read(&init, "/proc/self/status").await.unwrap().is_empty());
-    // What is announced is what comes, where stat says 0 (procfs) or a page (sysfs), too.
+    // The announced size is exact, also where stat says 0 (procfs) or a page (sysfs).
     for file in ["/proc/self/status", "/proc/version", "/sys/kernel/notes", "/sys/kernel/uevent_seqnum"] {
         let reader = init.handle.file_read(file, None).await.unwrap();
         let size = reader.size;
@@ -198,7 +198,7 @@ async fn priv_listing_is_sorted_and_shows_links_as_links() {
     let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, [".hidden", "a", "b", "bad\u{efff}\nname", "dir", "link", "ü"]);
     let by_name = |name: &str| entries.iter().find(|e| e.name == name).unwrap();
-    // What the list gives is taken back.
+    // The names in the list are accepted as paths.
     std::os::unix::fs::chown(init.work().join(odd), Some(1000), Some(1000)).unwrap();
     let odd = by_name("bad\u{efff}\nname").path.clone();
     write(&init, &odd, b"odd").await.unwrap();

@@ -1,4 +1,4 @@
-//! Peers that do not keep to the protocol. Needs root.
+//! Peers that violate the protocol. Needs root.
 
 mod common;
 
@@ -57,7 +57,7 @@ async fn priv_nonsense_after_a_good_start_ends_the_connection_only() {
     let exec = r#"{"v":1,"m":{"exec":{"run":900,"argv":["/bin/sh","-c","sleep 0.5; echo ok"],"cwd":"/","env":[],"user":null,"stdin":true,"tty":null,"kill_on_disconnect":false,"timeout_ms":null,"label":""}}}"#;
     let mut stream = connect(&init);
     stream.write_all(&frame(FrameType::Request, exec.as_bytes())).unwrap();
-    // Nonsense that comes in one piece with the request ends the connection before there is a run.
+    // Invalid bytes in one piece with the request end the connection before there is a run.
     let mut header = [0; 5];
     stream.read_exact(&mut header).unwrap();
     let mut started = vec![0; u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize];

@@ -203,6 +203,14 @@ fn kernel_knobs_and_secrets_are_masked() {
         "interrupts",
         "slabinfo",
         "vmallocinfo",
+        "cmdline",
+        "diskstats",
+        "partitions",
+        "buddyinfo",
+        "zoneinfo",
+        "consoles",
+        "modules",
+        "schedstat",
     ] {
         for line in both_users(&format!("head -c 64 /proc/{path} 2>/dev/null | wc -c")) {
             assert_eq!(made.out(&line), "0", "{line}");
@@ -215,10 +223,16 @@ fn kernel_knobs_and_secrets_are_masked() {
         "/sys/kernel/security",
         "/sys/block",
         "/sys/module",
+        "/sys/devices/system/memory",
+        "/sys/kernel/slab",
+        "/sys/kernel/iommu_groups",
     ] {
         for line in both_users(&format!("ls -A {path} 2>/dev/null | wc -l")) {
             assert_eq!(made.out(&line), "0", "{path} shows something");
         }
+    }
+    for path in ["vmcoreinfo", "notes"] {
+        assert_eq!(made.out(&format!("cat /sys/kernel/{path} 2>/dev/null | wc -c")), "0", "/sys/kernel/{path}");
     }
     let writable = "for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/vm/drop_caches \
                     /proc/irq/0/smp_affinity /proc/sys/kernel/sysrq /proc/sys/fs/binfmt_misc/register; \

@@ -1,11 +1,11 @@
-//! Which addresses a box has: a pair of neighbours (/31) out of the pool of the configuration.
+//! The addresses of boxes: each box has a pair of neighbours (/31) out of the configured pool.
 //!
-//! Owns: who has which pair. The even address is the host's end, the odd one the box's. Pure: nothing here asks the
-//! kernel or the database; whoever keeps box records restores them by [`Pool::claim`].
+//! Owns: the assignment of pairs. The even address is the host's end, the odd one the box's. Pure: it asks neither the
+//! kernel nor the database; the keeper of box records restores assignments by [`Pool::claim`].
 //!
-//! Invariants: no pair is given twice; the pair of a box does not depend on when it was made, only on its id and, where
-//! two ids want the same, on who came first. A pair that was given back is therefore unlikely to be somebody else's soon,
-//! so what still arrives for the old one meets nobody.
+//! Invariants: no pair is given twice. The pair of a box depends only on its id and, where two ids hash to the same
+//! pair, on the order of assignment; it does not depend on time. A released pair is therefore unlikely to be reassigned
+//! soon, so late packets for the old box usually reach no box.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::cidr::Cidr;
 use crate::error::{Cause, Error};
 
-/// Bits of a pair's network.
+/// Prefix length of a pair's network.
 pub const PAIR_PREFIX: u8 = 31;
 /// Widest pool.
 const POOL_PREFIX_MIN: u8 = 8;
@@ -46,7 +46,7 @@ impl Pair {
     }
 }
 
-/// The addresses of all boxes of a host.
+/// The address pool of a host's boxes.
 #[derive(Debug)]
 pub struct Pool {
     network: Cidr,
@@ -56,7 +56,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `network` without what lies in `reserved`.
+    /// A pool of `network` that leaves out the ranges in `reserved`.
     pub fn new(network: Cidr, reserved: Vec<Cidr>) -> Result<Self, Error> {
         if !(POOL_PREFIX_MIN..=POOL_PREFIX_MAX).contains(&network.prefix()) {
             let cause = Cause::Invalid("the pool of addresses needs a prefix from /8 to /29");
@@ -65,13 +65,13 @@ impl Pool {
         Ok(Self { network, reserved, owners: HashMap::new(), pairs: HashMap::new() })
     }
 
-    /// All addresses of the pool, given or not.
+    /// The whole pool, assigned or not.
     #[must_use]
     pub fn network(&self) -> Cidr {
         self.network
     }
 
-    /// The pair of a box; a new one if it has none yet.
+    /// The pair of a box. Assigns one if the box has none.
     pub fn assign(&mut self, id: &str) -> Result<Pair, Error> {
         if let Some(pair) = self.pairs.get(id) {
             return Ok(*pair);
@@ -84,7 +84,7 @@ impl Pool {
         Ok(pair)
     }
 
-    /// Takes a pair again that a record says the box has.
+    /// Restores the pair that a box record names.
     pub fn claim(&mut self, id: &str, pair: Pair) -> Result<(), Error> {
         let refuse = |why| Error::new("claim address", format!("{} for {id}", pair.guest()), Cause::Invalid(why));
         match (self.pairs.get(id), self.owners.get(&pair)) {
@@ -100,7 +100,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives a box's pair back; tells which it was.
+    /// Releases a box's pair and returns it.
     pub fn release(&mut self, id: &str) -> Option<Pair> {
         let pair = self.pairs.remove(id)?;
         self.owners.remove(&pair);
@@ -124,7 +124,7 @@ impl Pool {
         self.pairs.insert(id.to_owned(), pair);
     }
 
-    /// Pairs in the network, those that are never given among them.
+    /// Number of pairs in the network, including those that are never given.
     fn count(&self) -> u32 {
         1 << (PAIR_PREFIX - self.network.prefix())
     }
@@ -137,7 +137,7 @@ impl Pool {
         !self.owners.contains_key(&pair) && self.may_be_given(pair)
     }
 
-    /// The first and the last pair hold what other software takes for the network's own and its broadcast address.
+    /// False for the first and the last pair: other software takes their addresses for network and broadcast address.
     fn may_be_given(&self, pair: Pair) -> bool {
         let range = self.network.range();
         self.network.contains(pair.host())
@@ -147,7 +147,7 @@ impl Pool {
     }
 }
 
-/// Where the search for a box's pair begins. A hash that is the same in every version and on every machine.
+/// Where the search for a box's pair begins. The hash is the same in every version and on every machine.
 fn wanted(id: &str) -> u32 {
     let hash = Sha256::digest(id.as_bytes());
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
@@ -172,7 +172,7 @@ mod tests {
         let mut two = pool("10.88.0.0/16", &[]);
         two.assign("calm-otter-1").expect("pair");
         assert_eq!(two.assign("right-flamingo-14486").expect("pair"), first, "these two ids don't collide");
-        // Fixed for all times: a changed hash would move every box.
+        // This value must never change: a changed hash would move every box.
         assert_eq!((wanted("a"), wanted("")), (0xca97_8112, 0xe3b0_c442));
         assert_eq!(first.guest().to_bits(), first.host().to_bits() + 1);
         assert_eq!(first.host().octets()[3] % 2, 0);
@@ -205,7 +205,7 @@ mod tests {
             given.push(pair.guest());
         }
         given.sort();
-        // Of .0 to .15: the first and last pair, .4 to .7, and the pair of .11 are not there.
+        // Missing from .0 to .15: the first and last pair, .4 to .7, and the pair of .11.
         assert_eq!(given, [Ipv4Addr::new(10, 88, 0, 3), [10, 88, 0, 9].into(), [10, 88, 0, 13].into()]);
         assert!(pool.claim("x", Pair::of([10, 88, 0, 5].into())).is_err());
     }

@@ -1,10 +1,10 @@
-//! The certificate authority of an installation: what vouches for the hosts that the egress proxy answers for.
+//! The certificate authority of an installation. It signs the certificates with which the egress proxy answers.
 //!
-//! Owns: its key and certificate, and the certificates of hosts made on demand. Boxes trust it, nobody else does, and
-//! nothing but the egress proxy uses it.
+//! Owns: the authority's key and certificate, and the host certificates made on demand. Only boxes trust it, and only
+//! the egress proxy uses it.
 //!
-//! Invariants: the key is on disk sealed and for its owner only, and never leaves the process otherwise; it is made once,
-//! since boxes have its certificate in their trust stores; what is there and cannot be read is an error, not a reason to
+//! Invariants: the key is on disk sealed and readable by its owner only, and never leaves the process otherwise. It is
+//! made once, because boxes have its certificate in their trust stores. An unreadable file is an error, not a reason to
 //! make another.
 
 use std::collections::HashMap;
@@ -27,22 +27,22 @@ use sha2::{Digest as _, Sha256};
 use super::secret::{SealingKey, Wiped, create_private, read_private};
 use crate::error::{Cause, Error};
 
-/// Hosts whose certificates are kept.
+/// Host certificates kept in memory.
 const HOSTS_MAX: usize = 1024;
-/// Key and certificate, sealed; a few hundred bytes.
+/// The file holds key and certificate, sealed; a few hundred bytes.
 const FILE_BYTES_MAX: usize = 16 * 1024;
-/// What it is sealed for.
+/// The sealing context.
 const CONTEXT: &str = "authority";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 const LEAF_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// For clocks that are behind.
+/// Certificates begin this long ago, for clocks that are behind.
 const BACKDATED: Duration = HOUR;
 /// The only protocol that the proxy speaks.
 const ALPN: &[u8] = b"http/1.1";
 
-/// The cryptography of all our TLS, named here since no default is installed for the process.
+/// The crypto provider of all our TLS, named here because no process default is installed.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -83,11 +83,11 @@ fn failed_tls(operation: &'static str) -> impl Fn(rustls::Error) -> Error {
 }
 
 impl Authority {
-    /// The authority in the file at `path`, sealed with `key`. If there is none, one is made.
+    /// Loads the authority from the file at `path`, sealed with `key`. Makes one if there is no file.
     ///
     /// # Errors
-    /// The file cannot be read or does not open with the key. Whoever wants another authority removes it; boxes that
-    /// are there trust the old one only.
+    /// The file cannot be read or does not open with the key. To replace the authority, remove the file; running boxes
+    /// trust only the old one.
     pub fn load_or_create(path: &Path, key: &SealingKey) -> Result<Self, Error> {
         if let Some(sealed) = read_private(path, FILE_BYTES_MAX)? {
             return Self::read(path, key, &sealed);
@@ -123,7 +123,7 @@ impl Authority {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
-    /// What is needed to answer for `host`, a name in its normal form.
+    /// The TLS server configuration for `host`, a name in its normal form.
     ///
     /// # Errors
     /// No certificate can be made for this name.
@@ -157,7 +157,7 @@ impl Authority {
             .with_single_cert(vec![leaf.der().clone(), self.certificate.clone()], key)
             .map_err(failed_tls("use the certificate of a host"))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Sessions are resumed by what the client keeps, so that nothing grows here.
+        // Session state is kept by the client (tickets), so nothing grows here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::clone(&self.tickets);
         Ok(config)
@@ -169,7 +169,7 @@ impl Authority {
         params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(now - BACKDATED);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(now + LEAF_LIFE);
         params.distinguished_name = DistinguishedName::new();
-        // Long names do not fit there, and nobody looks there any more.
+        // Long names do not fit into the common name, and current clients read only the SAN.
         if host.len() <= 64 {
             params.distinguished_name.push(DnType::CommonName, host);
         }
@@ -189,8 +189,8 @@ fn strange(path: &Path) -> Error {
     Error::new("read authority", path.display().to_string(), cause)
 }
 
-/// What is in the certificate of an authority. The same for the same key but for the dates, so that what is signed later
-/// names its issuer rightly.
+/// The certificate parameters of an authority. Only the dates differ for the same key, so later certificates name their
+/// issuer correctly.
 fn params(pair: &KeyPair) -> Result<CertificateParams, Error> {
     let now = SystemTime::now();
     let mut params = CertificateParams::new(Vec::new()).map_err(failed("describe the authority"))?;
@@ -206,7 +206,7 @@ fn params(pair: &KeyPair) -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// Positive, and never the same again.
+/// A positive, unique serial number.
 fn serial() -> SerialNumber {
     let mut bytes = uuid::Uuid::new_v4().into_bytes();
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
@@ -248,7 +248,7 @@ mod tests {
         (folder, key, authority)
     }
 
-    /// Whether a client that trusts `root` takes what `authority` answers for `answered` as `wanted`.
+    /// True if a client that trusts `root` accepts, as `wanted`, what `authority` answers for `answered`.
     fn handshake(root: &str, authority: &Authority, answered: &str, wanted: &str) -> Result<(), rustls::Error> {
         use rustls::pki_types::pem::PemObject as _;
         let mut roots = RootCertStore::empty();

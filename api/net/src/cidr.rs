@@ -1,7 +1,7 @@
 //! IPv4 address ranges in CIDR notation, and disjoint ranges made of them.
 //!
-//! Invariants: a [`Cidr`] has no bits below its prefix; what [`disjoint`] returns is sorted, does not overlap and does
-//! not touch. The kernel's interval sets refuse overlapping elements, so everything that goes there passes through it.
+//! Invariants: a [`Cidr`] has no bits below its prefix. The result of [`disjoint`] is sorted, does not overlap and does
+//! not touch. The kernel's interval sets refuse overlapping elements, so every range for them passes through it.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -9,14 +9,14 @@ use std::str::FromStr;
 
 use crate::error::{Cause, Error};
 
-/// A network: an address and how many of its leading bits count.
+/// A network: an address and its prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
     first: u32,
     prefix: u8,
 }
 
-/// First and last address of a range, both in it.
+/// A range of addresses, first and last included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
     /// The lowest address.
@@ -39,7 +39,7 @@ impl Cidr {
         Ok(cidr)
     }
 
-    /// A network known when this was compiled.
+    /// A network known at compile time.
     pub(super) const fn known(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Self {
         Self { first: Ipv4Addr::new(a, b, c, d).to_bits(), prefix }
     }
@@ -48,19 +48,19 @@ impl Cidr {
         u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0)
     }
 
-    /// How many leading bits count.
+    /// The prefix length.
     #[must_use]
     pub fn prefix(self) -> u8 {
         self.prefix
     }
 
-    /// All its addresses.
+    /// All its addresses, as a range.
     #[must_use]
     pub fn range(self) -> Range {
         Range { first: self.first.into(), last: (self.first | self.host_mask()).into() }
     }
 
-    /// Whether `address` lies in it.
+    /// True if `address` lies in it.
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & !self.host_mask() == self.first
@@ -73,9 +73,9 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid =
             || Error::new("read network", text, Cause::Invalid("expected ADDRESS/PREFIX, as in 10.88.0.0/16"));
-        // A plain address is a network of one, as everybody writes it in lists of networks.
+        // A plain address is a network of one address, as is usual in lists of networks.
         let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-        // `parse` alone would take "+8".
+        // `parse` alone would accept "+8".
         if !prefix.bytes().all(|b| b.is_ascii_digit()) {
             return Err(invalid());
         }

@@ -1,4 +1,4 @@
-//! What an operator chooses about the network of boxes: the section `[network]` of the configuration.
+//! The operator's choices about the network of boxes: the section `[network]` of the configuration.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,23 +16,23 @@ const PORT_DNS: u16 = 53;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Whether boxes have a network at all. Without, they have a loopback interface only.
+    /// False: boxes have a loopback interface only.
     pub enabled: bool,
-    /// The addresses of boxes; two for each. They must be nobody else's in the namespace of the host side.
+    /// The addresses of boxes, two for each. The range must be unused in the namespace of the host side.
     #[serde(deserialize_with = "cidr")]
     pub pool: Cidr,
-    /// The DNS servers that are asked in the name of boxes. Default: those of the host's `/etc/resolv.conf`.
+    /// The DNS servers asked for boxes. Default: those of the host's `/etc/resolv.conf`.
     #[serde(deserialize_with = "resolvers")]
     pub resolvers: Vec<SocketAddr>,
-    /// Whether boxes may send mail by themselves (TCP port 25). Default: no, it is how spam is sent.
+    /// Allows boxes to send mail directly (TCP port 25). Default: no, because spam is sent this way.
     pub smtp_allowed: bool,
-    /// Whether, under `custom`, TLS with an encrypted ClientHello (ECH) passes by its outer name. Default: no. Browsers send
-    /// one in every handshake, mostly a decoy, which nobody can tell from a real one; a real one may be for any name that
-    /// the same server has.
+    /// Under `custom`, allows TLS with an encrypted ClientHello (ECH) by its outer name. Default: no. Browsers send one
+    /// in every handshake, mostly a decoy (GREASE) that cannot be told from a real one. A real one may be for any name
+    /// on the same server.
     pub ech_allowed: bool,
-    /// Certificates (PEM) that are trusted beside those of the host when `attach_headers` connects in the name of a box.
+    /// Certificates (PEM) trusted beside those of the host when `attach_headers` connects for a box.
     pub extra_roots: Option<PathBuf>,
-    /// What each box may use.
+    /// Limits of each box.
     pub limits: NetworkLimits,
 }
 
@@ -42,11 +42,11 @@ pub struct NetworkConfig {
 pub struct NetworkLimits {
     /// Connections at once.
     pub connections_max: u32,
-    /// New connections per second, with as many more in a burst.
+    /// New connections per second; the burst allows as many more.
     pub new_connections_per_second_max: u32,
     /// Bytes per second that leave a box.
     pub send_bytes_per_second: u64,
-    /// Bytes per second that reach it.
+    /// Bytes per second that reach a box.
     pub receive_bytes_per_second: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             enabled: true,
-            // A private range that neither Docker, Podman, libvirt nor the usual Kubernetes networks take by default.
+            // A private range that Docker, Podman, libvirt and the usual Kubernetes networks do not take by default.
             pool: Cidr::known(10, 213, 0, 0, 16),
             resolvers: Vec::new(),
             smtp_allowed: false,
@@ -66,8 +66,8 @@ impl Default for NetworkConfig {
 }
 
 impl Default for NetworkLimits {
-    /// Enough for a package manager or a crawler, too little to fill the table of connections that all share. Bandwidth is
-    /// not limited: only the operator knows what there is.
+    /// Enough for a package manager or a crawler, too little to fill the shared conntrack table. Bandwidth is not
+    /// limited: only the operator knows the capacity.
     fn default() -> Self {
         Self {
             connections_max: 4096,
@@ -82,7 +82,7 @@ impl NetworkConfig {
     /// Checks the values.
     ///
     /// # Errors
-    /// The key that is wrong, and what is expected.
+    /// The wrong key, and the expected value.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if Pool::new(self.pool, Vec::new()).is_err() {
             return Err(("network.pool", "must be a network from /8 to /29"));
@@ -99,12 +99,12 @@ impl NetworkConfig {
 }
 
 impl NetworkLimits {
-    /// Connections at once.
+    /// The limit of connections at once; none if zero.
     pub(super) fn connections_max(&self) -> Option<u32> {
         (self.connections_max > 0).then_some(self.connections_max)
     }
 
-    /// As the firewall takes the others.
+    /// The other limits, in the firewall's form.
     pub(super) fn of_firewall(&self) -> Limits {
         let some = |n: u32| (n > 0).then_some(n);
         let some64 = |n: u64| (n > 0).then_some(n);

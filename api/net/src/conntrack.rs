@@ -1,14 +1,14 @@
-//! The kernel's table of connections, as far as one box is concerned.
+//! The kernel's connection tracking table, for one box at a time.
 //!
-//! Owns: listing a box's connections, and forgetting them. A box's are those that it began; nobody begins one to it. The
-//! kernel picks them out, so that others' cost nothing but the walk.
+//! Owns: listing and forgetting a box's connections. They are the connections that the box began; connections to a box
+//! do not exist. The kernel filters them, so the entries of others cost only the walk.
 
 use std::net::Ipv4Addr;
 
 use super::netlink::{Attrs, FAMILY_HEADER, Request, Socket, attribute, be32, be64};
 use crate::error::Error;
 
-/// Connections that are listed.
+/// Most connections listed.
 pub const LISTED_MAX: usize = 200;
 /// `NFNL_SUBSYS_CTNETLINK`
 const SUBSYSTEM: u16 = 1;
@@ -20,7 +20,7 @@ const STATUS_DNAT: u32 = 1 << 5;
 const STATUS_ANSWERED: u32 = 1 << 1;
 const IPPROTO_UDP: u8 = 17;
 const PORT_DNS: u16 = 53;
-/// Names of `enum tcp_conntrack`, in words of `ss`.
+/// Names of `enum tcp_conntrack`, as `ss` prints them.
 const TCP_STATES: [&str; 10] = [
     "none",
     "syn-sent",
@@ -34,25 +34,25 @@ const TCP_STATES: [&str; 10] = [
     "syn-sent",
 ];
 
-/// A connection of a box, or what the kernel takes for one: datagrams and their answers, too.
+/// A tracked connection of a box. The kernel tracks datagrams and their answers as connections too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// The protocol's number.
+    /// The protocol number.
     pub protocol: u8,
-    /// Where the box wants to go.
+    /// The destination address, as the box sent it.
     pub destination: Ipv4Addr,
-    /// The port there, of protocols that have ports.
+    /// The destination port, if the protocol has ports.
     pub port: Option<u16>,
-    /// Of TCP its state; of others whether there was an answer.
+    /// For TCP, its state; for other protocols, whether an answer came.
     pub state: &'static str,
-    /// It goes to one of our proxies.
+    /// The connection goes to one of our proxies.
     pub is_proxied: bool,
     /// Bytes from the box and to it, if the kernel counts them (`nf_conntrack_acct`).
     pub bytes: Option<(u64, u64)>,
 }
 
 impl Connection {
-    /// Whether it is a question for a name to somebody else than our proxy.
+    /// True for a DNS question that does not go to our proxy.
     pub(super) fn asks_names_directly(&self) -> bool {
         self.protocol == IPPROTO_UDP && self.port == Some(PORT_DNS) && !self.is_proxied
     }
@@ -61,13 +61,13 @@ impl Connection {
 /// Connections of a box.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// How many there are.
+    /// Number of connections.
     pub count: usize,
     /// Some of them, at most [`LISTED_MAX`].
     pub listed: Vec<Connection>,
 }
 
-/// The connection to the kernel's table in the namespace of the thread that opened it.
+/// The netlink socket to the table, in the namespace of the thread that opened it.
 #[derive(Debug)]
 pub(super) struct Tracker {
     socket: Socket,
@@ -78,21 +78,21 @@ impl Tracker {
         Ok(Self { socket: Socket::open("netlink socket for connections")? })
     }
 
-    /// What a box has open.
+    /// The tracked connections of a box.
     pub(super) fn connections(&mut self, guest: Ipv4Addr) -> Result<Connections, Error> {
         let bodies = self.of(guest)?;
         let all = bodies.iter().filter_map(|body| read(body, guest));
         Ok(Connections { count: all.clone().count(), listed: all.take(LISTED_MAX).collect() })
     }
 
-    /// Forgets those of a box's connections that `which` picks. What still comes for them belongs to nothing.
+    /// Forgets the connections of a box that `which` selects. Later packets for them belong to no connection.
     pub(super) fn forget(&mut self, guest: Ipv4Addr, which: impl Fn(&Connection) -> bool) -> Result<(), Error> {
         let bodies = self.of(guest)?;
         let picked = bodies.iter().filter(|body| read(body, guest).is_some_and(|connection| which(&connection)));
         picked.into_iter().try_for_each(|body| self.forget_one(body))
     }
 
-    /// Forgets all connections that come from an address which `whose` picks. This one lists the connections of everybody.
+    /// Forgets all connections from an address that `whose` selects. This lists the connections of all sources.
     pub(super) fn forget_all(&mut self, whose: impl Fn(Ipv4Addr) -> bool) -> Result<(), Error> {
         let request = Request { kind: MESSAGE_GET, flags: 0, family: FAMILY, body: &Attrs::new() };
         let bodies = self.socket.dump("list connections of", "boxes", &request)?.unwrap_or_default();
@@ -102,11 +102,11 @@ impl Tracker {
 
     fn forget_one(&mut self, body: &[u8]) -> Result<(), Error> {
         let Some(tuple) = attribute(body, 1) else { return Ok(()) };
-        // The number is in it, so that a new one that looks the same is not taken for it.
+        // The id is included, so a new connection with the same tuple is not deleted instead.
         let attrs = Attrs::new().nested_bytes(1, tuple);
         let attrs = attribute(body, 12).map_or(attrs.clone(), |id| attrs.bytes(12, id));
         let request = Request { kind: MESSAGE_DELETE, flags: 0, family: FAMILY, body: &attrs };
-        // One that is gone by itself is as good.
+        // An entry that expired by itself is fine too.
         let subject = source(body).map_or_else(String::new, |address| address.to_string());
         self.socket.ask("forget connection of", &subject, &request).map(drop)
     }
@@ -121,7 +121,7 @@ impl Tracker {
     }
 }
 
-/// An address of the first packet of a connection: 1 is the source, 2 the destination.
+/// An address of a connection's first packet: 1 is the source, 2 the destination.
 fn address(body: &[u8], kind: u16) -> Option<Ipv4Addr> {
     let bytes = attribute(attribute(attribute(body, 1)?, 1)?, kind)?;
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
@@ -131,7 +131,7 @@ fn source(body: &[u8]) -> Option<Ipv4Addr> {
     address(body, 1)
 }
 
-/// A connection as the kernel tells it; none if it is not the box's.
+/// Parses a connection from the kernel; none if it is not the box's.
 fn read(body: &[u8], guest: Ipv4Addr) -> Option<Connection> {
     if source(body)? != guest {
         return None;

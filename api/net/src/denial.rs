@@ -1,34 +1,34 @@
-//! What a box was refused: the latest refusals, kept for whoever asks.
+//! The latest refusals of a box, kept for the API and the CLI.
 //!
-//! Owns: the list of one box, bounded, where the same refusal again is counted instead of listed again.
+//! Owns: the bounded list of one box. A repeated refusal is counted, not listed again.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
-/// One line of the log for so much time, on average: a box that tries names one after the other must not fill the disk.
+/// Average interval between log lines: a box that tries names one after the other must not fill the disk.
 const LINE_EVERY_MS: i64 = 5000;
-/// Lines that may come at once.
+/// Burst of log lines.
 const LINES_BURST: i64 = 20;
-/// Different refusals kept per box.
+/// Distinct refusals kept per box.
 pub const DENIALS_MAX: usize = 100;
 
-/// Something that a box was refused.
+/// A refused packet, connection or question of a box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// The rule that refused it, e.g. `deny-all`, `blocked network`, `denied_cidrs`, `not in allowed_domains`.
+    /// The rule that refused, e.g. `deny-all`, `blocked network`, `denied_cidrs`, `not in allowed_domains`.
     pub rule: String,
-    /// `tcp`, `udp`, `icmp`, `dns`, `tls`, `http`, or a protocol's number.
+    /// `tcp`, `udp`, `icmp`, `dns`, `tls`, `http`, or a protocol number.
     pub protocol: String,
-    /// Where it wanted to go.
+    /// The destination address.
     pub address: Option<Ipv4Addr>,
-    /// The port there.
+    /// The destination port.
     pub port: Option<u16>,
-    /// The name it wanted.
+    /// The requested name.
     pub name: Option<String>,
 }
 
-/// A protocol's name, or its number.
+/// The name of a protocol, or its number.
 #[must_use]
 pub fn protocol_name(number: u8) -> String {
     match i32::from(number) {
@@ -55,12 +55,12 @@ impl std::fmt::Display for Denial {
     }
 }
 
-/// A refusal with its history.
+/// A refusal with count and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// What was refused.
+    /// The refusal.
     pub what: Denial,
-    /// How often.
+    /// Number of times.
     pub count: u64,
     /// Unix milliseconds of the first time.
     pub first_ms: i64,
@@ -68,7 +68,7 @@ pub struct Denied {
     pub last_ms: i64,
 }
 
-/// The latest refusals of one box, the last one last.
+/// The latest refusals of one box, the newest last.
 #[derive(Debug, Default)]
 pub struct Denials {
     inner: Mutex<Inner>,
@@ -77,14 +77,14 @@ pub struct Denials {
 #[derive(Debug, Default)]
 struct Inner {
     list: VecDeque<Denied>,
-    /// All refusals so far, those that are no longer in the list too.
+    /// All refusals so far, including those no longer listed.
     total: u64,
-    /// Unix milliseconds up to which lines of the log are spent.
+    /// Unix milliseconds up to which the log budget is spent.
     spent_ms: i64,
 }
 
 impl Denials {
-    /// Notes a refusal. True if it is worth a line in the log: it is not in the list yet, and there were not too many lines.
+    /// Records a refusal. Returns true if it deserves a log line: it is not listed yet, and the line rate allows it.
     pub fn record(&self, what: Denial, now_ms: i64) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.total += 1;
@@ -107,13 +107,13 @@ impl Denials {
         may
     }
 
-    /// How many there were so far.
+    /// Number of refusals so far.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
-    /// The list, the last one first.
+    /// The list, the newest first.
     #[must_use]
     pub fn latest(&self) -> Vec<Denied> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).list.iter().rev().cloned().collect()

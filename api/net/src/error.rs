@@ -1,4 +1,4 @@
-//! The error type of this crate: what failed (operation), on what (subject), and why (cause).
+//! The error type of this crate: operation, subject and cause.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ pub struct Error {
     cause: Box<Cause>,
 }
 
-/// Why an operation failed.
+/// The cause of a failure.
 #[derive(Debug)]
 pub enum Cause {
     /// The operating system refused.
     Io(std::io::Error),
-    /// A stored text is not the JSON it should be.
+    /// A stored text is not valid JSON of the expected shape.
     Json(serde_json::Error),
-    /// The value is not acceptable; the text says what is expected.
+    /// The value is invalid; the text says what is expected.
     Invalid(&'static str),
-    /// The thread that should have answered has ended.
+    /// The worker thread has ended before it answered.
     WorkerEnded,
-    /// There is none left.
+    /// The resource is used up.
     Exhausted(&'static str),
 }
 
@@ -31,13 +31,13 @@ impl Error {
         Self { operation, subject: subject.into(), cause: Box::new(cause.into()) }
     }
 
-    /// Why it failed.
+    /// The cause.
     #[must_use]
     pub fn cause(&self) -> &Cause {
         &self.cause
     }
 
-    /// Operation, subject and cause, for an error type that has the same parts.
+    /// Operation, subject and cause, for an error type with the same parts.
     #[must_use]
     pub fn into_parts(self) -> (&'static str, String, Cause) {
         (self.operation, self.subject, *self.cause)
@@ -106,7 +106,7 @@ impl From<nix::errno::Errno> for Cause {
     }
 }
 
-/// An input of a client that makes no sense. The text says which entry and what is expected; it shows no secret.
+/// Invalid input of a client. The text names the entry and the expected form; it shows no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed(pub String);
 

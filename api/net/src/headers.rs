@@ -1,10 +1,9 @@
-//! Headers that are added to a box's requests on their way out, by host.
+//! Headers that are added to a box's outgoing requests, by host.
 //!
-//! Owns: what a client may ask for, and which headers a host gets. Pure.
+//! Owns: the validation of a client's headers, and the choice of headers for a host. Pure.
 //!
-//! Invariants: names and values are such that a request with them is still one request, and says the same about its
-//! length, its connection and its host. Values are secrets: nothing here shows one, and what held one is wiped where it
-//! is ours to wipe.
+//! Invariants: with valid names and values a request stays one request, with the same length, connection and host.
+//! Values are secrets: nothing here shows one, and memory that held one is wiped where it is ours.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,18 +14,18 @@ use crate::error::{Error, Malformed};
 use crate::policy::DomainPattern;
 use crate::secret::{SealingKey, Wiped};
 
-/// Patterns of one box.
+/// Most patterns of one box.
 pub const PATTERNS_MAX: usize = 64;
-/// Headers of one pattern.
+/// Most headers of one pattern.
 pub const HEADERS_MAX: usize = 32;
-/// Longest name of a header.
+/// Longest header name.
 const NAME_BYTES_MAX: usize = 256;
 /// Longest value.
 const VALUE_BYTES_MAX: usize = 8 * 1024;
-/// All names and values of a box.
+/// All names and values of a box, in bytes.
 const TOTAL_BYTES_MAX: usize = 64 * 1024;
 
-/// Headers that say how a message is passed on or whom it is for.
+/// Headers that frame or route a message.
 const FORBIDDEN: [HeaderName; 9] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -40,13 +39,13 @@ const FORBIDDEN: [HeaderName; 9] = [
 ];
 const FORBIDDEN_OTHERS: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 
-/// What a client sends: headers by pattern of hosts.
+/// A client's request: headers by host pattern.
 pub type Wanted = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The headers of a box, checked.
+/// The validated headers of a box.
 #[derive(Clone, Default)]
 pub struct HeaderRules {
-    /// The closest pattern first.
+    /// The most specific pattern first.
     rules: Vec<(DomainPattern, Vec<(HeaderName, HeaderValue)>)>,
 }
 
@@ -58,10 +57,10 @@ impl fmt::Debug for HeaderRules {
 }
 
 impl HeaderRules {
-    /// Checks what a client has sent.
+    /// Validates a client's headers.
     ///
     /// # Errors
-    /// What is wrong; the text shows patterns and names of headers, never a value.
+    /// The mistake; the text shows patterns and header names, never a value.
     pub fn check(wanted: &Wanted) -> Result<Self, Malformed> {
         let wrong = Malformed;
         if wanted.len() > PATTERNS_MAX {
@@ -89,38 +88,38 @@ impl HeaderRules {
         Self { rules }
     }
 
-    /// These, and of `general` those whose pattern is not among these.
+    /// These rules, plus those of `general` whose pattern is not among these.
     #[must_use]
     pub fn over(&self, general: &Self) -> Self {
         let others = general.rules.iter().filter(|(p, _)| !self.rules.iter().any(|(own, _)| own == p));
         Self::sorted(self.rules.iter().chain(others).cloned().collect())
     }
 
-    /// Whether there are none.
+    /// True if there are no rules.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// The patterns, the closest first.
+    /// The patterns, the most specific first.
     pub fn patterns(&self) -> impl Iterator<Item = &DomainPattern> {
         self.rules.iter().map(|(pattern, _)| pattern)
     }
 
-    /// The headers of a host in its normal form: those of the closest pattern. None if no pattern covers it.
+    /// The headers for a host in its normal form: those of the most specific pattern. None if no pattern covers it.
     #[must_use]
     pub fn of(&self, host: &str) -> Option<&[(HeaderName, HeaderValue)]> {
         self.rules.iter().find(|(pattern, _)| pattern.covers(host)).map(|(_, headers)| headers.as_slice())
     }
 
-    /// Puts the headers of a host into a request, instead of those of the same name.
+    /// Sets the headers of a host in a request; they replace those of the same name.
     pub(crate) fn attach(&self, host: &str, request: &mut HeaderMap) {
         for (name, value) in self.of(host).unwrap_or_default() {
             request.insert(name.clone(), value.clone());
         }
     }
 
-    /// What is kept of them at rest. `context` says whose they are.
+    /// The sealed form for storage. `context` names the owner.
     ///
     /// # Errors
     /// Sealing failed.
@@ -133,13 +132,13 @@ impl HeaderRules {
         key.seal(context, &json.0)
     }
 
-    /// The same, back.
+    /// Opens the sealed form.
     ///
     /// # Errors
-    /// It does not open, or is not what [`Self::seal`] made.
+    /// It does not open, or is not a result of [`Self::seal`].
     pub fn open(key: &SealingKey, context: &str, sealed: &[u8]) -> Result<Self, Error> {
         let json = Wiped(key.open(context, sealed)?);
-        // The cause would show what could not be read.
+        // The cause could show the secret text.
         let strange = || {
             let cause = crate::error::Cause::Invalid("this was sealed by another version");
             Error::new("read headers of", context, cause)
@@ -176,7 +175,7 @@ fn read_headers(headers: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, H
         let mut value = value.ok_or_else(|| {
             format!("the value of {name} is not a line of at most {VALUE_BYTES_MAX} printable ASCII characters")
         })?;
-        // `Debug` of whatever has it then prints "Sensitive".
+        // `Debug` of a holder then prints "Sensitive".
         value.set_sensitive(true);
         list.push((name, value));
     }

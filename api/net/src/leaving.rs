@@ -1,16 +1,16 @@
-//! Boxes that were detached, until everything of theirs is gone.
+//! Detached boxes, until all their remains are gone.
 //!
-//! Detaching closes a box. What else there is to do takes the one thread of the network long, in which no other box can be
-//! connected, and can wait. The kernel takes both ends of a link away when the box's namespace ends, together with those of
-//! other boxes that end then; asked to do it, it needs tens of milliseconds. To find the connections of a box it walks its
-//! whole table, for some milliseconds. So a link is left to its namespace, and later somebody looks after it: the namespace
-//! may be held by a socket, or by a process that does not end.
+//! Detaching closes a box. The remaining work can wait, and would block the single network thread, which connects other
+//! boxes. The kernel removes both ends of a link when the box's namespace ends, in one batch with those of other boxes;
+//! a requested removal takes tens of milliseconds. Finding the connections of a box walks the whole conntrack table,
+//! for some milliseconds. So a link is left to its namespace and checked later, because a socket or an unkillable
+//! process may hold the namespace.
 //!
-//! Owns: which boxes were detached, and when they are looked after.
+//! Owns: the list of detached boxes, and the time of their check.
 //!
-//! Invariant: nobody is connected with addresses whose last box is not gone in every part. Two links would have the same
-//! route, and packets for the one box would go to the other; answers to the questions of the last box would reach the next.
-//! So whoever is connected with such addresses has the rest done first.
+//! Invariant: no box is connected with addresses whose last box is not entirely gone. Otherwise two links would have
+//! the same route, packets for one box would reach the other, and answers for the last box would reach the next. So
+//! connecting a box with such addresses does the remaining work first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -20,9 +20,9 @@ use super::State;
 use super::address::Pair;
 use super::namespace::Remote;
 
-/// What the kernel needs to end a namespace, and more.
+/// Longer than the kernel needs to end a namespace.
 const LINGER: Duration = Duration::from_secs(2);
-/// Times it is tried to remove what cannot be removed. The next start tries again.
+/// Most tries to remove a link. The next start tries again.
 const TRIES_MAX: u32 = 30;
 
 #[derive(Debug)]
@@ -40,39 +40,39 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Notes a box. The number tells this time from others that the same box is detached.
+    /// Adds a box. The returned number distinguishes this detachment from others of the same box.
     pub(super) fn add(&mut self, id: &str, pair: Pair) -> u64 {
         self.turns += 1;
         self.boxes.insert(id.to_owned(), Left { pair, turn: self.turns, is_forgotten: false });
         self.turns
     }
 
-    /// All is gone, or the box is connected again. Its addresses, if it was there.
+    /// Removes a box that is gone or connected again. Returns its addresses, if it was listed.
     pub(super) fn take(&mut self, id: &str) -> Option<Pair> {
         self.boxes.remove(id).map(|left| left.pair)
     }
 
-    /// The addresses that a box had, if it is looked after.
+    /// The addresses of a box, if it is listed.
     pub(super) fn pair_of(&self, id: &str) -> Option<Pair> {
         self.boxes.get(id).map(|left| left.pair)
     }
 
-    /// Whether a box is looked after since it was detached that time.
+    /// True if a box is listed since the detachment with this number.
     pub(super) fn has_since(&self, id: &str, turn: u64) -> bool {
         self.boxes.get(id).is_some_and(|left| left.turn == turn)
     }
 
-    /// The addresses of all boxes whose connections nobody has forgotten since they were detached.
+    /// The addresses of all listed boxes whose connections are not yet forgotten.
     pub(super) fn unforgotten(&self) -> BTreeSet<Ipv4Addr> {
         self.boxes.values().filter(|left| !left.is_forgotten).map(|left| left.pair.guest()).collect()
     }
 
-    /// The connections of all boxes were forgotten. They are closed in, so there are no new ones.
+    /// Marks the connections of all boxes as forgotten. The boxes are closed in, so there are no new ones.
     pub(super) fn are_forgotten(&mut self) {
         self.boxes.values_mut().for_each(|left| left.is_forgotten = true);
     }
 
-    /// Boxes that had these addresses.
+    /// The boxes that had these addresses.
     pub(super) fn with(&self, pair: Pair) -> Vec<String> {
         self.boxes.iter().filter(|(_, left)| left.pair == pair).map(|(id, _)| id.clone()).collect()
     }
@@ -83,8 +83,7 @@ impl Leaving {
     }
 }
 
-/// Removes what is still there of a box after a while, unless it is connected again meanwhile. Ends with the thread of the
-/// network.
+/// Removes the remains of a box after a while, unless it is connected again. Ends with the network thread.
 pub(super) async fn look_after(network: Remote<State>, id: String, turn: u64) {
     for _ in 0..TRIES_MAX {
         tokio::time::sleep(LINGER).await;

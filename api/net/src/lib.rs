@@ -1,11 +1,12 @@
 //! The network of boxes: addresses, links and firewall, on the host's side.
 //!
-//! Owns: [`HostSide`], which does for a box what has to be done together and in order. It works on one thread of its own
-//! that has entered the namespace of the host side: the machine's own, or the one that `--netns` names. [`Network`] is the whole of it, proxies included.
+//! Owns: [`HostSide`], which performs the multi-step operations of a box in order. It works on a dedicated thread that
+//! has entered the namespace of the host side: the machine's own, or the one that `--netns` names. [`Network`] is the
+//! whole, proxies included.
 //!
-//! The order is what keeps a box closed in whenever this process dies: the firewall's table first, which drops whatever
-//! comes from an interface of the prefix; then the link; and the box's elements in the firewall, which open, last. On the
-//! way back the elements go first, and the link when the box's namespace ends ([`leaving`]).
+//! The order keeps a box closed in if this process dies at any point: first the firewall's table, which drops all
+//! packets from interfaces with the prefix; then the link; last the box's elements in the firewall, which open the way.
+//! Removal takes the elements first; the link goes when the box's namespace ends ([`leaving`]).
 
 pub mod address;
 pub mod authority;
@@ -54,22 +55,22 @@ pub use self::network::{Network, NetworkParts, OnRefusal, Report, Rights};
 use self::nflog::Events;
 use crate::error::{Cause, Error};
 
-/// What an operator chooses for all boxes.
+/// The operator's choices for all boxes.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
     /// The addresses of boxes.
     pub pool: Cidr,
-    /// Whether boxes may send mail by themselves (TCP 25).
+    /// Allows boxes to send mail directly (TCP 25).
     pub smtp_allowed: bool,
-    /// Where our proxies listen.
+    /// The ports of our proxies.
     pub ports: ProxyPorts,
     /// Connections that each box may have at once.
     pub connections_max: Option<u32>,
-    /// Whether nobody else shall be able to change the firewall's table, where the kernel can do that.
+    /// Makes the firewall's table unchangeable for other processes, where the kernel supports it.
     pub guarded: bool,
 }
 
-/// A box that is to be connected.
+/// The parameters for connecting a box.
 #[derive(Debug, Clone)]
 pub struct Attachment {
     /// The box.
@@ -78,15 +79,15 @@ pub struct Attachment {
     pub pair: Pair,
     /// Its namespace.
     pub namespace: Namespace,
-    /// What it may reach.
+    /// The reachable destinations.
     pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
-    /// Whether headers may have to be added to what it sends.
+    /// Headers may have to be added to its requests.
     pub intercept_tls: bool,
 }
 
-/// What was left of boxes that are no more.
+/// Removed remains of former boxes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Interfaces removed.
@@ -95,10 +96,10 @@ pub struct Swept {
     pub boxes: Vec<Pair>,
 }
 
-/// Names in the abstract space of Unix sockets belong to a network namespace, and go with the process that has bound them.
+/// Abstract Unix socket names belong to a network namespace, and vanish with the process that has bound them.
 const CLAIM: &[u8] = b"icebox/host-side";
 
-/// Makes this process the one Icebox of the namespace: two would take each other's boxes for leftovers.
+/// Makes this process the only Icebox of the namespace: two would remove each other's boxes as leftovers.
 fn claim() -> Result<OwnedFd, Error> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
     let failed = |cause: Cause| Error::new("take the network namespace of the host side", "", cause);
@@ -124,8 +125,8 @@ struct State {
     uplink: Uplink,
     /// The addresses of boxes.
     pool: Cidr,
-    /// Keeps every other Icebox out of the namespace as long as it is open. The last to be dropped: as long as the firewall's
-    /// socket is open, the table is nobody else's.
+    /// Keeps every other Icebox out of the namespace while open. Dropped last: the table has no other owner while the
+    /// firewall's socket is open.
     _claim: OwnedFd,
 }
 
@@ -133,14 +134,14 @@ struct State {
 #[derive(Debug)]
 pub struct HostSide {
     worker: Worker<State>,
-    /// What happened, until somebody takes it.
+    /// The events, until the first caller takes them.
     events: Mutex<Option<Events>>,
     _ears: Ears,
 }
 
 impl HostSide {
-    /// Puts the firewall in place in `namespace`, then lets the uplink forward what comes back. Boxes that a former
-    /// process has connected are as they were.
+    /// Creates the firewall in `namespace`, then lets the uplink forward return traffic. Boxes that a former process
+    /// has connected are unchanged.
     pub async fn start(namespace: Namespace, config: HostConfig) -> Result<Self, Error> {
         let worker = Worker::start("network", namespace, move || State::start(config)).await?;
         let remote = worker.remote();
@@ -149,24 +150,23 @@ impl HostSide {
         Ok(Self { worker, events: Mutex::new(Some(events)), _ears: ears })
     }
 
-    /// What happens from now on, for the first who asks.
+    /// The events from now on; only the first caller gets them.
     pub fn events(&self) -> Option<Events> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Whether a box sleeps. From the moment this has returned, it is told once in a while if something arrives for it;
-    /// so it comes before a box is frozen.
+    /// Marks a box as frozen or not. After this returns, arrivals for a frozen box are reported at a limited rate; so
+    /// it is called before a box is frozen.
     pub async fn set_frozen(&self, pair: Pair, frozen: bool) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.set_frozen(pair, frozen)).await
     }
 
-    /// How many bytes went to and from each box so far, TCP packets that carry nothing aside: if it has changed, there
-    /// was activity.
+    /// Bytes to and from each box so far, without TCP packets that carry nothing. A change means activity.
     pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
         self.worker.call(|state| state.firewall.traffic()).await
     }
 
-    /// What every box sent, received and was refused.
+    /// The traffic and refusals of all boxes.
     pub async fn all_counters(&self) -> Result<BTreeMap<Ipv4Addr, Counters>, Error> {
         self.worker.call(|state| state.firewall.all_counters()).await
     }
@@ -176,21 +176,21 @@ impl HostSide {
         self.worker.call(move |state| state.tracker.connections(pair.guest())).await
     }
 
-    /// Where packets leave, as found at the start.
+    /// The uplink, as found at the start.
     pub async fn uplink(&self) -> Result<Uplink, Error> {
         self.worker.call(|state| Ok(state.uplink.clone())).await
     }
 
-    /// Connects a box, or does what is missing of it.
+    /// Connects a box, or completes its connection.
     pub async fn attach(&self, box_: Attachment) -> Result<(), Error> {
         self.worker.call(move |state| state.attach(box_)).await
     }
 
-    /// Disconnects a box, whatever there is of it. When this returns, nothing passes any more. The rest goes a little later
-    /// ([`leaving`]).
+    /// Disconnects a box, even a partly connected one. When this returns, nothing passes any more. The rest follows a
+    /// little later ([`leaving`]).
     pub async fn detach(&self, id: &str, pair: Pair) -> Result<(), Error> {
         let (id, remote, runtime) = (id.to_owned(), self.worker.remote(), Handle::current());
-        // Begun there: whoever waits for this may go away meanwhile.
+        // Queued on the worker: it completes even if the caller goes away.
         let work = move |state: &mut State| {
             if let Some(turn) = state.detach(&id, pair)? {
                 runtime.spawn(look_after(remote, id, turn));
@@ -200,28 +200,28 @@ impl HostSide {
         self.worker.call(work).await
     }
 
-    /// Removes what is left of boxes that were detached lately, before nobody looks after it any more.
+    /// Removes the remains of detached boxes before the process stops.
     pub async fn see_off_all(&self) -> Result<(), Error> {
         self.worker.call(State::see_off_all).await
     }
 
-    /// Another policy, with the addresses its names are known to stand for; see [`Firewall::set_policy`].
+    /// Sets another policy, with the known addresses of its names; see [`Firewall::set_policy`].
     pub async fn set_policy(&self, pair: Pair, policy: Policy, pins: Vec<Pin>) -> Result<(), Error> {
         let work = move |state: &mut State| {
             state.firewall.set_policy(pair, &policy, &pins)?;
-            // Where something goes is asked once for each connection. A program that asks names from the same port all
-            // the time is asked again.
+            // NAT is decided once for each connection. A program that asks DNS from one port all the time must be
+            // decided anew.
             state.tracker.forget(pair.guest(), Connection::asks_names_directly)
         };
         self.worker.call(work).await
     }
 
-    /// Other limits.
+    /// Sets other limits.
     pub async fn set_limits(&self, pair: Pair, limits: Limits) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.set_limits(pair, limits)).await
     }
 
-    /// Whether what a box sends to port 443 goes to our proxy, whatever address it is for.
+    /// Redirects all of a box's traffic to port 443 to our proxy, or stops that.
     pub async fn set_intercept_tls(&self, pair: Pair, intercept_tls: bool) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.set_intercept_tls(pair, intercept_tls)).await
     }
@@ -231,12 +231,12 @@ impl HostSide {
         self.worker.call(move |state| state.firewall.pin(pair, &pins)).await
     }
 
-    /// What a box sent, received and was refused.
+    /// The traffic and refusals of a box.
     pub async fn counters(&self, pair: Pair) -> Result<Counters, Error> {
         self.worker.call(move |state| state.firewall.counters(pair)).await
     }
 
-    /// Removes what is left of boxes that are not among `kept`, after a crash.
+    /// Removes the remains of boxes that are not among `kept`, after a crash.
     pub async fn sweep(&self, kept: Vec<String>) -> Result<Swept, Error> {
         self.worker.call(move |state| state.sweep(&kept)).await
     }
@@ -259,16 +259,16 @@ impl State {
         opened.dedup();
         let HostConfig { pool, smtp_allowed, ports, connections_max, guarded } = config;
         let firewall = Firewall::open(&Settings { pool, smtp_allowed, ports, connections_max, opened, guarded })?;
-        // Only now: the rule that keeps the host from being a router for others is in the table.
+        // Only now: the rule that keeps the host from routing for others is in the table.
         to_open.map_or(Ok(()), |name| sysctl::forward(name))?;
         let (tracker, leaving) = (Tracker::open()?, Leaving::default());
         Ok(Self { firewall, tracker, links, leaving, uplink, pool, _claim: claim })
     }
 
-    /// What the kernel tells by itself: of packets, and of changes of the table that are not ours.
+    /// The kernel's notifications: logged packets, and foreign changes of the table.
     fn listeners(&mut self, remote: Remote<Self>) -> Result<(Vec<Listener>, Events), Error> {
         let (mut listeners, events) = nflog::listeners()?;
-        // One removal of a table is many messages.
+        // Removing a table sends many messages.
         let is_posted = Arc::new(AtomicBool::new(false));
         let changed = move || {
             if is_posted.swap(true, Ordering::AcqRel) {
@@ -298,7 +298,7 @@ impl State {
         for former in self.leaving.with(pair).into_iter().filter(|former| *former != id) {
             self.finish(&former)?;
         }
-        // Its own old link is found by its name, and removed if it isn't that of this namespace.
+        // The box's own old link is found by its name, and removed if it belongs to another namespace.
         if let Some(former) = self.leaving.pair_of(&id) {
             self.forget_left(former)?;
             self.leaving.take(&id);
@@ -307,11 +307,11 @@ impl State {
         self.firewall.set(&BoxRules { interface, pair, policy, limits, intercept_tls })
     }
 
-    /// Closes a box in. A number if there is something to look after.
+    /// Closes a box in. Returns a number if remains are to be checked.
     fn detach(&mut self, id: &str, pair: Pair) -> Result<Option<u64>, Error> {
         let was_open = self.firewall.boxes().any(|(open, _)| open == pair);
         if let Err(error) = self.firewall.remove(pair) {
-            // Without a link nothing passes, whatever the firewall says.
+            // Without a link nothing passes, whatever the firewall contains.
             self.links.remove(id)?;
             return Err(error);
         }
@@ -321,7 +321,7 @@ impl State {
         Ok(None)
     }
 
-    /// The time is over in which everything of a box should have gone by itself.
+    /// Checks a box after the time in which all its remains should have vanished.
     fn see_off(&mut self, id: &str, turn: u64) -> Result<(), Error> {
         if self.leaving.has_since(id, turn) { self.finish(id) } else { Ok(()) }
     }
@@ -330,11 +330,11 @@ impl State {
         self.leaving.ids().iter().try_for_each(|id| self.finish(id))
     }
 
-    /// Removes what is left of a box that was detached.
+    /// Removes the remains of a detached box.
     fn finish(&mut self, id: &str) -> Result<(), Error> {
         let Some(pair) = self.leaving.pair_of(id) else { return Ok(()) };
         self.forget_left(pair)?;
-        // Mostly it is gone, and to ask is cheap.
+        // Usually it is gone, and the check is cheap.
         if self.links.is_there(id)? {
             tracing::info!(box_id = id, "the network namespace of a box that was disconnected is still there");
             self.links.remove(id)?;
@@ -343,8 +343,8 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the connections of a box that was detached, so that whoever has the address next does not go on with what it
-    /// has begun; in the same walk those of all others that were.
+    /// Forgets the connections of a detached box, so that the next box with the address does not continue them. The
+    /// same walk forgets those of all other detached boxes.
     fn forget_left(&mut self, pair: Pair) -> Result<(), Error> {
         let addresses = self.leaving.unforgotten();
         if addresses.contains(&pair.guest()) {
@@ -359,7 +359,7 @@ impl State {
         let gone = self.firewall.boxes().filter(|(_, name)| !names.iter().any(|n| n == name));
         let boxes: Vec<Pair> = gone.map(|(pair, _)| pair).collect();
         boxes.iter().try_for_each(|pair| self.firewall.remove(*pair))?;
-        // Also of those that were closed in, and whose connections nobody came to forget.
+        // Includes boxes that were closed in and whose connections were never forgotten.
         let known: BTreeSet<Ipv4Addr> = self.firewall.boxes().map(|(pair, _)| pair.guest()).collect();
         let pool = self.pool;
         self.tracker.forget_all(|source| pool.contains(source) && !known.contains(&source))?;

@@ -1,13 +1,13 @@
-//! A box's link: a pair of virtual Ethernet interfaces, one end here, the other made inside the box's namespace.
+//! A box's link: a veth pair, one end here, the other in the box's namespace.
 //!
-//! Owns: names, addresses, routes and settings of both ends. There is no bridge: every link is a network of two addresses
-//! (/31), so boxes do not see each other's frames at all, and what they send each other passes the firewall as anything
-//! else.
+//! Owns: names, addresses, routes and settings of both ends. There is no bridge: every link is a network of two
+//! addresses (/31). So boxes do not see each other's frames, and traffic between boxes passes the firewall as all other
+//! traffic.
 //!
-//! Making a link is a list of [`Step`]s, each of which may be done again; whoever dies between two of them leaves a link
-//! that the firewall's prefix rule closes, and that [`Links::list`] finds by its name.
+//! Making a link is a list of [`Step`]s, each of which may be repeated. A process that dies between two steps leaves a
+//! link that the firewall's prefix rule closes and that [`Links::list`] finds by its name.
 //!
-//! Invariant: an interface that begins with the firewall's prefix and is not of the box asked for is never touched.
+//! Invariant: an interface that begins with the firewall's prefix and belongs to another box is never touched.
 //!
 //! Leaves out: bandwidth (a queueing discipline on the host's end), pairs made ahead of demand.
 
@@ -35,65 +35,65 @@ use super::namespace::Namespace;
 use super::sysctl;
 use crate::error::{Cause, Error};
 
-/// The box's end, as the box sees it.
+/// The name of the box's end inside the box.
 pub const GUEST_NAME: &str = "eth0";
-/// If there is no uplink to take it from.
+/// The MTU without an uplink.
 const MTU_DEFAULT: u32 = 1500;
-/// Least MTU of IPv4 hosts; what an uplink says below it is not believed.
+/// Least MTU of IPv4 hosts; a lower value of an uplink is ignored.
 const MTU_MIN: u32 = 576;
-/// The kernel needs a moment.
+/// Time for the kernel to raise the carrier.
 const READY_SECONDS_MAX: u64 = 20;
-/// An interface's name has at most 15 bytes; four are the prefix.
+/// An interface name has at most 15 bytes; four are the prefix.
 const HASH_LETTERS: usize = 11;
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// A link that is to be.
+/// The parameters of a link.
 #[derive(Debug, Clone)]
 pub struct LinkSpec {
-    /// The box; it is kept with the link as its alias.
+    /// The box's id, stored as the link's alias.
     pub id: String,
     /// Its addresses.
     pub pair: Pair,
     /// Its namespace.
     pub namespace: Namespace,
-    /// Largest packet, from [`Links::uplink`].
+    /// The MTU, from [`Links::uplink`].
     pub mtu: u32,
 }
 
-/// A link of ours that exists.
+/// An existing link of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// The host's end.
     pub name: String,
-    /// Its number.
+    /// Its interface index.
     pub index: u32,
-    /// The box it was made for; none if its maker died before telling.
+    /// The box's id; none if the process died before setting the alias.
     pub id: Option<String>,
 }
 
-/// Where packets leave the host.
+/// The interface by which packets leave the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     /// The interface of the default route, if there is one.
     pub name: Option<String>,
-    /// Its largest packet.
+    /// Its MTU.
     pub mtu: u32,
 }
 
-/// What is done to make a link, in this order.
+/// The steps of making a link, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The box's namespace, before it has a link.
+    /// Sets up the box's namespace, before it has a link.
     Prepare,
-    /// Both ends, down.
+    /// Creates both ends, down.
     Create,
-    /// The box's id is kept with the link.
+    /// Stores the box's id as the link's alias.
     Name,
-    /// The host's end: settings, address, up.
+    /// Sets up the host's end: settings, address, up.
     Host,
-    /// The box's end: address, up, default route.
+    /// Sets up the box's end: address, up, default route.
     Guest,
-    /// The kernel has noticed that the host's end is connected, and lets it send.
+    /// Waits until the kernel has raised the carrier of the host's end and lets it send.
     Ready,
 }
 
@@ -102,8 +102,8 @@ impl Step {
     pub const ALL: [Self; 6] = [Self::Prepare, Self::Create, Self::Name, Self::Host, Self::Guest, Self::Ready];
 }
 
-/// The name of the host's end: the same for the same box, and for no other but by a chance of one in 2^55, which is then
-/// found out by the alias.
+/// The name of the host's end. It is stable for a box. Two boxes share one with a probability of 2^-55, which the alias
+/// then reveals.
 #[must_use]
 pub fn host_name(id: &str) -> String {
     let hash = Sha256::digest(id.as_bytes());
@@ -111,17 +111,17 @@ pub fn host_name(id: &str) -> String {
     PREFIX.chars().chain(letters).collect()
 }
 
-/// Netlink to the interfaces of the namespace of the thread that opened it.
+/// An rtnetlink connection to the namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Links {
     runtime: Runtime,
     handle: Handle,
-    /// For questions that any socket answers.
+    /// A plain socket for ioctls.
     plain: OwnedFd,
 }
 
 impl Links {
-    /// Opens the connection. What it asks is answered while somebody waits for it, on this thread.
+    /// Opens the connection. Requests are served on this thread, while a caller waits.
     pub fn open() -> Result<Self, Error> {
         let failed = |e: io::Error| Error::new("open", "netlink socket for links", e);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -135,12 +135,12 @@ impl Links {
         Ok(Self { runtime, handle, plain })
     }
 
-    /// Makes a link, or finishes one that was begun, or leaves one that is whole as it is.
+    /// Makes a link, completes a partial one, or leaves a complete one unchanged.
     pub fn create(&self, spec: &LinkSpec) -> Result<(), Error> {
         Step::ALL.into_iter().try_for_each(|step| self.step(step, spec))
     }
 
-    /// One step of [`Links::create`]; all before it must have been done.
+    /// Performs one step of [`Links::create`]; all steps before it must be done.
     pub fn step(&self, step: Step, spec: &LinkSpec) -> Result<(), Error> {
         let name = host_name(&spec.id);
         match step {
@@ -160,8 +160,8 @@ impl Links {
         }
     }
 
-    /// Removes a box's link, with both ends. Of one that is not there nothing is to be done. The kernel answers when no
-    /// processor uses it any more, after tens of milliseconds.
+    /// Removes a box's link, with both ends. Does nothing if it is not there. The kernel answers once no CPU uses it,
+    /// after tens of milliseconds.
     pub fn remove(&self, id: &str) -> Result<(), Error> {
         let name = host_name(id);
         match self.find(&name)? {
@@ -173,8 +173,8 @@ impl Links {
         }
     }
 
-    /// Whether a box's link is there, whosever it is. Does not wait for others that change links, as netlink does. What is
-    /// not there has no route any more, either: the kernel takes the name away after that.
+    /// True if a link with the box's name exists, even another box's. Unlike netlink, this does not wait for others
+    /// that change links. A missing link has no route either: the kernel removes the name last.
     pub fn is_there(&self, id: &str) -> Result<bool, Error> {
         let name = host_name(id);
         match rustix::net::netdevice::name_to_index(&self.plain, &name) {
@@ -184,17 +184,17 @@ impl Links {
         }
     }
 
-    /// All links of boxes that are there, whoever made them.
+    /// All existing links of boxes, whichever process made them.
     pub fn list(&self) -> Result<Vec<Link>, Error> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
         let links = self.wait("list links", "", links)?;
         Ok(links.iter().filter(|l| is_veth(l)).filter_map(read).filter(|l| l.name.starts_with(PREFIX)).collect())
     }
 
-    /// Removes every link of a box for which `keep` is false, and tells which.
+    /// Removes every link of a box for which `keep` is false, and returns the removed ones.
     pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<Link>, Error> {
         let mut gone = self.list()?;
-        // One without an id was never finished; its box, if there is one, makes it again.
+        // A link without an id was never completed; its box, if it exists, makes it again.
         gone.retain(|link| !link.id.as_deref().is_some_and(&keep));
         gone.iter().try_for_each(|link| self.delete(link))?;
         Ok(gone)
@@ -212,7 +212,7 @@ impl Links {
         let found = self.wait("find link", &index.to_string(), found)?;
         let message = found.first().ok_or_else(|| missing(&index.to_string()))?;
         let mtu = message.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(n) = a { Some(*n) } else { None });
-        // The loopback's 65536 would be as wrong as what is too small.
+        // The loopback's 65536 would be as wrong as a too small value.
         let mtu = mtu.filter(|n| (MTU_MIN..=u32::from(u16::MAX)).contains(n)).unwrap_or(MTU_DEFAULT);
         Ok(Uplink { name: read(message).map(|l| l.name), mtu })
     }
@@ -223,7 +223,7 @@ impl Links {
             if spec.namespace.run(|| Self::open()?.has_peer(link.index))? {
                 return Ok(());
             }
-            // Of a namespace that the box no longer has; it would hold the name.
+            // It belongs to a namespace that the box no longer has, and would occupy the name.
             self.delete(&link)?;
         }
         let guest = LinkMessageBuilder::<LinkUnspec>::new().name(GUEST_NAME).mtu(spec.mtu);
@@ -233,8 +233,8 @@ impl Links {
         self.wait("make link", name, self.handle.link().add(host).execute())
     }
 
-    /// Whether this namespace has the box's end of the link whose other end has the number `index` elsewhere. A number
-    /// may be another interface's in a third namespace, but then that is not where the name of the link was found.
+    /// True if this namespace has the peer of the link with interface index `index` elsewhere. An index may equal
+    /// another interface's in a third namespace, but that is not the namespace where the link's name was found.
     fn has_peer(&self, index: u32) -> Result<bool, Error> {
         let Some(message) = self.get(GUEST_NAME)? else { return Ok(false) };
         let is_peer = |a: &LinkAttribute| matches!(a, LinkAttribute::Link(n) if *n == index);
@@ -259,14 +259,14 @@ impl Links {
         self.wait("set up", name, self.handle.link().set(up).execute())
     }
 
-    /// The end that was up first learns of the other by a worker of the kernel; until then it drops what it should send.
-    /// The box's first question for the host's Ethernet address would get no answer, and be asked again a second later.
+    /// The end that came up first learns of its carrier by a kernel worker; until then it drops packets. The box's
+    /// first ARP request would get no answer, and would be repeated a second later.
     fn wait_until_up(&self, name: &str) -> Result<(), Error> {
         let wait = async {
             let (connection, _, mut changes) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
                 .map_err(|e| Error::new("listen for", name, e))?;
             let listener = tokio::spawn(connection);
-            // Any change of any link is a reason to look again; the first look is after the listening began.
+            // Any link change is a reason to check again; the first check follows the subscription.
             while !self.is_up(name).await? {
                 changes.next().await.ok_or_else(|| Error::new("listen for", name, Cause::WorkerEnded))?;
             }
@@ -289,7 +289,7 @@ impl Links {
     fn delete(&self, link: &Link) -> Result<(), Error> {
         let request = self.handle.link().del(link.index).execute();
         match self.runtime.block_on(request) {
-            // It goes by itself with the box's namespace, at any moment.
+            // It vanishes with the box's namespace, at any moment.
             Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(()),
             other => other.map_err(|e| failed("remove link", &link.name, e)),
         }
@@ -334,7 +334,7 @@ fn missing(name: &str) -> Error {
     Error::new("find link", name, io::Error::from_raw_os_error(libc::ENODEV))
 }
 
-/// A link that was made for another box is not this one's, whatever it is called.
+/// Fails if the link was made for another box, whatever its name.
 fn check_owner(link: &Link, id: &str) -> Result<(), Error> {
     match &link.id {
         Some(other) if other != id => {
@@ -383,7 +383,8 @@ mod tests {
             assert!(name.len() <= 15 && name.starts_with(PREFIX), "{name}");
             assert!(name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit()), "{name}");
         }
-        // Fixed for all times: a changed hash would lose the links that are there. Computed by other means than this.
+        // This value must never change: a changed hash would lose existing links. Computed by an independent
+        // implementation.
         assert_eq!(host_name(""), "ice-dqecy44u23u");
     }
 

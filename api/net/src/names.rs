@@ -1,7 +1,7 @@
-//! What names stand for, as a box was told.
+//! The names that a box has resolved, with their addresses.
 //!
-//! Owns: the names that one box has asked for, with the addresses it was answered, and how long they are good. An
-//! answer is a permission under the policy `custom`, so nothing gets in here but what our own DNS proxy has answered.
+//! Owns: the names that one box has asked for, the addresses of the answers, and their validity. Under `custom` an
+//! answer is a permission, so only answers of our own DNS proxy enter.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -12,9 +12,9 @@ use super::firewall::{PINS_MAX, Pin};
 
 /// Names kept per box.
 pub const NAMES_MAX: usize = 4096;
-/// Addresses kept per box, of all its names.
+/// Addresses kept per box, for all its names.
 pub const ADDRESSES_MAX: usize = 8192;
-/// What goes when there is no room: one of so many names.
+/// Without room, one name in this many is evicted.
 const EVICTED_SHARE: usize = 8;
 
 /// The names of one box.
@@ -26,13 +26,13 @@ pub struct Names {
 #[derive(Debug, Default)]
 struct Known {
     names: HashMap<String, HashMap<Ipv4Addr, Instant>>,
-    /// Addresses of all names.
+    /// Number of addresses of all names.
     count: usize,
 }
 
 impl Known {
-    /// What has ended goes, and then the names that end first. Their addresses stay pinned in the firewall as long as was
-    /// promised; what needs the name asks again.
+    /// Evicts expired names, then those that expire first. Their addresses stay pinned in the firewall for the promised
+    /// time; a check that needs the name resolves it again.
     fn make_room(&mut self, now: Instant) {
         let last = |ends: &HashMap<Ipv4Addr, Instant>| ends.values().max().copied().unwrap_or(now);
         self.names.retain(|_, ends| {
@@ -49,7 +49,7 @@ impl Known {
 }
 
 impl Names {
-    /// Keeps an answer: `name` stands for `addresses` for `time`.
+    /// Stores an answer: `name` has `addresses` for `time`.
     pub fn answered(&self, name: &str, addresses: &[Ipv4Addr], time: Duration) {
         let now = Instant::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,14 +68,14 @@ impl Names {
         known.count = known.count + after - before;
     }
 
-    /// Whether `name` was answered with `address`, and the answer is good still.
+    /// True if `name` was answered with `address`, and the answer is still valid.
     #[must_use]
     pub fn stands_for(&self, name: &str, address: Ipv4Addr) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.names.get(name).and_then(|ends| ends.get(&address)).is_some_and(|end| *end > Instant::now())
     }
 
-    /// Whether any name was answered with `address`.
+    /// True if any name was answered with `address`.
     #[must_use]
     pub fn knows(&self, address: Ipv4Addr) -> bool {
         let now = Instant::now();
@@ -83,8 +83,8 @@ impl Names {
         known.names.values().any(|ends| ends.get(&address).is_some_and(|end| *end > now))
     }
 
-    /// Everything that stands for names which `allowed` lets through: what a new policy may keep. If that is more than
-    /// can be pinned, those that are good for longest.
+    /// All addresses of names that `allowed` accepts: the pins that a new policy keeps. Above the limit of pins, those
+    /// that are valid longest.
     #[must_use]
     pub fn pins(&self, allowed: impl Fn(&str) -> bool) -> Vec<Pin> {
         let now = Instant::now();
@@ -136,7 +136,7 @@ mod tests {
         let nth = |n: usize| Ipv4Addr::from(ONE.to_bits() + n as u32);
         for n in 0..3 * ADDRESSES_MAX / 50 {
             let addresses: Vec<Ipv4Addr> = (50 * n..50 * (n + 1)).map(nth).collect();
-            // One name that stands for ever more, as an enemy's may.
+            // One name with ever more addresses, as an attacker's may have.
             let name = if n % 2 == 0 { "a.example".to_owned() } else { format!("n{n}.example") };
             names.answered(&name, &addresses, Duration::from_secs(60));
             let known = names.known.lock().unwrap();

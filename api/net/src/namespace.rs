@@ -1,10 +1,10 @@
 //! Network namespaces, and threads that work in them.
 //!
-//! Owns: how a namespace is named and opened, and that nobody but a dedicated thread ever enters one. The namespace of a
-//! thread cannot be told from outside, so a worker of the async runtime that had entered one would take whatever it does
-//! next there; a thread that was made for it takes its namespace to its end.
+//! Owns: naming and opening namespaces. Only dedicated threads ever enter one. A thread's namespace is invisible to the
+//! code that runs on it, so an async worker that had entered one would run unrelated tasks there; a dedicated thread
+//! stays in its namespace to its end.
 //!
-//! Leaves out: what is done there.
+//! Leaves out: the work done in them.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
@@ -18,14 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Cause, Error};
 
-/// Where `ip netns add NAME` puts namespaces.
+/// The directory of `ip netns add NAME`.
 const NAMED_DIR: &str = "/run/netns";
-/// Type of the file system of namespaces (`NSFS_MAGIC`).
+/// File system type of namespaces (`NSFS_MAGIC`).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
-/// Jobs that may wait for a worker.
+/// Most queued jobs of a worker.
 const JOBS_MAX: usize = 1024;
 
-/// An open network namespace. It lives at least as long as this.
+/// An open network namespace. The descriptor keeps it alive.
 #[derive(Debug, Clone)]
 pub struct Namespace {
     file: Arc<File>,
@@ -39,7 +39,7 @@ impl Namespace {
         Self::open_path(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// A new one, with a loopback interface that is down. It ends when nobody has it any more.
+    /// Makes a namespace whose loopback interface is down. It ends with its last user.
     pub(super) fn make() -> Result<Self, Error> {
         let make = || {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::new("make", "a network namespace", e))?;
@@ -50,7 +50,7 @@ impl Namespace {
         thread.join().unwrap_or_else(|_| Err(Error::new("make", "a network namespace", Cause::WorkerEnded)))
     }
 
-    /// The one that `--netns` names: a path (with a slash), or a name as `ip netns` uses it.
+    /// Opens the namespace that `--netns` names: a path (with a slash), or a name as `ip netns` uses it.
     pub fn open(path_or_name: &str) -> Result<Self, Error> {
         if path_or_name.contains('/') {
             return Self::open_path(Path::new(path_or_name));
@@ -62,8 +62,8 @@ impl Namespace {
         Self::open_path(&Path::new(NAMED_DIR).join(path_or_name))
     }
 
-    /// The namespace of a process. The process may end at any time and its number be another's; so it is held by a
-    /// pidfd, and only if it is still there after the namespace was opened, the namespace was its.
+    /// Opens the namespace of a process. The process may end at any time and its pid be reused. So a pidfd holds it:
+    /// only if it still runs after the namespace was opened, the namespace was its own.
     pub fn of_process(pid: u32) -> Result<Self, Error> {
         let failed = |cause: Cause| Error::new("open network namespace of process", pid.to_string(), cause);
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -95,7 +95,7 @@ impl Namespace {
         self.file.as_raw_fd()
     }
 
-    /// Whether both are the same.
+    /// True if both are the same namespace.
     pub fn is(&self, other: &Self) -> Result<bool, Error> {
         let id = |n: &Self| {
             let stat = rustix::fs::fstat(&n.file).map_err(|e| Error::new("compare namespace", n.name.clone(), e))?;
@@ -104,13 +104,13 @@ impl Namespace {
         Ok(id(self)? == id(other)?)
     }
 
-    /// Puts the calling thread there. Only for threads that are made for it and end with it.
+    /// Moves the calling thread into the namespace. Only for threads that are made for it and end with it.
     pub(super) fn enter(&self) -> Result<(), Error> {
         nix::sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::new("enter network namespace", self.name.clone(), e))
     }
 
-    /// Does `work` in the namespace, on a thread of its own, and waits for it.
+    /// Runs `work` in the namespace, on a thread of its own, and waits for it.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> Result<R, Error> + Send) -> Result<R, Error> {
         thread::scope(|scope| {
             let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
@@ -125,7 +125,7 @@ impl Namespace {
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
-/// A job, and where its result arrives.
+/// A job, and the receiver of its result.
 fn answered<S: 'static, R: Send + 'static>(
     work: impl FnOnce(&mut S) -> R + Send + 'static,
 ) -> (Job<S>, oneshot::Receiver<R>) {
@@ -136,27 +136,27 @@ fn answered<S: 'static, R: Send + 'static>(
     (Box::new(job), is_done)
 }
 
-/// A thread that has entered a namespace and does one job after the other there, with a state of its own. It ends when
-/// the worker is dropped and all jobs are done.
+/// A thread that has entered a namespace and runs jobs there one after the other, with its own state. It ends when the
+/// worker is dropped and all jobs are done.
 #[derive(Debug)]
 pub struct Worker<S> {
     jobs: mpsc::Sender<Job<S>>,
     name: &'static str,
 }
 
-/// Gives a worker jobs as long as it is there.
+/// A handle that queues jobs while the worker exists.
 #[derive(Debug)]
 pub(super) struct Remote<S> {
     jobs: mpsc::WeakSender<Job<S>>,
 }
 
 impl<S: 'static> Remote<S> {
-    /// Has `work` done there. False if the worker has ended or has too much to do.
+    /// Queues `work`. False if the worker has ended or its queue is full.
     pub(super) fn post(&self, work: impl FnOnce(&mut S) + Send + 'static) -> bool {
         self.jobs.upgrade().is_some_and(|jobs| jobs.try_send(Box::new(work)).is_ok())
     }
 
-    /// Has `work` done there, and waits for it. `None` if the worker has ended.
+    /// Queues `work`, and waits for it. `None` if the worker has ended.
     pub(super) async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,
@@ -168,7 +168,7 @@ impl<S: 'static> Remote<S> {
 }
 
 impl<S: 'static> Worker<S> {
-    /// Starts the thread `name`, and tells when `start` has made its state in there.
+    /// Starts the thread `name`, and returns when `start` has made its state there.
     pub async fn start(
         name: &'static str,
         namespace: Namespace,
@@ -196,12 +196,12 @@ impl<S: 'static> Worker<S> {
         Ok(Self { jobs, name })
     }
 
-    /// Who may give it jobs without keeping it alive.
+    /// A handle that does not keep the worker alive.
     pub(super) fn remote(&self) -> Remote<S> {
         Remote { jobs: self.jobs.downgrade() }
     }
 
-    /// Has `work` done there. Once it is queued it is done, even if nobody waits for it any more.
+    /// Queues `work`, and waits for it. Queued work completes even if the caller goes away.
     pub async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,

@@ -1,9 +1,9 @@
-//! The network of all boxes as one thing: what `boxes` calls.
+//! The network of all boxes, as `boxes` uses it.
 //!
-//! Owns: which box has which addresses, and the order in which table, link and firewall change together. A box is known
-//! to the proxies before a packet of it can arrive, and forgotten when none can any more.
+//! Owns: the assignment of addresses, and the order in which table, link and firewall change together. The proxies know
+//! a box before its first packet can arrive, and forget it after its last.
 //!
-//! Leaves out: how any of it is done ([`HostSide`] and the proxies).
+//! Leaves out: the mechanisms ([`HostSide`] and the proxies).
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,55 +29,55 @@ use super::{Attachment, HostConfig, HostSide};
 use crate::error::{Cause, Error};
 use futures::future::BoxFuture;
 
-/// In the data directory: what seals secrets, and the authority of this installation.
+/// Files in the data directory: the sealing key, and the authority of this installation.
 const KEY_FILE: &str = "secrets.key";
 const AUTHORITY_FILE: &str = "authority.sealed";
-/// Where the host's DNS servers are listed.
+/// The host's list of DNS servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Connections that pass through the egress proxy, of all boxes and of one.
+/// Connections through the egress proxy, of all boxes and of one.
 const PROXIED_MAX: usize = 16_384;
 const PROXIED_PER_BOX_MAX: usize = 2048;
 
 /// Takes the id of a box and a line for its log.
 pub type OnRefusal = Box<dyn Fn(&str, String) + Send + Sync>;
 
-/// What the network knows of one connected box.
+/// The network state of one connected box.
 #[derive(Debug)]
 pub struct Report {
-    /// Largest packet.
+    /// The MTU.
     pub mtu: u32,
-    /// Packets that left the box, reached it, and were refused.
+    /// Packets sent, received and refused.
     pub counters: Counters,
-    /// What it was refused lately, the last first.
+    /// The latest refusals, the newest first.
     pub denials: Vec<Denied>,
-    /// Its connections, as many as a screen shows.
+    /// Its connections, at most as many as a screen shows.
     pub connections: Vec<Connection>,
-    /// How many connections it has.
+    /// Number of its connections.
     pub connections_total: u64,
 }
 
-/// What the network is made with.
+/// The parameters of the network.
 pub struct NetworkParts<'a> {
     /// The section `[network]`.
     pub config: &'a NetworkConfig,
-    /// The namespace of the host side; none is that of this process.
+    /// The namespace of the host side; none means that of this process.
     pub netns: Option<&'a str>,
-    /// Where the secrets of the installation are kept.
+    /// The directory of the installation's secrets.
     pub data_dir: &'a Path,
-    /// Takes the refusals that are worth a line in the box's log: its id and the text.
+    /// Receives refusals that deserve a line in the box's log: the box's id and the text.
     pub on_refusal: OnRefusal,
 }
 
-/// What a box may do outside, and in whose name.
+/// The outbound rights of a box, and its added headers.
 #[derive(Debug, Clone)]
 pub struct Rights {
-    /// What it may reach.
+    /// The reachable destinations.
     pub policy: BoxPolicy,
-    /// The headers that its requests get.
+    /// The headers that are added to its requests.
     pub headers: Option<Arc<HeaderRules>>,
 }
 
-/// The DNS proxy as the egress proxy asks it.
+/// The DNS proxy, as the egress proxy uses it.
 struct Resolver(DnsProxy);
 
 impl NameSource for Resolver {
@@ -95,7 +95,7 @@ fn headers_of(id: &str) -> String {
     format!("attach_headers/{id}")
 }
 
-/// Keeps refusals with their box. The first of its kind is a line in the box's log too.
+/// Stores refusals with their box. The first of its kind is also a line in the box's log.
 fn note_denials(on_refusal: OnRefusal) -> OnDenial {
     Arc::new(move |box_: &BoxNet, denial: Denial| {
         let text = format!("refused: {denial}");
@@ -132,8 +132,8 @@ impl std::fmt::Debug for Network {
 }
 
 impl Network {
-    /// Puts the host side in place: in the namespace that `netns` names, or in that of this process. Boxes that a former
-    /// process has connected are as they were.
+    /// Starts the host side in the namespace that `netns` names, or in that of this process. Boxes that a former
+    /// process has connected are unchanged.
     pub async fn start(parts: NetworkParts<'_>) -> Result<Self, Error> {
         let NetworkParts { config, netns, data_dir, on_refusal } = parts;
         let namespace = netns.map_or_else(Namespace::own, Namespace::open)?;
@@ -168,7 +168,7 @@ impl Network {
             connections_max: PROXIED_MAX,
             connections_per_box_max: PROXIED_PER_BOX_MAX,
         };
-        // The firewall counts what passes on the link of the box, proxied or not: that is what keeps it awake.
+        // The firewall counts all traffic on the box's link, proxied or not: that count keeps the box awake.
         let told = egress::Told { on_denial: Arc::clone(&on_denial), on_activity: Arc::new(|_| {}) };
         let names = Arc::new(Resolver(dns.clone()));
         let (boxes, trusted) = (Arc::clone(&table), Arc::clone(&authority));
@@ -198,25 +198,25 @@ impl Network {
         self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of a box; new ones if it has none yet.
+    /// The addresses of a box. Assigns a pair if it has none.
     pub fn assign(&self, id: &str) -> Result<Pair, Error> {
         self.pool().assign(id)
     }
 
-    /// Takes the addresses that the record of a box names. Another pool in the configuration, or a record from elsewhere,
-    /// may make that impossible: then it gets others at its next start.
+    /// Restores the addresses that a box's record names. A changed pool or a foreign record may make that impossible;
+    /// then the box gets others at its next start.
     pub fn claim(&self, id: &str, guest: Ipv4Addr) -> Result<Pair, Error> {
         let pair = Pair::of(guest);
         self.pool().claim(id, pair)?;
         Ok(pair)
     }
 
-    /// Gives the addresses of a box back that is no more.
+    /// Releases the addresses of a deleted box.
     pub fn release(&self, id: &str) {
         self.pool().release(id);
     }
 
-    /// Connects a box whose PID 1 is `pid`, or does what is missing of it.
+    /// Connects a box whose PID 1 is `pid`, or completes its connection.
     pub async fn attach(&self, id: &str, pair: Pair, pid: i32, rights: Rights) -> Result<(), Error> {
         let Rights { policy, headers } = rights;
         let namespace = u32::try_from(pid).map_err(|_| Error::new("connect", id, Cause::Invalid("no such process")))?;
@@ -233,7 +233,7 @@ impl Network {
         attached
     }
 
-    /// Disconnects a box, whatever there is of it. It keeps its addresses.
+    /// Disconnects a box, even a partly connected one. It keeps its addresses.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
         let Some(pair) = self.pool().pair_of(id) else { return Ok(()) };
         let detached = self.inner.host.detach(id, pair).await;
@@ -241,16 +241,16 @@ impl Network {
         detached
     }
 
-    /// Removes what would have gone by itself, before nobody looks after it any more. Boxes stay connected.
+    /// Removes the remains of detached boxes before the process stops. Boxes stay connected.
     pub async fn close(&self) -> Result<(), Error> {
         self.inner.host.see_off_all().await
     }
 
-    /// Another policy for a box that is connected; when this returns, it is in force. If that fails, the box is closed.
+    /// Sets another policy for a connected box; when this returns, it is in force. On failure the box is closed.
     pub async fn set_policy(&self, id: &str, policy: BoxPolicy) -> Result<(), Error> {
         let Some((pair, box_)) = self.find(id) else { return Ok(()) };
         let (rules, pins) = (policy.of_firewall(), box_.names.pins(|name| policy.allows_name(name)));
-        // Proxies first: they cut what they pass on for the box.
+        // Proxies first: they cut the connections that they pass on for the box.
         box_.set_policy(policy);
         let pins = if matches!(rules, super::firewall::Policy::Custom { .. }) { pins } else { Vec::new() };
         let changed = self.inner.host.set_policy(pair, rules, pins).await;
@@ -260,7 +260,7 @@ impl Network {
         changed
     }
 
-    /// Removes what is left of boxes that are not among `kept`, after a crash.
+    /// Removes the remains of boxes that are not among `kept`, after a crash.
     pub async fn sweep(&self, kept: Vec<String>) -> Result<(), Error> {
         let swept = self.inner.host.sweep(kept).await?;
         if swept != super::Swept::default() {
@@ -269,7 +269,7 @@ impl Network {
         Ok(())
     }
 
-    /// What is known of a box; none if it is not connected.
+    /// The state of a box; none if it is not connected.
     pub async fn report(&self, id: &str) -> Result<Option<Report>, Error> {
         let Some((pair, box_)) = self.find(id) else { return Ok(None) };
         let counters = self.inner.host.counters(pair).await?;
@@ -284,7 +284,7 @@ impl Network {
         }))
     }
 
-    /// What happens from now on, for the first who asks.
+    /// The events from now on; only the first caller gets them.
     pub fn events(&self) -> Option<Events> {
         self.inner.host.events()
     }
@@ -299,7 +299,7 @@ impl Network {
         self.inner.host.traffic().await
     }
 
-    /// What every connected box sent, received and was refused, by its id; and how many refusals were told of it.
+    /// The traffic of every connected box, by its id, and its number of logged refusals.
     pub async fn all_counters(&self) -> Result<Vec<(String, Counters, u64)>, Error> {
         let counted = self.inner.host.all_counters().await?;
         let of = |(guest, counters)| {
@@ -309,7 +309,7 @@ impl Network {
         Ok(counted.into_iter().filter_map(of).collect())
     }
 
-    /// Keeps what the firewall has refused.
+    /// Records a refusal by the firewall.
     pub fn note_refusal(&self, refused: &Refused) {
         if let Some(box_) = self.inner.table.at(refused.guest) {
             (self.inner.on_denial)(&box_, refused.denial());
@@ -337,19 +337,19 @@ impl Network {
         HeaderRules::open(&self.inner.key, &headers_of(id), sealed)
     }
 
-    /// The certificate of the authority that boxes with headers have to trust.
+    /// The authority's certificate, which boxes with headers must trust.
     #[must_use]
     pub fn certificate_pem(&self) -> String {
         self.inner.authority.certificate_pem()
     }
 
-    /// What the DNS proxy has done.
+    /// The DNS proxy's counters.
     #[must_use]
     pub fn dns_counters(&self) -> DnsCounters {
         self.inner.dns.counters()
     }
 
-    /// What the egress proxy has done.
+    /// The egress proxy's counters.
     #[must_use]
     pub fn egress_counters(&self) -> EgressCounters {
         self.inner.egress.counters()

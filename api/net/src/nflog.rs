@@ -1,10 +1,10 @@
-//! What the firewall tells about single packets: that one was refused, that one arrived for a box that sleeps.
+//! Per-packet events of the firewall: a packet was refused, or a packet arrived for a frozen box.
 //!
-//! Owns: two groups of netfilter's log (NFLOG), read from their sockets into a bounded queue each. Whoever takes nothing
-//! out loses what does not fit, and is told how much; nothing waits for him, and no packet is held back. The kernel bounds
-//! what is told of each box ([`firewall`](super::firewall)), so one box does not hide what another was refused.
+//! Owns: two NFLOG groups, read from their sockets into one bounded queue each. A slow consumer loses what does not
+//! fit, and learns how much; no reader and no packet ever waits for it. The kernel limits the events of each box
+//! ([`firewall`](super::firewall)), so one box does not hide another's refusals.
 //!
-//! Leaves out: what to do about it.
+//! Leaves out: the reaction to events.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::firewall::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
 use super::netlink::{Attrs, FAMILY_HEADER, Heard, Heed, Listener, Request, Socket, attribute, be32};
 use crate::error::Error;
 
-/// Events of each kind that wait to be taken.
+/// Most queued events of each kind.
 const EVENTS_MAX: usize = 1024;
 /// `NFNL_SUBSYS_ULOG`
 const SUBSYSTEM: u16 = 4;
@@ -26,23 +26,23 @@ const MESSAGE_CONFIG: u16 = SUBSYSTEM << 8 | 1;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
-/// A packet that did not pass.
+/// A refused packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The box it came from.
+    /// The box that sent it.
     pub guest: Ipv4Addr,
-    /// Why, in words that people understand.
+    /// The reason, in readable words.
     pub rule: &'static str,
-    /// Its protocol's number.
+    /// The protocol number.
     pub protocol: u8,
-    /// Where it was going; none if it was not IPv4.
+    /// The destination; none if it was not IPv4.
     pub destination: Option<Ipv4Addr>,
-    /// The port there, of protocols that have ports.
+    /// The destination port, if the protocol has ports.
     pub port: Option<u16>,
 }
 
 impl Refused {
-    /// As it is kept for the box's owner.
+    /// The form that is kept for the box's owner.
     #[must_use]
     pub fn denial(&self) -> Denial {
         let protocol = protocol_name(self.protocol);
@@ -50,19 +50,19 @@ impl Refused {
     }
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A packet of a box did not pass.
+    /// A packet of a box was refused.
     Refused(Refused),
-    /// Something arrived for a box that sleeps: not a bare acknowledgement or a probe whether it is still there.
+    /// A packet arrived for a frozen box, other than a bare acknowledgement or a keep-alive probe.
     Arrived {
         /// The box.
         guest: Ipv4Addr,
     },
 }
 
-/// What happened, in the order it is taken: arrivals first.
+/// The queued events; arrivals come first.
 #[derive(Debug)]
 pub struct Events {
     refused: mpsc::Receiver<Refused>,
@@ -71,7 +71,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next one. `None` when the host's side has ended.
+    /// The next event. `None` when the host's side has ended.
     pub async fn next(&mut self) -> Option<Event> {
         tokio::select! {
             biased;
@@ -81,7 +81,7 @@ impl Events {
         }
     }
 
-    /// How many were lost so far because nobody took them in time. What the kernel lost at once counts as one.
+    /// Number of events lost because the consumer was too slow. One loss in the kernel counts as one.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -120,11 +120,11 @@ fn queue<T: Send + 'static>(
     }
 }
 
-/// A socket that hears a group: the beginning of each packet, at once.
+/// A socket bound to a group: it receives the beginning of each packet, without delay.
 fn bind(group: u16) -> Result<Socket, Error> {
     const BIND: u8 = 1;
     const COPY_PACKET: u8 = 2;
-    /// More than the rules ask for.
+    /// More bytes than the rules ask for.
     const COPY_BYTES: u32 = 128;
     let mut socket = Socket::open("netlink socket for netfilter's log")?;
     let mut mode = COPY_BYTES.to_be_bytes().to_vec();
@@ -147,14 +147,14 @@ fn refused_in(attributes: &[u8]) -> Option<Refused> {
     let guest = if reason.is_of_somebody() {
         packet.source?
     } else {
-        // Its source may be anybody's; the firewall has marked it with the address of the box it came from.
+        // The source is not trusted; the packet mark holds the address of the sending box.
         Ipv4Addr::from(be32(attribute(attributes, 2)?)?.to_ne_bytes())
     };
     let Packet { protocol, destination, port, .. } = packet;
     Some(Refused { guest, rule: reason.name(), protocol, destination, port })
 }
 
-/// What the beginning of a packet says.
+/// The fields at the beginning of a packet.
 struct Packet {
     protocol: u8,
     source: Option<Ipv4Addr>,
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!((refused.guest, refused.rule), ([10, 88, 0, 3].into(), "deny-all"));
         assert_eq!((refused.destination, refused.port), (Some([192, 0, 2, 8].into()), Some(443)));
         assert_eq!(refused.denial().protocol, "tcp");
-        // The source is not believed where it was what was wrong.
+        // An invalid source is not trusted.
         assert_eq!(read(&told("source address", &packet(47))).expect("a refusal").guest, Ipv4Addr::new(10, 88, 0, 7));
         assert_eq!(read(&told("deny-all", &packet(47))).expect("a refusal").port, None);
         let ipv6 = read(&told("IPv6", &[0x60, 0, 0, 0, 0, 8, 58, 255])).expect("a refusal");

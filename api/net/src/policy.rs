@@ -1,9 +1,9 @@
-//! What a box may reach, as its owner says it: names and networks.
+//! A box's network policy in its owner's terms: names and networks.
 //!
-//! Pure. A client's texts ([`PolicyText`]) are read and checked once. Names are compared in lower
-//! case without a dot at the end, as the DNS does (RFC 4343).
+//! Pure. A client's texts ([`PolicyText`]) are parsed and checked once. Names are compared in lower case without a
+//! trailing dot, as the DNS does (RFC 4343).
 //!
-//! Leaves out: what no box reaches whatever its policy (`firewall`), and who enforces it.
+//! Leaves out: the destinations closed to every box (`firewall`), and enforcement.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -12,14 +12,14 @@ use super::cidr::Cidr;
 use super::firewall::{self, NETWORKS_MAX};
 use crate::error::Malformed;
 
-/// Patterns in one policy.
+/// Most patterns in one policy.
 pub const DOMAINS_MAX: usize = 1024;
 /// Longest name (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
-/// Longest part of a name.
+/// Longest label of a name.
 const LABEL_BYTES_MAX: usize = 63;
 
-/// A pattern of names: one name, or `*.suffix` for everything below the suffix but not itself.
+/// A name pattern: one name, or `*.suffix` for everything below the suffix but not itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainPattern {
     suffix: String,
@@ -27,10 +27,10 @@ pub struct DomainPattern {
 }
 
 impl DomainPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What is wrong with it, for its owner.
+    /// The mistake, worded for its owner.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (below, name) = match text.strip_prefix("*.") {
             Some(rest) => (true, rest),
@@ -41,7 +41,7 @@ impl DomainPattern {
         Ok(Self { suffix, below })
     }
 
-    /// Whether it covers a name in its normal form; see [`normalized`].
+    /// True if it covers a name in its normal form; see [`normalized`].
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
         if self.below {
@@ -51,7 +51,7 @@ impl DomainPattern {
         }
     }
 
-    /// The greater, the closer it fits: a name before patterns, a longer suffix before a shorter one.
+    /// The greater, the more specific: a name before patterns, a longer suffix before a shorter one.
     #[must_use]
     pub fn specificity(&self) -> (bool, usize) {
         (!self.below, self.suffix.len())
@@ -64,7 +64,7 @@ impl fmt::Display for DomainPattern {
     }
 }
 
-/// A host name in lower case without a dot at its end; none if it is not one. An address is none.
+/// A host name in lower case without a trailing dot; none if it is no host name. An address is none.
 #[must_use]
 pub fn normalized(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -90,34 +90,34 @@ pub struct PolicyText<'a> {
     pub denied_cidrs: &'a [String],
 }
 
-/// A policy that has been checked.
+/// A checked policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BoxPolicy {
-    /// Everything but what no box reaches.
+    /// Everything except the destinations closed to every box.
     AllowAll,
     /// Nothing.
     DenyAll,
-    /// What is named.
+    /// The listed names and networks.
     Custom {
         /// Names that are allowed.
         domains: Vec<DomainPattern>,
         /// Networks that are allowed.
         allowed: Vec<Cidr>,
-        /// Networks that are denied, even where they are allowed or a name stands for them.
+        /// Networks that are denied, even if allowed or resolved from an allowed name.
         denied: Vec<Cidr>,
     },
 }
 
 impl BoxPolicy {
-    /// Reads and checks a policy.
+    /// Parses and checks a policy.
     ///
     /// # Errors
-    /// The field that is wrong, and what is expected.
+    /// The wrong field, and the expected value.
     pub fn check(text: PolicyText<'_>) -> Result<Self, Malformed> {
         let lists = [text.allowed_domains, text.allowed_cidrs, text.denied_cidrs];
         let lists_are_empty = lists.iter().all(|list| list.is_empty());
         match text.mode {
-            // A list without effect is a mistake of its owner.
+            // A list without effect is the owner's mistake.
             "allow-all" | "deny-all" if !lists_are_empty => Err(Malformed(format!(
                 "mode: allowed_domains, allowed_cidrs and denied_cidrs go with mode custom, not {}",
                 text.mode
@@ -146,7 +146,7 @@ impl BoxPolicy {
         })
     }
 
-    /// What the firewall has to know of it.
+    /// The firewall's part of the policy.
     #[must_use]
     pub fn of_firewall(&self) -> firewall::Policy {
         match self {
@@ -158,7 +158,7 @@ impl BoxPolicy {
         }
     }
 
-    /// Whether a name in its normal form may be asked for and reached.
+    /// True if a name in its normal form may be resolved and reached.
     #[must_use]
     pub fn allows_name(&self, name: &str) -> bool {
         match self {
@@ -168,7 +168,7 @@ impl BoxPolicy {
         }
     }
 
-    /// Whether an address is allowed by itself, without a name. What no box reaches is not looked at.
+    /// True if an address is allowed by itself, without a name. Destinations closed to every box are not considered.
     #[must_use]
     pub fn allows_address(&self, address: Ipv4Addr) -> bool {
         match self {
@@ -178,7 +178,7 @@ impl BoxPolicy {
         }
     }
 
-    /// Whether an address is denied although its name may be allowed.
+    /// True if an address is denied even though its name may be allowed.
     #[must_use]
     pub fn denies(&self, address: Ipv4Addr) -> bool {
         match self {
@@ -195,7 +195,7 @@ fn networks(key: &str, list: &[String]) -> Result<Vec<Cidr>, Malformed> {
     }
     let wrong = |text: &str, why: &str| Malformed(format!("{key}: '{}' {why}", shortened(text)));
     let read = |text: &String| {
-        // Boxes have no IPv6; an IPv6 network is taken and means nothing, as it would be unreachable anyway.
+        // Boxes have no IPv6. An IPv6 network is accepted and has no effect, as it is unreachable anyway.
         if text.contains(':') {
             let address = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
             return match address.parse::<std::net::Ipv6Addr>() {

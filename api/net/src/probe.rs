@@ -1,9 +1,9 @@
-//! Whether this host can connect boxes, tried out in namespaces that are made for it and end with it.
+//! Probes whether this host can connect boxes, in temporary namespaces.
 //!
-//! Owns: what has to work for [`HostSide`](super::HostSide), each by the code that does it, and what an operator can do
-//! about what does not.
+//! Owns: a check of each feature that [`HostSide`](super::HostSide) needs, by the code that uses it, and the remedy for
+//! each failure.
 //!
-//! Leaves out: the host's own namespace, of which nothing is asked here and in which nothing is changed.
+//! Leaves out: the host's own namespace, which is neither queried nor changed.
 
 use super::address::Pair;
 use super::cidr::Cidr;
@@ -15,7 +15,7 @@ use super::namespace::Namespace;
 use super::nflog;
 use crate::error::{Cause, Error};
 
-/// A network for documentation (RFC 5737): nobody's.
+/// A documentation network (RFC 5737), in use by no host.
 const POOL: Cidr = Cidr::known(192, 0, 2, 0, 24);
 const GUEST: [u8; 4] = [192, 0, 2, 3];
 const MTU: u32 = 1500;
@@ -24,12 +24,12 @@ const VETH: Part = Part { module: "veth", option: "VETH" };
 const TRACKING: Part = Part { module: "nf_conntrack_netlink", option: "NF_CT_NETLINK" };
 const LOG: Part = Part { module: "nfnetlink_log", option: "NETFILTER_NETLINK_LOG" };
 
-/// What was found.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// Whether nobody but a running daemon can change the firewall's table.
+    /// True if only a running daemon can change the firewall's table.
     pub is_guarded: bool,
-    /// What does not work, and what to do.
+    /// The failures, with remedies.
     pub lacks: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ pub fn probe() -> Probed {
     found
 }
 
-/// The table with all its sets and rules; true if nobody else can change it.
+/// Creates the table with all its sets and rules; true if no other process can change it.
 fn firewall() -> Result<bool, Error> {
     let settings = Settings {
         pool: POOL,
@@ -75,7 +75,7 @@ fn firewall() -> Result<bool, Error> {
 }
 
 fn nftables(host: &Namespace, error: &Error) -> String {
-    // Without nftables there is nobody to ask.
+    // Without nftables the query itself fails.
     let parts = host.run(missing).unwrap_or_else(|_| vec![NFTABLES]);
     lack("nftables", &parts, error)
 }
@@ -100,7 +100,7 @@ mod tests {
         let text = lack("links", &[VETH, LOG], &error(libc::EOPNOTSUPP));
         assert!(text.starts_with("links (try it: ") && text.contains("`modprobe -a veth nfnetlink_log`"), "{text}");
         assert!(text.ends_with("a kernel with VETH, NETFILTER_NETLINK_LOG"), "{text}");
-        // No module helps there.
+        // No module fixes these errors.
         for text in [lack("links", &[VETH], &error(libc::EPERM)), lack("links", &[], &error(libc::EIO))] {
             assert!(!text.contains("modprobe"), "{text}");
         }

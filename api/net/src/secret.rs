@@ -1,10 +1,10 @@
-//! Secrets at rest: one key per installation, and what is sealed with it.
+//! Secrets at rest: one key per installation, and the texts sealed with it.
 //!
-//! Owns: the key's file, and the form of a sealed text. Whoever can read both the data folder's key and what was sealed
-//! can read the secret; sealing is for what leaves the folder without the key, as a copy of the database does.
+//! Owns: the key file, and the format of a sealed text. A reader of both the data folder's key and a sealed text can
+//! read the secret; sealing protects copies that leave the folder without the key, such as a database backup.
 //!
-//! Invariants: a file with a key is readable for its owner only, from its first moment; it is there whole or not at all.
-//! A text opens only under the context it was sealed for, so nobody can move it from one box to another. Nothing here
+//! Invariants: a key file is readable by its owner only, from its first moment; it exists complete or not at all. A
+//! text opens only under the context it was sealed for, so it cannot be moved from one box to another. Nothing here
 //! shows a secret in `Debug` or in an error.
 
 use std::fmt;
@@ -21,25 +21,25 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::error::{Cause, Error};
 
 const KEY_BYTES: usize = 32;
-/// First byte of everything sealed: the form, should there be another one day.
+/// The first byte of a sealed text: the format version.
 const FORM: u8 = 1;
-/// Bits of a mode that let others than the owner in.
+/// The mode bits that give access to group and others.
 const OTHERS: u32 = 0o077;
-/// Before the context in what is authenticated.
+/// Prefix of the context in the authenticated data.
 const DOMAIN: &str = "icebox sealed ";
 
-/// A secret that is wiped when it is dropped.
+/// A secret that is wiped on drop.
 pub(super) struct Wiped(pub(super) Vec<u8>);
 
 impl Drop for Wiped {
     fn drop(&mut self) {
         self.0.fill(0);
-        // What nobody reads any more need not be written; this reads it.
+        // The compiler may drop writes to memory that is never read again; this reads it.
         black_box(&self.0);
     }
 }
 
-/// The key that seals.
+/// The sealing key.
 pub struct SealingKey {
     key: LessSafeKey,
     random: SystemRandom,
@@ -52,11 +52,11 @@ impl fmt::Debug for SealingKey {
 }
 
 impl SealingKey {
-    /// The key in the file at `path`. If there is none, one is made.
+    /// Loads the key from the file at `path`. Makes one if there is no file.
     ///
     /// # Errors
-    /// The file is not what this makes: another length, readable for others, somebody else's. It is left as it is: what
-    /// was sealed may need it.
+    /// The file differs from what this makes: another length, readable by others, or another owner. It is left
+    /// unchanged, because sealed texts may need it.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         let random = SystemRandom::new();
         if let Some(found) = read_private(path, KEY_BYTES)? {
@@ -78,7 +78,7 @@ impl SealingKey {
         Ok(Self { key: LessSafeKey::new(key), random })
     }
 
-    /// Seals `plain`; it opens with the same `context` only, such as `attach_headers/<id of a box>`.
+    /// Seals `plain`. It opens only with the same `context`, such as `attach_headers/<id of a box>`.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -97,7 +97,7 @@ impl SealingKey {
         Ok(text)
     }
 
-    /// What was sealed.
+    /// Opens a sealed text.
     ///
     /// # Errors
     /// It was sealed with another key or for another context, or was changed since.
@@ -123,7 +123,7 @@ fn invalid(operation: &'static str, path: &Path, why: &'static str) -> Error {
     Error::new(operation, path.display().to_string(), Cause::Invalid(why))
 }
 
-/// The content of a file that nobody else may read; none if there is no such file.
+/// The content of a file that only its owner may read; none if there is no such file.
 pub(super) fn read_private(path: &Path, bytes_max: usize) -> Result<Option<Wiped>, Error> {
     let failed = |e: std::io::Error| Error::new("read", path.display().to_string(), e);
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -143,7 +143,7 @@ pub(super) fn read_private(path: &Path, bytes_max: usize) -> Result<Option<Wiped
     if meta.mode() & OTHERS != 0 {
         return Err(invalid("read", path, "others than the owner may use the file; its mode must be 0600"));
     }
-    // One more than wanted tells a longer one.
+    // One byte more than allowed reveals a longer file.
     let mut content = Wiped(Vec::with_capacity(bytes_max + 1));
     (&mut file).take(bytes_max as u64 + 1).read_to_end(&mut content.0).map_err(failed)?;
     if content.0.len() > bytes_max {
@@ -152,7 +152,7 @@ pub(super) fn read_private(path: &Path, bytes_max: usize) -> Result<Option<Wiped
     Ok(Some(content))
 }
 
-/// Makes such a file; false if there is one already, which stays.
+/// Creates such a file; false if it exists already, which is left unchanged.
 pub(super) fn create_private(path: &Path, content: &[u8]) -> Result<bool, Error> {
     let failed = |e: std::io::Error| Error::new("write", path.display().to_string(), e);
     let folder = path.parent().ok_or_else(|| invalid("write", path, "this has no folder"))?;

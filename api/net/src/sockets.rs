@@ -1,8 +1,9 @@
 //! Sockets that belong to a network namespace other than that of the process.
 //!
-//! A socket belongs for ever to the namespace its maker was in. One thread goes from namespace to namespace and makes them;
-//! who uses them may be anywhere. Nothing waits there: connecting and listening is done by the caller. Between two sockets the
-//! thread is at home: a namespace lives as long as somebody is in it, and that of a box must end with the box.
+//! A socket belongs to the namespace of the thread that creates it, for ever. One thread enters namespace after
+//! namespace and creates sockets; their users may be in any other. The thread never blocks there: the caller connects
+//! and listens. Between two sockets the thread returns to its own namespace: a namespace lives as long as a thread is
+//! in it, and that of a box must end with the box.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use tokio::net::{TcpSocket, UdpSocket};
 use super::namespace::{Namespace, Worker};
 use crate::error::Error;
 
-/// The maker of sockets.
+/// Creates sockets in namespaces.
 #[derive(Debug)]
 pub struct Sockets {
     worker: Worker<Namespace>,

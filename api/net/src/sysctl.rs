@@ -1,7 +1,7 @@
 //! Settings of network interfaces under `/proc/sys/net`, in the namespace of the calling thread.
 //!
-//! Leaves out: everything that is the same for a whole namespace, but for what a box's own namespace gets; the host's
-//! global settings are the operator's.
+//! Leaves out: namespace-wide settings, except those of a box's own namespace; the host's global settings are the
+//! operator's.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 
-/// The host's end of a box's link.
+/// The settings of the host's end of a box's link.
 ///
-/// Only this end forwards (the uplink does, too; see [`forwards`]). A source that is not the box's is refused here
-/// already, before the firewall sees it. The host answers questions for the address of this very link only.
+/// Only this end forwards (the uplink does too; see [`forwards`]). A source that is not the box's is refused here
+/// already (`rp_filter`), before the firewall. The host answers ARP requests for the address of this link only.
 const HOST_END: [(&str, &str); 11] = [
     ("ipv4/conf/IF/forwarding", "1"),
     ("ipv4/conf/IF/rp_filter", "1"),
@@ -27,7 +27,8 @@ const HOST_END: [(&str, &str); 11] = [
     ("ipv6/conf/IF/disable_ipv6", "1"),
 ];
 
-/// A box's own namespace. Nothing relies on it. Its link has no IPv6; its loopback has, for programs that listen at `::1`.
+/// The settings of a box's own namespace. Nothing relies on them. The link has no IPv6; the loopback has, for programs
+/// that listen at `::1`.
 const BOX: [(&str, &str); 2] = [("ipv6/conf/default/disable_ipv6", "1"), ("ipv4/conf/all/accept_redirects", "0")];
 
 fn file(name: &str, interface: &str) -> PathBuf {
@@ -37,30 +38,30 @@ fn file(name: &str, interface: &str) -> PathBuf {
 fn write(name: &str, interface: &str, value: &str) -> Result<(), Error> {
     let path = file(name, interface);
     match fs::write(&path, value) {
-        // A kernel without IPv6 has none to turn off.
+        // A kernel without IPv6 has none to disable.
         Err(e) if e.kind() == ErrorKind::NotFound && name.starts_with("ipv6/") => Ok(()),
         other => other.map_err(|e| Error::new("write", path.display().to_string(), e)),
     }
 }
 
-/// Sets up the host's end of a box's link, while it is still down.
+/// Configures the host's end of a box's link, while it is still down.
 pub(super) fn host_end(interface: &str) -> Result<(), Error> {
     HOST_END.iter().try_for_each(|(name, value)| write(name, interface, value))
 }
 
-/// Sets up the namespace of a box, while it has no link.
+/// Configures the namespace of a box, while it has no link.
 pub(super) fn of_box() -> Result<(), Error> {
     BOX.iter().try_for_each(|(name, value)| write(name, "", value))
 }
 
-/// Whether packets that come in at `interface` are forwarded.
+/// True if packets that arrive at `interface` are forwarded.
 pub(super) fn forwards(interface: &str) -> Result<bool, Error> {
     let path = file("ipv4/conf/IF/forwarding", interface);
     let text = fs::read_to_string(&path).map_err(|e| Error::new("read", path.display().to_string(), e))?;
     Ok(text.trim() == "1")
 }
 
-/// Turns forwarding of what comes in at `interface` on.
+/// Enables forwarding of packets that arrive at `interface`.
 pub(super) fn forward(interface: &str) -> Result<(), Error> {
     write("ipv4/conf/IF/forwarding", interface, "1")
 }

@@ -1,7 +1,7 @@
-//! The boxes that have a network, by their address: what the proxies ask when something arrives from one.
+//! The boxes with a network, by address. The proxies use it to identify a peer.
 //!
-//! Owns: the one place where a peer's address becomes a box. The firewall lets nothing pass whose source is not the box's
-//! own address, so an address on an interface of the prefix is as good as a name.
+//! Owns: the only mapping from a peer's address to a box. The firewall drops packets whose source is not the box's own
+//! address, so an address on an interface with the prefix identifies the box.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -15,28 +15,28 @@ use super::headers::HeaderRules;
 use super::names::Names;
 use super::policy::BoxPolicy;
 
-/// Takes a refusal by one of the proxies or the firewall.
+/// Receives a refusal by a proxy or the firewall.
 pub type OnDenial = Arc<dyn Fn(&BoxNet, Denial) + Send + Sync>;
 
-/// A box as its network sees it.
+/// A box, as its network sees it.
 #[derive(Debug)]
 pub struct BoxNet {
     /// Its id.
     pub id: String,
     /// Its addresses.
     pub pair: Pair,
-    /// What it was refused lately.
+    /// Its latest refusals.
     pub denials: Denials,
-    /// What the names it has asked for stand for.
+    /// The names that it has resolved, with their addresses.
     pub names: Names,
-    /// Headers that its requests get on their way out; fixed when it was made.
+    /// Headers added to its outgoing requests; constant for the life of this entry.
     pub headers: Option<Arc<HeaderRules>>,
     policy: watch::Sender<Arc<BoxPolicy>>,
     gone: tokio_util::sync::CancellationToken,
 }
 
 impl BoxNet {
-    /// A box with nothing asked and nothing refused yet.
+    /// A box without questions and refusals.
     #[must_use]
     pub fn new(id: &str, pair: Pair, policy: BoxPolicy, headers: Option<Arc<HeaderRules>>) -> Self {
         Self {
@@ -56,19 +56,19 @@ impl BoxNet {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// Tells of every change of the policy: who passes something on for the box looks again whether he may.
+    /// Notifies of every policy change: a proxy then checks its connections again.
     #[must_use]
     pub fn policy_changes(&self) -> watch::Receiver<Arc<BoxPolicy>> {
         self.policy.subscribe()
     }
 
-    /// Cancelled when the box has lost its network: whoever passes something on for it stops.
+    /// Cancelled when the box has lost its network: proxies then stop their work for it.
     #[must_use]
     pub fn gone(&self) -> &tokio_util::sync::CancellationToken {
         &self.gone
     }
 
-    /// Puts a policy in force for names; the firewall's comes after it.
+    /// Puts a policy in force for names; the firewall's follows.
     pub fn set_policy(&self, policy: BoxPolicy) {
         self.policy.send_replace(Arc::new(policy));
     }
@@ -93,7 +93,7 @@ impl NetTable {
         self.boxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// A box has a network; one that had its address has none any more.
+    /// Adds a box with a network. A box that had its address is removed.
     pub fn insert(&self, box_: Arc<BoxNet>) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = boxes.insert(box_.pair.guest(), box_) {
@@ -101,7 +101,7 @@ impl NetTable {
         }
     }
 
-    /// A box has no network any more.
+    /// Removes a box that has no network any more.
     pub fn remove(&self, pair: Pair) {
         if let Some(old) = self.boxes.write().unwrap_or_else(PoisonError::into_inner).remove(&pair.guest()) {
             old.gone.cancel();

@@ -1,8 +1,7 @@
-//! Notices when somebody else changes our table.
+//! Detects foreign changes of our table.
 //!
-//! Owns: a socket to the group by which the kernel tells of every change of nftables in the namespace. What was changed by
-//! our own socket is passed over; anything else in the table `icebox`, or that something was not heard, is a reason to make
-//! it good again.
+//! Owns: a socket to the multicast group of nftables changes in the namespace. Changes by our own socket are ignored.
+//! Any other change of the table `icebox`, or a lost notification, triggers a repair.
 
 use super::firewall::{FAMILY, SUBSYSTEM, TABLE};
 use super::netlink::{FAMILY_HEADER, Heard, Heed, Listener, Socket, attribute};
@@ -11,7 +10,7 @@ use crate::error::Error;
 /// `NFNLGRP_NFTABLES`, as a bit.
 const GROUP: u32 = 1 << (7 - 1);
 
-/// Calls `changed` when somebody other than the socket with the number `own` has changed the table.
+/// Calls `changed` when a socket other than the one with port id `own` has changed the table.
 pub(super) fn listener(own: u32, changed: impl Fn() + Send + 'static) -> Result<Listener, Error> {
     let socket = Socket::open_in_groups("netlink socket for changes of nftables", GROUP)?;
     Listener::new(socket, move |heed| {
@@ -25,7 +24,7 @@ pub(super) fn listener(own: u32, changed: impl Fn() + Send + 'static) -> Result<
     })
 }
 
-/// Every message but the number of the generation begins with the name of the table.
+/// Every message except that of the generation number begins with the table's name.
 fn is_of_the_table(heard: &Heard<'_>) -> bool {
     let name = heard.body.get(FAMILY_HEADER..).and_then(|attributes| attribute(attributes, 1));
     heard.kind >> 8 == SUBSYSTEM

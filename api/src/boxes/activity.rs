@@ -1,4 +1,4 @@
-//! What keeps a box awake: work that is counted while it lasts, and the CPU history.
+//! The activity of a box, which keeps it awake: work that is counted while it lasts, and the CPU history.
 //!
 //! Invariant: a caller that begins work holds a [`Work`] from before the box is checked or thawed until the work is over; a
 //! freeze looks at the counters under the box's lifecycle lock. So a box cannot be frozen under a request that has
@@ -22,9 +22,9 @@ pub enum WorkKind {
     Run,
     /// An interactive session.
     Session,
-    /// Icebox is settling a run that has ended: not seen by the owner, not waited for by a pause.
+    /// Icebox settles a run that has ended: not visible to the owner, and a pause does not wait for it.
     Settling,
-    /// A request through a public URL that the box has and has not begun to answer.
+    /// A request through a public URL that the box has received and has not begun to answer.
     Url,
     /// Bytes of a client on their way into the box, through a public URL. Lasts as long as one write.
     Arriving,
@@ -35,7 +35,7 @@ pub enum WorkKind {
 pub struct Activity {
     state: Mutex<State>,
     began: Instant,
-    /// Told whenever the last request has ended.
+    /// Notified when the last request has ended.
     no_requests: Notify,
 }
 
@@ -47,22 +47,22 @@ struct State {
     settling: u32,
     urls: u32,
     arriving: u32,
-    /// Writes that have ended, so that a pause can tell whether one happened meanwhile.
+    /// Number of writes that have ended: a pause uses it to detect a write in between.
     arrivals: u64,
-    /// When it was last woken or started again.
+    /// Time of the last thaw or restart.
     woken: Option<Instant>,
-    /// Bytes on its network, as the kernel last told.
+    /// Bytes on its network at the last reading of the kernel's counters.
     traffic: Option<u64>,
-    /// When these were last seen to have changed.
+    /// Time when these bytes were last seen to change.
     traffic_at: Option<Instant>,
     quiet_since: Instant,
-    /// At the last look, which was when it would have fallen asleep, a process held the lock that keeps it awake.
+    /// True if, at the last check (when it would have fallen asleep), a process held the lock that keeps it awake.
     kept: bool,
     last_work_ms: i64,
     cpu: CpuWindow,
 }
 
-/// How much work is going on.
+/// Counts of the work in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Requests in progress.
@@ -83,7 +83,7 @@ pub struct Work {
 }
 
 impl Activity {
-    /// No work yet; the last was at `last_work_ms`.
+    /// No work yet; the last work was at `last_work_ms`.
     #[must_use]
     pub fn new(last_work_ms: i64) -> Arc<Self> {
         let now = Instant::now();
@@ -117,14 +117,14 @@ impl Activity {
         Work { activity: Arc::clone(self), kind }
     }
 
-    /// What is going on.
+    /// The counts of the work in progress.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.lock();
         Counts { requests: state.requests, runs: state.runs, sessions: state.sessions, urls: state.urls }
     }
 
-    /// Unix milliseconds of the last work; now if some is going on.
+    /// Unix milliseconds of the last work; now if some is in progress.
     #[must_use]
     pub fn last_work_ms(&self) -> i64 {
         let state = self.lock();
@@ -135,7 +135,7 @@ impl Activity {
         }
     }
 
-    /// The idle time begins anew: the box was just started or woken.
+    /// Restarts the idle time: the box was just started or woken.
     pub fn restart(&self, cpu_usec: u64) {
         let at = self.began.elapsed();
         let mut state = self.lock();
@@ -143,8 +143,8 @@ impl Activity {
         state.cpu.restart(at, cpu_usec);
     }
 
-    /// Says what was found at the moment when the box would have fallen asleep: a lock that keeps it awake, or none. With
-    /// one, the idle time begins anew.
+    /// Records whether a process held the lock that keeps the box awake when it would have fallen asleep. If so, the
+    /// idle time restarts.
     pub fn found_lock(&self, kept: bool) {
         let mut state = self.lock();
         state.kept = kept;
@@ -153,20 +153,20 @@ impl Activity {
         }
     }
 
-    /// A process held the lock that keeps the box awake, when that was last looked at.
+    /// True if a process held the lock that keeps the box awake at the last check.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.lock().kept
     }
 
-    /// Something has passed in or out just now: work without a length.
+    /// Records traffic just now: work of no duration.
     pub fn touch(&self) {
         let mut state = self.lock();
         state.quiet_since = Instant::now();
         state.last_work_ms = clock::unix_ms();
     }
 
-    /// The kernel has counted so many bytes on the network of the box; says whether there were any since the last time.
+    /// Records the kernel's byte counter of the box's network. Returns true if it changed since the last call.
     pub fn saw_traffic(&self, bytes: u64) -> bool {
         let mut state = self.lock();
         let changed = state.traffic.replace(bytes).is_some_and(|before| before != bytes);
@@ -179,30 +179,30 @@ impl Activity {
         changed
     }
 
-    /// Bytes on its network, as the kernel last told.
+    /// Bytes on its network at the last reading of the kernel's counters.
     #[must_use]
     pub fn traffic(&self) -> Option<u64> {
         self.lock().traffic
     }
 
-    /// How long ago something passed on its network, if that was seen.
+    /// Time since traffic was last seen on its network, if any was.
     #[must_use]
     pub fn since_traffic(&self) -> Option<Duration> {
         self.lock().traffic_at.map(|at| at.elapsed())
     }
 
-    /// The box was just woken, or started again on its disk.
+    /// Records that the box was just woken or restarted on its disk.
     pub fn woken(&self) {
         self.lock().woken = Some(Instant::now());
     }
 
-    /// Time since it was woken or started again, if it was in this life of the daemon.
+    /// Time since it was woken or restarted, if that was in this run of the daemon.
     #[must_use]
     pub fn since_woken(&self) -> Option<Duration> {
         self.lock().woken.map(|at| at.elapsed())
     }
 
-    /// A number that is another one if bytes of clients have gone into the box since it was read.
+    /// A counter that changes when bytes of clients go into the box.
     #[must_use]
     pub fn arrivals(&self) -> u64 {
         self.lock().arrivals
@@ -214,7 +214,7 @@ impl Activity {
         self.lock().cpu.record(at, cpu_usec, window);
     }
 
-    /// Everything the idle rule wants to know.
+    /// All inputs of the idle rule.
     #[must_use]
     pub fn observe(&self, cpu_usec: u64, window: Duration, keep_alive: bool, cpu_percent_max: f64) -> Observed {
         let at = self.began.elapsed();
@@ -229,8 +229,8 @@ impl Activity {
         }
     }
 
-    /// True while a short request needs the box, bytes are on their way into it, or some have gone into it since
-    /// [`Activity::arrivals`] said `arrivals`.
+    /// True while a short request needs the box, while bytes are on their way into it, or if some have gone into it
+    /// since [`Activity::arrivals`] returned `arrivals`.
     pub fn is_needed(&self, arrivals: u64) -> bool {
         let state = self.lock();
         state.requests + state.arriving > 0 || state.arrivals != arrivals
@@ -247,7 +247,7 @@ impl Activity {
                 over.await;
             }
         };
-        // After the limit the pause goes ahead; see there what becomes of the request.
+        // After the limit the pause goes ahead; `Lifecycle::pause` describes the effect on the request.
         let _ = tokio::time::timeout(limit, wait).await;
     }
 }

@@ -10,6 +10,6 @@ use super::entry::Entry;
 pub struct Awake {
     /// The box.
     pub entry: Arc<Entry>,
-    /// Keeps it from falling asleep.
+    /// Keeps the box awake.
     pub work: Work,
 }

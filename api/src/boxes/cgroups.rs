@@ -1,4 +1,4 @@
-//! The cgroups of boxes: which one a box has, in which root it is found, and their removal.
+//! The cgroups of boxes: their names, the root that holds each, and their removal.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn pids_of_all_boxes() -> Option<i64> {
 }
 
 impl Boxes {
-    /// The cgroup that a box gets when it is started now.
+    /// The cgroup of a box that is started now.
     pub(super) fn cgroup(&self, id: &str) -> String {
         format!("{}/{id}", self.inner.roots.current())
     }
@@ -26,7 +26,7 @@ impl Boxes {
         self.handle_in(self.inner.roots.current(), id, uid_base)
     }
 
-    /// A handle for a box from an earlier life of the daemon, wherever it was started.
+    /// A handle for a box from an earlier run of the daemon, in the root where it was started.
     pub(crate) fn find_handle(&self, id: &str, uid_base: u32) -> Result<BoxHandle, Error> {
         for root in self.inner.roots.earlier() {
             let handle = self.handle_in(&root, id, uid_base)?;
@@ -42,7 +42,7 @@ impl Boxes {
             .map_err(|cause| Error::new("open the box", id, cause))
     }
 
-    /// Says why no box could be started below the configured cgroup, if that is so.
+    /// Returns why no box can start below the configured cgroup, if that is so.
     pub(crate) fn check_cgroup_parent(&self) -> Result<(), Refusal> {
         let Some(parent) = self.inner.config.cgroup_parent() else { return Ok(()) };
         icebox_shim::handle::check_parent(parent).map_err(|cause| match cause.kind() {
@@ -54,8 +54,8 @@ impl Boxes {
         })
     }
 
-    /// Limits the processes and threads of all boxes together: a quarter of what the kernel numbers stays for the host.
-    /// Without it, boxes within their own limits use up `kernel.pid_max`, and nothing on the host can fork.
+    /// Limits the processes and threads of all boxes together: a quarter of the kernel's pids stays for the host.
+    /// Without the limit, boxes within their own limits use up `kernel.pid_max`, and the host cannot fork.
     pub(crate) async fn limit_processes(&self) {
         let Some(pids_max) = pids_of_all_boxes() else { return };
         let root = self.inner.roots.current().to_owned();
@@ -70,7 +70,7 @@ impl Boxes {
         }
     }
 
-    /// Ends everything that runs under this id, in every root, and waits for it.
+    /// Kills all processes of this id, in every root, and waits for their end.
     pub(super) async fn kill_everywhere(&self, id: &str, uid_base: u32) -> Result<(), Error> {
         for handle in self.every_handle(id, uid_base)? {
             match handle.kill(KILL_DEADLINE).await {
@@ -83,7 +83,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// Removes the cgroups of this id from every root. They must have no processes. Blocks.
+    /// Removes the cgroups of this id from every root. They must be empty. Blocks.
     pub(super) fn remove_cgroups(&self, id: &str, uid_base: u32) -> Result<(), Error> {
         for handle in self.every_handle(id, uid_base)? {
             handle.remove_cgroup(KILL_DEADLINE).map_err(|cause| Error::new("remove the cgroup of", id, cause))?;
@@ -97,12 +97,12 @@ impl Boxes {
         all.map(|root| self.handle_in(&root, id, uid_base)).collect()
     }
 
-    /// Reads the roots of before, and writes down the one of now.
+    /// Reads the earlier roots and records the current one.
     pub(crate) async fn open_roots(&self) -> Result<(), Error> {
         self.inner.roots.open(&self.inner.db).await
     }
 
-    /// Removes roots of before that have no boxes any more.
+    /// Removes earlier roots that hold no boxes.
     pub(crate) async fn forget_empty_roots(&self) {
         for root in self.inner.roots.earlier() {
             let inside = format!("{root}/");

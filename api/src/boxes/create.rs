@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::refusal::Refusal;
 use icebox_net::headers::HeaderRules;
 
-/// What a client wants; checked already.
+/// A client's settings for a new box, already checked.
 #[derive(Debug, Clone)]
 pub struct NewBox {
-    /// Account it will belong to.
+    /// Account that will own it.
     pub account_id: String,
     /// Name.
     pub name: Option<String>,
@@ -25,9 +25,9 @@ pub struct NewBox {
     pub settings: BoxSettings,
     /// Life in seconds, for an ephemeral box.
     pub ttl_seconds: Option<u64>,
-    /// Idle time of the account.
+    /// Default idle time of the account.
     pub account_idle: Option<u64>,
-    /// Headers that its requests get on their way out.
+    /// Headers that are added to its outgoing requests.
     pub headers: Option<Arc<HeaderRules>>,
     /// Token for git's servers.
     pub github_token: Option<Secret>,
@@ -35,7 +35,7 @@ pub struct NewBox {
     pub agent_api_key: Option<Secret>,
 }
 
-/// A text that no log and no answer shows.
+/// A text that no log and no answer contains.
 #[derive(Clone)]
 pub struct Secret(pub String);
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Boxes {
-    /// Makes a box and starts it. When this returns, the box is on disk and accepts work. Must not be cancelled.
+    /// Creates a box and starts it. On return the box is on disk and accepts work. Must not be cancelled.
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         // Without them no box can be made.
         let image = self.inner.images.current().await?;
@@ -121,7 +121,7 @@ impl Boxes {
             let most = self.inner.config.boxes_per_account_max;
             return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
         }
-        // Last: nothing after it may fail, because the address would not be given back.
+        // Last: no step after it may fail, because the address would not be released.
         let pair = self.assign_addresses(&record.id)?;
         entry.change_view(|view| view.pair = pair);
         table.insert(record.id, Arc::clone(&entry));
@@ -139,7 +139,8 @@ impl Boxes {
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
         let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
-        // A power cut after the answer must not take the disk away. Flushing it is slow and may go beside the start.
+        // A power cut after the answer must not remove the disk. The flush is slow and may run in parallel with the
+        // start.
         let synced = volume.clone();
         let (started, flushed) =
             tokio::join!(self.start(&start, volume), blocking("flush the disk", move || synced.sync()));
@@ -161,7 +162,7 @@ impl Boxes {
         Ok(started)
     }
 
-    /// The box is made: it takes requests from now on, its death is watched, and the clocks are told of it.
+    /// Finishes the creation: the box accepts requests, its death is watched, and the clocks are notified of it.
     fn publish(&self, entry: &Arc<Entry>, started: Started) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
@@ -178,7 +179,7 @@ impl Boxes {
         tracing::info!(box_id = entry.id, pid = started.incarnation.pid, "created");
     }
 
-    /// Removes what a failed creation has left, in the background.
+    /// Removes the remains of a failed creation, in the background.
     fn unmake(&self, entry: &Arc<Entry>, reservation: Reservation) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
@@ -189,8 +190,8 @@ impl Boxes {
         });
     }
 
-    /// Removes everything that carries this id but records: processes, cgroup, disk, run directory. Says whether all
-    /// of it is gone.
+    /// Removes everything of this id except records: processes, cgroup, disk, run directory. Returns true if all of it
+    /// is gone.
     pub(super) async fn erase(&self, id: &str, uid_base: u32) -> bool {
         let gone = self.erase_parts(id, uid_base).await;
         if let Err(refusal) = &gone {
@@ -219,14 +220,14 @@ impl Boxes {
         }
     }
 
-    /// Makes the removal of disks durable. Comes before the record by which a disk could be found again is given up: a
-    /// power cut between the two must leave a record without a disk, not a disk without a record.
+    /// Makes the removal of disks durable. Must precede the removal of the record that refers to the disk: a power cut
+    /// between the two must leave a record without a disk, not a disk without a record.
     pub(super) async fn sync_removals(&self) -> Result<(), Error> {
         let store = Arc::clone(&self.inner.store);
         blocking("flush the removal of disks", move || store.sync_removals()).await
     }
 
-    /// Gives an unused reservation back.
+    /// Releases an unused reservation.
     pub(super) fn give_back(&self, reservation: Reservation) {
         self.inner.ranges.give_back(reservation.uid_base, clock::unix_ms());
         let boxes = self.clone();
@@ -243,7 +244,7 @@ impl Boxes {
     }
 }
 
-/// What the log of a box says about a start.
+/// The log text of a start.
 pub(super) fn start_logs(id: &str, what: &str, warnings: &[String]) -> Vec<LogRow> {
     let mut logs = vec![LogRow::system(id, what)];
     logs.extend(warnings.iter().map(|text| LogRow::new(id, LogLevel::Warn, LogSource::System, text.as_str())));

@@ -1,4 +1,4 @@
-//! Deleting boxes: because their owner says so, or because their time is over.
+//! Deletion of boxes: by request of the owner, or at the end of their lifetime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use crate::clock;
 use crate::error::Error;
 use crate::refusal::Refusal;
 
-/// First pause before a deletion that got stuck is tried again; it doubles up to [`RETRY_MAX`].
+/// First delay before a stuck deletion is retried; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// The end of ephemeral boxes is looked at this often at least, in case the clock is set.
+/// Longest interval between checks for expired ephemeral boxes, in case the clock is set.
 const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 
-/// How far a deletion has come when its client is answered.
+/// State of a deletion when its client is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// Nothing is left.
+    /// The box is removed completely.
     Whole,
-    /// It will be finished in the background, whatever happens.
+    /// The deletion is durable and finishes in the background.
     GoingOn,
 }
 
 impl Boxes {
-    /// Deletes a box for good. From the moment this has an answer, the box never comes back.
+    /// Deletes a box for good. Once this has answered, the box never comes back.
     pub async fn delete(&self, entry: &Arc<Entry>) -> Result<Deleted, Refusal> {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         to_the_end(async move { boxes.delete_whole(&entry).await }).await
@@ -38,7 +38,7 @@ impl Boxes {
         entry.change_view(|view| view.phase = Phase::Deleting);
         entry.set_sleep_timer(None);
         let handle = entry.handle();
-        // Works on a frozen box too. A process that the kernel cannot end does not keep the box from being deleted.
+        // Works on a frozen box too. A process that the kernel cannot end does not prevent the deletion.
         if let Err(error) = handle.kill(KILL_DEADLINE).await
             && error.kind() != icebox_shim::ErrorKind::NotFound
         {
@@ -48,7 +48,7 @@ impl Boxes {
         let last = entry.meter.read(&entry.id, &handle, storage, Write::Always, "delete");
         let samples = last.into_iter().chain([entry.meter.close(&entry.id)]).collect();
         if let Err(error) = self.inner.db.begin_delete(&entry.id, samples).await {
-            // Not on disk: the box is dead but exists; the next request starts it again.
+            // The deletion is not on disk: the box is dead but exists; the next request restarts it.
             entry.change_view(|view| view.phase = Phase::Ready);
             return Err(error.into());
         }
@@ -63,7 +63,7 @@ impl Boxes {
         Ok(Deleted::GoingOn)
     }
 
-    /// Removes what is left of a box. Says whether nothing is.
+    /// Removes the remains of a box. Returns true if none are left.
     async fn finish_delete(&self, entry: &Arc<Entry>) -> bool {
         let view = entry.view();
         let uid_base = view.uid_base;
@@ -71,13 +71,13 @@ impl Boxes {
             return false;
         }
         self.forget(&entry.id);
-        // Before the answer, so that a stop right after it leaves no range in use. A range that was not the box's own
+        // Before the answer, so that a stop right after it leaves no range in use. A range that is not the box's own
         // belongs to another daemon.
         if view.range_held {
             self.inner.ranges.give_back(uid_base, clock::unix_ms());
         }
-        // The answer does not wait for this record: without it, the next start finds the box marked and nothing left to
-        // remove.
+        // The answer does not wait for this record: without it, the next start finds the box marked as deleted and
+        // finds no remains.
         let (boxes, id) = (self.clone(), entry.id.clone());
         tokio::spawn(async move {
             let recorded = match boxes.sync_removals().await {
@@ -103,7 +103,7 @@ impl Boxes {
         });
     }
 
-    /// Deletes ephemeral boxes when their time is over. Never returns.
+    /// Deletes expired ephemeral boxes. Never returns.
     pub async fn expire(self) {
         loop {
             let changed = self.inner.expiring.notified();
@@ -121,7 +121,7 @@ impl Boxes {
                         report_expiry(&entry, &error);
                     }
                 });
-                // Should the deletion fail, it is tried again soon.
+                // A failed deletion is retried soon.
                 next = next.min(Duration::from_secs(10));
             }
             tokio::select! {

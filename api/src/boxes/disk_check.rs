@@ -6,7 +6,7 @@ use super::launch::{Start, Started};
 use super::{Boxes, blocking};
 use crate::refusal::Refusal;
 
-/// What the log of a box says about a repair.
+/// The log text of a repair.
 const REPAIRED: &str = "its file system had errors, which were repaired; the last writes before them may be lost";
 
 impl Boxes {
@@ -21,12 +21,12 @@ impl Boxes {
         Ok(started)
     }
 
-    /// Checks the file system of a box without processes. Says whether it was repaired.
+    /// Checks the file system of a box without processes. Returns true if it was repaired.
     async fn check_disk(&self, volume: &Volume, check: Check) -> Result<bool, Refusal> {
         let volume = volume.clone();
         match blocking("check the file system of the box", move || volume.check(check)).await {
             Ok(checked) => Ok(checked == Checked::Repaired),
-            // e2fsck tells no reason. On a full disk it cannot write what it corrects.
+            // e2fsck gives no reason. On a full disk it cannot write its corrections.
             Err(_) if self.check_free_space().is_err() => Err(Refusal::disk_full()),
             Err(error) => Err(error.into()),
         }

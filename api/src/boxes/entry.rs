@@ -19,23 +19,23 @@ use icebox_net::Rights;
 use icebox_net::address::Pair;
 use icebox_net::headers::HeaderRules;
 
-/// Where a box stands, beyond what the kernel knows.
+/// State of a box that the kernel does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Being made; not on disk yet.
+    /// In creation; not on disk yet.
     Creating,
-    /// Made.
+    /// Created.
     Ready,
-    /// Being deleted, or deleted.
+    /// In deletion, or deleted.
     Deleting,
 }
 
-/// What changes when a box is started, dies or is deleted. Written under the lifecycle lock only.
+/// State that changes when a box is started, dies or is deleted. Written under the lifecycle lock only.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Where it stands.
+    /// Stage of its life.
     pub phase: Phase,
-    /// How to reach it.
+    /// Handle for its init and cgroup.
     pub handle: BoxHandle,
     /// First of its host uids.
     pub uid_base: u32,
@@ -43,18 +43,18 @@ pub struct View {
     pub image: Option<String>,
     /// Its PID 1; `None` while it has none.
     pub incarnation: Option<Incarnation>,
-    /// Why it cannot be used.
+    /// Reason why it cannot be used.
     pub error: Option<String>,
-    /// Its record cannot be read: nothing may be done with it but deleting it.
+    /// Its record cannot be read: the only operation allowed is deletion.
     pub damaged: bool,
-    /// Runs of an earlier life of the daemon have been taken over.
+    /// Runs of an earlier run of the daemon have been taken over.
     pub adopted: bool,
-    /// The range of host uids at `uid_base` is this box's. A box that does not run keeps its range too: were it given to
-    /// a new box, both would have the same uids when the first one is started again.
+    /// The range of host uids at `uid_base` belongs to this box. A stopped box keeps its range: if a new box got it,
+    /// both would have the same uids once the first one restarts.
     pub range_held: bool,
     /// Its addresses, if it has a network.
     pub pair: Option<Pair>,
-    /// Headers that its requests get on their way out.
+    /// Headers that are added to its outgoing requests.
     pub headers: Option<Arc<HeaderRules>>,
 }
 
@@ -69,33 +69,33 @@ pub struct Entry {
     pub name: Option<String>,
     /// Unix milliseconds.
     pub created_ms: i64,
-    /// Unix milliseconds at which it is deleted.
+    /// Unix milliseconds of its expiry.
     pub expires_ms: Option<i64>,
     /// Held while settings are changed.
     pub(super) changing: Mutex<()>,
     /// The lifecycle lock.
     life: Mutex<()>,
-    /// How many wait for it.
+    /// Number of tasks that wait for it.
     life_waiting: AtomicU32,
-    /// The daemon has frozen it, and has not thawed it since. See [`Entry::left_asleep`].
+    /// The daemon has frozen it and has not thawed it since. See [`Entry::left_asleep`].
     asleep: AtomicBool,
-    /// Ends in what is to be done with a box that has slept long enough.
+    /// Timer that reclaims the memory of a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
     config: RwLock<Configured>,
-    /// What keeps it awake.
+    /// Its activity, which keeps it awake.
     pub activity: Arc<Activity>,
     /// Its ledger.
     pub meter: Meter,
-    /// What the daemon passes on for it.
+    /// Bytes that the daemon relays for it.
     pub passed: Passed,
     /// Its runs.
     pub runs: RunTable,
-    /// Cancelled when it is deleted: what goes on for it ends.
+    /// Cancelled at its deletion: ends the tasks of the box.
     pub gone: CancellationToken,
 }
 
-/// What its owner may change.
+/// Settings that the owner may change.
 #[derive(Debug, Clone)]
 pub(super) struct Configured {
     pub(super) settings: BoxSettings,
@@ -135,7 +135,7 @@ impl Entry {
         }
     }
 
-    /// Counts output of a run. Waits if the box has more of it than the daemon passes on.
+    /// Counts output of a run. Waits if the output exceeds the box's rate.
     pub async fn pass(&self, event: &RunEvent) {
         if let RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes) = event {
             self.passed.pass(bytes.len()).await;
@@ -144,35 +144,35 @@ impl Entry {
 
     /// Takes the lifecycle lock.
     pub(crate) async fn lock_life(&self) -> MutexGuard<'_, ()> {
-        // Counted until it is taken, or until the caller gives up.
+        // Counted until the lock is taken or the caller gives up.
         let _waiting = Waiting::new(&self.life_waiting);
         self.life.lock().await
     }
 
-    /// Whether it is frozen, or on its way into or out of sleep right now. For callers that hold a `Work` and cannot wait.
-    /// `false`: the box stays awake while they hold it, unless its owner pauses it.
+    /// True if it is frozen, or is being frozen or thawed. For callers that hold a `Work` and cannot wait. `false`: the
+    /// box stays awake while they hold it, unless its owner pauses it.
     #[must_use]
     pub fn maybe_asleep(&self) -> bool {
         self.life.try_lock().map_or(true, |_life| self.frozen())
     }
 
-    /// The daemon left it frozen. Only the clock uses this, to pass over boxes without a system call; what a box really
-    /// does is asked of the kernel ([`Entry::frozen`]).
+    /// True if the daemon left it frozen. Only the clock uses this, to skip boxes without a system call; the kernel
+    /// knows the real state ([`Entry::frozen`]).
     pub(super) fn left_asleep(&self) -> bool {
         self.asleep.load(Ordering::Relaxed)
     }
 
-    /// Notes that the daemon has frozen or thawed the box, or has seen it so.
+    /// Records that the daemon has frozen or thawed the box, or has observed that state.
     pub(crate) fn set_asleep(&self, asleep: bool) {
         self.asleep.store(asleep, Ordering::Relaxed);
     }
 
-    /// Whether another task waits for the lifecycle lock.
+    /// True if another task waits for the lifecycle lock.
     pub(super) fn life_is_wanted(&self) -> bool {
         self.life_waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Ends the timer of the box's sleep, and sets another.
+    /// Replaces the timer of the box's sleep.
     pub(super) fn set_sleep_timer(&self, timer: Option<AbortHandle>) {
         let mut held = self.sleep_timer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = std::mem::replace(&mut *held, timer) {
@@ -180,19 +180,19 @@ impl Entry {
         }
     }
 
-    /// A copy of what the lifecycle has left.
+    /// A copy of the lifecycle state.
     #[must_use]
     pub fn view(&self) -> View {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How to reach it.
+    /// Handle for its init and cgroup.
     #[must_use]
     pub fn handle(&self) -> BoxHandle {
         self.view.read().unwrap_or_else(PoisonError::into_inner).handle.clone()
     }
 
-    /// It is made and has a PID 1.
+    /// True if it is created and has a PID 1.
     pub(super) fn runs_here(&self) -> bool {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         view.phase == Phase::Ready && view.incarnation.is_some()
@@ -210,7 +210,7 @@ impl Entry {
         change(&mut self.config.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What its owner asked for.
+    /// The settings of its owner.
     #[must_use]
     pub fn settings(&self) -> BoxSettings {
         self.configured().settings.clone()
@@ -228,7 +228,7 @@ impl Entry {
         self.configured().idle
     }
 
-    /// The record as it is to be on disk.
+    /// The record to put on disk.
     #[must_use]
     pub fn record(&self) -> BoxRecord {
         let (view, config) = (self.view(), self.configured().clone());
@@ -248,26 +248,26 @@ impl Entry {
         }
     }
 
-    /// What it may do outside.
+    /// Its network policy.
     #[must_use]
     pub fn rights(&self) -> Rights {
         Rights { policy: policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
-    /// Whether its PID 1 lives. Asked of the kernel.
+    /// True if its PID 1 lives. Asks the kernel.
     #[must_use]
     pub fn alive(&self) -> bool {
         let view = self.view();
         view.incarnation.is_some_and(|init| view.handle.alive(init.pid, init.start_time_ticks, &init.boot_id))
     }
 
-    /// Whether it is frozen. Asked of the kernel; a box without a cgroup is not.
+    /// True if it is frozen. Asks the kernel; a box without a cgroup is not frozen.
     #[must_use]
     pub fn frozen(&self) -> bool {
         self.handle().frozen().unwrap_or(false)
     }
 
-    /// What it is doing.
+    /// Its status.
     #[must_use]
     pub fn status(&self) -> BoxStatus {
         let view = self.view();

@@ -1,4 +1,4 @@
-//! Falling asleep.
+//! Freezing boxes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use crate::db::LogRow;
 use crate::error::Error;
 use crate::refusal::Refusal;
 
-/// How long the init of a box may take to say whether it is kept awake.
+/// Longest wait for the init of a box to report whether it is kept awake.
 const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Why a box is put to sleep.
+/// Reason for a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FreezeReason {
     /// It has no work.
     Idle,
-    /// Its owner has asked for it.
+    /// Its owner has requested it.
     Asked,
 }
 
 impl Boxes {
-    /// Puts a box to sleep if the idle rule still says so once its lifecycle lock is held.
+    /// Freezes a box if the idle rule still allows it once its lifecycle lock is held.
     pub(super) async fn sleep_if_idle(&self, entry: Arc<Entry>) {
         if let Err(refusal) = self.freeze(&entry, FreezeReason::Idle).await {
             tracing::warn!(box_id = entry.id, reason = refusal.chain(), "a box cannot fall asleep");
-            // Try again after a whole idle time, not at once.
+            // Retry after a whole idle time, not at once.
             entry.activity.restart(entry.meter.usage().cpu_usec);
         }
     }
@@ -49,7 +49,7 @@ impl Boxes {
         if why == FreezeReason::Idle && self.is_kept(entry).await {
             return Ok(());
         }
-        // From here on what arrives is told; what came before is in the counter. So nothing can come in between.
+        // From here on arrivals send events; earlier ones are in the counter. So no arrival is missed between the two.
         self.watch_arrivals(entry).await?;
         if why == FreezeReason::Idle && self.look_at_traffic(entry).await {
             self.end_watch_of_arrivals(entry).await;
@@ -82,15 +82,15 @@ impl Boxes {
         Ok(())
     }
 
-    /// A process of the box holds the lock that keeps it awake. Asked only when the box would fall asleep: an init that
-    /// does not answer keeps nothing awake.
+    /// True if a process of the box holds the lock that keeps it awake. Queried only when the box would fall asleep; an
+    /// init that does not answer counts as no lock.
     async fn is_kept(&self, entry: &Arc<Entry>) -> bool {
         let kept = entry.handle().hello(HELLO_DEADLINE).await.is_ok_and(|hello| hello.kept);
         entry.activity.found_lock(kept);
         kept
     }
 
-    /// What the idle rule says about a box that is awake.
+    /// The idle rule applied to a box that is awake.
     pub(super) fn verdict(&self, entry: &Arc<Entry>, cpu_usec: u64) -> Verdict {
         let observed = entry.activity.observe(
             cpu_usec,

@@ -1,15 +1,15 @@
-//! When may a box fall asleep: a pure decision over plain data.
+//! The idle rule: a pure decision over plain data.
 //!
 //! The rule is *no work*: no request in progress, no run or session that the API started, and over the idle window no
-//! more CPU than the threshold. The last part keeps a box awake in which something works that nobody waits for (a
-//! build in the background, a busy server), and lets one sleep whose programs merely look at a clock now and then.
+//! more CPU than the threshold. The last part keeps a box awake that works without a waiting client (a build in the
+//! background, a busy server), and lets a box sleep whose programs only wake up for timers now and then.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Points of the CPU history of one box.
 const POINTS_MAX: usize = 40;
-/// The history is this many times finer than the idle window.
+/// Number of points per idle window.
 const POINTS_PER_WINDOW: u32 = 32;
 
 /// Readings of a box's CPU counter over the last idle window. Times are on any monotonic clock.
@@ -19,13 +19,13 @@ pub struct CpuWindow {
 }
 
 impl CpuWindow {
-    /// Forgets everything: the counter is another one now, or the box slept.
+    /// Clears the history: the counter is a different one, or the box slept.
     pub fn restart(&mut self, at: Duration, cpu_usec: u64) {
         self.points.clear();
         self.points.push_back((at, cpu_usec));
     }
 
-    /// Adds a reading, unless the last one is too near to matter for a window of this length.
+    /// Adds a reading, unless it is too close to the last one to matter for a window of this length.
     pub fn record(&mut self, at: Duration, cpu_usec: u64, window: Duration) {
         let near = window / POINTS_PER_WINDOW;
         if self.points.back().is_some_and(|(last, _)| at.saturating_sub(*last) < near) {
@@ -58,12 +58,12 @@ impl CpuWindow {
     }
 }
 
-/// What is known about a box that is awake.
+/// Inputs of the rule for a box that is awake.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Observed {
-    /// Its owner wants it never to sleep.
+    /// Its owner has disabled sleep.
     pub keep_alive: bool,
-    /// Work is going on.
+    /// Work is in progress.
     pub busy: bool,
     /// Time since the last work.
     pub quiet: Duration,
@@ -75,22 +75,22 @@ pub struct Observed {
     pub cpu_percent_max: f64,
 }
 
-/// What follows.
+/// Result of the rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
-    /// Never.
+    /// The box never sleeps.
     KeepAlive,
-    /// Work is going on.
+    /// Work is in progress.
     Busy,
-    /// Not before this time has passed without work.
+    /// Sleeps after this much more time without work.
     Wait(Duration),
-    /// Something in the box works by itself.
+    /// Processes in the box use CPU on their own.
     CpuInUse,
-    /// Now.
+    /// Sleeps now.
     Sleep,
 }
 
-/// The rule.
+/// The idle rule.
 #[must_use]
 pub fn decide(observed: &Observed) -> Verdict {
     if observed.keep_alive {
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(decide(&Observed { cpu_percent: 1.0, ..quiet(99) }), Verdict::Sleep);
     }
 
-    /// Plays a load (CPU microseconds per second) second by second and says after how many seconds the box sleeps.
+    /// Plays a load (CPU microseconds per second) second by second; returns the number of seconds until the box sleeps.
     fn sleeps_after(window: Duration, load: impl Fn(u64) -> u64) -> Option<u64> {
         let mut history = CpuWindow::default();
         history.restart(Duration::ZERO, 0);

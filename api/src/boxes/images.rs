@@ -1,7 +1,7 @@
 //! The read-only layers below a box: the base image that its record names, and the layer with our own tools above it.
 //!
-//! Owns: which image a new box gets (the one of this version's recipe), and the layers of an image by its id. A box keeps
-//! its image for life: an image of an earlier recipe must stay in the image directory as long as a box is made of it.
+//! Owns: the image of a new box (the one of this version's recipe), and the layers of an image by its id. A box keeps
+//! its image for life: an image of an earlier recipe must stay in the image directory as long as a box uses it.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,17 +19,17 @@ pub(super) struct Images {
     dir: PathBuf,
     init: PathBuf,
     current: tokio::sync::OnceCell<String>,
-    /// Layers by image, the topmost first; each looked up once.
+    /// Layers by image, the topmost first; each is looked up once.
     layers: Mutex<HashMap<String, Vec<PathBuf>>>,
 }
 
 impl Images {
-    /// The images in `dir`; `init` is the binary of which the layer of tools is made.
+    /// The images in `dir`; the layer of tools is made from the binary `init`.
     pub(super) fn new(dir: PathBuf, init: PathBuf) -> Self {
         Self { dir, init, current: tokio::sync::OnceCell::new(), layers: Mutex::default() }
     }
 
-    /// The id of the image that new boxes get.
+    /// The id of the image for new boxes.
     pub(super) async fn current(&self) -> Result<String, Refusal> {
         let find = || async {
             let dir = self.dir.clone();
@@ -59,7 +59,7 @@ impl Images {
         self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// Keeps the layers of an image; returns its id.
+    /// Caches the layers of an image; returns its id.
     async fn keep(&self, base: BaseImage) -> Result<String, Error> {
         let (dir, init, id) = (self.dir.clone(), self.init.clone(), base.id());
         let tools = blocking("make the layer of tools", move || image::tools_layer(&dir, &init)).await?;
@@ -86,7 +86,7 @@ mod tests {
             });
             std::fs::write(image.join("manifest.json"), manifest.to_string()).expect("a manifest");
         }
-        // Another life of the daemon finds the same.
+        // A second run of the daemon finds the same.
         for _ in 0..2 {
             let images = Images::new(dir.path().to_owned(), init.clone());
             for id in ["bookworm-11111111", "bookworm-22222222"] {

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use icebox_net::Rights;
 use icebox_net::address::Pair;
 
-/// What a start needs to know.
+/// Inputs of a start.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub(super) id: String,
@@ -29,16 +29,16 @@ pub(super) struct Start {
     pub(super) rights: Rights,
 }
 
-/// A box that has started.
+/// A started box.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) incarnation: Incarnation,
     pub(super) handle: BoxHandle,
-    /// What its owner should know.
+    /// Message for its owner.
     pub(super) warnings: Vec<String>,
 }
 
-/// What this machine has.
+/// Facts about this machine.
 #[derive(Debug, Clone, Copy)]
 struct Host {
     cores: u32,
@@ -56,7 +56,7 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 }
 
 impl Boxes {
-    /// Attaches the disk and starts the box. What a failure leaves behind carries the box's id.
+    /// Attaches the disk and starts the box. The remains of a failure carry the box's id.
     pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
         let began = std::time::Instant::now();
         let lower = self.inner.images.layers(&start.image).await?;
@@ -110,7 +110,7 @@ impl Boxes {
         (spec, warnings)
     }
 
-    /// The image of a box. One whose record is from before boxes had an image gets the current one, for life.
+    /// The image of a box. A record from before boxes had an image gets the current one, for life.
     pub(super) async fn image_of(&self, entry: &Entry) -> Result<String, Refusal> {
         if let Some(image) = entry.view().image {
             return Ok(image);
@@ -136,7 +136,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// The disk of a box that must have one.
+    /// The disk of a box; an error if it is missing.
     pub(super) async fn volume(&self, id: &str) -> Result<Volume, Refusal> {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         blocking("find the disk", move || store.volume(&volume_id))
@@ -144,7 +144,7 @@ impl Boxes {
             .ok_or_else(|| Refusal::Failed(Error::new("find the disk of", id, Cause::Invalid("it is missing"))))
     }
 
-    /// Bytes that the disk of a box occupies; `None` if they cannot be told now.
+    /// Bytes that the disk of a box occupies; `None` if they cannot be read now.
     pub(crate) async fn storage_bytes(&self, id: &str) -> Option<u64> {
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         blocking("measure the disk", move || match store.volume(&volume_id)? {
@@ -157,7 +157,7 @@ impl Boxes {
         .flatten()
     }
 
-    /// Waits for the end of the box's PID 1 in the background and settles what follows from it.
+    /// Waits for the end of the box's PID 1 in the background and does the work that follows it.
     pub(crate) fn watch_death(&self, entry: &Arc<Entry>) {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         tokio::spawn(async move {
@@ -168,7 +168,7 @@ impl Boxes {
         });
     }
 
-    /// The PID 1 of a box has ended without a deletion: its last reading, its cgroup, a word in its log.
+    /// Handles the end of a PID 1 without a deletion: last reading, removal of the cgroup, log entry.
     async fn died(&self, entry: &Arc<Entry>, init: &Incarnation) {
         let _life = entry.lock_life().await;
         let view = entry.view();
@@ -206,14 +206,14 @@ impl Boxes {
     }
 }
 
-/// A run directory with nothing in it. Nothing of a box can reach it, so removing it by path is safe.
+/// Creates an empty run directory. No process of a box can reach it, so removing it by path is safe.
 fn make_run_dir(path: &Path) -> Result<(), Error> {
     let failed = |cause: std::io::Error| Error::new("make the run directory", path.display().to_string(), cause);
     remove_run_dir(path)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
 }
 
-/// Removes a run directory; none there is fine.
+/// Removes a run directory; a missing one is fine.
 pub(super) fn remove_run_dir(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {

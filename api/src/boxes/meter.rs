@@ -1,7 +1,7 @@
 //! Reading a box's counters into the ledger.
 //!
-//! Invariants: sample numbers go up by one per sample and box; a reading that says nothing new is not written, except at
-//! a transition; storage is written when it changed, or when the boot did.
+//! Invariants: sample numbers go up by one per sample and box; an unchanged reading is not written, except at a
+//! transition; storage is written when it or the boot has changed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::clock::{self, Moment};
 use crate::db::StoredSample;
 use crate::ledger::{Fold, Generation, Sample, Usage};
 
-/// The ledger of one box, as far as it is needed in memory.
+/// The in-memory part of the ledger of one box.
 #[derive(Debug)]
 pub struct Meter {
     state: Mutex<State>,
@@ -47,17 +47,17 @@ pub(super) fn counter(box_id: &str, handle: &BoxHandle) -> Counter {
     }
 }
 
-/// Whether a reading is written when it equals the last one.
+/// Policy for a reading that equals the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
-    /// Always: something has happened.
+    /// Write it: a transition has happened.
     Always,
-    /// Only if a counter has changed.
+    /// Write it only if a counter has changed.
     IfChanged,
 }
 
 impl Meter {
-    /// Continues a ledger.
+    /// Continues an existing ledger.
     #[must_use]
     pub fn new(samples: &[Sample]) -> Self {
         let mut fold = Fold::default();
@@ -71,14 +71,14 @@ impl Meter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the box has used until now.
+    /// The usage of the box until now.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.lock().fold.usage(Some(&Moment::now()))
     }
 
-    /// Reads the CPU counter, and adds the reading and `storage_bytes` to the ledger in memory. The answer is to be put
-    /// on disk. Without a cgroup only storage is written.
+    /// Reads the CPU counter, and adds the reading and `storage_bytes` to the ledger in memory. The caller puts the
+    /// result on disk. Without a cgroup only storage is written.
     pub fn read(
         &self,
         box_id: &str,
@@ -90,12 +90,12 @@ impl Meter {
         self.lock().add(box_id, counter(box_id, handle), storage_bytes, write, reason)
     }
 
-    /// As [`Meter::read`] with a reading that was taken already.
+    /// Like [`Meter::read`], with an existing reading.
     pub fn note(&self, box_id: &str, counter: Counter, write: Write, reason: &'static str) -> Option<StoredSample> {
         self.lock().add(box_id, counter, None, write, reason)
     }
 
-    /// The box is deleted: a last sample that says that it occupies nothing from now on.
+    /// The last sample of a deleted box: it occupies no storage from now on.
     #[must_use]
     pub fn close(&self, box_id: &str) -> StoredSample {
         let mut state = self.lock();
@@ -126,8 +126,8 @@ impl State {
         let news = |bytes: &u64| self.storage.as_ref() != Some(&(generation.boot_id.clone(), *bytes));
         let storage_bytes = storage_bytes.filter(news);
         let known = self.fold.counter(&generation);
-        // A reading may be noted after a later one (the clock reads many boxes first and notes them then). In the ledger a
-        // counter only grows.
+        // A reading may be recorded after a later one (the clock reads many boxes first and records them then). In the
+        // ledger a counter only grows.
         let cpu_usec = known.map_or(cpu_usec, |known| known.max(cpu_usec));
         let same_cpu = cgroup_inode == 0 || known == Some(cpu_usec);
         let worth_it = storage_bytes.is_some() || !same_cpu || (write == Write::Always && cgroup_inode != 0);

@@ -1,12 +1,12 @@
-//! The boxes: one entry each, and the verbs on them.
+//! The boxes: one entry each, and the operations on them.
 //!
-//! Owns: the table of boxes, what is done to one box (make, freeze, thaw, start again, delete), the idle rule and the
+//! Owns: the table of boxes, the operations on one box (create, freeze, thaw, restart, delete), the idle rule and the
 //! ledger readings. Invariants:
 //! - status is derived from the kernel; an entry holds facts and counts only;
 //! - every change of a box's life happens under its lifecycle lock, in a task that no client can cancel;
-//! - no lock of one box is held while another box is touched, and none of the table while anything waits.
+//! - no lock of one box is held while another box is touched, and no lock of the table is held across a wait.
 //!
-//! Leaves out: HTTP, what runs in a box (`runs`), and the use cases that need both (`lifecycle`): creating, waking, and
+//! Leaves out: HTTP, processes in a box (`runs`), and the use cases that need both (`lifecycle`): creation, waking, and
 //! the start of the daemon.
 
 mod activity;
@@ -76,13 +76,13 @@ use reserve::Reservations;
 use roots::Roots;
 use tasks::blocking;
 
-/// How long freezing may take before it is given up.
+/// Time limit for freezing.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
-/// How long thawing may take.
+/// Time limit for thawing.
 const THAW_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the start of a box may take.
+/// Time limit for the start of a box.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
-/// How long killing all processes of a box, or removing its cgroup, may take.
+/// Time limit for killing all processes of a box, or for removing its cgroup.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Processes and threads of one box.
 const PIDS_MAX: u64 = 1024;
@@ -107,17 +107,17 @@ struct Inner {
     network: Option<Network>,
     images: Images,
     table: RwLock<HashMap<String, Arc<Entry>>>,
-    /// Told when a box has come awake, or its idle time has changed.
+    /// Notified when a box has woken, or its idle time has changed.
     awake: Notify,
-    /// Held by the one box whose memory is being taken because it has slept long enough.
+    /// Held by the one box whose memory is being reclaimed because it has slept long enough.
     reclaiming: Semaphore,
-    /// Told when a box with an end has come.
+    /// Notified when a box with an expiry has been added.
     expiring: Notify,
-    /// Told when there are more boxes, or fewer.
+    /// Notified when the number of boxes changes.
     number: Notify,
 }
 
-/// What the table is built from.
+/// Parts of the table.
 #[derive(Debug)]
 pub struct Parts {
     /// The configuration.
@@ -163,7 +163,7 @@ impl Boxes {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes the last readings and writes everything down. Boxes go on; nothing is served after this.
+    /// Takes the last readings and writes everything to disk. Boxes keep running; no request is served after this.
     pub async fn close(&self) {
         let boxes = self.clone();
         let last = tokio::task::spawn_blocking(move || {
@@ -181,7 +181,7 @@ impl Boxes {
         self.remove_empty_root().await;
     }
 
-    /// The box with this id or name, if the account has one. A box of another account is unknown too.
+    /// The box with this id or name in the account. A box of another account is reported as unknown.
     pub fn find(&self, account_id: &str, id_or_name: &str) -> Result<Arc<Entry>, Refusal> {
         let unknown = || Refusal::unknown_box(id_or_name);
         if !ids::is_id_or_name(id_or_name) {
@@ -224,7 +224,7 @@ impl Boxes {
         table.values().map(Arc::clone).collect()
     }
 
-    /// Waits until there are more boxes, or fewer. One waiter.
+    /// Waits until the number of boxes changes. One waiter.
     pub async fn number_changed(&self) {
         self.inner.number.notified().await;
     }
@@ -238,7 +238,7 @@ impl Boxes {
         self.inner.config.run_dir.join("boxes").join(id)
     }
 
-    /// Makes ready what the first box would have to wait for. Failing is no harm: that box will say so.
+    /// Prepares in advance what the first box needs. A failure is harmless: that box will report it.
     pub async fn warm_up(&self) {
         self.inner.reservations.prepare().await;
         if let Err(refusal) = self.inner.images.current().await {

@@ -1,8 +1,8 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
-//! Invariants: a box that sleeps has no timer and is not looked at, but for once in [`SWEEP_EVERY`] while another box is
-//! awake, in case something else has thawed it; a box that is awake costs one read of one file per tick; when no box is
-//! awake, the clock stands still until one is.
+//! Invariants: a sleeping box has no timer and is not checked, except once per [`SWEEP_EVERY`] while another box is
+//! awake, in case another program has thawed it; a box that is awake costs one read of one file per tick; while no box
+//! is awake, the clock stands still.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::{Boxes, Entry, Phase, Verdict, Write};
 use crate::clock;
 use crate::db::StoredSample;
 
-/// Longest time between two readings of a box that is awake.
+/// Longest interval between two readings of a box that is awake.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the disk of a box that is awake is measured.
+/// Interval between measurements of the disk of a box that is awake.
 const STORAGE_EVERY: Duration = Duration::from_secs(60);
-/// What a box has written reaches its disk image within the kernel's write-back time, after it fell asleep too: so long
-/// after the last sign of life disks are measured once more.
+/// Writes of a box reach its disk image within the kernel's write-back time, also after it fell asleep: this long after
+/// the last activity, disks are measured once more.
 const STORAGE_AFTER: Duration = Duration::from_secs(65);
-/// How often old log entries, runs and readings are dropped.
+/// Interval between removals of old log entries, runs and readings.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
-/// How often leaves of runs whose background processes have ended are looked for, in boxes that are awake.
+/// Interval between searches for leaf cgroups of runs whose background processes have ended, in boxes that are awake.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// What one look at a box has found.
+/// Result of one check of a box.
 #[derive(Debug)]
 struct Look {
     entry: Arc<Entry>,
@@ -45,7 +45,7 @@ impl Boxes {
             let changed = self.inner.awake.notified();
             let awake = self.awake_boxes(Instant::now() >= sweep_due).await;
             if awake.is_empty() {
-                // One last look at the disks, then wait until a box wakes up.
+                // Measure the disks one last time, then wait until a box wakes.
                 tokio::select! {
                     () = changed => continue,
                     () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
@@ -71,8 +71,8 @@ impl Boxes {
         }
     }
 
-    /// The boxes that are neither frozen nor dead. With `ask`, the kernel is asked for each of them, in a thread that may
-    /// wait for it; else what the daemon has frozen itself counts as frozen, and no system call is made.
+    /// The boxes that are neither frozen nor dead. With `ask`, the kernel is queried for each of them, in a thread that
+    /// may block; otherwise a box that the daemon has frozen counts as frozen, without a system call.
     async fn awake_boxes(&self, ask: bool) -> Vec<Arc<Entry>> {
         let mut running = self.all();
         running.retain(|entry| entry.runs_here());
@@ -84,7 +84,7 @@ impl Boxes {
             running.retain(|entry| {
                 let awake = !entry.frozen();
                 if awake {
-                    // Never the other way round: only who holds the lifecycle lock knows that it stays frozen.
+                    // Never the other way round: only the holder of the lifecycle lock can rely on it to stay frozen.
                     entry.set_asleep(false);
                 }
                 awake
@@ -94,7 +94,7 @@ impl Boxes {
         look.await.unwrap_or_default()
     }
 
-    /// Reads the counters of all these boxes and asks the idle rule.
+    /// Reads the counters of all these boxes and applies the idle rule.
     async fn look_at(&self, awake: Vec<Arc<Entry>>) -> Vec<Look> {
         let boxes = self.clone();
         let look = tokio::task::spawn_blocking(move || awake.into_iter().map(|entry| boxes.look(entry)).collect());
@@ -109,7 +109,7 @@ impl Boxes {
         Look { entry, sample, verdict }
     }
 
-    /// Writes the readings, sends to sleep what may sleep, and says when to look again.
+    /// Writes the readings, freezes the boxes that may sleep, and returns the time of the next check.
     fn act_on(&self, looks: &[Look]) -> Duration {
         let samples: Vec<StoredSample> = looks.iter().filter_map(|look| look.sample.clone()).collect();
         if !samples.is_empty() {
@@ -129,7 +129,7 @@ impl Boxes {
         next.max(Duration::from_millis(1))
     }
 
-    /// Measures the disks of these boxes; what has changed goes into the ledger.
+    /// Measures the disks of these boxes and writes changes to the ledger.
     async fn measure_disks(&self, entries: &[Arc<Entry>]) {
         let mut samples = Vec::new();
         for entry in entries {
@@ -144,7 +144,7 @@ impl Boxes {
         }
     }
 
-    /// Reaps what launchers that were killed have left. Two looks, a minute apart.
+    /// Reaps children of killed launchers. Two checks, a minute apart.
     pub(super) async fn reap_orphans(&self) {
         let dead = orphans::reap(&BTreeSet::new());
         if !dead.is_empty() {
@@ -153,7 +153,7 @@ impl Boxes {
         }
     }
 
-    /// Drops old log entries, runs and readings from time to time. Never returns.
+    /// Drops old log entries, runs and readings periodically. Never returns.
     pub async fn prune(self) {
         loop {
             tokio::time::sleep(PRUNE_EVERY).await;
@@ -167,11 +167,11 @@ impl Boxes {
     }
 }
 
-/// Removes the leaves of runs that have ended but left something in the background, which has ended too by now.
+/// Removes the leaf cgroups of ended runs whose background processes have ended too.
 async fn sweep(entries: Vec<Arc<Entry>>) {
     let work = tokio::task::spawn_blocking(move || {
         for entry in entries {
-            // Runs of an earlier life of the daemon are in no table yet, and their usage has not been read.
+            // Runs of an earlier run of the daemon are not in the table yet, and their usage has not been read.
             if !entry.view().adopted {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the life of a box means for its network.
+//! The network of a box during its life.
 //!
 //! Owns: when a box gets its addresses, is connected and disconnected. A box has its addresses from its creation to its
 //! deletion; it is connected while it has processes, frozen or not.
@@ -17,10 +17,10 @@ use icebox_net::nflog::{Events, Refused};
 use icebox_net::policy::BoxPolicy;
 use icebox_net::{Network, OnRefusal, Report, Rights};
 
-/// In the run directory of a box that sleeps: the bytes on its network when it fell asleep.
+/// File in the run directory of a sleeping box: the bytes on its network when it fell asleep.
 const TRAFFIC_FILE: &str = "traffic";
 
-/// Whose headers these are. No box has such an id.
+/// Id under which an account's headers are sealed. No box has such an id.
 fn of_account(id: &str) -> String {
     format!("account/{id}")
 }
@@ -32,7 +32,7 @@ pub fn refusals_to_log(db: Db) -> OnRefusal {
 }
 
 impl Boxes {
-    /// Whether boxes have a network here.
+    /// True if boxes have a network here.
     #[must_use]
     pub fn has_network(&self) -> bool {
         self.inner.network.is_some()
@@ -43,7 +43,7 @@ impl Boxes {
         Ok(self.inner.network.as_ref().map(|network| network.assign(id)).transpose()?)
     }
 
-    /// The addresses that the record of a box names, if it can have them still.
+    /// The addresses in the record of a box, if they are still available.
     pub(super) fn claim_addresses(&self, record: &BoxRecord) -> Option<Pair> {
         let network = self.inner.network.as_ref()?;
         match network.claim(&record.id, record.address?) {
@@ -60,7 +60,7 @@ impl Boxes {
         }
     }
 
-    /// The addresses of a box that is about to start again.
+    /// The addresses of a box that is about to restart.
     pub(super) fn addresses_for_restart(&self, entry: &Arc<Entry>) -> Result<Option<Pair>, Error> {
         let pair = self.assign_addresses(&entry.id)?;
         entry.change_view(|view| view.pair = pair);
@@ -73,8 +73,8 @@ impl Boxes {
         Ok(network.attach(id, pair, pid, rights).await?)
     }
 
-    /// Connects a box that has outlived the daemon. It goes on without a network if that fails. Says whether something
-    /// arrived for it while it slept and no daemon was there: such a box is to be woken.
+    /// Connects a box that has outlived the daemon. If that fails, the box runs without a network. Returns true if
+    /// packets arrived for it while it slept and no daemon was running: the box must be woken.
     pub(crate) async fn reconnect(&self, entry: &Arc<Entry>) -> bool {
         let view = entry.view();
         let (Some(pair), Some(init)) = (view.pair, view.incarnation) else { return false };
@@ -94,7 +94,7 @@ impl Boxes {
         Ok(Some(network.seal_headers(&entry.id, &headers)?))
     }
 
-    /// The secrets of a new box, sealed for its record. A box without a network has no use for them, and keeps none.
+    /// The secrets of a new box, sealed for its record. A box without a network cannot use them and keeps none.
     pub(super) fn seal_secrets(&self, id: &str, wanted: &NewBox) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
         let Some(network) = &self.inner.network else { return Ok(Vec::new()) };
         let secrets = [(GITHUB_TOKEN, &wanted.github_token), (AGENT_API_KEY, &wanted.agent_api_key)];
@@ -118,7 +118,7 @@ impl Boxes {
         Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
     }
 
-    /// Sets them, for boxes that are made from now on.
+    /// Sets them, for boxes that are created from now on.
     pub async fn set_account_headers(&self, account: &str, headers: Option<HeaderRules>) -> Result<(), Error> {
         let seal = |network: &Network| {
             headers.as_ref().map(|headers| network.seal_headers(&of_account(account), headers)).transpose()
@@ -127,13 +127,13 @@ impl Boxes {
         self.inner.db.set_account_headers(account, sealed).await
     }
 
-    /// The certificate that a box with headers has to trust.
+    /// The certificate that a box with headers must trust.
     #[must_use]
     pub fn certificate_for(&self, entry: &Entry) -> Option<String> {
         entry.view().headers.and(self.inner.network.as_ref()).map(icebox_net::Network::certificate_pem)
     }
 
-    /// From now on a packet for this box wakes it. Comes before it is frozen.
+    /// Enables waking by packets for this box. Must precede its freeze.
     pub(super) async fn watch_arrivals(&self, entry: &Entry) -> Result<(), Error> {
         match (&self.inner.network, entry.view().pair) {
             (Some(network), Some(pair)) if network.find(&entry.id).is_some() => {
@@ -143,8 +143,8 @@ impl Boxes {
         }
     }
 
-    /// Notes what had passed when the box fell asleep, for a daemon that comes after this one. In the run directory: it
-    /// need not outlive the box's processes.
+    /// Records the byte counters at the time the box fell asleep, for a later daemon. Stored in the run directory: the
+    /// record need not outlive the box's processes.
     pub(super) async fn note_traffic(&self, entry: &Arc<Entry>) {
         self.look_at_traffic(entry).await;
         if let Some(bytes) = entry.activity.traffic() {
@@ -155,8 +155,8 @@ impl Boxes {
         }
     }
 
-    /// Watches a box that sleeps since before this daemon was there. Says whether anything has arrived meanwhile, of which
-    /// no event was sent.
+    /// Enables waking for a box that has slept since before this daemon started. Returns true if packets arrived
+    /// meanwhile, for which no event was sent.
     async fn watch_again(&self, entry: &Arc<Entry>) -> bool {
         if let Err(error) = self.watch_arrivals(entry).await {
             tracing::error!(box_id = entry.id, error = error.chain(), "packets will not wake a box");
@@ -174,17 +174,17 @@ impl Boxes {
             return;
         }
         if let Err(error) = network.set_frozen(pair, false).await {
-            // Packets for it are told of without need, until it sleeps the next time.
+            // Its packets cause useless events until it sleeps the next time.
             tracing::warn!(box_id = entry.id, error = error.chain(), "cannot end the watch over a box's network");
         }
     }
 
-    /// Whether something has passed on the network of the box since the last look.
+    /// True if there was traffic on the network of the box since the last check.
     pub(super) async fn look_at_traffic(&self, entry: &Arc<Entry>) -> bool {
         self.look_at_traffic_of(std::slice::from_ref(entry)).await > 0
     }
 
-    /// Notes what has passed on the networks of these boxes; says on how many of them something has.
+    /// Records the traffic of these boxes; returns how many of them had any.
     pub(super) async fn look_at_traffic_of(&self, entries: &[Arc<Entry>]) -> usize {
         let Some(network) = &self.inner.network else { return 0 };
         let counted = match network.traffic().await {
@@ -201,21 +201,21 @@ impl Boxes {
         entries.iter().filter(saw).count()
     }
 
-    /// Takes away the connection of a box without processes.
+    /// Disconnects a box without processes.
     pub(super) async fn disconnect(&self, id: &str) {
         let Some(network) = &self.inner.network else { return };
         if let Err(error) = network.detach(id).await {
-            // Its link is gone with its processes; what is left of it is closed, and swept at the next start.
+            // Its link ended with its processes; the remains are closed now and swept at the next start.
             tracing::error!(box_id = id, error = error.chain(), "something of a box's network is left");
         }
     }
 
-    /// The events of the network, for the first caller.
+    /// The events of the network. Only the first caller gets them.
     pub(crate) fn network_events(&self) -> Option<Events> {
         self.inner.network.as_ref().and_then(Network::events)
     }
 
-    /// Keeps what the firewall has refused.
+    /// Records packets that the firewall has refused.
     pub(crate) fn note_network_refusal(&self, refused: &Refused) {
         if let Some(network) = &self.inner.network {
             network.note_refusal(refused);
@@ -227,7 +227,7 @@ impl Boxes {
         self.inner.network.as_ref()?.box_at(guest).and_then(|id| self.entry(&id))
     }
 
-    /// Disconnects a box that is going away, and gives its addresses back.
+    /// Disconnects a box that is being deleted, and releases its addresses.
     pub(super) async fn give_up_network(&self, id: &str) -> Result<(), Error> {
         let Some(network) = &self.inner.network else { return Ok(()) };
         network.detach(id).await?;
@@ -243,7 +243,7 @@ impl Boxes {
         }
     }
 
-    /// Removes what is left of the networks of boxes that are no more.
+    /// Removes the network remains of boxes that no longer exist.
     pub(crate) async fn sweep_network(&self) {
         let Some(network) = &self.inner.network else { return };
         let kept = self.all().into_iter().filter(|entry| entry.alive()).map(|entry| entry.id.clone()).collect();
@@ -252,7 +252,7 @@ impl Boxes {
         }
     }
 
-    /// Another policy: on disk first, then in force. When this returns, it is.
+    /// Changes the policy: on disk first, then in force. On return it is in force.
     pub async fn change_policy(
         &self,
         entry: &Arc<Entry>,
@@ -261,7 +261,7 @@ impl Boxes {
     ) -> Result<(), Refusal> {
         let policy = check_policy(&asked)?;
         self.check_policy_possible(&policy)?;
-        // A start in progress would go on with the old one.
+        // A start in progress would continue with the old policy.
         let _life = entry.lock_life().await;
         let mode = asked.mode.clone();
         self.change_settings(entry, account_idle, |settings| settings.network_policy = Some(asked)).await?;
@@ -272,7 +272,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// Brings the counters of the network up to date; those of single boxes if `each`.
+    /// Updates the counters of the network; with `each`, also those of single boxes.
     pub async fn count_networks(&self, each: bool) -> Result<(), Error> {
         let Some(network) = &self.inner.network else { return Ok(()) };
         let metrics = &self.inner.metrics;
@@ -281,13 +281,13 @@ impl Boxes {
         Ok(())
     }
 
-    /// What the network knows of a box; none if the box is not connected.
+    /// The network state of a box; none if the box is not connected.
     pub async fn network_of(&self, entry: &Arc<Entry>) -> Result<Option<Report>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
         Ok(network.report(&entry.id).await?)
     }
 
-    /// Refuses what a host without a network for boxes cannot keep.
+    /// Refuses a policy that a host without a network for boxes cannot enforce.
     pub fn check_policy_possible(&self, policy: &BoxPolicy) -> Result<(), Refusal> {
         if self.has_network() || *policy == BoxPolicy::DenyAll {
             return Ok(());

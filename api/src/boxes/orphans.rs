@@ -1,19 +1,19 @@
-//! Children that nobody waits for.
+//! Unreaped children of the daemon.
 //!
-//! The daemon is the reaper of what its launchers leave behind. The init of a box is waited for by its watcher; what a
-//! launcher that was killed half-way leaves has no watcher. Dead children that are seen twice, a minute apart, are
-//! therefore reaped here: whoever waits for a child of his own has long done so by then.
+//! The daemon is the reaper of its launchers' orphans. The init of a box has a watcher that waits for it; the orphans
+//! of a launcher that was killed half-way have none. Dead children that are seen twice, a minute apart, are therefore
+//! reaped here: by then, every task that waits for its own child has done so.
 
 use std::collections::BTreeSet;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-/// Reaps children that were dead at the last look and still are. Returns the ones to give to the next look.
+/// Reaps children that were dead at the last check and still are. Returns the ones to pass to the next check.
 pub(super) fn reap(dead_before: &BTreeSet<i32>) -> BTreeSet<i32> {
     let dead = dead_children();
     for pid in dead.intersection(dead_before) {
         let Some(pid) = Pid::from_raw(*pid) else { continue };
-        // Somebody may have been faster after all.
+        // Another task may have reaped it already.
         if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_ok_and(|status| status.is_some())
         {
             tracing::debug!(pid = pid.as_raw_nonzero().get(), "reaped a child that nobody waited for");
@@ -31,7 +31,7 @@ fn dead_children() -> BTreeSet<i32> {
     children.into_iter().filter(|pid| is_dead(*pid)).collect()
 }
 
-/// The state is the first field after the command's name, which may itself hold anything.
+/// The state is the first field after the command's name, which may itself contain any character.
 fn is_dead(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))

@@ -1,7 +1,7 @@
-//! What the daemon passes on for a box: output of commands, files, and bytes of public URLs.
+//! Bytes that the daemon relays for a box: output of commands, files, and bytes of public URLs.
 //!
-//! Passing on costs CPU of the daemon, which no bill has. So each box has a rate, and a program that writes faster waits,
-//! as it would for any slow reader. The bytes are counted for the metrics.
+//! Relaying costs CPU of the daemon, which is on no bill. So each box has a rate, and a program that writes faster
+//! waits, as for any slow reader. The bytes are counted for the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,34 +9,34 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A piece costs as much as one of this size: small pieces take as much of the daemon's time.
+/// Minimum cost of a piece, in bytes: small pieces take as much of the daemon's time.
 const PIECE_BYTES_MIN: u64 = 4096;
-/// What may pass at once after a pause, as time at the rate.
+/// Burst after a pause, as time at the rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// The account of one box.
+/// The counter of one box.
 #[derive(Debug)]
 pub struct Passed {
     bytes_per_second: u64,
     bytes: AtomicU64,
-    /// When all that has passed is paid for at the rate.
+    /// Time at which everything relayed so far is paid for at the rate.
     paid: Mutex<Option<Instant>>,
 }
 
 impl Passed {
-    /// Nothing has passed yet.
+    /// A counter at zero.
     #[must_use]
     pub fn new(bytes_per_second: u64) -> Self {
         Self { bytes_per_second: bytes_per_second.max(1), bytes: AtomicU64::new(0), paid: Mutex::new(None) }
     }
 
-    /// Bytes since the daemon began to look after the box.
+    /// Bytes since this daemon took charge of the box.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts a piece. The answer says how long the box has to wait before the next one.
+    /// Counts a piece. Returns how long the box must wait before the next one.
     #[must_use]
     pub fn count(&self, bytes: usize) -> Option<Duration> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Passed {
         until.checked_duration_since(now + BURST).filter(|wait| !wait.is_zero())
     }
 
-    /// Counts a piece and waits as long as the rate wants.
+    /// Counts a piece and waits as long as the rate requires.
     pub async fn pass(&self, bytes: usize) {
         if let Some(wait) = self.count(bytes) {
             tokio::time::sleep(wait).await;

@@ -1,12 +1,12 @@
-//! Taking back the memory of boxes that sleep.
+//! Reclaiming the memory of sleeping boxes.
 //!
 //! Invariants:
-//! - only a frozen box's memory is taken, under its lifecycle lock, so that nobody thaws it meanwhile;
-//! - whoever wants the box is asked for between two small pieces, and goes first;
-//! - the CPU it takes is this daemon's, in no box's bill;
-//! - a sleeping box has at most one timer, and none if the operator has not asked for it.
+//! - only a frozen box's memory is reclaimed, under its lifecycle lock, so that no task thaws it meanwhile;
+//! - between two small pieces, the reclaim yields to a task that waits for the box;
+//! - its CPU time is the daemon's and is on no box's bill;
+//! - a sleeping box has at most one timer, and none unless the operator has configured it.
 //!
-//! Leaves out: whether swap is fast. Only the operator knows, so by itself nothing is reclaimed.
+//! Leaves out: the speed of swap. Only the operator knows it, so the default is no reclaim.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 
 impl Boxes {
-    /// Takes the memory of a box that sleeps. Ends early if the box is woken meanwhile.
+    /// Reclaims the memory of a sleeping box. Ends early if the box is woken meanwhile.
     pub async fn reclaim(&self, entry: &Arc<Entry>) -> Result<Reclaimed, Refusal> {
         let (boxes, entry) = (self.clone(), Arc::clone(entry));
         super::to_the_end(async move { boxes.reclaim_whole(&entry).await }).await
@@ -30,7 +30,7 @@ impl Boxes {
         let mut done = self.reclaim_until_wanted(entry).await?.ok_or_else(|| {
             Refusal::Conflict("the box is awake: only the memory of a sleeping box can be reclaimed".into())
         })?;
-        // Who wanted the lock may have wanted something else than to wake it.
+        // The waiting task may have done something other than wake it.
         while done.cut_short {
             let Some(more) = self.reclaim_until_wanted(entry).await? else { break };
             done = Reclaimed { memory_before: done.memory_before, swap_before: done.swap_before, ..more };
@@ -60,19 +60,19 @@ impl Boxes {
         }
     }
 
-    /// A box has fallen asleep, or was found so: its memory is taken when it has slept for the configured time.
+    /// Schedules the reclaim of a box that has fallen asleep, or was found asleep, after the configured time.
     pub(crate) fn reclaim_later(&self, entry: &Arc<Entry>) {
         let Some(seconds) = self.inner.config.reclaim_after_seconds else { return };
         let (boxes, sleeping) = (self.clone(), Arc::clone(entry));
         let timer = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
-            // Not in this task: who wakes the box ends it.
+            // Not in this task: the task that wakes the box ends it.
             tokio::spawn(async move { boxes.reclaim_in_turn(&sleeping).await });
         });
         entry.set_sleep_timer(Some(timer.abort_handle()));
     }
 
-    /// One box at a time: many fall asleep together, and swap is one.
+    /// One box at a time: many fall asleep together, and they share the swap device.
     async fn reclaim_in_turn(&self, entry: &Arc<Entry>) {
         let Ok(_turn) = self.inner.reclaiming.acquire().await else { return };
         match self.reclaim(entry).await {
@@ -85,9 +85,8 @@ impl Boxes {
         }
     }
 
-    /// What all boxes together use and wait for, read from the cgroup above them: a handful of files, whatever their
-    /// number. Boxes that are still below a cgroup parent of before are not among them. Nothing without boxes. Blocks a
-    /// little.
+    /// Usage and pressure of all boxes together, read from the cgroup above them: a handful of files, for any number of
+    /// boxes. Boxes below an earlier cgroup parent are not included. `None` without boxes. Blocks briefly.
     #[must_use]
     pub fn together(&self) -> (Footprint, BoxPressure) {
         let Ok(root) = BoxHandle::open(&self.inner.config.run_dir, self.inner.roots.current(), 0) else {

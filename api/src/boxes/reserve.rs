@@ -1,7 +1,7 @@
-//! Ids and uid ranges kept ready for boxes to come.
+//! Ids and uid ranges reserved for future boxes.
 //!
-//! Before anything is made for a box, its id must be on disk, or a crash would leave things that nobody knows. Putting
-//! it there costs a flush of the disk; so a few are put there ahead, and a box in the making takes one without waiting.
+//! The id of a box must be on disk before any of its resources exists; otherwise a crash leaves resources without a
+//! record. That costs a flush of the disk; so a few ids are written ahead, and a new box takes one without waiting.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::domain::Reservation;
 use crate::error::{Cause, Error};
 use crate::ids;
 
-/// How many are kept ready.
+/// Number of reservations kept ready.
 const READY_MAX: usize = 16;
-/// Below this, more are put ready in the background.
+/// Below this number, more are made in the background.
 const READY_LOW: usize = 8;
 
 /// The reservations that are ready.
@@ -27,18 +27,18 @@ pub(super) struct Reservations {
     db: Db,
     ranges: Arc<UidRanges>,
     ready: Arc<Mutex<VecDeque<Reservation>>>,
-    /// The daemon stops: nothing is reserved any more.
+    /// The daemon is stopping: no more reservations.
     closed: Arc<AtomicBool>,
 }
 
 impl Reservations {
-    /// None ready yet.
+    /// No reservations yet.
     #[must_use]
     pub(super) fn new(db: Db, ranges: Arc<UidRanges>) -> Self {
         Self { db, ranges, ready: Arc::default(), closed: Arc::default() }
     }
 
-    /// One for a new box; waits for the disk only if none is ready.
+    /// A reservation for a new box; waits for the disk only if none is ready.
     pub(super) async fn take(&self) -> Result<Reservation, Error> {
         let mut ready = self.ready.lock().await;
         if ready.is_empty() {
@@ -52,12 +52,12 @@ impl Reservations {
         taken.ok_or_else(|| Error::new("reserve a box id", "", Cause::Exhausted("box id")))
     }
 
-    /// Takes one back that was not used after all.
+    /// Takes back an unused reservation.
     pub(super) async fn put_back(&self, unused: Reservation) {
         self.ready.lock().await.push_front(unused);
     }
 
-    /// Gives all of them up. Nothing was ever made in their names, so the ranges need no rest.
+    /// Releases all of them. No resource was ever made for them, so the ranges need no rest.
     pub(super) async fn release_all(&self) {
         let unused: Vec<Reservation> = {
             let mut ready = self.ready.lock().await;
@@ -73,7 +73,7 @@ impl Reservations {
         }
     }
 
-    /// Fills up. Failing now is no harm: the next box asks again and reports it.
+    /// Refills. A failure now is harmless: the next box retries and reports it.
     pub(super) async fn prepare(&self) {
         let mut ready = self.ready.lock().await;
         if let Err(error) = self.refill(&mut ready).await {
@@ -90,7 +90,7 @@ impl Reservations {
         for _ in ready.len()..READY_MAX {
             match self.ranges.take(now) {
                 Ok(uid_base) => wanted.push(Reservation { box_id: ids::new_box_id(), uid_base }),
-                // The last ranges of the host: use what there is.
+                // The last ranges of the host: use the ones that are left.
                 Err(error) if wanted.is_empty() && ready.is_empty() => return Err(error),
                 Err(_) => break,
             }

@@ -1,4 +1,4 @@
-//! Boxes and leftovers of an earlier life of the daemon.
+//! Boxes and remains of an earlier run of the daemon.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Boxes {
             );
         }
         let samples = self.inner.db.samples_of(&record.id).await?;
-        // A box must not go on without its headers: its requests would go out without what its owner relies on.
+        // A box must not run without its headers: its requests would lack them, and its owner relies on them.
         let (headers, problem) = match self.open_headers(&record.id).await {
             Ok(headers) => (headers, damage.as_ref().map(|cause| format!("its record cannot be read: {cause}"))),
             Err(error) => (None, Some(format!("its attach_headers cannot be read: {}", error.chain()))),
@@ -58,7 +58,7 @@ impl Boxes {
         Ok(())
     }
 
-    /// Removes run directories that no box has.
+    /// Removes run directories without a box.
     pub(crate) fn sweep_run_dirs(&self) {
         let known: HashSet<String> = self.all().into_iter().map(|entry| entry.id.clone()).collect();
         let Ok(found) = std::fs::read_dir(self.inner.config.run_dir.join("boxes")) else { return };
@@ -89,7 +89,7 @@ impl Boxes {
         }
     }
 
-    /// Removes what boxes in the making have left when the daemon died.
+    /// Removes the remains of boxes that were in creation when the daemon died.
     pub(crate) async fn remove_half_made(&self, leftovers: Vec<Reservation>) {
         for leftover in leftovers {
             if let Err(error) = self.inner.ranges.keep(leftover.uid_base) {

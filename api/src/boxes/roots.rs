@@ -1,8 +1,8 @@
-//! Where the cgroups of boxes are.
+//! The root cgroups of boxes.
 //!
-//! Owns: the root below which boxes are made now, and the roots of before that may still hold some. An operator may
-//! change `cgroup_parent` while boxes run: they stay where they are, with their counters, until they are started anew.
-//! Invariant: an id has a cgroup in one root at most, since whatever starts or removes a box clears all of them first.
+//! Owns: the root below which boxes are created now, and the earlier roots that may still hold some. An operator may
+//! change `cgroup_parent` while boxes run: they stay in place, with their counters, until they are restarted.
+//! Invariant: an id has a cgroup in one root at most, since every start and removal of a box clears all of them first.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -23,12 +23,12 @@ impl Roots {
     pub(super) fn new(config: &Config) -> Self {
         let plain = plain_root(config);
         let current = config.cgroup_parent().map_or_else(|| plain.clone(), |parent| format!("{parent}/{plain}"));
-        // Versions that recorded no roots knew this one only.
+        // Versions that recorded no roots used only this one.
         let earlier = if current == plain { Vec::new() } else { vec![plain] };
         Self { current, earlier: RwLock::new(earlier) }
     }
 
-    /// Reads the roots of before, and writes down the one of now.
+    /// Reads the earlier roots and records the current one.
     pub(super) async fn open(&self, db: &Db) -> Result<(), Error> {
         db.add_cgroup_root(&self.current).await?;
         let known = db.cgroup_roots().await?;
@@ -39,17 +39,17 @@ impl Roots {
         Ok(())
     }
 
-    /// The root below which boxes are made now.
+    /// The root below which boxes are created now.
     pub(super) fn current(&self) -> &str {
         &self.current
     }
 
-    /// The roots of before that may still hold boxes.
+    /// The earlier roots that may still hold boxes.
     pub(super) fn earlier(&self) -> Vec<String> {
         self.earlier.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets a root of before.
+    /// Forgets an earlier root.
     pub(super) fn forget(&self, root: &str) {
         self.earlier.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known != root);
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::db::RunRow;
 use crate::domain::RunState;
 
-/// A client whose connection was dropped counts as the reader of its run for so long: clients drop it just before they cancel.
+/// Time for which a client whose connection was dropped counts as the reader of its run: clients drop it just before
+/// they cancel.
 const JUST_LEFT: Duration = Duration::from_secs(10);
 
 /// A run in flight.
@@ -26,30 +27,30 @@ pub struct LiveRun {
     /// Icebox's own: not shown to the owner.
     pub hidden: bool,
     cancelled: AtomicBool,
-    /// The client that reads its output as it comes.
+    /// The client that streams its output.
     reader: Option<Reader>,
 }
 
-/// A client that reads the output of a run as it comes.
+/// A client that streams the output of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamClient {
-    /// The other end of its connection, if it is known.
+    /// The peer address of its connection, if known.
     pub address: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 struct Reader {
     client: StreamClient,
-    /// When its connection was dropped.
+    /// Time when its connection was dropped.
     left: Mutex<Option<Instant>>,
 }
 
-/// The runs in flight, and the numbers given so far.
+/// The runs in flight, and the last number assigned.
 #[derive(Debug)]
 pub struct RunTable {
     last: AtomicU64,
     live: Mutex<BTreeMap<u64, Arc<LiveRun>>>,
-    /// Finished and recorded, but the init could not be told yet.
+    /// Finished and recorded, but not yet reported to the init.
     unacknowledged: Mutex<Vec<u64>>,
 }
 
@@ -60,32 +61,32 @@ impl LiveRun {
         Self { number, id, prompt, started_ms, hidden, cancelled: AtomicBool::new(false), reader: None }
     }
 
-    /// The same run, with a client that reads its output as it comes.
+    /// The same run, with a client that streams its output.
     #[must_use]
     pub fn read_by(self, client: Option<StreamClient>) -> Self {
         Self { reader: client.map(|client| Reader { client, left: Mutex::default() }), ..self }
     }
 
-    /// The connection of the client that reads its output is gone.
+    /// Records that the connection of the streaming client is gone.
     pub fn reader_left(&self) {
         if let Some(reader) = &self.reader {
             reader.left.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
         }
     }
 
-    /// The client that reads its output, or did so a moment ago.
+    /// The client that streams its output, or did so a moment ago.
     fn reader(&self) -> Option<StreamClient> {
         let reader = self.reader.as_ref()?;
         let left = *reader.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.is_none_or(|left| left.elapsed() < JUST_LEFT).then_some(reader.client)
     }
 
-    /// Marks it as cancelled. Says whether it was not yet.
+    /// Marks it as cancelled. Returns true if it was not cancelled before.
     pub fn cancel(&self) -> bool {
         !self.cancelled.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether it was cancelled.
+    /// True if it was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
@@ -113,7 +114,7 @@ impl LiveRun {
 }
 
 impl RunTable {
-    /// No run in flight; `last` is the highest number ever given.
+    /// No run in flight; `last` is the highest number assigned so far.
     #[must_use]
     pub fn new(last: u64) -> Self {
         Self { last: AtomicU64::new(last), live: Mutex::default(), unacknowledged: Mutex::default() }
@@ -123,12 +124,12 @@ impl RunTable {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A number that no run of this box has had.
+    /// An unused run number of this box.
     pub fn next_number(&self) -> u64 {
         self.last.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Numbers up to this one are taken.
+    /// Marks the numbers up to this one as used.
     pub fn raise(&self, number: u64) {
         self.last.fetch_max(number, Ordering::SeqCst);
     }
@@ -143,7 +144,7 @@ impl RunTable {
         true
     }
 
-    /// A run is over.
+    /// Removes a run that has ended.
     pub fn leave(&self, number: u64) {
         self.lock().remove(&number);
     }
@@ -154,7 +155,7 @@ impl RunTable {
         self.lock().values().filter(|run| !run.hidden).map(Arc::clone).collect()
     }
 
-    /// Whether a run with this number is in flight.
+    /// True if a run with this number is in flight.
     #[must_use]
     pub fn has(&self, number: u64) -> bool {
         self.lock().contains_key(&number)
@@ -166,9 +167,9 @@ impl RunTable {
         self.lock().values().find(|run| run.id == id).map(Arc::clone)
     }
 
-    /// The run that a client means when it cancels a stream by an id of its own making, as the public clients do: the only
-    /// one whose output is read or was read a moment ago; among several the newest of the same connection, or else of the
-    /// same address.
+    /// The run that a client means when it cancels a stream by an id of its own making, as the public clients do: the
+    /// only one whose output is streamed or was a moment ago; among several, the newest of the same connection, or else
+    /// of the same address.
     #[must_use]
     pub fn streamed_to(&self, address: Option<SocketAddr>) -> Option<Arc<LiveRun>> {
         let live = self.lock();
@@ -186,12 +187,12 @@ impl RunTable {
         meant.map(Arc::clone)
     }
 
-    /// The init could not be told that this run is recorded.
+    /// Records that the init could not be told that this run is recorded.
     pub fn keep_unacknowledged(&self, number: u64) {
         self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(number);
     }
 
-    /// The runs the init is still to be told about.
+    /// The runs that are still to be reported to the init.
     pub fn take_unacknowledged(&self) -> Vec<u64> {
         std::mem::take(&mut self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner))
     }

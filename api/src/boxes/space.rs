@@ -1,4 +1,4 @@
-//! Whether the disk has room for another box.
+//! Check of the free disk space before a box is created.
 
 use super::Boxes;
 use crate::db::free_bytes;
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::refusal::Refusal;
 
 impl Boxes {
-    /// Refuses a new box on a disk with less free space than the configuration wants. Boxes that exist need the rest:
+    /// Refuses a new box if the disk has less free space than the configured minimum. Existing boxes need the rest:
     /// their disks are sparse and grow.
     pub(super) fn check_free_space(&self) -> Result<(), Refusal> {
         let (dir, least) = (&self.inner.config.data_dir, self.inner.config.disk_free_bytes_min);

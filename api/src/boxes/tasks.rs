@@ -14,7 +14,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Runs `work` in a task of its own, so that it is finished even if the client that asked for it goes away.
+/// Runs `work` in a task of its own, so that it finishes even if the client that requested it disconnects.
 pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {

@@ -1,6 +1,6 @@
-//! Waking: a frozen box is thawed, a box without processes is started again on its disk.
+//! Waking: a frozen box is thawed, a box without processes is restarted on its disk.
 //!
-//! Leaves out: when that happens, and what it means for the runs of the box (`lifecycle::wake`).
+//! Leaves out: when a box is woken, and the effect on its runs (`lifecycle::wake`).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 use icebox_net::address::Pair;
 
 impl Boxes {
-    /// Thaws a frozen box; says whether it was frozen. The caller holds the lifecycle lock.
+    /// Thaws a frozen box; returns true if it was frozen. The caller holds the lifecycle lock.
     pub(crate) async fn thaw(&self, entry: &Arc<Entry>) -> Result<bool, Refusal> {
         let handle = entry.handle();
         if !handle.frozen().map_err(Refusal::from)? {
@@ -33,7 +33,7 @@ impl Boxes {
         Ok(true)
     }
 
-    /// Starts a box again on its disk. It has no processes any more and [`Boxes::clean_up_dead`] has been called. The
+    /// Restarts a box on its disk. It has no processes any more and [`Boxes::clean_up_dead`] has been called. The
     /// caller holds the lifecycle lock.
     pub(crate) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
         let uid_base = self.range_for_restart(entry)?;
@@ -93,7 +93,7 @@ impl Boxes {
         Ok(uid_base)
     }
 
-    /// What follows when a box has come awake, whatever it did before. Not waited for: the counter has not moved.
+    /// Work after any wake of a box. The caller does not wait for it: the counter has not moved.
     fn came_awake(&self, entry: &Arc<Entry>, what: &'static str) {
         entry.set_asleep(false);
         let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);

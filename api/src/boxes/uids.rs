@@ -1,14 +1,13 @@
 //! Host uid ranges: 65536 ids per box, never shared by two boxes of this host.
 //!
-//! The ids from 2^19 upwards are cut into blocks of 2^24 ids (256 ranges). A daemon owns a block by an exclusive `flock`
-//! on `/run/icebox-uid/<block>.lock`, whose content names its data directory. The lock ends with the daemon, its boxes
-//! do not: so a block with a foreign name in it is left alone even when it is not locked, unless that data directory is
-//! gone. A daemon that stops takes its name out of the blocks in which none of its boxes, running or not, has a range. Ranges
-//! on disk are box-relative, so a box that is not
-//! running can be given another range at its next start.
+//! The ids from 2^19 upwards are cut into blocks of 2^24 ids (256 ranges). A daemon owns a block by an exclusive
+//! `flock` on `/run/icebox-uid/<block>.lock`, whose content names its data directory. The lock ends with the daemon,
+//! its boxes do not: so a block with a foreign name is not taken even when it is unlocked, unless that data directory
+//! is gone. A daemon that stops removes its name from the blocks in which none of its boxes, running or not, has a
+//! range. Ids on disk are box-relative, so a stopped box can get another range at its next start.
 //!
-//! A range that was given back rests for a day before it is used again: what an earlier box may have left behind (a
-//! file, a key, a message queue) must not meet its successor.
+//! A released range rests for a day before it is used again: remains of an earlier box (a file, a key, a message queue)
+//! must not meet its successor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -23,18 +22,18 @@ use crate::error::{Cause, Error};
 
 /// Ids of one box.
 pub(super) const RANGE_IDS: u32 = 1 << 16;
-/// The first id of the first block: above what distributions give to people and services.
+/// The first id of the first block: above the ids that distributions assign to users and services.
 const FIRST_ID: u32 = 1 << 19;
 const BLOCK_IDS: u32 = 1 << 24;
 const RANGES_PER_BLOCK: u32 = BLOCK_IDS / RANGE_IDS;
 /// The last block ends below 2^32 - 1.
 const BLOCKS_MAX: u32 = 255;
-/// One daemon takes no more than this many blocks (16384 boxes) only to let ranges rest.
+/// One daemon takes no more than this many blocks (16384 boxes) merely to let ranges rest.
 const BLOCKS_PER_DAEMON_MAX: usize = 64;
 const REST_MS: i64 = 24 * 3600 * 1000;
-/// A path is no longer.
+/// Longest path.
 const OWNER_BYTES_MAX: u64 = 4096;
-/// Where the daemons of a host meet.
+/// Directory of the lock files, shared by the daemons of a host.
 pub const REGISTRY_DIR: &str = "/run/icebox-uid";
 
 /// The ranges of this daemon.
@@ -47,10 +46,10 @@ pub struct UidRanges {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Blocks that are ours, each with the file that holds its lock.
+    /// Blocks of this daemon, each with the file that holds its lock.
     blocks: BTreeMap<u32, File>,
     used: BTreeSet<u32>,
-    /// Ranges at rest and since when.
+    /// Ranges at rest, with the time since when.
     rest: BTreeMap<u32, i64>,
 }
 
@@ -70,7 +69,7 @@ impl UidRanges {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the range that a box has already. `false` if its block belongs to another daemon.
+    /// Claims the range that a box has already. `false` if its block belongs to another daemon.
     pub fn keep(&self, uid_base: u32) -> Result<bool, Error> {
         let Some(block) = block_of(uid_base) else { return Ok(false) };
         let mut state = self.lock();
@@ -81,7 +80,7 @@ impl UidRanges {
         Ok(state.used.insert(uid_base))
     }
 
-    /// A range that no box has, rested if possible.
+    /// An unused range, rested if possible.
     pub fn take(&self, now_ms: i64) -> Result<u32, Error> {
         let mut state = self.lock();
         loop {
@@ -93,7 +92,7 @@ impl UidRanges {
             if state.blocks.len() < BLOCKS_PER_DAEMON_MAX && self.take_any_block(&mut state)? {
                 continue;
             }
-            // Nothing fresh is left: the range that has rested longest.
+            // No fresh range is left: take the one that has rested longest.
             let oldest = state.rest.iter().filter(|(base, _)| state.is_ours(**base)).min_by_key(|(_, since)| **since);
             let Some(uid_base) = oldest.map(|(base, _)| *base) else {
                 return Err(Error::new("find a uid range", "", Cause::Exhausted("uid range")));
@@ -104,19 +103,19 @@ impl UidRanges {
         }
     }
 
-    /// Gives a range back.
+    /// Releases a range.
     pub fn give_back(&self, uid_base: u32, now_ms: i64) {
         let mut state = self.lock();
         state.used.remove(&uid_base);
         state.rest.insert(uid_base, now_ms);
     }
 
-    /// Gives a range back that was never used.
+    /// Releases a range that was never used.
     pub(super) fn forget(&self, uid_base: u32) {
         self.lock().used.remove(&uid_base);
     }
 
-    /// Takes this daemon's name out of the blocks that no box of it uses.
+    /// Removes this daemon's name from the blocks that none of its boxes uses.
     pub fn release_unused_blocks(&self) {
         let mut state = self.lock();
         let used: BTreeSet<u32> = state.used.iter().filter_map(|base| block_of(*base)).collect();
@@ -124,7 +123,7 @@ impl UidRanges {
             if used.contains(block) {
                 return true;
             }
-            // At worst the name stays and the block is found again by its owner.
+            // At worst the name stays and its owner finds the block again.
             if let Err(cause) = file.set_len(0) {
                 tracing::warn!(block, %cause, "cannot release a block of uids");
             }
@@ -133,7 +132,7 @@ impl UidRanges {
     }
 
     fn take_any_block(&self, state: &mut State) -> Result<bool, Error> {
-        // First the blocks that are ours by name, or are nobody's.
+        // First the blocks with our name or without a name.
         for block in 0..BLOCKS_MAX {
             if !state.blocks.contains_key(&block) && self.take_block(state, block, false)? {
                 return Ok(true);
@@ -142,7 +141,7 @@ impl UidRanges {
         Ok(false)
     }
 
-    /// Takes a block if it is not locked and is ours by name, nobody's, or its owner's data directory is gone.
+    /// Takes a block if it is unlocked and has our name, no name, or an owner whose data directory is gone.
     fn take_block(&self, state: &mut State, block: u32, warn: bool) -> Result<bool, Error> {
         let path = self.registry.join(format!("{block}.lock"));
         let failed = |cause: Cause| Error::new("take a block of uids", path.display().to_string(), cause);
@@ -166,7 +165,7 @@ impl UidRanges {
         }
         let mut name = String::new();
         let read = Read::by_ref(&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut name);
-        // A name that cannot be read is somebody's.
+        // An unreadable name counts as a foreign one.
         if read.is_err() || !(name.is_empty() || name == self.owner || !Path::new(&name).exists()) {
             return Ok(false);
         }

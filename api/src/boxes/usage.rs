@@ -1,4 +1,4 @@
-//! Bills: what boxes have used. Prices are `ledger`'s, the JSON is `http`'s.
+//! Bills: the usage of boxes. `ledger` has the prices, `http` the JSON.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use crate::domain::{BoxStatus, DeletedBox};
 use crate::error::Error;
 use crate::ledger::{self, Sample, Usage};
 
-/// What one box has used.
+/// The usage of one box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoxBill {
     /// Id of the box.
     pub id: String,
     /// Its name.
     pub name: Option<String>,
-    /// What it is doing; deleted boxes stay on the bill.
+    /// Its status; deleted boxes stay on the bill.
     pub status: BoxStatus,
-    /// What it has used.
+    /// Its usage.
     pub usage: Usage,
 }
 
-/// What the boxes of one account have used.
+/// The usage of the boxes of one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountBill {
     /// Name of the account.
@@ -34,7 +34,7 @@ pub struct AccountBill {
 }
 
 impl Boxes {
-    /// The bill of one box, up to this moment: its counters are read now and put on disk.
+    /// The bill of one box, up to this moment: reads its counters now and puts them on disk.
     pub async fn bill_of(&self, entry: &Arc<Entry>) -> Result<BoxBill, Error> {
         self.read_now(std::slice::from_ref(entry)).await?;
         Ok(bill_of_entry(entry))
@@ -47,8 +47,8 @@ impl Boxes {
         entries.sort_by_key(|entry| (entry.created_ms, entry.id.clone()));
         self.read_now(&entries).await?;
         let mut bills: Vec<BoxBill> = entries.iter().map(|entry| bill_of_entry(entry)).collect();
-        // A box that is just being deleted may be in the table and on disk: it counts once. The list is read before
-        // the ledger: what it names has its last sample on disk.
+        // A box in deletion may be both in the table and on disk: it counts once. The list is read before the ledger:
+        // boxes in it have their last sample on disk.
         let mut deleted = self.inner.db.deleted_boxes(&account.id).await?;
         deleted.retain(|gone| entries.iter().all(|entry| entry.id != gone.id));
         let mut ledger = self.inner.db.samples_of_deleted(&account.id).await?;
@@ -59,9 +59,9 @@ impl Boxes {
         Ok(AccountBill { account: account.name.clone(), until_ms: clock::unix_ms(), boxes: bills })
     }
 
-    /// Reads the counters of boxes that are awake. A sleeping box has been read when it fell asleep. Afterwards what the
-    /// bill rests on is on disk: a bill that was shown never shrinks, not even by a power cut. So a reading is written
-    /// even if it equals the last one, which may still be on its way.
+    /// Reads the counters of boxes that are awake. A sleeping box was read when it fell asleep. On return the basis of
+    /// the bill is on disk: a bill that was shown never shrinks, not even by a power cut. So a reading is written even
+    /// if it equals the last one, which may still be on its way.
     async fn read_now(&self, entries: &[Arc<Entry>]) -> Result<(), Error> {
         let mut samples = Vec::new();
         for entry in entries {
@@ -75,7 +75,7 @@ impl Boxes {
         }
         let insert = move |c: &rusqlite::Connection| samples.iter().try_for_each(|sample| sample.insert(c));
         match self.inner.db.write("append to the ledger", insert).await {
-            // The bill is right, and the kernel still has the counters: a later reading has them too.
+            // The bill is correct, and the kernel keeps the counters: a later reading includes them.
             Err(error) if error.is_disk_full() => {
                 tracing::warn!("the disk is full: a bill was shown that is not on disk yet");
                 Ok(())

@@ -1,4 +1,4 @@
-//! What keeps a box awake, or what it waits for.
+//! The reasons why a box is awake, or the events that wake it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use super::{Boxes, Entry, Verdict, decide};
 use crate::domain::{BoxSettings, BoxStatus};
 use crate::error::Error;
 
-/// Traffic that is older than the last work by less was the last work.
+/// Traffic older than the last work by less than this was the last work.
 const TRAFFIC_SLACK: Duration = Duration::from_millis(50);
 
-/// What keeps a box awake, or what it waits for.
+/// The reasons why a box is awake, or the events that wake it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Why {
-    /// What the box is doing.
+    /// Status of the box.
     pub status: BoxStatus,
-    /// What keeps it awake now.
+    /// Reasons why it is awake now.
     pub awake_because: Vec<String>,
-    /// Seconds until it falls asleep if nothing happens.
+    /// Seconds until it falls asleep if no work arrives.
     pub freezes_in_seconds: Option<f64>,
-    /// What a sleeping box waits for.
+    /// Events that a sleeping box waits for.
     pub waiting_for: Vec<String>,
     /// Seconds without work until it sleeps.
     pub idle_seconds: u64,
@@ -34,7 +34,7 @@ impl Boxes {
         Duration::from_secs(settings.idle_seconds.or(account).unwrap_or(self.inner.config.idle_seconds))
     }
 
-    /// Applies another idle time of an account to the boxes without one of their own.
+    /// Applies a new idle time of an account to the boxes without one of their own.
     pub fn account_idle_changed(&self, account_id: &str, account: Option<u64>) {
         for entry in self.of_account(account_id) {
             let idle = self.idle_in_force(&entry.settings(), account);
@@ -50,7 +50,7 @@ impl Boxes {
         account_idle: Option<u64>,
         change: impl FnOnce(&mut BoxSettings),
     ) -> Result<(), Error> {
-        // Two changes at once must not undo one another.
+        // Serialises concurrent changes: none may overwrite another.
         let _changing = entry.changing.lock().await;
         let mut record = entry.record();
         change(&mut record.settings);
@@ -123,7 +123,7 @@ impl Boxes {
             )),
             Verdict::Wait(left) => {
                 let quiet = observed.quiet;
-                // Noted with one reading of the clock each: the same moment up to some microseconds.
+                // Each was recorded with its own reading of the clock: the same moment up to some microseconds.
                 let by_traffic = entry.activity.since_traffic().is_some_and(|at| at <= quiet + TRAFFIC_SLACK);
                 let what = if by_traffic { "its network was used" } else { "its last work was" };
                 why.awake_because.push(format!("{what} {:.0} s ago", quiet.as_secs_f64()));

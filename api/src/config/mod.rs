@@ -20,12 +20,12 @@ pub use public_urls::PublicUrls;
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
 /// Shortest idle time.
 pub const IDLE_SECONDS_MIN: u64 = 1;
-/// The lowest rate at which the daemon passes on for a box.
+/// The lowest rate at which the daemon relays for a box.
 const PASSED_BYTES_PER_SECOND_MIN: u64 = 65_536;
 /// Longest idle time: 30 days.
 pub const IDLE_SECONDS_MAX: u64 = 30 * 24 * 3600;
 
-/// Everything an operator can choose.
+/// All settings of an operator.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -38,7 +38,7 @@ pub struct Config {
     /// Cgroup below which boxes are made, as a path below the root of the cgroup tree; empty is the root itself. On a
     /// host with systemd it must be one that systemd has delegated.
     pub cgroup_parent: String,
-    /// Where to listen.
+    /// Address to listen on.
     pub listen: SocketAddr,
     /// The network namespace in which the host side of all boxes' networking lives (links, firewall, proxies), as a path
     /// or as a name of `ip netns`. Default: that of the daemon. The API is served in the daemon's own in any case.
@@ -53,9 +53,9 @@ pub struct Config {
     pub allow_unenforced_limits: bool,
     /// Limits of every box beside those of its size. Default: none.
     pub limits: HostLimits,
-    /// Take the memory of a box (to swap, and what is cached) when it has slept so many seconds. Default: never, since
-    /// only the operator knows whether swap is compressed memory or a slow disk that everybody waits for, and without
-    /// swap there is little to take.
+    /// Reclaim the memory of a box (to swap, and cached files) when it has slept this many seconds. Default: never,
+    /// since only the operator knows whether swap is compressed memory or a slow disk that all processes wait for, and
+    /// without swap there is little to reclaim.
     pub reclaim_after_seconds: Option<u64>,
     /// Boxes that one account may have at once.
     pub boxes_per_account_max: u32,
@@ -63,19 +63,19 @@ pub struct Config {
     pub runs_per_box_max: u32,
     /// Free bytes on the disk of the data directory below which no box is created.
     pub disk_free_bytes_min: u64,
-    /// Bytes per second that the daemon passes on for one box: output of commands, downloads, public URLs.
+    /// Bytes per second that the daemon relays for one box: output of commands, downloads, public URLs.
     pub passed_bytes_per_second_max: u64,
-    /// Requests that may be in progress at once.
+    /// Most requests in progress at once.
     pub requests_max: u32,
-    /// Those of one account.
+    /// Most requests in progress of one account.
     pub requests_per_account_max: u32,
-    /// Connections that may be open at once.
+    /// Most open connections at once.
     pub connections_max: u32,
-    /// Those from one IPv4 address, or from one IPv6 network of 64 bits.
+    /// Most connections from one IPv4 address, or from one IPv6 /64 network.
     pub connections_per_address_max: u32,
-    /// Those in use by one account.
+    /// Most connections in use by one account.
     pub connections_per_account_max: u32,
-    /// Seconds that the body of a request may pause.
+    /// Longest pause in the body of a request, in seconds.
     pub body_timeout_seconds: u64,
     /// Answer a command only when its record is on disk. It costs one flush of the disk per command; without it a power
     /// cut may lose the record of the last commands, never more, and a crash of the daemon loses nothing.
@@ -84,7 +84,7 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Log lines as JSON instead of text.
     pub log_json: bool,
-    /// Ports of boxes that are reached from outside.
+    /// Ports of boxes that are reachable from outside.
     pub public_urls: PublicUrls,
 }
 
@@ -121,7 +121,7 @@ impl Default for Config {
     }
 }
 
-/// What the command line overrides.
+/// Overrides from the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `--config`.
@@ -204,7 +204,7 @@ impl Config {
         if !self.run_dir.is_absolute() {
             return wrong("run_dir", "must be an absolute path");
         }
-        // Opening a handle looks at nothing but the path.
+        // Opening a handle uses only the path.
         if self.cgroup_parent().is_some_and(|parent| BoxHandle::open(&self.run_dir, parent, 0).is_err()) {
             return wrong("cgroup_parent", "must be a plain path, such as system.slice/icebox-boxes.service");
         }
@@ -229,26 +229,26 @@ impl Config {
         Ok(())
     }
 
-    /// The cgroup that boxes are made below, without the slash that may lead; none if it is the root.
+    /// The cgroup below which boxes are made, without a leading slash; none if it is the root.
     #[must_use]
     pub fn cgroup_parent(&self) -> Option<&str> {
         let parent = self.cgroup_parent.strip_prefix('/').unwrap_or(&self.cgroup_parent);
         (!parent.is_empty()).then_some(parent)
     }
 
-    /// Where base images are.
+    /// Directory of base images.
     #[must_use]
     pub fn image_dir(&self) -> PathBuf {
         self.image_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/icebox/images"))
     }
 }
 
-/// A path of the command line is seen from where the command was given.
+/// A path of the command line is relative to the working directory.
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path).map_err(|cause| Error::new("find", path.display().to_string(), cause))
 }
 
-/// Whether a client may ask for this idle time.
+/// True if a client may request this idle time.
 pub fn check_idle_seconds(seconds: u64) -> Result<(), String> {
     if (IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX).contains(&seconds) {
         Ok(())

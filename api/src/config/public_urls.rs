@@ -1,23 +1,23 @@
-//! What an operator chooses about public URLs.
+//! Configuration of public URLs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// Longest domain: a label of a box and a dot must fit before it.
+/// Longest domain: a box's label and a dot must fit before it.
 const DOMAIN_BYTES_MAX: usize = 253 - 64;
 
 /// The section `public_urls`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PublicUrls {
-    /// Everything below this name belongs to boxes: `<box>-<port>.<domain>`. It should have nothing else below it, and
-    /// share no cookies with anything (a name of its own, on the public suffix list if strangers have boxes).
+    /// All names below this one belong to boxes: `<box>-<port>.<domain>`. It should have no other names below it and
+    /// share no cookies with other sites (a name of its own, on the public suffix list if strangers have boxes).
     pub domain: String,
-    /// What clients see before the name: `http` or `https`. Default: `https` if the listener here has a certificate.
+    /// The scheme that clients see: `http` or `https`. Default: `https` if the listener here has a certificate.
     pub scheme: Option<String>,
-    /// The port that clients see, if something stands before the listener. Default: the listener's own.
+    /// The port that clients see, if a proxy stands before the listener. Default: the listener's own.
     pub port: Option<u16>,
     /// A listener for public URLs only. They are served at the API's address as well.
     pub listen: Option<SocketAddr>,
@@ -29,7 +29,7 @@ pub struct PublicUrls {
     pub path_form: bool,
     /// Requests and sockets of all public URLs that may be open at once.
     pub connections_max: u32,
-    /// Those of one box.
+    /// The same limit for one box.
     pub connections_per_box_max: u32,
 }
 
@@ -50,7 +50,7 @@ impl Default for PublicUrls {
 }
 
 impl PublicUrls {
-    /// The key that is wrong, and what it must be.
+    /// The invalid key, and its expected value.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         let label = |label: &str| {
             let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -77,7 +77,7 @@ impl PublicUrls {
         Ok(())
     }
 
-    /// What clients see before the name.
+    /// The scheme that clients see.
     #[must_use]
     pub fn scheme(&self) -> &str {
         match &self.scheme {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use icebox_net::namespace::Namespace;
 use icebox_net::probe::{Probed, probe};
 
-/// As on 64-bit hosts with systemd.
+/// Value on 64-bit hosts with systemd.
 const PID_MAX_WANTED: u64 = 4_194_304;
 /// Enough for a thousand boxes with all their terminals.
 const PTY_MAX_WANTED: u64 = 65_536;
@@ -20,7 +20,7 @@ const FILES_OF_BOXES: u64 = 65_536;
 /// One finding.
 struct Finding {
     good: bool,
-    /// Without it no box can be started.
+    /// If it is missing, no box can start.
     needed: bool,
     text: String,
 }
@@ -58,7 +58,7 @@ fn kernel() -> Finding {
     finding(good, true, format!("kernel {release}{}", if good { "" } else { ": 5.19 or newer is needed" }))
 }
 
-/// Which cgroup hierarchies are mounted.
+/// The mounted cgroup hierarchies.
 fn cgroups() -> Finding {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let kinds: Vec<&str> = mounts.lines().filter_map(|line| line.split(" - ").nth(1)?.split(' ').next()).collect();
@@ -70,7 +70,7 @@ fn cgroups() -> Finding {
     }
 }
 
-/// What the kernel has of what all boxes share: see docs/limits.md.
+/// Kernel limits that all boxes share: see docs/limits.md.
 fn totals(config: &Config) -> Vec<Finding> {
     let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let mut findings = Vec::new();
@@ -127,8 +127,8 @@ fn base_image(config: &Config) -> Result<Finding, Error> {
     })
 }
 
-/// Whether boxes can be connected. It is tried where nobody else is; of the namespace that is configured only that it is
-/// there.
+/// Tests whether boxes can be connected, in a namespace of its own; for the configured namespace it only tests that it
+/// exists.
 fn network(config: &Config) -> Vec<Finding> {
     if !config.network.enabled {
         return vec![finding(true, false, "network: turned off, boxes have a loopback interface only")];

@@ -1,4 +1,4 @@
-//! Files that the daemon leaves for tools beside it: where it listens, and the first key.
+//! Files that the daemon writes for local tools: its address, and the first key.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ pub(super) fn make_run_dir(config: &Config) -> Result<(), Error> {
     let failed = |cause| Error::new("make the run directory", config.run_dir.display().to_string(), cause);
     let boxes = config.run_dir.join("boxes");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&boxes).map_err(failed)?;
-    // It may have been there before, with another mode: what is in it reaches into boxes.
+    // It may have existed with another mode: its contents give access to boxes.
     for dir in [&config.run_dir, &boxes] {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Says where the daemon listens.
+/// Writes the address of the daemon.
 pub(super) fn write_facts(config: &Config, address: SocketAddr) -> Result<(), Error> {
-    // An address that means "all" is reached by loopback.
+    // A wildcard address is reached by loopback.
     let host = match address {
         SocketAddr::V4(address) if address.ip().is_unspecified() => "127.0.0.1".to_owned(),
         SocketAddr::V6(address) if address.ip().is_unspecified() => "[::1]".to_owned(),
@@ -41,7 +41,7 @@ pub(super) fn write_facts(config: &Config, address: SocketAddr) -> Result<(), Er
     write_file(&config.run_dir.join(FACTS), format!("{facts}\n").as_bytes())
 }
 
-/// The daemon listens no more.
+/// Removes the address: the daemon no longer listens.
 pub(super) fn remove_facts(config: &Config) {
     let path = config.run_dir.join(FACTS);
     if let Err(cause) = std::fs::remove_file(&path) {
@@ -49,8 +49,8 @@ pub(super) fn remove_facts(config: &Config) {
     }
 }
 
-/// Leaves a key for the tools of this machine's root. The run directory does not survive a reboot: a key that nobody
-/// else knows, because it was made here, is kept in the data directory too.
+/// Stores a key for root's tools on this machine. The run directory does not survive a reboot: a key that was generated
+/// here, of which there is no other copy, is stored in the data directory too.
 pub(super) fn write_key(config: &Config, key: &str, made_here: bool) -> Result<(), Error> {
     let text = format!("{key}\n");
     if made_here {
@@ -59,7 +59,7 @@ pub(super) fn write_key(config: &Config, key: &str, made_here: bool) -> Result<(
     write_file(&config.run_dir.join(KEY), text.as_bytes())
 }
 
-/// Puts the key of the data directory back into the run directory after a reboot.
+/// Copies the key from the data directory to the run directory after a reboot.
 pub(super) fn restore_key(config: &Config) -> Result<(), Error> {
     let (kept, wanted) = (config.data_dir.join(KEY), config.run_dir.join(KEY));
     if wanted.exists() {
@@ -72,7 +72,7 @@ pub(super) fn restore_key(config: &Config) -> Result<(), Error> {
     }
 }
 
-/// Writes a file for root only, whole or not at all.
+/// Writes a file for root only, atomically.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("new");
     let write = || {

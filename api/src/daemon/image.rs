@@ -26,7 +26,7 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
             built.map_err(|cause| Error::new("build the base image in", &subject, cause))?
         }
     };
-    // The layer with our own tools belongs to this build of Icebox; without the init there is nothing to make it of.
+    // The layer with our own tools belongs to this build of Icebox; it cannot be made without the init.
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
     if tools.init.exists() {
         image::tools_layer(&dir, &tools.init)
@@ -61,7 +61,7 @@ impl Shown {
             None => String::new(),
         };
         let seconds = self.began.elapsed().as_secs();
-        // Nothing can be done about a standard error that does not take our words.
+        // A failed write to standard error cannot be reported.
         let _ = if self.terminal {
             let detail: String = progress.detail.chars().take(40).collect();
             write!(std::io::stderr(), "\r\x1b[K[{seconds:>3} s] {what}{count} {detail}")

@@ -1,7 +1,7 @@
 //! The daemon's own log: to standard error, filtered by `ICEBOX_LOG` (default `info`).
 //!
-//! When standard error is the journal, lines carry their priority as `<N>` (sd-daemon(3)) and leave to it what it adds
-//! by itself: time and program. Fields stay in the text, where `journalctl -u iceboxd` shows them.
+//! When standard error is the journal, lines carry their priority as `<N>` (sd-daemon(3)) and omit what the journal
+//! adds: time and program. Fields stay in the text, where `journalctl -u iceboxd` shows them.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -23,7 +23,7 @@ pub(super) fn start(json: bool) {
         } else {
             logging.with_level(false).init()
         }
-        // The first line of a panic would be an error and the rest nothing in particular.
+        // Otherwise the first line of a panic would be an error and the rest would have the default priority.
         std::panic::set_hook(Box::new(|panic| {
             let trace = std::backtrace::Backtrace::capture();
             report(&format!("{panic}\n{trace}"));
@@ -36,16 +36,16 @@ pub(super) fn start(json: bool) {
     }
 }
 
-/// Says what ends the program, or a thread of it. Works without [`start`].
+/// Reports the error that ends the program, or a thread of it. Works without [`start`].
 pub(super) fn report(text: &str) {
     let text = format!("{text}\n");
     let bytes = if is_journal() { marked(PRIORITY_ERROR, text.as_bytes()) } else { text.into_bytes() };
-    // There is nobody left to be told that nobody can be told.
+    // A failed write to standard error cannot be reported.
     let _ = io::stderr().lock().write_all(&bytes);
 }
 
-/// Whether standard error goes to the journal: systemd names the socket's device and inode, and a program that was
-/// started with another standard error must not be fooled by the inherited variable.
+/// True if standard error goes to the journal: systemd passes the socket's device and inode, so a program that was
+/// started with another standard error is not misled by the inherited variable.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
@@ -56,7 +56,7 @@ fn is_journal() -> bool {
 #[derive(Debug, Clone, Copy)]
 struct Journal;
 
-/// One entry on its way.
+/// An entry being written.
 #[derive(Debug)]
 struct Entry(u8);
 
@@ -93,7 +93,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// The journal takes every line for an entry of its own, so every line is marked.
+/// The journal takes every line as an entry of its own, so every line is marked.
 fn marked(priority: u8, text: &[u8]) -> Vec<u8> {
     let mut marked = Vec::with_capacity(text.len() + 3);
     for line in text.split_inclusive(|byte| *byte == b'\n') {

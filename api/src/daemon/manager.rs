@@ -1,5 +1,5 @@
-//! What the service manager is told (sd_notify(3)): how far the start is, that it serves, how many boxes there are, that
-//! it still lives, that it stops. Without a service manager nothing of this costs anything.
+//! Notifications to the service manager (sd_notify(3)): progress of the start, readiness, number of boxes, watchdog,
+//! stop. Without a service manager they cost nothing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::boxes::Boxes;
 use crate::lifecycle::Lifecycle;
 
-/// How often a start that takes long is told about.
+/// Interval between progress reports of a long start.
 const START_EVERY: Duration = Duration::from_secs(5);
-/// How much longer a start may take each time it has got further.
+/// Extension of the start's time limit for each progress.
 const START_EXTENSION: Duration = Duration::from_secs(120);
-/// Pause between two words about the number of boxes, which may change a thousand times a second.
+/// Delay between two reports of the number of boxes, which may change a thousand times a second.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Does what the start waits for, and tells how far it is. A start that gets no further is not excused: it ends by the
-/// service manager's own limit.
+/// Runs the start and reports its progress. A start without progress gets no extension: the service manager's own limit
+/// ends it.
 pub(super) async fn while_starting<T>(lifecycle: &Lifecycle, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = tokio::time::interval(START_EVERY);
@@ -41,17 +41,17 @@ pub(super) async fn while_starting<T>(lifecycle: &Lifecycle, work: impl Future<O
     }
 }
 
-/// It serves.
+/// Reports that the daemon serves.
 pub(super) fn ready(boxes: &Boxes, address: SocketAddr) {
     tell(&[NotifyState::Ready, NotifyState::Status(&status(boxes, address))]);
 }
 
-/// Tells what changes while it serves. Never returns.
+/// Reports changes while it serves. Never returns.
 pub(super) async fn go_on_telling(boxes: Boxes, address: SocketAddr) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    // Half the time that the manager waits: one late sign of life is forgiven.
+    // Half the manager's watchdog time: one late keepalive is tolerated.
     let every = sd_notify::watchdog_enabled().map(|patience| patience / 2);
     let mut sign = every.map(|every| Instant::now() + every);
     let mut status_due = Instant::now();
@@ -71,7 +71,7 @@ pub(super) async fn go_on_telling(boxes: Boxes, address: SocketAddr) {
                 tell(&[NotifyState::Status(&status(&boxes, address))]);
             }
             () = next_sign => {
-                // A task that holds the table for ever stops this sign of life too.
+                // A task that holds the table for ever stops this keepalive too.
                 let _ = boxes.all();
                 tell(&[NotifyState::Watchdog]);
                 sign = every.map(|every| Instant::now() + every);
@@ -80,7 +80,7 @@ pub(super) async fn go_on_telling(boxes: Boxes, address: SocketAddr) {
     }
 }
 
-/// It stops.
+/// Reports that the daemon stops.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping; boxes go on")]);
 }

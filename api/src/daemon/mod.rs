@@ -1,7 +1,7 @@
-//! The daemon: arguments, start-up, signals, going down.
+//! The daemon: arguments, start-up, signals, shutdown.
 //!
-//! Invariants: one daemon per data directory (the store's lock); boxes outlive it, whatever ends it; it serves only after
-//! every box on disk was brought together with the kernel's truth.
+//! Invariants: one daemon per data directory (the store's lock); boxes outlive it, for every cause of its end; it
+//! serves only after every box on disk was reconciled with the kernel.
 
 mod account;
 mod args;

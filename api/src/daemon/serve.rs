@@ -1,4 +1,4 @@
-//! Serving: from start-up to the end.
+//! Serving: from start-up to shutdown.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,35 +26,35 @@ use icebox_net::{Network, NetworkParts};
 const KEY_ENV: &str = "ICEBOX_API_KEY";
 /// The operator's socket in the run directory.
 const OPERATOR_SOCKET: &str = "operator.sock";
-/// Descriptors that the daemon would like to have.
+/// Wanted number of descriptors.
 const OPEN_FILES_WANTED: u64 = 1_048_576;
 
-/// Why the daemon stops.
+/// Reason for the daemon's stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     Asked,
-    /// The disk under the database has failed: going on would mean to promise what is not kept.
+    /// The disk under the database has failed: the daemon could no longer keep what it promises.
     DatabaseFailed,
 }
 
 pub(super) fn run(config: Config) -> Result<ExitCode, Error> {
     log::start(config.log_json);
     raise_open_files();
-    // Box inits whose launcher has ended become our children: we hear of their end and reap them.
+    // Box inits whose launcher has ended become our children (child subreaper): we notice their end and reap them.
     nix::sys::prctl::set_child_subreaper(true).map_err(|cause| Error::new("become the reaper of boxes", "", cause))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|cause| Error::new("start the event loop", "", cause))?;
     let stop = runtime.block_on(serve(config))?;
-    // Tasks that still read from boxes end here; the boxes do not.
+    // Tasks that still read from boxes end here; the boxes continue.
     runtime.shutdown_background();
     Ok(if stop == Stop::Asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
-    // Before anything else: a signal may come at any time.
+    // First: a signal may arrive at any time.
     let mut signals = Signals::listen()?;
     let Opened { config, db, metrics, boxes } = open(config).await?;
     for shortfall in icebox_shim::launch::shortfalls() {
@@ -116,7 +116,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     Ok(stop)
 }
 
-/// The listener for public URLs only, if there is to be one.
+/// The listener for public URLs only, if one is configured.
 async fn urls_only(config: &Config, urls: &Urls) -> Result<Option<Door<UrlsOnly>>, Error> {
     let Some(listen) = config.public_urls.listen else { return Ok(None) };
     let certificate = Certificate::of(&config.public_urls)?;
@@ -131,7 +131,7 @@ async fn urls_only(config: &Config, urls: &Urls) -> Result<Option<Door<UrlsOnly>
     Ok(Some(Door { listening, certificate, answers, limits, metrics: None }))
 }
 
-/// What the daemon is built from.
+/// Parts of the daemon.
 struct Opened {
     config: Arc<Config>,
     db: Db,
@@ -139,11 +139,11 @@ struct Opened {
     boxes: Boxes,
 }
 
-/// Everything that must be there before boxes are looked at.
+/// Everything that is needed before boxes are examined.
 async fn open(config: Config) -> Result<Opened, Error> {
     facts::make_run_dir(&config)?;
     let data_dir = config.data_dir.clone();
-    // Takes the lock of the data directory: a second daemon ends here.
+    // Takes the lock of the data directory: a second daemon fails here.
     let store = tokio::task::spawn_blocking(move || Store::open(&data_dir))
         .await
         .map_err(|_| Error::new("open the data directory", "", Cause::WorkerEnded))?
@@ -170,7 +170,7 @@ async fn open(config: Config) -> Result<Opened, Error> {
     Ok(Opened { config, db, metrics, boxes })
 }
 
-/// The network of boxes, if they are to have one.
+/// The network of boxes, if it is enabled.
 async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Error> {
     if !config.network.enabled {
         tracing::info!("boxes have a loopback interface only");
@@ -189,7 +189,7 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
     Ok(Some(started?))
 }
 
-/// Sees to it that there is an account, and that root of this machine has a key.
+/// Ensures that there is an account, and that root of this machine has a key.
 async fn first_account(config: &Config, db: &Db) -> Result<(), Error> {
     let wanted = std::env::var(KEY_ENV).ok().filter(|key| !key.is_empty());
     let connection = Db::connect(&config.data_dir)?;
@@ -229,7 +229,7 @@ async fn until_stopped(signals: &mut Signals, mut failure: CommitFailure) -> Sto
     }
 }
 
-/// Streams, sockets and pidfds need descriptors: take as many as the hard limit gives.
+/// Raises the descriptor limit to the hard limit: streams, sockets and pidfds need descriptors.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);

@@ -13,7 +13,7 @@ use crate::ids;
 
 /// Bytes of randomness in a key.
 const KEY_RANDOM_BYTES: usize = 24;
-/// Longest key that is taken from outside.
+/// Longest key that is accepted.
 const KEY_BYTES_MAX: usize = 256;
 
 /// An account.
@@ -23,13 +23,13 @@ pub struct Account {
     pub id: String,
     /// Name.
     pub name: String,
-    /// SHA-256 of its key; the key itself is kept nowhere.
+    /// SHA-256 of its key; the key itself is not stored.
     pub key_sha256: [u8; 32],
     /// Idle time of its boxes, if it has one of its own.
     pub idle_seconds: Option<u64>,
 }
 
-/// A key that was just made: shown once.
+/// A new key: shown once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKey(pub String);
 
@@ -68,8 +68,8 @@ pub fn create_account(connection: &Connection, name: &str, key: &NewKey) -> Resu
         .map_err(|cause| failed(cause.into()))
 }
 
-/// Makes the first account if there is none: with `wanted` as its key, else with a new one. Returns the key if it made
-/// the account.
+/// Makes the first account if there is none: with the key `wanted`, or else a new one. Returns the key if it made the
+/// account.
 pub fn ensure_first_account(connection: &Connection, wanted: Option<String>) -> Result<Option<NewKey>, Error> {
     let accounts: i64 = connection
         .query_row("SELECT count(*) FROM accounts", [], |row| row.get(0))
@@ -133,7 +133,7 @@ impl Db {
         .await
     }
 
-    /// The headers of an account, as they were sealed.
+    /// The sealed headers of an account.
     pub async fn account_headers(&self, account: &str) -> Result<Option<Vec<u8>>, Error> {
         let account = account.to_owned();
         self.read("read the headers of an account", move |connection| {
@@ -167,7 +167,7 @@ impl Db {
         .await
     }
 
-    /// Sets one variable unless the account has `limit` others already. Says whether it did.
+    /// Sets one variable unless the account has `limit` others already. Returns true if it did.
     pub async fn set_account_env(&self, account: &str, name: &str, value: &str, limit: usize) -> Result<bool, Error> {
         let (account, name, value) = (account.to_owned(), name.to_owned(), value.to_owned());
         self.write("set a variable of the account", move |connection| {
@@ -185,7 +185,7 @@ impl Db {
         .await
     }
 
-    /// Removes one variable. Says whether there was one.
+    /// Removes one variable. Returns true if it existed.
     pub async fn remove_account_env(&self, account: &str, name: &str) -> Result<bool, Error> {
         let (account, name) = (account.to_owned(), name.to_owned());
         self.write("remove a variable of the account", move |connection| {

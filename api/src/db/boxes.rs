@@ -1,4 +1,4 @@
-//! The records of boxes (`domain::BoxRecord`), their sealed headers, and the reservations of boxes in the making.
+//! The records of boxes (`domain::BoxRecord`), their sealed headers, and the reservations of boxes in creation.
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +19,7 @@ pub const AGENT_API_KEY: &str = "agent_api_key";
 const COLUMNS: &str = "id, account_id, name, state, settings, uid_base, pid, start_time_ticks, boot_id, cgroup_inode, \
                        created_ms, updated_ms, expires_ms, address, image";
 
-/// A row whose settings may be unreadable: one damaged record must not keep the others from being served.
+/// A row whose settings may be unreadable: one damaged record must not make the others unavailable.
 fn read_record(row: &Row<'_>) -> rusqlite::Result<(BoxRecord, Option<serde_json::Error>)> {
     let (settings, damage) = match serde_json::from_str(&row.get::<_, String>(4)?) {
         Ok(settings) => (settings, None),
@@ -77,7 +77,7 @@ fn insert_record(connection: &Connection, record: &BoxRecord, settings: &str) ->
 }
 
 impl Db {
-    /// Every box that is not deleted, with what is wrong with its record if anything is.
+    /// Every box that is not deleted, with the error of its record if it has one.
     pub async fn boxes(&self) -> Result<Vec<(BoxRecord, Option<serde_json::Error>)>, Error> {
         self.read("read the box records", |connection| {
             let mut query =
@@ -111,7 +111,7 @@ impl Db {
         .await
     }
 
-    /// The headers of a box, as they were sealed.
+    /// The sealed headers of a box.
     pub async fn sealed_headers(&self, box_id: &str) -> Result<Option<Vec<u8>>, Error> {
         let box_id = box_id.to_owned();
         self.read("read the headers of a box", move |connection| {
@@ -148,7 +148,7 @@ impl Db {
         .await
     }
 
-    /// Records that a box was started again, with the first sample of its new counter.
+    /// Records a restart of a box, with the first sample of its new counter.
     pub async fn update_incarnation(
         &self,
         box_id: &str,
@@ -179,7 +179,7 @@ impl Db {
         .await
     }
 
-    /// Marks a box as going away, with its last sample. From here on its deletion is only ever finished.
+    /// Marks a box as being deleted, with its last sample. From here on the deletion can only be finished.
     pub async fn begin_delete(&self, box_id: &str, samples: Vec<StoredSample>) -> Result<(), Error> {
         let box_id = box_id.to_owned();
         self.write_essential("begin the deletion of a box", move |connection| {
@@ -189,7 +189,7 @@ impl Db {
         .await
     }
 
-    /// Everything of the box is gone but its bill.
+    /// Records that all of the box except its bill is gone.
     pub async fn finish_delete(&self, box_id: &str, uid_base: u32) -> Result<(), Error> {
         let box_id = box_id.to_owned();
         self.write_essential("finish the deletion of a box", move |connection| {
@@ -220,7 +220,7 @@ impl Db {
         .await
     }
 
-    /// Reservations that an earlier life of the daemon has left.
+    /// Reservations of an earlier run of the daemon.
     pub async fn reservations(&self) -> Result<Vec<Reservation>, Error> {
         self.read("read the reservations", |connection| {
             let mut query = connection.prepare_cached("SELECT box_id, uid_base FROM reservations")?;
@@ -230,7 +230,7 @@ impl Db {
         .await
     }
 
-    /// Puts reservations on disk, before anything is made in their names. An id that some box has or had is skipped.
+    /// Puts reservations on disk, before any resource is made for them. An id of an existing or deleted box is skipped.
     pub async fn reserve(&self, wanted: Vec<Reservation>) -> Result<Vec<Reservation>, Error> {
         self.write("reserve box ids", move |connection| {
             let now = clock::unix_ms();
@@ -252,7 +252,7 @@ impl Db {
         .await
     }
 
-    /// Forgets a reservation once nothing is left of what was made for it.
+    /// Removes a reservation once nothing made for it is left.
     pub async fn release(&self, reservation: &Reservation) -> Result<(), Error> {
         let reservation = reservation.clone();
         self.write_essential("release a box id", move |connection| {
@@ -262,7 +262,7 @@ impl Db {
         .await
     }
 
-    /// Forgets reservations in whose names nothing was made.
+    /// Removes reservations for which nothing was made.
     pub async fn unreserve(&self, unused: Vec<Reservation>) -> Result<(), Error> {
         self.write_essential("release box ids", move |connection| {
             let mut delete = connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?;

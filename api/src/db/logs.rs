@@ -24,7 +24,7 @@ pub struct LogRow {
 }
 
 impl LogRow {
-    /// An entry of now.
+    /// An entry with the current time.
     pub fn new(box_id: &str, level: LogLevel, source: LogSource, message: impl Into<String>) -> Self {
         let message = cut(message.into(), MESSAGE_BYTES_MAX);
         Self { box_id: box_id.to_owned(), written_ms: clock::unix_ms(), level, source, message }
@@ -73,7 +73,7 @@ impl Db {
         .await
     }
 
-    /// Drops the oldest entries of every box that has too many, and what came late for boxes that are deleted.
+    /// Drops the oldest entries of every box that has too many, and late entries of deleted boxes.
     pub async fn prune_logs(&self) -> Result<usize, Error> {
         self.write("prune the logs", |connection| {
             connection.execute(

@@ -36,7 +36,7 @@ pub use writer::CommitFailure;
 use space::Space;
 use writer::{Weight, Writer};
 
-/// How long another process (`iceboxd account add`) may hold the write lock.
+/// Longest wait for another process (`iceboxd account add`) that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that read at once.
 const READERS_MAX: usize = 4;
@@ -77,7 +77,7 @@ impl Db {
         Ok(connection)
     }
 
-    /// Runs `change` in the next commit. When this returns, it is on disk.
+    /// Runs `change` in the next commit. On return it is on disk.
     pub async fn write<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -86,7 +86,7 @@ impl Db {
         self.writer.run(operation, Weight::Ordinary, change).await
     }
 
-    /// As [`Db::write`], for what ends a box or frees space: on a full disk it may use the reserve to its end.
+    /// Like [`Db::write`], for changes that end a box or free space: on a full disk they may use the whole reserve.
     pub async fn write_essential<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -105,12 +105,12 @@ impl Db {
         self.writer.send(operation, change, after);
     }
 
-    /// Waits until everything handed over so far is on disk, so that a reader sees it. Nothing to wait for is the rule.
+    /// Waits until all writes queued so far are on disk, so that a reader sees them. Usually none are pending.
     pub async fn settle(&self) -> Result<(), Error> {
         if self.writer.is_busy() { self.write("settle", |_| Ok(())).await } else { Ok(()) }
     }
 
-    /// Writes the last jobs and ends the writer's thread.
+    /// Writes the queued jobs and ends the writer's thread.
     pub async fn close(&self) {
         self.writer.close().await;
     }
@@ -162,12 +162,12 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// SQLite integers are signed: larger values do not occur in what we count, and would be capped rather than wrapped.
+/// SQLite integers are signed: larger values do not occur in our counters, and would be capped rather than wrapped.
 fn to_sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Back from [`to_sql`].
+/// The inverse of [`to_sql`].
 fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }

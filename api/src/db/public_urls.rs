@@ -1,11 +1,11 @@
-//! Public URLs on disk. What they open with is here as digests only.
+//! Public URLs on disk. Their credentials are stored as digests only.
 
 use rusqlite::params;
 
 use super::{Db, to_sql};
 use crate::error::Error;
 
-/// A port of a box that is reached from outside.
+/// A port of a box that is reachable from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrlRow {
     /// The box.
@@ -53,7 +53,7 @@ impl Db {
         .await
     }
 
-    /// Removes one; one that is not there is fine.
+    /// Removes one; a missing one is not an error.
     pub async fn delete_public_url(&self, box_id: &str, port: u16) -> Result<(), Error> {
         let box_id = box_id.to_owned();
         self.write_essential("delete a public URL", move |connection| {

@@ -1,13 +1,13 @@
 //! The cgroups below which boxes of this data directory have been made.
 //!
-//! The current one is written down before anything is made in it, so that what a crash leaves in one of them is found
-//! even if another one is configured at the next start.
+//! The current one is recorded before any cgroup is made in it, so that the remains of a crash are found even if
+//! another one is configured at the next start.
 
 use super::Db;
 use crate::error::Error;
 
 impl Db {
-    /// Adds a root; one that is known makes no difference.
+    /// Adds a root; a known one is ignored.
     pub async fn add_cgroup_root(&self, path: &str) -> Result<(), Error> {
         let path = path.to_owned();
         self.write("record the cgroup of boxes", move |connection| {
@@ -16,7 +16,7 @@ impl Db {
         .await
     }
 
-    /// Every root that may hold something.
+    /// Every root that may hold cgroups of boxes.
     pub async fn cgroup_roots(&self) -> Result<Vec<String>, Error> {
         self.read("read the cgroups of boxes", |connection| {
             let mut query = connection.prepare_cached("SELECT path FROM cgroup_roots ORDER BY path")?;
@@ -26,7 +26,7 @@ impl Db {
         .await
     }
 
-    /// Forgets a root in which nothing is left.
+    /// Removes a root that is empty.
     pub async fn forget_cgroup_root(&self, path: &str) -> Result<(), Error> {
         let path = path.to_owned();
         self.write("forget a cgroup of boxes", move |connection| {

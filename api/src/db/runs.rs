@@ -9,7 +9,7 @@ use crate::error::Error;
 /// Runs kept per box; the oldest go first.
 pub(super) const RUNS_PER_BOX_MAX: u64 = 10_000;
 
-/// A run as it is recorded.
+/// The record of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRow {
     /// The box.
@@ -36,11 +36,11 @@ pub struct RunRow {
     pub oom_kills: u64,
     /// End of its output.
     pub output: Option<String>,
-    /// Why it failed, beyond the exit code.
+    /// Reason of its failure, beyond the exit code.
     pub error_message: Option<String>,
 }
 
-/// What is written when a run ends, in one commit.
+/// The rows written when a run ends, in one commit.
 #[derive(Debug, Clone)]
 pub struct FinishedRun {
     /// The run.
@@ -54,7 +54,7 @@ pub struct FinishedRun {
 }
 
 impl RunRow {
-    /// Writes the row. A row that is final already is left alone: an exit that is reported twice counts once.
+    /// Writes the row. A final row is not changed: an exit that is reported twice counts once.
     fn upsert(&self, connection: &Connection) -> rusqlite::Result<bool> {
         connection
             .prepare_cached(
@@ -93,12 +93,12 @@ impl FinishedRun {
 }
 
 impl Db {
-    /// Records a run that has been going on for a while.
+    /// Records a run that has been in progress for a while.
     pub fn run_started(&self, run: RunRow) {
         self.write_later("record a run", move |connection| run.upsert(connection).map(|_| ()), |_| ());
     }
 
-    /// Records the end of a run; `after` hears whether it is on disk.
+    /// Records the end of a run; `after` is told whether it is on disk.
     pub fn run_finished(&self, finished: FinishedRun, after: impl FnOnce(bool) + Send + 'static) {
         self.write_later("record the end of a run", move |connection| finished.insert(connection), after);
     }
@@ -164,7 +164,7 @@ impl Db {
         .await
     }
 
-    /// Drops the oldest finished runs of every box that has too many, and what came late for boxes that are deleted.
+    /// Drops the oldest finished runs of every box that has too many, and late records of deleted boxes.
     pub async fn prune_runs(&self) -> Result<usize, Error> {
         self.write("prune the runs", |connection| {
             connection.execute(

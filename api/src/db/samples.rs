@@ -8,22 +8,22 @@ use super::{Db, from_sql, to_sql};
 use crate::error::Error;
 use crate::ledger::{Generation, Sample};
 
-/// Age after which readings that no bill depends on are thinned to one per hour.
+/// Age after which readings that affect no bill are thinned to one per hour.
 const THIN_AFTER_MS: i64 = 24 * 3600 * 1000;
 
-/// A sample with what the ledger keeps beside it.
+/// A sample with the other columns of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSample {
     /// The box.
     pub box_id: String,
     /// The reading.
     pub sample: Sample,
-    /// Why it was taken: `tick`, `freeze`, `run`, …
+    /// Reason for the reading: `tick`, `freeze`, `run`, …
     pub reason: &'static str,
 }
 
 impl StoredSample {
-    /// Appends it, inside somebody's transaction. A sample that is there already is left alone: each counts once.
+    /// Appends it, inside the caller's transaction. An existing sample is not changed: each counts once.
     pub fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached("INSERT OR IGNORE INTO samples VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
@@ -97,8 +97,8 @@ impl Db {
         .await
     }
 
-    /// Thins readings older than a day to one per hour and counter. What remains folds to the same bill: the last
-    /// reading of each counter stays, and so does every measurement of storage.
+    /// Thins readings older than a day to one per hour and counter. The rest folds to the same bill: the last reading
+    /// of each counter stays, and so does every measurement of storage.
     pub async fn thin_samples(&self, now_ms: i64) -> Result<usize, Error> {
         self.write("thin the ledger", move |connection| {
             connection.execute(

@@ -138,7 +138,7 @@ const VERSION_4: &str = "
 ALTER TABLE boxes ADD COLUMN image TEXT;
 ";
 
-/// Brings the schema up to date. A database of a newer version is refused, not guessed at.
+/// Brings the schema up to date. A database of a newer version is refused.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Error> {
     let failed = |cause: rusqlite::Error| Error::new("bring the schema up to date", "", cause);
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);

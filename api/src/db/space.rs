@@ -1,15 +1,15 @@
 //! Disk space that the database keeps for itself.
 //!
-//! Owns: the blocks allocated ahead for the write-ahead log, the file `icebox.reserve`, and the decision which writes are
-//! accepted while the disk is full. Boxes write to the same file system and may fill it at any time, so the space must be
-//! allocated before it is needed.
+//! Owns: the blocks allocated ahead for the write-ahead log, the file `icebox.reserve`, and the decision which writes
+//! are accepted while the disk is full. Boxes write to the same file system and may fill it at any time, so the space
+//! must be allocated before it is needed.
 //!
-//! How it works: the log (`icebox.db-wal`) has blocks beyond its end, so that appending needs no free space. Usually the
-//! log is short, since SQLite moves it into the database and begins it anew. That fails when the database has to grow on
-//! a full disk; then the log grows instead. Its first half takes every write, its second half only what ends a box or
-//! frees space. `icebox.reserve` is for the start of the daemon, when SQLite makes its shared-memory file anew.
+//! The log (`icebox.db-wal`) has blocks beyond its end, so that appending needs no free space. Usually the log is
+//! short, since SQLite checkpoints it into the database and restarts it. That fails when the database has to grow on a
+//! full disk; then the log grows instead. Its first half takes every write, its second half only writes that end a box
+//! or free space. `icebox.reserve` is for the start of the daemon, when SQLite makes its shared-memory file anew.
 //!
-//! Leaves out: whether a new box may be made (`boxes::space`).
+//! Leaves out: the check for a new box (`boxes::space`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,9 +23,9 @@ use crate::error::Error;
 
 /// Blocks of the write-ahead log.
 const LOG_BYTES: u64 = 16 << 20;
-/// Above this much, the log is for essential writes only.
+/// Above this size, the log is for essential writes only.
 const LOG_ORDINARY_BYTES_MAX: u64 = LOG_BYTES / 2;
-/// With less than this left of the log, the reserve file is given to it.
+/// With less than this left of the log, the reserve file is freed for it.
 const LOG_LEFT_BYTES_MIN: u64 = 1 << 20;
 /// Size of the reserve file.
 const RESERVE_BYTES: u64 = 4 << 20;
@@ -48,12 +48,12 @@ pub(super) struct Space {
     full: bool,
 }
 
-/// Which writes are accepted now.
+/// The writes that are accepted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
-    /// All.
+    /// All writes.
     All,
-    /// Those that end a box or free space.
+    /// Writes that end a box or free space.
     Essential,
 }
 
@@ -83,13 +83,13 @@ impl Space {
         }
     }
 
-    /// Allocates what is missing. Without free space it stays missing.
+    /// Allocates missing blocks. Without free space they stay missing.
     pub(super) fn fill(&mut self) {
         let filled = allocate(&self.log, LOG_BYTES, FallocateFlags::KEEP_SIZE)
             .and_then(|()| allocate(&self.reserve, RESERVE_BYTES, FallocateFlags::empty()));
         self.whole = match filled {
             Ok(()) => true,
-            // A file system that cannot allocate ahead: every write takes its chance, and asking again is no use.
+            // A file system that cannot preallocate: writes may fail, and a retry does not help.
             Err(cause) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 tracing::warn!("the file system of the data directory cannot reserve space for the database");
                 true
@@ -101,7 +101,7 @@ impl Space {
         };
     }
 
-    /// Which writes are accepted in the next commit. Looks at the free space each time: space that comes back is used
+    /// The writes that are accepted in the next commit. Checks the free space each time: space that comes back is used
     /// at once.
     pub(super) fn room(&mut self, connection: &Connection) -> Room {
         if !self.is_full() {
@@ -127,7 +127,7 @@ impl Space {
         free_bytes(&self.dir).is_ok_and(|free| free < FREE_BYTES_MIN)
     }
 
-    /// Bytes of the log that cannot be written over yet.
+    /// Bytes of the log that cannot be overwritten yet.
     fn log_used(&self, connection: &Connection) -> u64 {
         let moved = connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
@@ -147,7 +147,7 @@ impl Space {
         }
     }
 
-    /// Says whether there was one.
+    /// Returns true if there was one.
     fn free_a_piece(&self) -> bool {
         let Ok(file) = OpenOptions::new().write(true).open(&self.reserve) else { return false };
         let size = file.metadata().map_or(0, |found| found.len());
@@ -155,7 +155,7 @@ impl Space {
     }
 }
 
-/// Sees to it that the file has blocks for `bytes`.
+/// Ensures that the file has blocks for `bytes`.
 fn allocate(path: &Path, bytes: u64, flags: FallocateFlags) -> io::Result<()> {
     let file: File = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     if file.metadata()?.blocks() * 512 >= bytes {

@@ -9,15 +9,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::space::{Room, Space};
 use crate::error::{Cause, Error};
 
-/// Jobs that may wait; beyond this, callers wait.
+/// Most jobs in the queue; beyond this, callers wait.
 const QUEUE_JOBS_MAX: usize = 4096;
-/// Jobs of one commit.
+/// Most jobs of one commit.
 const GROUP_JOBS_MAX: usize = 512;
 
 /// Becomes `true` once a commit has failed for another reason than a full disk.
 pub type CommitFailure = watch::Receiver<bool>;
 
-/// Whether a write is accepted on a full disk.
+/// Condition under which a write is accepted on a full disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weight {
     /// While the first half of the reserve lasts.
@@ -26,8 +26,8 @@ pub(super) enum Weight {
     Essential,
 }
 
-/// Runs inside the transaction, or gets the error that there is none. Returns whether its changes stay, and what is to
-/// be called with the outcome of the commit.
+/// Runs inside the transaction, or gets the error that there is none. Returns whether to keep its changes, and a
+/// function to call with the outcome of the commit.
 type Job = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (bool, Completion) + Send>;
 type Completion = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
 
@@ -40,11 +40,11 @@ enum Message {
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     failed: watch::Receiver<bool>,
-    /// Jobs handed over and not yet on disk.
+    /// Jobs queued and not yet on disk.
     outstanding: Arc<AtomicUsize>,
 }
 
-/// Counts a job from its birth to its end, however it ends.
+/// Counts a job from its creation to its end, in every case.
 struct Outstanding(Arc<AtomicUsize>);
 
 impl Outstanding {
@@ -72,7 +72,7 @@ impl Writer {
         Ok(Self { queue, failed, outstanding: Arc::default() })
     }
 
-    /// Whether something was handed over that is not on disk yet.
+    /// True if a queued job is not on disk yet.
     pub(super) fn is_busy(&self) -> bool {
         self.outstanding.load(Ordering::SeqCst) > 0
     }
@@ -101,7 +101,7 @@ impl Writer {
                     (done, _) => done,
                 };
                 drop(outstanding);
-                // The caller may have gone away; the change stands.
+                // The caller may have gone; the change stays.
                 let _ = answer.send(outcome);
             });
             (stays, complete)
@@ -136,7 +136,7 @@ impl Writer {
         match self.queue.try_send(Message::Job(Weight::Ordinary, job)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(message)) => {
-                // Rare: the disk is far behind. Wait in a task of its own rather than lose a record.
+                // Rare: the disk is far behind. Wait in a separate task rather than lose a record.
                 let queue = self.queue.clone();
                 tokio::spawn(async move { queue.send(message).await.is_ok() });
             }
@@ -149,7 +149,7 @@ impl Writer {
     pub(super) async fn close(&self) {
         let (done, ended) = oneshot::channel();
         if self.queue.send(Message::Close(done)).await.is_ok() {
-            // An error means that the thread has ended already, which is what is wanted.
+            // An error means that the thread has ended already, as wanted.
             let _ = ended.await;
         }
     }
@@ -181,7 +181,7 @@ fn write_loop(
             commit_accepted(&connection, room, group, fail);
         }
     }
-    // After `close` the queue still holds what was sent before it.
+    // After `close` the queue still holds earlier jobs.
     while let Some(message) = jobs.blocking_recv() {
         if let Message::Job(weight, job) = message {
             let room = room(&connection, space.as_mut());
@@ -189,12 +189,12 @@ fn write_loop(
         }
     }
     if space.is_some() {
-        // The last connection that is closed removes the log with the blocks that are reserved for it, and a full disk
-        // might not give them back at the next start. So this one is never closed.
+        // Closing the last connection removes the log with its reserved blocks, and on a full disk they might not be
+        // available at the next start. So this connection is never closed.
         std::mem::forget(connection);
     }
     if let Some(done) = closing {
-        // The caller may have gone away.
+        // The caller may have gone.
         let _ = done.send(());
     }
 }
@@ -247,7 +247,7 @@ fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<b
     }
 }
 
-/// Whether SQLite had no space. What was on disk before is unharmed then.
+/// True if SQLite had no space. Earlier data on disk is intact then.
 fn is_disk_full(cause: &rusqlite::Error) -> bool {
     cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
@@ -270,7 +270,7 @@ fn refuse(jobs: impl Iterator<Item = Job>, cause: rusqlite::Error) {
     }
 }
 
-/// Runs one job; if it returns an error or panics, what it did is undone.
+/// Runs one job; if it returns an error or panics, its changes are undone.
 fn run_in_savepoint(connection: &Connection, job: Job) -> Completion {
     let refused: Completion = Box::new(|_| ());
     if connection.execute_batch("SAVEPOINT job").is_err() {
@@ -332,7 +332,7 @@ mod tests {
         assert!(!*writer.commit_failure().borrow());
         assert_eq!(count(&writer).await, 0);
 
-        // With the first half of the reserve used up, only what ends a box is written.
+        // With the first half of the reserve used up, only writes that end a box are accepted.
         let connection = Connection::open_in_memory().expect("a database in memory");
         let (answer, answers) = std::sync::mpsc::channel();
         let group = [Weight::Ordinary, Weight::Essential].map(|weight| {

@@ -1,6 +1,6 @@
-//! Boxes: what their owner asked for, their record, and what they are doing.
+//! Boxes: their settings, their record, and their status.
 //!
-//! A record holds facts only. Whether a box runs, sleeps or is dead is asked of the kernel.
+//! A record holds facts only. The kernel tells whether a box runs, sleeps or is dead.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,28 +15,27 @@ use super::size::BoxSize;
 const GIT_NAME_DEFAULT: &str = "Upstash Box";
 const GIT_EMAIL_DEFAULT: &str = "box@upstash.com";
 
-/// What a box is doing.
+/// Status of a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BoxStatus {
-    /// Being made.
+    /// In creation.
     Creating,
-    /// Ready, nothing to do.
+    /// Ready, without work.
     Idle,
-    /// Work is going on.
+    /// Work is in progress.
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
-    /// It has no processes: its init has ended, or the host was started anew. The next request starts it again on its
-    /// disk.
+    /// It has no processes: its init has ended, or the host was rebooted. The next request restarts it on its disk.
     Stopped,
-    /// It cannot be used; the logs say why.
+    /// It cannot be used; its logs have the reason.
     Error,
-    /// It is going away.
+    /// In deletion.
     Deleted,
 }
 
 impl BoxStatus {
-    /// The word for it, in metrics and logs.
+    /// Its name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,17 +50,17 @@ impl BoxStatus {
     }
 }
 
-/// What the owner asked for. It is stored as JSON: a new key gets a default, so that old records stay readable.
+/// The settings requested by the owner. Stored as JSON: a new key needs a default, so that old records stay readable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BoxSettings {
     /// Size class.
     pub size: BoxSize,
-    /// Never put to sleep.
+    /// True if it never sleeps.
     pub keep_alive: bool,
-    /// Deleted by itself.
+    /// True if it is deleted at the end of its lifetime.
     pub ephemeral: bool,
-    /// Runtime that was asked for.
+    /// Requested runtime.
     pub runtime: Option<String>,
     /// Command run at each start.
     pub init_command: Option<String>,
@@ -84,12 +83,12 @@ pub struct BoxSettings {
     /// The agent's program (`command`, `args`, `protocol`), for the harness `custom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_runner: Option<serde_json::Value>,
-    /// What it may reach. A record from before boxes had a network has none: nothing may be reached.
+    /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
 }
 
 impl BoxSettings {
-    /// The policy as it was asked for; nothing is allowed if none was.
+    /// The requested policy; without one, nothing is allowed.
     #[must_use]
     pub fn shown_policy(&self) -> NetworkPolicy {
         self.network_policy.clone().unwrap_or_else(NetworkPolicy::deny_all)
@@ -114,12 +113,12 @@ pub struct GitIdentity {
     pub email: String,
 }
 
-/// State of a record. A box that is being made has no record yet, only a reservation.
+/// State of a record. A box in creation has no record yet, only a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BoxState {
     /// Usable.
     Ready,
-    /// Its deletion has begun and will be finished, whatever happens.
+    /// Its deletion has begun and will be finished.
     Deleting,
 }
 
@@ -147,7 +146,7 @@ pub struct BoxRecord {
     pub name: Option<String>,
     /// State of the record.
     pub state: BoxState,
-    /// What was asked for.
+    /// The requested settings.
     pub settings: BoxSettings,
     /// Id of its base image. A record from before boxes had one has none: it gets the daemon's at its next start.
     pub image: Option<String>,
@@ -165,7 +164,7 @@ pub struct BoxRecord {
     pub expires_ms: Option<i64>,
 }
 
-/// An id and a uid range that a box in the making may use.
+/// An id and a uid range reserved for a box in creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// The id.
@@ -174,7 +173,7 @@ pub struct Reservation {
     pub uid_base: u32,
 }
 
-/// What the bill still needs of a deleted box.
+/// The data of a deleted box that the bill needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedBox {
     /// Its id.
@@ -187,7 +186,7 @@ pub struct DeletedBox {
 mod tests {
     use super::*;
 
-    /// The form in databases that exist: it must be read for ever, and written the same way.
+    /// The form in existing databases: it must stay readable, and is written the same way.
     #[test]
     fn settings_keep_their_stored_form() {
         let stored = r#"{"size":"medium","keep_alive":true,"ephemeral":false,"runtime":"node","init_command":"x","env":{"A":"1"},"labels":["l"],"git_user_name":null,"git_user_email":null,"idle_seconds":5,"network_policy":{"mode":"custom","allowed_domains":["a.b"]}}"#;

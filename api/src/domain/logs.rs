@@ -1,6 +1,6 @@
 //! The log of a box.
 
-/// How serious a log entry is.
+/// Level of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     /// Normal.
@@ -33,7 +33,7 @@ impl LogLevel {
     }
 }
 
-/// Where a log entry comes from.
+/// Source of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogSource {
     /// Icebox itself.
@@ -71,9 +71,9 @@ impl LogSource {
 pub struct LogEntry {
     /// Unix milliseconds.
     pub written_ms: i64,
-    /// How serious.
+    /// Level.
     pub level: LogLevel,
-    /// From where.
+    /// Source.
     pub source: LogSource,
     /// The text.
     pub message: String,

@@ -1,7 +1,8 @@
-//! The words of Icebox: boxes, runs, sizes, policies and log lines, as plain data with pure rules.
+//! The terms of Icebox: boxes, runs, sizes, policies and log lines, as plain data with pure rules.
 //!
-//! Every layer above uses these types. They know no HTTP, no database and no kernel. Some of them are stored as JSON (the
-//! settings of a box), so their serialised form is part of the database: a new key needs a default, and no key is renamed.
+//! Every layer above uses these types. They do not depend on HTTP, the database or the kernel. Some of them are stored
+//! as JSON (the settings of a box), so their serialised form is part of the database: a new key needs a default, and no
+//! key is renamed.
 //!
 //! Leaves out: the JSON of the API (`http::v1::wire`, `http::v2::wire`), which converts from and to these types.
 

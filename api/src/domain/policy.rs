@@ -1,6 +1,6 @@
-//! Which connections a box may make, as its owner asked for it and as it is stored.
+//! The connections that a box may make, as requested by its owner and stored.
 //!
-//! Leaves out: what the entries mean and whether they are well formed (`net::policy`).
+//! Leaves out: the meaning and the validity of the entries (`net::policy`).
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ impl NetworkPolicy {
         Self { mode: "allow-all".into(), ..Self::deny_all() }
     }
 
-    /// Nothing.
+    /// No connections.
     #[must_use]
     pub fn deny_all() -> Self {
         Self { mode: "deny-all".into(), allowed_domains: None, allowed_cidrs: None, denied_cidrs: None }

@@ -3,11 +3,11 @@
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
-    /// Still going.
+    /// In progress.
     Running,
     /// Ended with exit code 0.
     Completed,
-    /// Ended otherwise.
+    /// Ended with another exit code or an error.
     Failed,
     /// Stopped by a cancel request.
     Cancelled,

@@ -1,4 +1,4 @@
-//! How large a box is.
+//! Size of a box.
 
 use serde::{Deserialize, Serialize};
 

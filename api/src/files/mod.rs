@@ -1,4 +1,4 @@
-//! What is done with the files of a box beyond a single operation. The operations themselves are the shim's.
+//! Operations on the files of a box that consist of several steps. The shim has the single operations.
 
 mod upload;
 

@@ -1,6 +1,6 @@
-//! Uploads: many files into a box, in the order in which their paths came.
+//! Uploads: many files into a box, in the order of their paths.
 //!
-//! Owns the pairing of paths and files and its limits. Leaves out: the form in which a client sends them.
+//! Owns the pairing of paths and files and its limits. Leaves out: the request format.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use crate::runs::resolve_path;
 
 /// Largest file that is written by one request.
 pub const FILE_BYTES_MAX: usize = 100 * 1024 * 1024;
-/// Files of one upload.
+/// Most files of one upload.
 const FILES_MAX: usize = 1000;
 
 /// An upload in progress.
@@ -30,7 +30,7 @@ impl<'a> Upload<'a> {
         Self { awake, paths: VecDeque::new(), files: 0 }
     }
 
-    /// Where the next file without a path goes.
+    /// Adds the destination of the next file without a path.
     pub fn add_path(&mut self, path: Vec<u8>) -> Result<(), Refusal> {
         let path = String::from_utf8(path).map_err(|_| Refusal::Invalid("a path must be UTF-8".into()))?;
         self.paths.push_back(resolve_path(&path)?);
@@ -40,7 +40,7 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Begins the next file. It is there when its writer is finished; a writer that is dropped leaves nothing.
+    /// Begins the next file. It exists once its writer is finished; a dropped writer leaves no file.
     pub async fn next_file(&mut self) -> Result<FileWriter, Refusal> {
         self.files += 1;
         if self.files > FILES_MAX {
@@ -52,7 +52,7 @@ impl<'a> Upload<'a> {
         self.awake.entry.handle().file_write(&path).await.map_err(Refusal::from)
     }
 
-    /// The end: every path must have had its file.
+    /// Ends the upload: every path must have had its file.
     pub fn finish(self) -> Result<(), Refusal> {
         if self.paths.is_empty() {
             return Ok(());

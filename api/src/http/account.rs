@@ -10,7 +10,7 @@ use crate::ids::{self, ENV_VARS_MAX};
 use crate::lifecycle::check_env;
 use crate::refusal::Refusal;
 
-/// What is shown instead of a value.
+/// Mask shown in place of a value.
 const MASK: &str = "********";
 
 /// Names of the account's variables; values are masked.

@@ -1,4 +1,4 @@
-//! From an API key to an account.
+//! Lookup of the account of an API key.
 //!
 //! Keys are compared as SHA-256 digests, in constant time. The accounts are read from the database, where another
 //! process (`iceboxd account add`) may add one at any time, and kept for a few seconds.
@@ -14,12 +14,12 @@ use crate::db::{Account, Db, hash_key};
 use crate::error::Error;
 use crate::refusal::Refusal;
 
-/// A key that is taken away works no longer than this.
+/// Longest time that a removed key still works.
 const KEEP: Duration = Duration::from_secs(10);
-/// Unknown keys make us look into the database no more often than this.
+/// Shortest interval between database reads because of unknown keys.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The accounts, as far as they are known.
+/// Cache of the accounts.
 #[derive(Debug)]
 pub(super) struct Accounts {
     db: Db,
@@ -34,7 +34,7 @@ struct Known {
 }
 
 impl Accounts {
-    /// Nothing read yet.
+    /// An empty cache.
     pub(super) fn new(db: Db) -> Self {
         Self { db, known: RwLock::default(), loading: Mutex::new(()) }
     }
@@ -44,7 +44,7 @@ impl Accounts {
         let digest = hash_key(key);
         for oldest in [KEEP, LOOK_AGAIN] {
             let accounts = self.not_older_than(oldest).await?;
-            // Every account is compared, whichever matches.
+            // Every account is compared, so that the time does not depend on the match.
             let mut found = None;
             for account in accounts.iter() {
                 if bool::from(account.key_sha256.ct_eq(&digest)) {
@@ -58,7 +58,7 @@ impl Accounts {
         Err(Refusal::Unauthorized)
     }
 
-    /// Forgets what is known, after a change of our own.
+    /// Clears the cache, after a change of our own.
     pub(super) fn changed(&self) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).read = None;
     }
@@ -67,7 +67,7 @@ impl Accounts {
         if let Some(accounts) = self.fresh(age) {
             return Ok(accounts);
         }
-        // Many requests with an unknown key are answered by one look.
+        // One read answers many requests with an unknown key.
         let _loading = self.loading.lock().await;
         if let Some(accounts) = self.fresh(age) {
             return Ok(accounts);

@@ -1,4 +1,4 @@
-//! What handlers share.
+//! State shared by all handlers.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::runs::Runs;
 /// Memory that large bodies may take together, counted in KiB.
 const BODIES_KIB_MAX: usize = 512 * 1024;
 
-/// What the handlers call.
+/// The parts that handlers use.
 #[derive(Debug)]
 pub struct AppParts {
     /// The use cases.
@@ -36,7 +36,7 @@ pub struct AppParts {
     pub metrics: Arc<Metrics>,
 }
 
-/// What handlers share. Cheap to clone.
+/// State shared by all handlers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
     parts: Arc<AppParts>,
@@ -62,9 +62,9 @@ impl App {
         Self { parts: Arc::new(parts), accounts, shares, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)) }
     }
 
-    /// Waits until a body of this size fits beside the others. It, and what is made of it, lives as long as the answer.
+    /// Waits until a body of this size fits beside the others. The permit lives as long as the answer.
     pub(super) async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        // Once as it came, once as it goes on.
+        // Counted twice: the body as received, and as forwarded.
         let kib = (bytes / 1024 * 2).clamp(1, BODIES_KIB_MAX);
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         // The semaphore is never closed.

@@ -1,4 +1,4 @@
-//! Who asks: the account of a request, by the key in its header (`accounts`).
+//! Authentication: the account of a request, by the key in its header (`accounts`).
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 /// The header that carries the key.
 pub(super) const KEY_HEADER: &str = "x-box-api-key";
 
-/// The account that asks. Every handler of the API takes one, or a box, which implies one.
+/// The authenticated account. Every handler of the API takes one, or a box, which implies one.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub Account);
 

@@ -18,12 +18,12 @@ use crate::http::v2::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
 
-/// Boxes of one bulk request.
+/// Most boxes of one bulk request.
 const BULK_IDS_MAX: usize = 1000;
-/// Boxes that one bulk request deletes at once.
+/// Boxes of one bulk request that are deleted in parallel.
 const BULK_AT_ONCE: usize = 16;
 
-/// A box as the clients see it. Asks the kernel, waits for nothing.
+/// A box as the clients see it. Asks the kernel; does not block.
 pub(super) fn describe(entry: &Entry) -> BoxData {
     let (settings, usage) = (entry.settings(), entry.meter.usage());
     let network_policy = settings.shown_policy();
@@ -72,7 +72,7 @@ pub(super) async fn list(
     if let Some(label) = query.label.filter(|label| !label.is_empty()) {
         entries.retain(|entry| entry.settings().labels.contains(&label));
     }
-    // The kernel is asked about every box: not in a thread that serves others.
+    // This queries the kernel about every box: not in a thread that serves other requests.
     let described = tokio::task::spawn_blocking(move || entries.iter().map(|entry| describe(entry)).collect());
     let boxes = described.await.map_err(|_| Error::new("list the boxes", "", Cause::WorkerEnded))?;
     Ok(axum::Json(boxes))
@@ -97,11 +97,11 @@ pub(super) async fn delete(State(app): State<App>, found: TheBox) -> Result<(Sta
 /// Answer of a bulk deletion.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub(super) struct BulkDeleted {
-    /// How many boxes were deleted.
+    /// Number of deleted boxes.
     deleted: usize,
 }
 
-/// Deletes several boxes. Ids that are unknown are passed over, unless all are.
+/// Deletes several boxes. Unknown ids are skipped, unless all are unknown.
 #[utoipa::path(delete, path = "/v2/box", tag = "boxes", request_body = DeleteBoxes, responses((status = 200, body = BulkDeleted), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn delete_many(
     State(app): State<App>,
@@ -129,7 +129,7 @@ pub(super) async fn delete_many(
         match deleting.join_next().await {
             None => break,
             Some(Ok(Ok(_))) => deleted += 1,
-            // The same box twice in the list, or deleted by somebody else meanwhile.
+            // The same box twice in the list, or deleted by another request meanwhile.
             Some(Ok(Err(Refusal::NotFound(_)))) => {}
             Some(Ok(Err(refusal))) => failed = Some(refusal),
             Some(Err(_)) => failed = Some(Refusal::Failed(Error::new("delete boxes", "", Cause::WorkerEnded))),

@@ -1,4 +1,4 @@
-//! Endpoint 1: creating a box. From the clients' body to a [`BoxRequest`]; what it means is checked by `lifecycle`.
+//! Endpoint 1: creating a box. Converts the clients' body to a [`BoxRequest`], which `lifecycle` checks.
 
 use axum::extract::State;
 use serde_json::Value;
@@ -24,7 +24,7 @@ pub(super) async fn create(
     Ok(axum::Json(describe(&entry)))
 }
 
-/// What the body asks for.
+/// Converts the body.
 fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
     refuse_what_is_not_there(&body)?;
     Ok(BoxRequest {
@@ -52,7 +52,7 @@ fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
     })
 }
 
-/// What is asked for and does not exist is refused, never ignored: the client would rely on it.
+/// Unsupported options are refused, never ignored: the client would rely on them.
 fn refuse_what_is_not_there(body: &CreateBox) -> Result<(), Refusal> {
     let wanted =
         [(&body.skills, "skills are"), (&body.mcp_servers, "mcp_servers are"), (&body.browser, "the browser is")];
@@ -62,7 +62,7 @@ fn refuse_what_is_not_there(body: &CreateBox) -> Result<(), Refusal> {
     }
 }
 
-/// Values by which clients say "nothing".
+/// Values by which clients express "none".
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -73,10 +73,10 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The headers that a body asks for; none if it says nothing.
+/// The headers in a body; none if it has no such field.
 pub(super) fn headers_of(wanted: Option<Value>) -> Result<Option<Wanted>, Refusal> {
     let Some(wanted) = wanted.filter(|value| !is_empty(value)) else { return Ok(None) };
-    // The text does not quote what cannot be read: it may be a secret.
+    // The text does not quote the unreadable value: it may be a secret.
     let shape = "attach_headers must be an object like {\"api.example.com\": {\"Authorization\": \"Bearer …\"}}";
     serde_json::from_value(wanted).map(Some).map_err(|_| Refusal::Invalid(shape.into()))
 }

@@ -22,9 +22,9 @@ use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 use crate::refusal::Refusal;
 use crate::runs::{self, Command, Outcome, Share};
 
-/// A client on node gives up after 300 s without a byte. So if a command takes longer than this, it gets status line and
-/// headers at once, and blanks until the command ends: blanks before JSON mean nothing. Others get none, because each byte
-/// restarts the read timeout of a client on Python.
+/// A client on node gives up after 300 s without a byte. So if a command takes longer than this, such a client gets
+/// status line and headers at once, and blanks until the command ends: JSON allows leading blanks. Other clients get
+/// none, because each byte restarts the read timeout of a client on Python.
 const HEAD_AFTER: Duration = Duration::from_secs(10);
 /// The connection of a client that reads a stream; absent in tests without one.
 type Reader = (Option<Extension<Gate>>, Option<Extension<Peer>>);
@@ -56,7 +56,7 @@ pub(super) async fn code(
 }
 
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
-/// When the client goes away, the command goes on.
+/// When the client disconnects, the command continues.
 #[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn exec_stream(
     State(app): State<App>,
@@ -88,13 +88,14 @@ async fn run_as_stream(app: &App, found: &TheBox, command: Command, (gate, peer)
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
-        // For proxies in front of us: what is buffered comes late, or cut in the wrong place.
+        // For proxies in front of us: buffering delays the output, or splits it in the wrong place.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((headers, body).into_response())
 }
 
-/// Whether the client runs on node or its like: its telemetry tells, or without that the name of its HTTP client.
+/// True if the client runs on node or a similar runtime: by its telemetry header, or else by the name of its HTTP
+/// client.
 fn wants_blanks(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("upstash-telemetry-sdk") {
@@ -120,7 +121,7 @@ async fn run_to_end(app: &App, found: &TheBox, command: &Command, blanks: bool) 
     }
 }
 
-/// The JSON of a finished command. It holds its share of memory until it has left.
+/// The JSON of a finished command. It holds its share of memory until it is sent.
 fn answer(mut outcome: Outcome, timeout_ms: Option<u64>) -> Bytes {
     struct Held {
         json: Vec<u8>,
@@ -137,7 +138,7 @@ fn answer(mut outcome: Outcome, timeout_ms: Option<u64>) -> Bytes {
     Bytes::from_owner(Held { json, _share: share })
 }
 
-/// What both streams of a finished command come to.
+/// The answer for a finished command with both streams.
 fn result(outcome: Outcome, timeout_ms: Option<u64>) -> ExecResult {
     let mut error = text_of(outcome.stderr);
     let has_note = outcome.finished.timed_out || outcome.truncated || outcome.finished.out_of_memory.is_some();
@@ -180,7 +181,7 @@ fn keep_alive_body(ended: oneshot::Receiver<Outcome>, timeout_ms: Option<u64>) -
                 return Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), (Some(ended), BLANK_EVERY)));
             }
             Ok(Ok(outcome)) => return Some((Ok(answer(outcome, timeout_ms)), (None, BLANK_EVERY))),
-            // The status is sent already: the client learns of it by the exit code and the text.
+            // The status is already sent: the client learns of the failure by the exit code and the text.
             Ok(Err(_)) => serde_json::to_vec(&ExecResult {
                 exit_code: 1,
                 output: String::new(),

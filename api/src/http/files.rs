@@ -23,9 +23,9 @@ use crate::http::v2::wire::{
 use crate::refusal::Refusal;
 use crate::runs::{resolve_folder, resolve_path};
 
-/// Most that a ranged read returns.
+/// Largest result of a ranged read.
 const RANGE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Largest file that is read into one JSON answer; larger ones go through download.
+/// Largest file that is read into one JSON answer; larger ones use download.
 const READ_BYTES_MAX: u64 = 100 * 1024 * 1024;
 /// Longest body of a write: 100 MiB of content, base64 and JSON around it.
 const WRITE_BODY_BYTES_MAX: usize = 140 * 1024 * 1024;
@@ -40,7 +40,7 @@ pub(super) struct ReadQuery {
     encoding: Option<String>,
     /// First byte of a range.
     offset: Option<u64>,
-    /// Length of a range: its presence asks for one.
+    /// Length of a range; its presence selects a ranged read.
     length: Option<u64>,
 }
 
@@ -74,7 +74,7 @@ fn range_of(query: &ReadQuery) -> Result<Option<(u64, u64)>, Refusal> {
     }
 }
 
-/// The file may grow while it is read: it is never read further than the limit.
+/// The file may grow while it is read: the read stops at the limit.
 async fn read_whole(reader: &mut FileReader) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(piece) = reader.next().await? {
@@ -86,7 +86,7 @@ async fn read_whole(reader: &mut FileReader) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-/// Writes a file; folders above it are created. Nobody sees a half-written file.
+/// Writes a file; parent folders are created. No reader sees a half-written file.
 #[utoipa::path(post, path = "/v2/box/{id}/files/write", tag = "files", params(("id" = String, Path)), request_body = WriteFile, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn write(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let announced = request
@@ -118,7 +118,7 @@ pub(super) async fn write(State(app): State<App>, found: TheBox, request: Reques
     done()
 }
 
-/// Query with a folder, or what is called one.
+/// Query with a folder, or with a file under the name `folder`.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FolderQuery {
@@ -136,7 +136,7 @@ pub(super) async fn list(State(app): State<App>, found: TheBox, Query(query): Qu
     Ok(axum::Json(FileList { files }))
 }
 
-/// A name with a separator in it would be joined to a path by one of the clients: the box may be hostile.
+/// Separators in a name are replaced, since one of the clients joins the name to a path: the box may be hostile.
 fn to_wire(entry: icebox_shim::handle::FileEntry) -> FileEntry {
     let (seconds, nanos) = entry.modified;
     FileEntry {
@@ -191,7 +191,7 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
 pub(super) struct StatQuery {
     /// Absolute path.
     path: String,
-    /// Look through a final symbolic link.
+    /// Follow a final symbolic link.
     follow: Option<bool>,
 }
 

@@ -1,9 +1,9 @@
 //! A connection whose flushes are counted, and that can linger.
 //!
 //! The exit trailer of an exec stream must reach the client in one piece (both public clients read its data from the
-//! very buffer in which they find its mark). So it must be one write of its own, with nothing of the output before it
-//! still waiting in the server's buffer. hyper flushes the connection only when its own buffer is empty: the connection
-//! is wrapped, and a body that wants to know waits for the next flush.
+//! same buffer in which they find its mark). So it must be one write of its own, with no earlier output waiting in the
+//! server's buffer. hyper flushes the connection only when its own buffer is empty: the connection is wrapped, and a
+//! body can wait for the next flush.
 
 use std::io;
 use std::pin::Pin;
@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long a connection reads and drops what a client sends after the last answer.
+/// Time for which a connection reads and drops input of a client after the last answer.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Shared by a connection and the bodies that go through it. One body at a time waits: HTTP/1 has no other.
+/// Shared by a connection and its bodies. One body at a time waits: HTTP/1 has no other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
     state: Arc<Mutex<State>>,
@@ -31,12 +31,12 @@ struct State {
 }
 
 impl Gate {
-    /// How many flushes there were.
+    /// Number of flushes so far.
     pub(super) fn flushes(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).flushes
     }
 
-    /// Ready when there was a flush after the one with the number `seen`.
+    /// Ready after a flush later than number `seen`.
     pub(super) fn poll_flushed(&self, seen: u64, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.flushes > seen {
@@ -46,8 +46,8 @@ impl Gate {
         Poll::Pending
     }
 
-    /// The client still sends when the connection is shut down: read and drop that for a while, or the kernel answers it with
-    /// a reset, which takes the answer away from the client.
+    /// The client still sends when the connection is shut down: read and drop that for a while. Otherwise the kernel
+    /// sends a TCP reset, and the client loses the answer.
     pub(super) fn linger(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).lingers = true;
     }
@@ -65,12 +65,12 @@ impl Gate {
     }
 }
 
-/// A connection that tells its [`Gate`] about flushes.
+/// A connection that reports flushes to its [`Gate`].
 #[derive(Debug)]
 pub(super) struct Gated<T> {
     inner: T,
     gate: Gate,
-    /// Until when it lingers, once it is shut down.
+    /// End of its lingering, once it is shut down.
     until: Option<Pin<Box<Sleep>>>,
 }
 

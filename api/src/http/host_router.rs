@@ -1,7 +1,7 @@
-//! What answers a request: a box, or the API.
+//! Routing by host: a request is for a box or for the API.
 //!
-//! Decided first of all, by the host that the request names, so that what is for a box never comes near the API and the
-//! other way round.
+//! Decided first of all, by the host of the request, so that requests for a box never reach the API and the other way
+//! round.
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -14,13 +14,13 @@ use super::system::Peer;
 use crate::public_urls::{Addressed, Arrival, Target, Urls};
 use crate::refusal::Refusal;
 
-/// Answers the requests of a listener.
+/// Handler of the requests of a listener.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// Answers one.
+    /// Answers one request.
     fn answer(&self, request: Request) -> impl Future<Output = Response> + Send;
 }
 
-/// The API, and boxes by their names.
+/// Serves the API, and boxes by their names.
 #[derive(Debug, Clone)]
 pub struct Front {
     /// The API.
@@ -29,7 +29,7 @@ pub struct Front {
     pub urls: Urls,
 }
 
-/// Boxes only.
+/// Serves boxes only.
 #[derive(Debug, Clone)]
 pub struct UrlsOnly {
     /// The public URLs.
@@ -66,7 +66,7 @@ async fn sort(urls: &Urls, request: Request) -> Sorted {
     let addressed = urls.addressed(&parts);
     let request = Request::from_parts(parts, body);
     match addressed {
-        // It is for no known box; the API's shape is one that programs can read.
+        // It is for no known box; programs can read the API's error format.
         Err(text) => Sorted::Answered(reply::error(StatusCode::BAD_REQUEST, text)),
         Ok(Addressed::Other) => Sorted::Other(request),
         Ok(Addressed::Nobody) => Sorted::Answered(urls.nobody()),
@@ -75,7 +75,7 @@ async fn sort(urls: &Urls, request: Request) -> Sorted {
     }
 }
 
-/// Whether the connection of the request may be used for this.
+/// True if the connection of the request may be used for this purpose.
 fn room_for(request: &Request, wanted: Use) -> bool {
     request.extensions().get::<Seat>().is_none_or(|seat| seat.use_for(wanted))
 }

@@ -14,13 +14,13 @@ use crate::lifecycle::check_init_command;
 use crate::refusal::Refusal;
 use crate::runs;
 
-/// What the box is doing. Wakes nothing.
+/// The status of the box. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}/status", tag = "life", params(("id" = String, Path)), responses((status = 200, body = StatusAnswer), (status = 404, body = ErrorBody)))]
 pub(super) async fn status(found: TheBox) -> Answer<StatusAnswer> {
     Ok(axum::Json(StatusAnswer { status: found.entry.status().into() }))
 }
 
-/// Puts the box to sleep: its processes stop where they are and go on when it is woken.
+/// Puts the box to sleep: its processes are frozen and continue when it is woken.
 #[utoipa::path(post, path = "/v2/box/{id}/pause", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("pause is")?;
@@ -52,7 +52,7 @@ pub(super) async fn set_startup(State(app): State<App>, found: TheBox, Json(body
     done()
 }
 
-/// Removes the init command. What it has started goes on.
+/// Removes the init command. Processes that it has started go on.
 #[utoipa::path(delete, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty)))]
 pub(super) async fn remove_startup(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = None;
@@ -89,8 +89,8 @@ pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<R
     Ok(axum::Json(Runs { runs }))
 }
 
-/// Ends a run with everything it started. An id that no run has means the stream that the same client reads, or has just
-/// left: the clients make up ids for their streams.
+/// Ends a run with all its processes. An unknown id means the stream that the same client reads, or has just left: the
+/// clients make up ids for their streams.
 #[utoipa::path(post, path = "/v2/box/{id}/runs/{run}/cancel", tag = "life", params(("id" = String, Path), ("run" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
 pub(super) async fn cancel(
     State(app): State<App>,

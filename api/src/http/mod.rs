@@ -1,9 +1,9 @@
 //! The HTTP API.
 //!
 //! Owns: routes, extractors, bodies and errors of the wire format, and the server that carries them. Invariants: every
-//! error has the one shape `{"error": "…"}`; the key is checked before anything else is looked at; a box is looked up
-//! among the caller's own and is unknown otherwise; nothing is ever redirected. Only this module knows the JSON of the API
-//! (`v1::wire`, `v2::wire`). Leaves out: every decision about boxes (`lifecycle`, `boxes`) and runs (`runs`).
+//! error has the one shape `{"error": "…"}`; the key is checked first; a box is looked up among the caller's own and is
+//! unknown otherwise; there are no redirects. Only this module knows the JSON of the API (`v1::wire`, `v2::wire`).
+//! Leaves out: every decision about boxes (`lifecycle`, `boxes`) and runs (`runs`).
 
 mod account;
 mod accounts;

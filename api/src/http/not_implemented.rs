@@ -1,4 +1,4 @@
-//! Endpoints of the public API that this version does not have, from one table. They answer 501 and say so.
+//! Endpoints of the public API that this version does not implement, from one table. They answer 501 with a reason.
 
 use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -8,14 +8,14 @@ use super::auth::Caller;
 use super::extract::TheBox;
 use crate::refusal::Refusal;
 
-/// An endpoint that is to come.
+/// An endpoint that is not implemented yet.
 #[derive(Debug, Clone)]
 pub(super) struct Later {
     /// Its method.
     pub method: Method,
     /// Its path.
     pub path: &'static str,
-    /// What it belongs to, with its verb.
+    /// Its feature, with its verb.
     what: &'static str,
 }
 
@@ -76,15 +76,15 @@ pub(super) const LATER: [Later; 45] = [
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}", BROWSER),
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}/download", BROWSER),
     later(Method::GET, "/v2/box/{id}/browser/recordings/{recording}/playlist", BROWSER),
-    // Of an older client.
+    // Used by an older client.
     later(Method::POST, "/v2/box/{id}/browser/run", BROWSER),
 ];
 
 impl Later {
-    /// The route: key and box are checked as everywhere, then it says that it is to come.
+    /// The route: checks key and box as all routes do, then answers 501.
     pub(super) fn route(&self) -> MethodRouter<App> {
         let what = self.what;
-        // The table holds nothing but the usual methods.
+        // The table has only the usual methods.
         let filter = MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET);
         if self.path.contains("{id}") {
             on(filter, move |_found: TheBox| async move { Refusal::not_yet(what) })

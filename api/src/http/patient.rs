@@ -9,10 +9,10 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-/// The slowest rate at which a body may arrive in the long run.
+/// Lowest average rate at which a body may arrive.
 const BYTES_PER_SECOND_MIN: u64 = 1024;
 
-/// The client has stopped sending, or sends next to nothing.
+/// The client has stopped sending, or sends below the lowest rate.
 #[derive(Debug)]
 pub(super) struct TooSlow;
 
@@ -24,8 +24,8 @@ impl fmt::Display for TooSlow {
 
 impl std::error::Error for TooSlow {}
 
-/// A body that fails with [`TooSlow`] when nothing of it arrives for `pause`, or when it is slower than
-/// [`BYTES_PER_SECOND_MIN`] in the long run.
+/// A body that fails with [`TooSlow`] when no byte of it arrives for `pause`, or when its average rate is below
+/// [`BYTES_PER_SECOND_MIN`].
 struct Patient {
     inner: Body,
     pause: Duration,
@@ -34,7 +34,7 @@ struct Patient {
     deadline: Pin<Box<Sleep>>,
 }
 
-/// Gives a body its deadline. A body without bytes needs none.
+/// Wraps a body with its deadline. An empty body needs none.
 pub(super) fn patient(inner: Body, pause: Duration) -> Body {
     use hyper::body::Body as _;
     if inner.is_end_stream() {
@@ -105,7 +105,7 @@ mod tests {
     async fn progress_is_what_counts() {
         assert_eq!(rest(Duration::from_secs(29), 40_000, 100).await, (4_000_000, true));
         assert_eq!(rest(Duration::from_secs(31), 40_000, 100).await, (0, false));
-        // A byte now and then is no progress.
+        // A byte now and then does not count as progress.
         let (got, whole) = rest(Duration::from_secs(20), 1, 100).await;
         assert!(got < 5 && !whole, "{got}");
     }

@@ -1,6 +1,6 @@
-//! Why a body or a query cannot be read, in plain words: the field and what is expected, not the words of the parser.
+//! Parse errors of a body or a query in plain words: the field and the expected value, not the parser's text.
 
-/// Says what is wrong with JSON.
+/// Describes an error in JSON.
 pub(super) fn json_error(cause: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let inner = cause.inner();
     if inner.is_syntax() || inner.is_eof() {
@@ -11,7 +11,7 @@ pub(super) fn json_error(cause: &serde_path_to_error::Error<serde_json::Error>) 
     field_error(&cause.path().to_string(), message)
 }
 
-/// Says what is wrong with a query, from the framework's text.
+/// Describes an error in a query, from the framework's text.
 pub(super) fn query_error(text: &str) -> String {
     let message = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
     match message.split_once(": ") {
@@ -52,7 +52,7 @@ fn quoted_after<'a>(message: &'a str, start: &str) -> Option<&'a str> {
     message.strip_prefix(start)?.split('`').nth(1)
 }
 
-/// A Rust type as people say it.
+/// The plain name of a Rust type.
 fn kind_of(expected: &str) -> &'static str {
     match expected {
         "a sequence" => "a list",

@@ -10,7 +10,7 @@ use crate::http::v2::wire::{Empty, ErrorBody, OpenUrl, PublicUrl, PublicUrlItem,
 use crate::public_urls::USER;
 use crate::refusal::Refusal;
 
-/// Makes the public URL of a port, and wakes the box. One that is there is replaced, with its credentials. The secrets
+/// Makes the public URL of a port, and wakes the box. An existing one is replaced, with its credentials. The secrets
 /// are shown here and never again.
 #[utoipa::path(post, path = "/v2/box/{id}/preview", tag = "urls", params(("id" = String, Path)), request_body = OpenUrl, responses((status = 200, body = PublicUrl), (status = 400, body = ErrorBody)))]
 pub(super) async fn open(State(app): State<App>, found: TheBox, Json(body): Json<OpenUrl>) -> Answer<PublicUrl> {
@@ -45,7 +45,7 @@ pub(super) async fn list(State(app): State<App>, found: TheBox) -> Answer<Public
     Ok(axum::Json(PublicUrlList { previews: urls.collect() }))
 }
 
-/// Removes the public URL of a port and ends the connections through it. One that is not there is fine.
+/// Removes the public URL of a port and ends the connections through it. A missing one is not an error.
 #[utoipa::path(delete, path = "/v2/box/{id}/preview/{port}", tag = "urls", params(("id" = String, Path), ("port" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn close(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
     found.not_ephemeral("public URLs are")?;

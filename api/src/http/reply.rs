@@ -1,4 +1,4 @@
-//! Answers: errors in the one shape that clients understand, and bodies read with a limit.
+//! Answers: errors in the shape that clients understand, and bodies read with a limit.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -14,13 +14,13 @@ use crate::refusal::Refusal;
 
 /// Longest JSON body of a request, unless its route says otherwise.
 pub(super) const JSON_BYTES_MAX: usize = 1024 * 1024;
-/// When a client that was turned away may come again.
+/// Delay for `Retry-After` of a refused request.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// What a handler returns.
+/// Result of a handler.
 pub(super) type Answer<T> = Result<axum::Json<T>, Refusal>;
 
-/// The answer of endpoints whose body nobody reads.
+/// The answer of endpoints whose clients ignore the body.
 pub(super) fn done() -> Answer<Empty> {
     Ok(axum::Json(Empty {}))
 }
@@ -63,8 +63,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A JSON body of at most [`JSON_BYTES_MAX`] bytes. An empty body counts as an empty object; the content type is not
-/// looked at, as clients differ in it.
+/// A JSON body of at most [`JSON_BYTES_MAX`] bytes. An empty body counts as an empty object; the content type is
+/// ignored, as clients differ in it.
 #[derive(Debug)]
 pub(super) struct Json<T>(pub T);
 
@@ -94,12 +94,12 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal
     })
 }
 
-/// Reads JSON; the text of a refusal says what is wrong with it.
+/// Reads JSON; the text of a refusal describes the error.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => return parse_json(b"{}"),
         Some(b'{') => {}
-        // serde would read a list as the fields of an object in their order.
+        // serde would read an array as the fields of an object in their order.
         Some(_) => return Err(Refusal::Invalid("the body must be a JSON object".into())),
     }
     let mut parser = serde_json::Deserializer::from_slice(bytes);

@@ -1,4 +1,4 @@
-//! All routes, their description, and what surrounds every handler.
+//! All routes, their description, and the layers around every handler.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .split_for_parts()
 }
 
-/// The description of the API, from its code.
+/// The OpenAPI description of the API, generated from its code.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (_, mut description) = documented();
@@ -139,8 +139,8 @@ impl Api {
     }
 }
 
-/// The address without doubled slashes: clients join base address and path carelessly. A slash at the end stays, and
-/// leads nowhere: it is what a client with an empty id sends.
+/// The path without doubled slashes: clients join base address and path carelessly. A trailing slash stays and matches
+/// no route: a client with an empty id sends it.
 fn collapsed(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     if !path.contains("//") {
@@ -156,12 +156,12 @@ fn collapsed(uri: &Uri) -> Option<Uri> {
     format!("{single}{query}").parse().ok()
 }
 
-/// Turns requests away when too many are in progress, and counts those that are answered.
+/// Refuses requests when too many are in progress, and counts the answered ones.
 async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let operator = request.extensions().get::<Peer>().is_some_and(|peer| peer.operator);
-    // The daemon can be looked after when it is busy.
+    // The operator can reach the daemon even when it is busy.
     let response = if operator || matches!(route.as_str(), "/healthz" | "/metrics") {
         next.run(request).await
     } else {
@@ -178,12 +178,12 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-/// Finds out whose the request is and takes it from the account's share.
+/// Finds the account of the request and takes a place from its share.
 async fn share(app: &App, request: Request) -> Result<(Request, Share), Refusal> {
     let (mut parts, body) = request.into_parts();
     let account = match Caller::from_request_parts(&mut parts, app).await {
         Ok(Caller(account)) => account.id,
-        // The handler says so. Until then all of these share one place.
+        // The handler reports it. Until then all of these requests share one place.
         Err(Refusal::Unauthorized) => String::new(),
         Err(refusal) => return Err(refusal),
     };
@@ -205,7 +205,8 @@ fn panicked(_cause: Box<dyn Any + Send + 'static>) -> Response {
     reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the log of iceboxd has the details")
 }
 
-/// Lets web pages of these origins use the API. The key is a header, there are no cookies: nothing is sent unasked.
+/// Lets web pages of these origins use the API. The key is a header, there are no cookies: a browser sends no
+/// credentials by itself.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
     if origins.is_empty() {

@@ -1,10 +1,10 @@
-//! The connections of a listener: who may have one, and which one is closed when there is no room.
+//! The connections of a listener: admission, and which one is closed when there is no room.
 //!
 //! Owns: the count of open connections, by address and account, and of those that serve public URLs. Invariants: a
-//! connection without a request in progress never keeps a new one out, the one that has been quiet longest is closed; one
-//! address and one account have at most their share; public URLs and the API do not take each other's room.
+//! connection without a request in progress never keeps a new one out: the one that has been idle longest is closed;
+//! one address and one account have at most their share; public URLs and the API do not take each other's room.
 //!
-//! Leaves out: requests at once (`shares`), and the operator's socket, which has room of its own (`server`).
+//! Leaves out: concurrent requests (`shares`), and the operator's socket, which has room of its own (`server`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::shares::allows;
 use crate::config::Config;
 
-/// How many connections there may be.
+/// Limits of the number of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct SeatLimits {
     /// Of the API.
@@ -30,7 +30,7 @@ pub struct SeatLimits {
 }
 
 impl SeatLimits {
-    /// Those of the configuration.
+    /// The limits of the configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
@@ -42,10 +42,10 @@ impl SeatLimits {
     }
 }
 
-/// What a connection is used for.
+/// Use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// The API, or nothing yet.
+    /// The API, or no request yet.
     Api,
     /// A public URL.
     Url,
@@ -93,7 +93,7 @@ struct Place {
     ended: CancellationToken,
 }
 
-/// A request in progress, or what has become of it.
+/// A request in progress, or the session that it has become.
 #[derive(Debug)]
 pub(super) struct Busy {
     seat: Seat,
@@ -108,7 +108,7 @@ impl Seats {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for a connection from this address, or none.
+    /// Room for a connection from this address, if there is any.
     pub(super) fn take(&self, address: IpAddr) -> Option<Seat> {
         let address = network_of(address);
         let mut open = self.lock();
@@ -145,7 +145,7 @@ impl Open {
         u32::try_from(self.seats.values().filter(|seated| which(seated)).count()).unwrap_or(u32::MAX)
     }
 
-    /// Closes the connection that has been without a request for the longest time.
+    /// Closes the connection that has been idle longest.
     fn close_quietest(&mut self, which: impl Fn(&Seated) -> bool) -> Option<()> {
         let quiet = self.seats.iter().filter(|(_, seated)| seated.requests == 0 && which(seated));
         let number = quiet.min_by_key(|(_, seated)| seated.quiet_since).map(|(number, _)| *number)?;
@@ -155,12 +155,12 @@ impl Open {
 }
 
 impl Seat {
-    /// Ends when the connection is closed to make room.
+    /// Completes when the connection is closed to make room.
     pub(super) fn ended(&self) -> &CancellationToken {
         &self.place.ended
     }
 
-    /// A request begins. While the answer lasts, the connection is not closed for want of room.
+    /// Begins a request. Until the answer ends, the connection is not closed for want of room.
     #[must_use]
     pub(super) fn busy(&self) -> Busy {
         if let Some(seated) = self.place.seats.lock().seats.get_mut(&self.place.number) {
@@ -169,7 +169,7 @@ impl Seat {
         Busy { seat: self.clone() }
     }
 
-    /// The request in progress is this account's. `false` if the account has its share of connections already.
+    /// Assigns the request in progress to this account. `false` if the account has its share of connections already.
     #[must_use]
     pub(super) fn belongs_to(&self, account: &str) -> bool {
         let limits = self.place.seats.limits;
@@ -189,7 +189,7 @@ impl Seat {
         true
     }
 
-    /// The connection is used for this from now on. `false` if there is no room for it.
+    /// Sets the use of the connection from now on. `false` if there is no room for it.
     #[must_use]
     pub(super) fn use_for(&self, wanted: Use) -> bool {
         let limits = self.place.seats.limits;
@@ -237,7 +237,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: of IPv6 the network of 64 bits, which one host has as a whole.
+/// The unit that counts as one address: for IPv6 the /64 network, which one host has as a whole.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

@@ -1,8 +1,8 @@
-//! The server: accepting connections, with limits, and closing down.
+//! The server: accepting connections, with limits, and shutting down.
 //!
-//! A loop of its own over hyper, whose defaults are not enough: the time limit for request heads works only with a
-//! timer, and there is no limit on connections at all. Beside the address there is a socket in the run directory for the
-//! operator, with room of its own: nothing that clients do takes it.
+//! An accept loop of its own over hyper, whose defaults are not enough: the time limit for request heads works only
+//! with a timer, and there is no limit on connections at all. Beside the address there is a socket in the run directory
+//! for the operator, with room of its own that clients cannot use up.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -32,17 +32,17 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::public_urls::Certificate;
 
-/// How long a client may take for the head of a request, and how long a connection may be idle before one.
+/// Time limit for the head of a request, and for an idle connection before one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest head of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Headers of one request.
+/// Most headers of one request.
 const HEADERS_MAX: usize = 100;
-/// How long requests in progress may go on when the daemon stops.
+/// Time limit for requests in progress when the daemon stops.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
-/// Connections to the operator's socket.
+/// Most connections to the operator's socket.
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
-/// Pause after a failed accept: out of descriptors, most likely, and some connection will end.
+/// Delay after a failed accept: most likely out of descriptors, until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A bound address.
@@ -63,18 +63,18 @@ impl Listening {
     }
 }
 
-/// A listener and who answers there.
+/// A listener and its handler.
 #[derive(Debug)]
 pub struct Door<A> {
     /// The bound address.
     pub listening: Listening,
-    /// For TLS.
+    /// Configuration of TLS.
     pub certificate: Option<Arc<Certificate>>,
-    /// Who answers.
+    /// The handler.
     pub answers: A,
-    /// Connections that may be open at once.
+    /// Limits of open connections.
     pub limits: SeatLimits,
-    /// Told how many are.
+    /// Gauge of open connections.
     pub metrics: Option<Arc<Metrics>>,
 }
 
@@ -119,8 +119,8 @@ async fn accept<A: Answers>(
     seat: Seat,
     stop: CancellationToken,
 ) {
-    // Small pieces must leave at once: trailers, frames, single lines. And a client that has vanished without a word is
-    // noticed some day, however long its connection may be silent.
+    // Small pieces must leave at once: trailers, frames, single lines. Keepalive detects a client that has vanished
+    // without a FIN, however long its connection may be silent.
     let prepared =
         stream.set_nodelay(true).and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?));
     if let Err(cause) = prepared {
@@ -188,7 +188,7 @@ where
     }
 }
 
-/// Returns when the connection is to make room for another one.
+/// Completes when the connection must make room for another one.
 async fn made_room(seat: Option<&Seat>) {
     match seat {
         Some(seat) => seat.ended().cancelled().await,
@@ -196,7 +196,7 @@ async fn made_room(seat: Option<&Seat>) {
     }
 }
 
-/// The body of an answer. Its connection is busy until it is dropped.
+/// The body of an answer. Its connection counts as busy until it is dropped.
 struct Held {
     body: axum::body::Body,
     _busy: Option<Busy>,
@@ -227,7 +227,7 @@ impl hyper::body::Body for Held {
 pub struct OperatorSocket(UnixListener);
 
 impl OperatorSocket {
-    /// Binds a socket at this path. Root only can open it.
+    /// Binds a socket at this path. Only root can open it.
     pub fn bind(path: &Path) -> Result<Self, Error> {
         let failed = |cause: std::io::Error| Error::new("listen on", path.display().to_string(), cause);
         match std::fs::remove_file(path) {

@@ -1,7 +1,7 @@
 //! Endpoint 34: interactive sessions over a WebSocket.
 //!
-//! Owns the frames and the connection: `started` is the first frame, `exit` the last, after all output. What cannot be
-//! started is told in an `error` frame, since a client never sees the body of a refused handshake. The session itself is
+//! Owns the frames and the connection: `started` is the first frame, `exit` the last, after all output. A failed start
+//! is reported in an `error` frame, since a client never sees the body of a refused handshake. The session itself is
 //! `runs::Session`.
 
 use std::time::Duration;
@@ -26,11 +26,11 @@ use crate::runs::{self, ClientGone, Opened, Session, SessionEnd, SessionInput, S
 
 /// Longest message of a client.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// How long a client may take for its first frame.
+/// Time limit for a client's first frame.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a frame may wait for a client that does not read.
+/// Time limit for sending a frame to a client that does not read.
 const SEND_DEADLINE: Duration = Duration::from_secs(300);
-/// How long the daemon waits for the client's Close after its own.
+/// Time limit for the client's Close after the daemon's own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 
 type Sink = SplitSink<WebSocket, Message>;
@@ -47,7 +47,7 @@ pub(super) async fn exec_session(
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.map_err(|cause| Refusal::Invalid(format!("this is a WebSocket: {}", cause.body_text())))?;
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX);
-    // The session is a connection in use, as the request was.
+    // The session counts as a connection in use, as the request did.
     let busy = seat.map(|Extension(seat)| seat.busy());
     Ok(upgrade.on_upgrade(move |socket| async move {
         serve(app, found, socket).await;
@@ -73,7 +73,7 @@ async fn serve(app: App, found: TheBox, socket: WebSocket) {
     }
 }
 
-/// The first frame that means something must be `start`.
+/// The first known frame must be `start`.
 async fn first_frame(source: &mut Source) -> Option<Start> {
     let read = async {
         loop {
@@ -120,12 +120,12 @@ async fn converse(session: Session, mut sink: Sink, source: Source) {
     }
 }
 
-/// Passes the frames of the client on until it closes the connection. When the session has ended, frames are read and
+/// Forwards the frames of the client until it closes the connection. After the end of the session, frames are read and
 /// dropped.
 async fn read(mut source: Source, session: mpsc::Sender<SessionInput>) {
     while let Some(Ok(message)) = source.next().await {
         if matches!(message, Message::Close(_)) {
-            // The session ends at once; the rest is the order in which the connection is closed.
+            // The session ends at once; the rest closes the connection in order.
             drop(session);
             return drain(source).await;
         }
@@ -140,8 +140,8 @@ async fn drain(mut source: Source) {
     while let Some(Ok(_)) = source.next().await {}
 }
 
-/// Closes the connection (RFC 6455, section 7.1.1): sends Close and reads on until the client has closed too. A socket that
-/// is closed with unread input makes a TCP reset, which takes output away from the client that it has not read yet.
+/// Closes the connection (RFC 6455, section 7.1.1): sends Close and reads on until the client has closed too. A socket
+/// that is closed with unread input makes a TCP reset, and the client loses output that it has not read yet.
 async fn close(mut sink: Sink, until_closed: impl Future<Output = ()>) {
     let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
     // The client may have closed first.
@@ -149,7 +149,7 @@ async fn close(mut sink: Sink, until_closed: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(CLOSE_DEADLINE, until_closed).await;
 }
 
-/// A frame, if the message is one that is known. Others are ignored.
+/// Parses a message into a frame. Unknown messages are ignored.
 fn frame_of(message: Message) -> Option<ClientFrame> {
     match message {
         Message::Text(text) => serde_json::from_str(&text).ok(),
@@ -158,7 +158,7 @@ fn frame_of(message: Message) -> Option<ClientFrame> {
     }
 }
 
-/// What a frame means to a running session.
+/// Converts a frame into input of a running session.
 fn input_of(frame: ClientFrame) -> Option<SessionInput> {
     match frame {
         ClientFrame::Stdin { data } => BASE64.decode(data).ok().map(SessionInput::Bytes),

@@ -11,7 +11,7 @@ use crate::ids;
 use crate::lifecycle::check_git_identity;
 use crate::refusal::Refusal;
 
-/// Sets the network policy. It is in force when this has an answer, for connections that are open too.
+/// Sets the network policy. It is in force when this has answered, for open connections too.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(super) async fn network_policy(
     State(app): State<App>,
@@ -39,7 +39,7 @@ pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body):
     Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
 }
 
-/// Removes a label. One that is not there is fine.
+/// Removes a label. A missing one is not an error.
 #[utoipa::path(delete, path = "/v2/box/{id}/config/labels/{label}", tag = "settings", params(("id" = String, Path), ("label" = String, Path)), responses((status = 200, body = Labels)))]
 pub(super) async fn remove_label(
     State(app): State<App>,
@@ -51,7 +51,7 @@ pub(super) async fn remove_label(
     Ok(axum::Json(Labels { labels: found.entry.settings().labels }))
 }
 
-/// Sets git's identity in the box. What is unset keeps its value.
+/// Sets git's identity in the box. Absent fields keep their value.
 #[utoipa::path(put, path = "/v2/box/{id}/git-config", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
 pub(super) async fn git_config(
     State(app): State<App>,
@@ -76,7 +76,7 @@ async fn change_git_config(app: &App, found: &TheBox, body: GitConfigChange) -> 
     if found.entry.status() == BoxStatus::Error {
         return Err(Refusal::Unavailable("the box cannot be used; its log says why".into()));
     }
-    // Acts on the box at once, a sleeping one is woken for it.
+    // Applies to the box at once; a sleeping one is woken for it.
     let awake = found.awake(app).await?;
     let change = |settings: &mut crate::domain::BoxSettings| {
         settings.git_user_name = name.or(settings.git_user_name.take());

@@ -1,14 +1,15 @@
-//! Shares: what one account may take of what all accounts need.
+//! Shares: the part of a common resource that one account may take.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The last part of a total, one in so many, is for those who have little.
+/// The last 1/`RESERVE_PART` of a total is reserved for accounts that have little.
 const RESERVE_PART: u32 = 8;
-/// Who has less than one in so many of a total has little.
+/// An account with less than 1/`LITTLE_PART` of a total has little.
 const LITTLE_PART: u32 = 64;
 
-/// Whether one who has `mine` may have another one, where `all` of `most` are taken and `share` is the most for one.
+/// True if an account that has `mine` may take another one, where `all` of `most` are taken and `share` is the most for
+/// one.
 pub(super) fn allows(all: u32, mine: u32, most: u32, share: u32) -> bool {
     let has_little = mine < (most / LITTLE_PART).max(1);
     mine < share && all < most && (has_little || all < most - most / RESERVE_PART)
@@ -35,10 +36,10 @@ pub(super) struct Share {
     account: String,
 }
 
-/// Why a request is turned away.
+/// Reason for refusing a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The account has its share.
+    /// The account has used its share.
     Account,
     /// The server is busy.
     Server,
@@ -53,7 +54,7 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request of this account begins. Requests without a valid key are those of the account ``.
+    /// Begins a request of this account. Requests without a valid key count for the account ``.
     pub(super) fn take(&self, account: &str) -> Result<Share, Full> {
         let mut taken = self.lock();
         let mine = taken.of.get(account).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! The body of an exec stream: raw output, byte for byte, then one trailer. Both clients find the trailer at any place, also
-//! in the middle of a line.
+//! The body of an exec stream: raw output, byte for byte, then one trailer. Both clients find the trailer at any place,
+//! also in the middle of a line.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::flush::Gate;
 use crate::http::v2::wire::{ErrorBody, ExitTrailer};
 use crate::runs::{Finished, RunStream, StreamItem};
 
-/// The body. Dropping it (the client has gone) leaves the run alone.
+/// The body. Dropping it (the client has disconnected) does not affect the run.
 #[derive(Debug)]
 pub(super) struct StreamBody {
     items: RunStream,
@@ -25,7 +25,7 @@ pub(super) struct StreamBody {
 #[derive(Debug)]
 enum State {
     Output,
-    /// Everything but the trailer is on its way: waiting for the flush after this one.
+    /// Everything but the trailer is sent: waiting for the flush after this one.
     Flush {
         seen: u64,
         trailer: Bytes,

@@ -1,4 +1,4 @@
-//! What belongs to no account: health, metrics, the description of the API.
+//! Endpoints without an account: health, metrics, the description of the API.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,14 @@ use crate::domain::BoxStatus;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 
-/// The other end of the connection.
+/// The peer of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     /// Its address.
     pub address: SocketAddr,
-    /// Whether the connection is TLS.
+    /// True if the connection is TLS.
     pub secure: bool,
-    /// Whether it came through the operator's socket.
+    /// True if it came through the operator's socket.
     pub operator: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Health {
     version: &'static str,
 }
 
-/// Whether the daemon serves. Needs no key.
+/// Reports that the daemon serves. Needs no key.
 #[utoipa::path(get, path = "/healthz", tag = "system", responses((status = 200, body = Health)), security(()))]
 pub(super) async fn healthz() -> axum::Json<Health> {
     axum::Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
@@ -77,7 +77,7 @@ pub(super) async fn metrics(
         false => Vec::new(),
     };
     app.metrics.set_passed(&passed);
-    // Which boxes others have is nothing for the owner of a key.
+    // The owner of a key must not learn of the boxes of others.
     app.boxes.count_networks(local).await?;
     let text = app.metrics.text(&counts);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

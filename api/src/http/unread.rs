@@ -1,8 +1,8 @@
 //! Request bodies that are answered before they are read.
 //!
-//! A client that still sends when its connection is closed gets a TCP reset in place of the answer, and a client that keeps
-//! the connection for its next request finds it closed. So the rest of a body is read and dropped before the answer is
-//! sent, within limits. Beyond them the answer says `Connection: close`, and the connection lingers: see
+//! A client that still sends when its connection is closed gets a TCP reset in place of the answer, and a client that
+//! keeps the connection for its next request finds it closed. So the rest of a body is read and dropped before the
+//! answer is sent, within limits. Beyond them the answer says `Connection: close`, and the connection lingers: see
 //! [`Gate::linger`](super::flush::Gate::linger).
 
 use std::pin::Pin;
@@ -18,26 +18,26 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::flush::Gate;
 
-/// So much of a body is read for nothing: the longest that a route takes, and some.
+/// Most bytes of a body that are read and dropped: the longest that a route takes, and some margin.
 const DROPPED_BYTES_MAX: u64 = 160 * 1024 * 1024;
-/// And so long.
+/// Longest time of reading and dropping.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
-/// A client that pauses for so long gets its answer at once.
+/// A client that pauses this long gets its answer at once.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The body of a request, shared by its handler and [`Rest`].
 #[derive(Debug)]
 struct Shared(Arc<Mutex<Incoming>>);
 
-/// What a handler has left of a body.
+/// The part of a body that its handler did not read.
 #[derive(Debug)]
 pub(super) struct Rest {
     body: Arc<Mutex<Incoming>>,
-    /// The client sends the body only when it is told to.
+    /// The client waits for `100 Continue` before it sends the body.
     expects: bool,
 }
 
-/// The request for its handler, and the hold on its body.
+/// The request for its handler, and the handle on its body.
 pub(super) fn share(request: hyper::Request<Incoming>) -> (Request, Rest) {
     let expects = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
@@ -47,7 +47,7 @@ pub(super) fn share(request: hyper::Request<Incoming>) -> (Request, Rest) {
 }
 
 impl Rest {
-    /// Reads what the handler has left, before its answer is sent.
+    /// Reads the rest of the body before its answer is sent.
     pub(super) async fn dropped(self, mut response: Response, gate: &Gate) -> Response {
         // An upgraded connection has no rest, and a body that is still held is still being read.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || Arc::strong_count(&self.body) > 1 {

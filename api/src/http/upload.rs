@@ -12,13 +12,13 @@ use crate::files::{FILE_BYTES_MAX, Upload};
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 
-/// Longest upload: 100 MiB of files, and what multipart puts around them.
+/// Longest upload: 100 MiB of files, and the multipart overhead.
 pub(super) const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
 /// Longest path.
 const PATH_BYTES_MAX: usize = 4096;
 
 /// Uploads files: fields `paths` (absolute destination) and parts `files`, paired by order; one client sends all paths
-/// first, another path and file in turn. The file name of a part means nothing.
+/// first, another path and file in turn. The file name of a part is ignored.
 #[utoipa::path(post, path = "/v2/box/{id}/files/upload", tag = "files", params(("id" = String, Path)), request_body(content_type = "multipart/form-data", description = "Pairs of `paths` and `files`"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
 pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let is_form = request
@@ -72,7 +72,7 @@ async fn read_path(mut field: Field<'_>) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-/// Streams a part into its file. An upload that breaks off leaves nothing.
+/// Streams a part into its file. An aborted upload leaves no file.
 async fn write_file(upload: &mut Upload<'_>, mut field: Field<'_>) -> Result<(), Refusal> {
     let mut file = upload.next_file().await?;
     while let Some(piece) = field.chunk().await.map_err(|cause| refuse(&cause))? {

@@ -1,4 +1,4 @@
-//! From samples to usage: a pure function.
+//! Conversion of samples to usage: a pure function.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct Sample {
     pub storage_bytes: Option<u64>,
 }
 
-/// What a box has used.
+/// The usage of a box.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU microseconds.
@@ -41,7 +41,7 @@ pub struct Usage {
     pub storage_bytes: u64,
 }
 
-/// The fold, kept open so that samples can be added as they come, in the order of their numbers.
+/// The fold as a state to which samples are added in the order of their numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Fold {
     counters: BTreeMap<Generation, u64>,
@@ -57,14 +57,14 @@ struct StoragePoint {
 }
 
 impl Fold {
-    /// Adds a sample. One that has been seen (its number is below the next expected one) changes nothing.
+    /// Adds a sample. A known one (its number is below the next expected one) changes nothing.
     pub fn push(&mut self, sample: &Sample) {
         if sample.sequence < self.next_sequence {
             return;
         }
         self.next_sequence = sample.sequence + 1;
         let counter = self.counters.entry(sample.generation.clone()).or_default();
-        // A counter never runs backwards within its generation; should it seem to, the larger reading was true once.
+        // A counter never runs backwards within its generation; if it seems to, the larger reading is the correct one.
         *counter = (*counter).max(sample.cpu_usec);
         if let Some(bytes) = sample.storage_bytes {
             let moment = Moment {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn storage_is_integrated_over_the_boot_clock() {
         let mut jumped = sample("a", 1, 1, 3000, 0, Some(20));
-        jumped.wall_ms = -5_000_000; // somebody set the clock back
+        jumped.wall_ms = -5_000_000; // the clock was set back
         let samples = [sample("a", 1, 0, 1000, 0, Some(10)), jumped];
         let until = Moment { boot_id: "a".into(), boottime_ms: 4000, wall_ms: 9_999_999 };
         assert_eq!(fold(&samples, None).storage_byte_ms, 10 * 2000);
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(fold(&[sample("a", 1, 0, 50_000, 0, Some(10)), after], None).storage_byte_ms, 0);
     }
 
-    /// A history as a box makes it: counters grow, sometimes a new generation begins, time goes on.
+    /// A realistic history of a box: counters grow, sometimes a new generation begins, time advances.
     fn history() -> impl Strategy<Value = Vec<Sample>> {
         let step = (0..5_000_u64, 0..1_000_000_u64, any::<bool>(), 0..12_u8, prop::option::of(0..10_000_000_000_u64));
         prop::collection::vec(step, 1..60).prop_map(|steps| {
@@ -241,7 +241,7 @@ mod tests {
             let cut = cut.min(samples.len());
             let mut state = Fold::default();
             samples[..cut].iter().for_each(|s| state.push(s));
-            // The daemon died and reads everything again, then goes on; some samples are delivered twice.
+            // The daemon died and reads everything again, then continues; some samples are delivered twice.
             let mut restarted = state.clone();
             samples[cut.saturating_sub(3)..].iter().for_each(|s| restarted.push(s));
             prop_assert_eq!(restarted.usage(None), fold(&samples, None));

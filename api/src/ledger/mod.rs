@@ -1,4 +1,4 @@
-//! The ledger: what every box has used, and what that costs.
+//! The ledger: the usage of every box, and its cost.
 //!
 //! Owns the arithmetic only: samples, the pure fold over them and the prices. Taking samples is `boxes::meter`, keeping
 //! them is `db::samples`. Invariants: samples are append-only readings of counters that only grow within one

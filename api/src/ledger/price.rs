@@ -1,4 +1,4 @@
-//! From usage to money, in integers.
+//! Conversion of usage to money, in integers.
 //!
 //! The prices: 0.10 $ for one core used for one hour, 0.10 $ for one GB kept for one month. A GB is 10^9 bytes and a
 //! month has 730 hours (a twelfth of a year). Amounts are millionths of a dollar, rounded half up once per amount.
@@ -17,7 +17,7 @@ const CPU_USEC_PER_MICRO_DOLLAR: u64 = 36_000;
 /// Byte-milliseconds that cost one millionth of a dollar: 1e9 bytes for 730 hours are 100 000 millionths.
 const BYTE_MS_PER_MICRO_DOLLAR: u128 = 1_000_000_000 * (MONTH_HOURS as u128 * 3_600_000) / 100_000;
 
-/// What a usage costs.
+/// The cost of a usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Millionths of a dollar for CPU.
@@ -27,7 +27,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Both together, in millionths of a dollar.
+    /// Total, in millionths of a dollar.
     #[must_use]
     pub fn total_micro_dollars(self) -> u64 {
         self.cpu_micro_dollars + self.storage_micro_dollars

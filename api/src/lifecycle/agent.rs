@@ -1,6 +1,6 @@
-//! The agent that a new box is asked to have. Many programs ask for one and use the box without it.
+//! The agent settings of a new box. Many programs set an agent and use the box without it.
 //!
-//! An agent is kept and shown; this version runs none.
+//! An agent is stored and shown; this version runs none.
 
 use serde_json::Value;
 
@@ -13,10 +13,10 @@ const RUNNER_BYTES_MAX: usize = 64 * 1024;
 /// The harness that brings its own program.
 const CUSTOM: &str = "custom";
 
-/// An agent as its owner wants it.
+/// The agent settings of an owner.
 #[derive(Debug, Clone, Default)]
 pub struct AgentRequest {
-    /// What drives the model.
+    /// The program that drives the model.
     pub harness: Option<String>,
     /// The model.
     pub model: Option<String>,
@@ -25,7 +25,7 @@ pub struct AgentRequest {
 }
 
 impl AgentRequest {
-    /// The agent, checked. The clients look at harness and model alike, so a model brings its harness.
+    /// The agent, checked. The clients read harness and model alike, so a model implies its harness.
     pub(super) fn checked(self) -> Result<Self, Refusal> {
         let (harness, model) = (word("agent", self.harness)?, word("model", self.model)?);
         let harness = harness.or_else(|| model.as_deref().map(|model| harness_of(model).to_owned()));
@@ -45,7 +45,7 @@ impl AgentRequest {
     }
 }
 
-/// A word; the empty one is none.
+/// A word; an empty one counts as none.
 fn word(what: &str, value: Option<String>) -> Result<Option<String>, Refusal> {
     match value.filter(|value| !value.is_empty()) {
         Some(value) if value.len() > WORD_BYTES_MAX || value.chars().any(char::is_control) => {
@@ -56,7 +56,7 @@ fn word(what: &str, value: Option<String>) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// The harness that a model has by default.
+/// The default harness of a model.
 fn harness_of(model: &str) -> &'static str {
     let begins = |prefix: &str| model.starts_with(prefix);
     if begins("custom/") || model == CUSTOM {

@@ -1,4 +1,4 @@
-//! Creating a box: what its owner wants is checked, `boxes` makes it, and it is provisioned.
+//! Creating a box: the request is checked, `boxes` makes the box, and it is provisioned.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::ids::{self, ENV_VARS_MAX};
 use crate::refusal::Refusal;
 use icebox_net::headers::{HeaderRules, Wanted};
 
-/// Longest life of an ephemeral box, and its life if none is asked for: 3 days.
+/// Longest life of an ephemeral box, and the default: 3 days.
 const TTL_SECONDS_MAX: u64 = 259_200;
 /// Longest init command.
 const INIT_COMMAND_BYTES_MAX: usize = 64 * 1024;
@@ -23,7 +23,7 @@ const SECRET_BYTES_MAX: usize = 4096;
 /// Longest name or address for git.
 const GIT_IDENTITY_BYTES_MAX: usize = 256;
 
-/// A box as its owner wants it. Nothing is checked yet; what is unset has its default.
+/// A request for a new box, not checked yet; absent fields have their default.
 #[derive(Debug, Clone, Default)]
 pub struct BoxRequest {
     /// A name, unique in the account.
@@ -46,9 +46,9 @@ pub struct BoxRequest {
     pub git_user_email: Option<String>,
     /// Connections it may make.
     pub network_policy: Option<NetworkPolicy>,
-    /// Headers that its requests get on their way out.
+    /// Headers that are added to its outgoing requests.
     pub headers: Option<Wanted>,
-    /// Delete it by itself after `ttl_seconds`.
+    /// Delete it automatically after `ttl_seconds`.
     pub ephemeral: bool,
     /// Life of an ephemeral box.
     pub ttl_seconds: Option<u64>,
@@ -62,7 +62,7 @@ pub struct BoxRequest {
     pub agent_api_key: Option<Secret>,
 }
 
-/// What a new box gets from its account and from this host.
+/// Settings of a new box that come from its account and from this host.
 #[derive(Debug, Default)]
 struct Defaults {
     env: BTreeMap<String, String>,
@@ -71,8 +71,8 @@ struct Defaults {
 }
 
 impl Lifecycle {
-    /// Creates a box. When this returns, the box is on disk, accepts work, and is provisioned. It is finished even if the
-    /// client goes away.
+    /// Creates a box. On return the box is on disk, accepts work, and is provisioned. The creation finishes even if the
+    /// client disconnects.
     pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
         let defaults = Defaults {
             env: self.db.account_env(&account.id).await?,
@@ -148,7 +148,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
     })
 }
 
-/// A token or key; the empty one is none.
+/// A token or key; an empty one counts as none.
 fn check_secret(what: &str, value: Option<Secret>) -> Result<Option<Secret>, Refusal> {
     match value.filter(|value| !value.0.is_empty()) {
         Some(value) if value.0.len() > SECRET_BYTES_MAX || value.0.chars().any(char::is_control) => {
@@ -159,7 +159,7 @@ fn check_secret(what: &str, value: Option<Secret>) -> Result<Option<Secret>, Ref
     }
 }
 
-/// A runtime that does not exist is refused, never ignored: the client would rely on it.
+/// An unknown runtime is refused, never ignored: the client would rely on it.
 fn check_runtime(runtime: Option<&str>) -> Result<(), Refusal> {
     match runtime {
         None | Some("node" | "python") => Ok(()),
@@ -180,7 +180,7 @@ pub fn check_env(env: &BTreeMap<String, String>) -> Result<(), Refusal> {
     env.iter().try_for_each(|(name, value)| ids::check_env(name, value)).map_err(Refusal::Invalid)
 }
 
-/// The headers that requests get; none if the list is empty.
+/// The headers to add to requests; none if the list is empty.
 pub fn check_headers(wanted: &Wanted, has_network: bool) -> Result<Option<HeaderRules>, Refusal> {
     if !has_network {
         let text = "attach_headers need a network, and boxes of this Icebox have none (`[network] enabled = false`)";
@@ -190,7 +190,7 @@ pub fn check_headers(wanted: &Wanted, has_network: bool) -> Result<Option<Header
     Ok((!rules.is_empty()).then_some(rules))
 }
 
-/// The policy that was asked for; if none was, everything, as far as there is a network.
+/// The requested policy; by default all connections, if there is a network.
 fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkPolicy, Refusal> {
     let Some(asked) = asked else {
         return Ok(if has_network { NetworkPolicy::allow_all() } else { NetworkPolicy::deny_all() });
@@ -199,7 +199,7 @@ fn policy_of(asked: Option<NetworkPolicy>, has_network: bool) -> Result<NetworkP
     Ok(asked)
 }
 
-/// An init command; the empty one is none.
+/// An init command; an empty one counts as none.
 pub fn check_init_command(command: Option<String>) -> Result<Option<String>, Refusal> {
     match command {
         Some(command) if command.len() > INIT_COMMAND_BYTES_MAX => {
@@ -211,7 +211,7 @@ pub fn check_init_command(command: Option<String>) -> Result<Option<String>, Ref
     }
 }
 
-/// A name or address for git; the empty one is none.
+/// A name or address for git; an empty one counts as none.
 pub fn check_git_identity(value: Option<String>) -> Result<Option<String>, Refusal> {
     match value {
         Some(value) if value.len() > GIT_IDENTITY_BYTES_MAX || value.chars().any(char::is_control) => {

@@ -1,8 +1,9 @@
-//! The life of boxes: the use cases that need a box and what runs in it.
+//! The life of boxes: the use cases that need a box and its processes.
 //!
-//! Owns: creating a box, waking it, taking over what an earlier daemon has left, and what Icebox itself does in a box
-//! (`provision`). It stands above `boxes` and `runs`, which do not know each other's verbs: `http` and `public_urls` ask
-//! here. Leaves out: how a box is made, frozen or started (`boxes`) and how a command runs (`runs`).
+//! Owns: creating a box, waking it, taking over boxes and runs of an earlier daemon, and Icebox's own commands in a box
+//! (`provision`). It stands above `boxes` and `runs`, which do not call each other's operations: `http` and
+//! `public_urls` call this module. Leaves out: how a box is made, frozen or started (`boxes`) and how a command runs
+//! (`runs`).
 
 mod agent;
 mod create;
@@ -31,12 +32,12 @@ pub struct Lifecycle {
     runs: Runs,
     db: Db,
     metrics: Arc<Metrics>,
-    /// Boxes that the start of the daemon has dealt with.
+    /// Boxes that the start of the daemon has processed.
     settled: Arc<AtomicUsize>,
 }
 
 impl Lifecycle {
-    /// Over these boxes, whose records are in `db`.
+    /// The use cases over these boxes, whose records are in `db`.
     #[must_use]
     pub fn new(boxes: Boxes, runs: Runs, db: Db, metrics: Arc<Metrics>) -> Self {
         Self { boxes, runs, db, metrics, settled: Arc::default() }

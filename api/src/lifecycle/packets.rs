@@ -1,4 +1,4 @@
-//! What the firewall tells: refused packets are kept, and a packet for a box that sleeps wakes it.
+//! Events of the firewall: refused packets are recorded, and a packet for a sleeping box wakes it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::boxes::{Entry, WorkKind};
 use icebox_net::nflog::Event;
 
 impl Lifecycle {
-    /// Does what packets ask for. Returns only if the firewall sends no events any more.
+    /// Handles the events. Returns only when the firewall's event stream ends.
     pub async fn heed_network(self) {
         let Some(mut events) = self.boxes.network_events() else { return };
         while let Some(event) = events.next().await {
@@ -25,7 +25,7 @@ impl Lifecycle {
         );
     }
 
-    /// Wakes a box in the background, because something has arrived for it.
+    /// Wakes a box in the background, because a packet has arrived for it.
     pub(super) fn wake_for_packet(&self, entry: Arc<Entry>) {
         let lifecycle = self.clone();
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
-//! What happens to boxes when the daemon starts: facts from disk and truth from the kernel are brought together.
+//! The start of the daemon: the records on disk are reconciled with the state of the kernel.
 //!
-//! Afterwards: every box on disk is in the table; those whose PID 1 lives are watched and their runs taken over; those
-//! being deleted go on being deleted; what was being made when the daemon died is removed.
+//! Afterwards: every box on disk is in the table; those whose PID 1 lives are watched and their runs taken over;
+//! deletions in progress continue; remains of unfinished creations are removed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,17 +16,17 @@ use crate::boxes::{Entry, Phase, Write};
 use crate::error::Error;
 use crate::runs;
 
-/// How long the start of the daemon waits for the runs of one box. A box that does not answer is served when it does.
+/// Longest wait for the runs of one box at the start of the daemon. A slow box is served once it answers.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(5);
-/// Boxes whose runs are taken over at once.
+/// Boxes whose runs are taken over in parallel.
 const ADOPT_AT_ONCE: usize = 32;
 
-/// How far the start is.
+/// Progress of the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Boxes that were read from disk.
     known: usize,
-    /// Of these, boxes of which it is known what became of them.
+    /// Number of these boxes whose state is known.
     settled: usize,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Progress {
 }
 
 impl Lifecycle {
-    /// How far [`Lifecycle::reconcile`] is.
+    /// Progress of [`Lifecycle::reconcile`].
     #[must_use]
     pub fn progress(&self) -> Progress {
         let settled = self.settled.load(Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Finds out what became of each box, many at once.
+    /// Determines the state of each box, many in parallel.
     async fn settle_all(&self) {
         let mut settling = JoinSet::new();
         for entry in self.boxes.all() {
@@ -118,7 +118,7 @@ impl Lifecycle {
         }
     }
 
-    /// A box whose processes are gone: after a reboot, or its init has ended while no daemon was there.
+    /// A box whose processes are gone: after a reboot, or because its init ended while no daemon was running.
     async fn settle_dead(&self, entry: &Arc<Entry>) {
         let _life = entry.lock_life().await;
         self.boxes.clean_up_dead(entry).await;

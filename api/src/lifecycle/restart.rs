@@ -1,7 +1,7 @@
-//! Restarting a box: all its processes end, its file system is checked, and it starts anew on its disk.
+//! Restarting a box: all its processes end, its file system is checked, and it restarts on its disk.
 //!
-//! This is the way out for a box that the host has harmed: its disk met a full or failing disk of the host, and its file
-//! system is read-only since then.
+//! For a box that the host has harmed: its disk met a full or failing disk of the host, and its file system is
+//! read-only since then.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::boxes::{Entry, Phase, WorkKind, to_the_end};
 use crate::refusal::Refusal;
 
 impl Lifecycle {
-    /// Ends all processes of a box, checks its file system and starts it anew. Commands in flight end as failed.
+    /// Ends all processes of a box, checks its file system and restarts it. Commands in flight end as failed.
     pub async fn restart(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let work = entry.activity.begin(WorkKind::Request);
         let (lifecycle, entry) = (self.clone(), Arc::clone(entry));

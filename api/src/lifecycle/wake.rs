@@ -1,6 +1,6 @@
-//! Waking boxes: for whatever needs them, and because their owner says so.
+//! Waking boxes: for requests that need them, and by request of their owner.
 //!
-//! Invariant: the caller counts itself as work before the box is looked at, so a box cannot fall asleep under a request
+//! Invariant: the caller counts itself as work before the box is checked, so a box cannot fall asleep under a request
 //! that has just found it awake (`boxes::Activity`).
 
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::boxes::{Awake, Entry, FreezeReason, Phase, WorkKind, to_the_end};
 use crate::refusal::Refusal;
 use crate::runs;
 
-/// How long an explicit pause waits for short requests in progress, so that they can be answered.
+/// Longest wait of an explicit pause for short requests in progress, so that they can be answered.
 const PAUSE_DRAIN: Duration = Duration::from_secs(2);
 
 impl Lifecycle {
-    /// Makes sure that the box runs and is thawed. The answer keeps it awake.
+    /// Ensures that the box runs and is thawed. The returned value keeps it awake.
     pub async fn ensure_awake(&self, entry: &Arc<Entry>, kind: WorkKind) -> Result<Awake, Refusal> {
-        // Counted before the look: see `activity`.
+        // Counted before the check: see `activity`.
         let work = entry.activity.begin(kind);
         let life = entry.lock_life().await;
         let view = entry.view();
@@ -35,7 +35,7 @@ impl Lifecycle {
         Ok(Awake { entry: Arc::clone(entry), work })
     }
 
-    /// Thaws a frozen box, starts a dead one. Harmless for one that is awake.
+    /// Thaws a frozen box, starts a dead one. No effect on one that is awake.
     async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let _life = entry.lock_life().await;
         let view = entry.view();
@@ -58,9 +58,9 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Starts a box anew on its disk, after the end of its processes. The caller holds the lifecycle lock.
+    /// Restarts a box on its disk, after the end of its processes. The caller holds the lifecycle lock.
     pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
-        // What is left of its last life: processes, the last reading, the cgroup, the runs that ended with it.
+        // Cleans up its last life: processes, the last reading, the cgroup, the runs that ended with it.
         self.boxes.clean_up_dead(entry).await;
         runs::fail_orphans(&self.runs, entry).await?;
         self.boxes.start_again(entry, check).await?;
@@ -68,12 +68,12 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Wakes a box because its owner says so.
+    /// Wakes a box by request of its owner.
     pub async fn resume(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         self.ensure_awake(entry, WorkKind::Request).await.map(drop)
     }
 
-    /// Puts a box to sleep because its owner says so. Commands in flight stop where they are.
+    /// Puts a box to sleep by request of its owner. Commands in flight are frozen.
     pub async fn pause(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         if entry.settings().keep_alive {
             return Err(Refusal::Invalid("a keep-alive box cannot be paused".into()));
@@ -84,8 +84,8 @@ impl Lifecycle {
             let arrivals = entry.activity.arrivals();
             lifecycle.boxes.freeze(&entry, FreezeReason::Asked).await?;
             // A short request may have found the box awake just before: it waits for an answer that a frozen init
-            // cannot give. It wakes the box like one that comes after the pause, and so does what a client has sent through
-            // a public URL meanwhile. (Commands in flight stay frozen.)
+            // cannot give. It wakes the box like one that comes after the pause; bytes that a client has sent through a
+            // public URL meanwhile do the same. (Commands in flight stay frozen.)
             if entry.activity.is_needed(arrivals) {
                 lifecycle.wake(&entry).await?;
             }

@@ -1,13 +1,13 @@
-//! Whom a request is for: from its host name or its path to a box and a port.
+//! The target of a request: maps its host name or its path to a box and a port.
 //!
-//! Strict, because two readings of one request are how proxies are fooled: exactly one Host, in agreement with the request
-//! line; a name of ours is `<id>-<port>.<domain>` and nothing that merely resembles it. No part of it is ever resolved,
-//! decoded or taken as an address.
+//! Strict, because proxies are attacked through two readings of one request: exactly one Host, in agreement with the
+//! request line; a name of ours is exactly `<id>-<port>.<domain>`. No part of it is ever resolved, decoded or taken as
+//! an address.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version, header};
 
-/// Where the path form begins.
+/// Prefix of the path form.
 const PATH_PREFIX: &str = "/preview/";
 
 /// A port of a box.
@@ -19,20 +19,20 @@ pub struct Target {
     pub port: u16,
 }
 
-/// Whom a request is for.
+/// Target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressed {
     /// A port of a box, by its host name.
     Name(Target),
-    /// A port of a box, by its path; the part of the path that says so, without a slash at its end.
+    /// A port of a box, by its path; with the prefix that names it, without a slash at its end.
     Path(Target, String),
-    /// Something below our domain, or in our path, that cannot be one of our names.
+    /// A name below our domain, or in our path, that cannot be one of our names.
     Nobody,
-    /// Whoever else is served here.
+    /// Another site that is served here.
     Other,
 }
 
-/// Reads whom a request is for. The error says what is wrong with the request.
+/// Determines the target of a request. The error describes the invalid request.
 pub(super) fn addressed(parts: &Parts, domain: &str, path_form: bool) -> Result<Addressed, &'static str> {
     if let Some(host) = host(parts)?
         && let Some(label) = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.'))
@@ -54,7 +54,7 @@ pub(super) fn path_of(target: &Target) -> String {
     format!("{PATH_PREFIX}{}-{}", target.box_id, target.port)
 }
 
-/// `<id>-<port>`; the last dash is what parts them.
+/// `<id>-<port>`; the last dash separates them.
 fn target(label: &str) -> Option<Target> {
     let (id, port) = label.rsplit_once('-')?;
     let is_id = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -68,8 +68,7 @@ fn target(label: &str) -> Option<Target> {
     Some(Target { box_id: id.to_owned(), port: port.parse().ok()? })
 }
 
-/// The name of the host that is asked for: lower case, without port and final dot. None for a client of HTTP/1.0 that
-/// names none.
+/// The requested host name: lower case, without port and final dot. `None` for a client of HTTP/1.0 that sends none.
 fn host(parts: &Parts) -> Result<Option<String>, &'static str> {
     let named = only_host(&parts.headers)?;
     let Some(named) = named else {
@@ -107,7 +106,7 @@ fn split(named: &str) -> Result<(String, Option<u16>), &'static str> {
             if !port.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(WRONG);
             }
-            // Nothing after the colon is the default port.
+            // An empty port after the colon means the default port.
             let port = if port.is_empty() { None } else { Some(port.parse().map_err(|_| WRONG)?) };
             (name, port)
         }

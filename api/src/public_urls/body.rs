@@ -1,4 +1,4 @@
-//! Bodies on their way through.
+//! Relayed bodies.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +14,11 @@ use tokio::time::Sleep;
 use super::passage::Passage;
 use crate::boxes::{Activity, Work, WorkKind};
 
-/// A client that sends a body may pause for so long.
+/// Longest pause of a client that sends a body.
 const UPLOAD_PAUSE: Duration = Duration::from_secs(300);
 
-/// A request that the box has got whole and has not begun to answer keeps it awake: it works on it, or seems to. Before,
-/// and after, each piece of a body speaks for itself, and a silent client does not.
+/// A request that the box has received completely and has not begun to answer keeps it awake: it presumably works on
+/// it. Before and after, each piece of a body counts as activity, and a silent client does not.
 #[derive(Debug)]
 pub(super) struct Asked {
     activity: Arc<Activity>,
@@ -45,7 +45,7 @@ impl Asked {
         }
     }
 
-    /// The box has begun to answer, or will not any more.
+    /// The box has begun to answer, or will not answer.
     pub(super) fn answered(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Answered;
     }

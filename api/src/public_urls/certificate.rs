@@ -14,12 +14,12 @@ use tokio_rustls::server::TlsStream;
 use crate::config::PublicUrls;
 use crate::error::Error;
 
-/// How often the files are looked at.
+/// Interval between checks of the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a client may take to agree on keys.
+/// Time limit for a client's TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// When and how long, of certificate and key: another value is another file.
+/// Modification time and length of certificate and key: a different value means a different file.
 type Version = [(SystemTime, u64); 2];
 
 /// A certificate in use.
@@ -31,14 +31,14 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// The one of the configuration, if there is one.
+    /// The configured one, if there is one.
     pub fn of(config: &PublicUrls) -> Result<Option<Arc<Self>>, Error> {
         let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
         let current = RwLock::new((version(certificate, key)?, load(certificate, key)?));
         Ok(Some(Arc::new(Self { certificate: certificate.as_path().into(), key: key.as_path().into(), current })))
     }
 
-    /// Agrees on keys with a client.
+    /// Performs the TLS handshake with a client.
     pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).1);
         match tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(config).accept(stream)).await {
@@ -47,14 +47,14 @@ impl Certificate {
         }
     }
 
-    /// Looks at the files from time to time. Never returns.
+    /// Checks the files periodically. Never returns.
     pub async fn watch(self: Arc<Self>) {
         let mut failed = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let certificate = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || certificate.look()).await;
-            // Half of a change may be on disk: the old certificate stays until both files fit together.
+            // Half of a change may be on disk: the old certificate stays until both files match.
             if let Ok(Err(error)) = looked {
                 let text = error.chain();
                 if failed.as_ref() != Some(&text) {

@@ -1,8 +1,8 @@
-//! Into the box: a connection to a port, made inside the box's own network namespace.
+//! Connections to a port of a box, made inside the box's own network namespace.
 //!
-//! The address is always the box's loopback and the namespace that of the PID 1 of exactly this life of this box: nothing
-//! of a request has a part in it, so there is nowhere else it could lead to. The namespace is opened for each connection
-//! and not kept: one that is held would outlive its box, with the links in it.
+//! The address is always the box's loopback and the namespace that of the PID 1 of exactly this life of this box: no
+//! part of a request influences it, so a request cannot reach another destination. The namespace is opened for each
+//! connection and not kept: an open one would outlive its box, with the links in it.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,21 +17,21 @@ use crate::error::Error;
 use icebox_net::namespace::Namespace;
 use icebox_net::sockets::Sockets;
 
-/// How long a listener that is too busy to take a connection is waited for.
+/// Longest wait for a listener that is too busy to accept.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Where servers listen, in this order.
+/// Addresses where servers listen, in this order.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// Why there is no connection.
+/// Reason for a failed connection.
 #[derive(Debug)]
 pub(super) enum NoDial {
-    /// Nothing listens at the port.
+    /// The port has no listener.
     Silent,
-    /// Something listens and takes no connection.
+    /// The listener does not accept connections.
     Busy,
     /// The box has no processes (any more).
     Dead,
-    /// It is our fault.
+    /// An internal error.
     Failed(Error),
 }
 
@@ -58,7 +58,7 @@ impl Dialler {
             let connecting = tokio::time::timeout(CONNECT_DEADLINE, socket.connect(address));
             let failed = match connecting.await {
                 Ok(Ok(stream)) => {
-                    // Small pieces must leave at once. It fails only if the other end has gone already.
+                    // TCP_NODELAY: small pieces must leave at once. It fails only if the other end has gone already.
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
@@ -78,11 +78,11 @@ impl Dialler {
     }
 }
 
-/// The namespace of a box as it lives now.
+/// The namespace of the current life of a box.
 fn namespace(entry: &Entry) -> Result<Namespace, NoDial> {
     let pid = entry.view().incarnation.map(|init| init.pid).ok_or(NoDial::Dead)?;
     let opened = u32::try_from(pid).map_err(|_| NoDial::Dead).map(Namespace::of_process)?;
-    // After the opening: a number may be another's by now, but not if the box's init still has it.
+    // After the open: the pid may have been reused by now, but not if the box's init still has it.
     if !entry.alive() || entry.view().incarnation.map(|init| init.pid) != Some(pid) {
         return Err(NoDial::Dead);
     }

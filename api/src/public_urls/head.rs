@@ -1,13 +1,13 @@
-//! What of a head is passed on, in both directions.
+//! Filtering of request and response heads.
 //!
-//! Each side has its own connection, so whatever is about one connection (framing, keep-alive, upgrades) is taken out and
-//! said anew by the HTTP library from what it has understood. What tells the box about the client is ours alone to say.
+//! Each side has its own connection, so hop-by-hop fields (framing, keep-alive, upgrades) are removed and generated
+//! anew by the HTTP library from the parsed message. Only the proxy may set the fields that describe the client.
 
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, response};
 
-/// About one connection, besides what `Connection` names.
+/// Hop-by-hop fields, besides those that `Connection` names.
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -19,9 +19,10 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
     "http2-settings",
 ];
-/// What clients may not tell a box: who they are is for us to say, and the key of the API is none of its business.
+/// Fields that clients may not send to a box: the proxy sets their address, and the box must not see the API's key.
 const NOT_FROM_CLIENTS: [&str; 4] = ["forwarded", "x-real-ip", "x-box-api-key", "expect"];
-/// What a box may not say to a browser on the path form, where it shares an origin with the API and with other boxes.
+/// Fields that a box may not send to a browser on the path form, where it shares an origin with the API and other
+/// boxes.
 const NOT_FOR_THE_ORIGIN: [&str; 5] = [
     "strict-transport-security",
     "clear-site-data",
@@ -29,21 +30,21 @@ const NOT_FOR_THE_ORIGIN: [&str; 5] = [
     "public-key-pins",
     "origin-agent-cluster",
 ];
-/// A document of the path form is nobody's: no storage, no cookies, no access to what else this origin serves.
+/// A document of the path form is sandboxed: no storage, no cookies, no access to other content of this origin.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-scripts";
 
-/// What we tell the box about the client.
+/// Facts about the client that the proxy sends to the box.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     /// Its address.
     pub(super) address: std::net::IpAddr,
-    /// How it reached us.
+    /// Scheme of its connection.
     pub(super) scheme: String,
-    /// What of the path is not the box's.
+    /// Path prefix that does not belong to the box.
     pub(super) prefix: Option<String>,
 }
 
-/// Turns the head of a client's request into that of ours. The answer is the protocol that it wants to change to.
+/// Converts the head of a client's request into the proxy's. Returns the protocol of a requested upgrade.
 pub(super) fn to_box(
     parts: &mut Parts,
     client: &Client,
@@ -90,11 +91,11 @@ pub(super) fn to_box(
     Ok(upgrade)
 }
 
-/// Turns the head of a box's answer into that of ours.
+/// Converts the head of a box's answer into the proxy's.
 pub(super) fn to_client(parts: &mut response::Parts, prefix: Option<&str>) {
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     strip_hop_by_hop(&mut parts.headers);
-    // It would send browsers past us to a port that is not the box's.
+    // It would direct browsers past the proxy to a port that is not the box's.
     parts.headers.remove(header::ALT_SVC);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (parts.status, protocol) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -109,8 +110,7 @@ pub(super) fn to_client(parts: &mut response::Parts, prefix: Option<&str>) {
     }
 }
 
-/// The protocol that a request wants to change to. Not HTTP/2: what is said on such a connection would be requests that
-/// nobody looks at.
+/// The protocol of a requested upgrade. Not HTTP/2: requests on such a connection would pass unchecked.
 fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     let protocol = parts.headers.get(header::UPGRADE)?;
     let wanted = parts.version == Version::HTTP_11
@@ -139,12 +139,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Cookies of the path form are sent back below the box's own path only, whatever the box has said.
+/// Restricts cookies of the path form to the box's own path, whatever path the box has set.
 fn confine_cookies(headers: &mut HeaderMap, prefix: &str) {
     let cookies: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
     headers.remove(header::SET_COOKIE);
     for cookie in cookies {
-        // One that is no text cannot be confined.
+        // One that is not text cannot be confined.
         let Ok(cookie) = cookie.to_str() else { continue };
         if let Ok(confined) = confined(cookie, prefix).parse() {
             headers.append(header::SET_COOKIE, confined);

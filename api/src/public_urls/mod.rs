@@ -1,9 +1,9 @@
-//! Public URLs: ports of boxes, reached from outside over HTTP.
+//! Public URLs: ports of boxes, reachable from outside over HTTP.
 //!
-//! Owns: their table and credentials, whom a request is for, the way into the box and back, and what of it counts as a
-//! sign of life. Invariants: a request is let in before anything happens to the box; it leads to a loopback address in the
-//! network namespace of the box that its name names, and nowhere else; head and body are understood here and said anew,
-//! never copied; a connection ends with its URL and with its box, and survives the box's sleep.
+//! Owns: their table and credentials, the target of a request, the connection to the box, and which traffic counts as
+//! activity. Invariants: a request is authorised before it has any effect on the box; it leads to a loopback address in
+//! the network namespace of the named box, and nowhere else; head and body are parsed here and generated anew, never
+//! copied; a connection ends with its URL and with its box, and survives the box's sleep.
 //!
 //! Leaves out: the endpoints that make URLs, and the listeners (`http`).
 
@@ -45,9 +45,9 @@ pub use certificate::Certificate;
 pub use proxy::Arrival;
 pub use secret::USER;
 
-/// Public URLs of one box.
+/// Most public URLs of one box.
 const URLS_PER_BOX_MAX: usize = 100;
-/// Requests that may wait at once for ports of boxes that have just come awake.
+/// Most requests that may wait at once for ports of boxes that have just woken.
 const HOLDS_MAX: usize = 1024;
 
 /// All public URLs of a daemon. Cheap to clone.
@@ -56,7 +56,7 @@ pub struct Urls {
     inner: Arc<Inner>,
 }
 
-/// What there is once per daemon.
+/// Parts that exist once per daemon.
 #[derive(Debug)]
 pub struct Inner {
     config: PublicUrls,
@@ -82,7 +82,7 @@ impl Deref for Urls {
     }
 }
 
-/// A public URL that was just made. The secrets are told this once.
+/// A new public URL. The secrets are returned only once.
 #[derive(Debug)]
 pub struct Opened {
     /// Its address.
@@ -94,7 +94,7 @@ pub struct Opened {
 }
 
 impl Urls {
-    /// None yet; [`Urls::load`] reads them.
+    /// An empty table; [`Urls::load`] fills it.
     #[must_use]
     pub fn new(config: PublicUrls, boxes: Boxes, lifecycle: Lifecycle, db: Db, metrics: Arc<Metrics>) -> Self {
         let inner = Inner {
@@ -113,7 +113,7 @@ impl Urls {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Reads what an earlier life of the daemon has left. The boxes must be known.
+    /// Reads the URLs of an earlier run of the daemon. The boxes must be loaded.
     pub async fn load(&self) -> Result<(), Error> {
         for row in self.db.public_urls().await? {
             match self.boxes.with_id(&row.box_id) {
@@ -124,12 +124,12 @@ impl Urls {
         Ok(())
     }
 
-    /// Tells at which port clients find the listener.
+    /// Sets the port at which clients find the listener.
     pub fn listens_at(&self, port: u16) {
         self.port.store(port, Ordering::Relaxed);
     }
 
-    /// Makes the URL of a port. One that is there is replaced; its credentials, and what is open through it, end.
+    /// Makes the URL of a port. An existing one is replaced; its credentials become invalid and its connections end.
     pub async fn open(&self, entry: &Arc<Entry>, port: u16, bearer: bool, basic: bool) -> Result<Opened, Refusal> {
         let _changing = self.changing.lock().await;
         let known = self.table.of_box(&entry.id);
@@ -161,7 +161,7 @@ impl Urls {
         urls.map(|row| (address(&row), row)).map(|(url, row)| (row, url)).collect()
     }
 
-    /// Removes the URL of a port, and ends what is open through it. One that is not there is fine.
+    /// Removes the URL of a port, and ends its connections. A missing one is not an error.
     pub async fn close(&self, entry: &Entry, port: u16) -> Result<(), Error> {
         let _changing = self.changing.lock().await;
         self.db.delete_public_url(&entry.id, port).await?;
@@ -169,13 +169,13 @@ impl Urls {
         Ok(())
     }
 
-    /// Whom a request is for. The error says what is wrong with the request.
+    /// The target of a request. The error describes the invalid request.
     pub fn addressed(&self, parts: &Parts) -> Result<Addressed, &'static str> {
         let config = &self.config;
         address::addressed(parts, &config.domain, config.path_form)
     }
 
-    /// The answer to a name below our domain that is no box's.
+    /// The answer for a name below our domain that belongs to no box.
     #[must_use]
     pub fn nobody(&self) -> Response {
         Trouble::Unknown.response(false)

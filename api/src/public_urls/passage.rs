@@ -1,4 +1,4 @@
-//! What a request through a public URL holds while it lasts.
+//! Resources that a request through a public URL holds while it lasts.
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;

@@ -1,7 +1,7 @@
 //! One request through a public URL.
 //!
-//! In this order: whose URL, may the client, is there room, wake the box, wait for the port, pass it on. A client without
-//! access is refused before anything happens to the box.
+//! In this order: find the URL, check access, find room, wake the box, wait for the port, relay. A client without
+//! access is refused before the request has any effect on the box.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,39 +31,39 @@ use super::{Urls, tunnel};
 use crate::boxes::{Awake, Entry, WorkKind};
 use crate::refusal::Refusal;
 
-/// How long a box that was just woken or started has until the port listens.
+/// Time limit for the port to listen in a box that was just woken or started.
 const HOLD: Duration = Duration::from_secs(30);
-/// First pause between two looks at the port; it doubles up to [`LOOK_MAX`].
+/// First delay between two attempts at the port; it doubles up to [`LOOK_MAX`].
 const LOOK_MIN: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_millis(160);
-/// How long a box may work on a request before it begins to answer.
+/// Time limit for the box to begin its answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
-/// Answers with a status of 1xx before the one that counts.
+/// Most 1xx answers before the final one.
 const INFORMATIONAL_MAX: u32 = 32;
 /// Largest head of an answer of a box.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Headers of one answer.
+/// Most headers of one answer.
 const HEADERS_MAX: usize = 128;
 
-/// How a request has reached us.
+/// The client's connection.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Who sent it.
+    /// Peer address.
     pub peer: SocketAddr,
-    /// Whether it came over TLS that ends here.
+    /// True if it came over TLS that ends here.
     pub secure: bool,
     /// The part of the path that named the box, in the path form.
     pub prefix: Option<String>,
 }
 
-/// A box and the way to it.
+/// A box and the connection to it.
 struct Way {
     entry: Arc<Entry>,
     url: Arc<PublicUrl>,
 }
 
 impl Urls {
-    /// Answers a request that is for a port of a box.
+    /// Answers a request for a port of a box.
     pub async fn answer(&self, target: &Target, arrival: &Arrival, request: Request) -> Response {
         let began = std::time::Instant::now();
         let page = trouble_page(&request);
@@ -92,7 +92,7 @@ impl Urls {
         let passage = Passage::new(take(&self.room)?, take(&url.room)?);
         let way = Way { entry, url };
         let (closed, gone) = (way.url.closed.clone(), way.entry.gone.clone());
-        // In progress or not, it ends with the URL.
+        // The request ends with the URL, in progress or not.
         tokio::select! {
             biased;
             () = closed.cancelled() => Err(Trouble::Unknown),
@@ -111,7 +111,7 @@ impl Urls {
     ) -> Result<Response, Trouble> {
         let client_upgrade = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        // What the server has attached is not for the way into the box.
+        // The server's extensions must not go to the box.
         parts.extensions.clear();
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let client = self.client(arrival);
@@ -149,7 +149,8 @@ impl Urls {
         parts.extensions.clear();
         head::to_client(&mut parts, client.prefix.as_deref());
         if chunked {
-            // Should sender and receiver ever differ in where such a body ends, nothing comes after it.
+            // If sender and receiver disagree about the end of such a body, no further message follows on the
+            // connection.
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(Response::from_parts(parts, Download::body(body, passage)))
@@ -161,7 +162,7 @@ impl Urls {
         Client { address: arrival.peer.ip().to_canonical(), scheme: scheme.to_owned(), prefix: arrival.prefix.clone() }
     }
 
-    /// Wakes the box and connects to the port, waiting for it if the box has only just come awake.
+    /// Wakes the box and connects to the port; waits for the port if the box has only just woken.
     async fn reach(&self, way: &Way) -> Result<(TcpStream, Awake), Trouble> {
         let (entry, port) = (&way.entry, way.url.row.port);
         let mut held: Option<OwnedSemaphorePermit> = None;
@@ -206,12 +207,12 @@ fn count_informational(request: &mut Request<Upload>) -> CancellationToken {
     too_many
 }
 
-/// Room for one more, or a refusal.
+/// Room for one more request, or a refusal.
 fn take(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Trouble> {
     Arc::clone(room).try_acquire_owned().map_err(|_| Trouble::Full)
 }
 
-/// A box that does not wake: its owner finds the reason in its log, a visitor is told nothing about it.
+/// The box does not wake: its owner finds the reason in its log, a visitor does not see it.
 fn unwoken(entry: &Entry, refusal: &Refusal) -> Trouble {
     match refusal {
         Refusal::NotFound(_) => Trouble::Unknown,
@@ -225,7 +226,7 @@ fn unwoken(entry: &Entry, refusal: &Refusal) -> Trouble {
 
 type Sender = http1::SendRequest<Upload>;
 
-/// Speaks HTTP on a connection into the box, in a task that ends with the passage, the URL or the box.
+/// Drives HTTP on a connection to the box, in a task that ends with the passage, the URL or the box.
 async fn connect(stream: BoxStream, way: &Way, passage: &mut Passage) -> Result<Sender, Trouble> {
     let handshake = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
@@ -246,7 +247,7 @@ async fn connect(stream: BoxStream, way: &Way, passage: &mut Passage) -> Result<
     Ok(sender)
 }
 
-/// The answer to a request that has changed the protocol. The bytes go on in a task of their own.
+/// The answer to a request that has upgraded the protocol. A separate task relays the bytes.
 fn switched(
     mut response: hyper::Response<hyper::body::Incoming>,
     client: hyper::upgrade::OnUpgrade,
@@ -274,7 +275,7 @@ fn switched(
     Response::from_parts(parts, Body::empty())
 }
 
-/// The path form without a slash at its end: links in the page would lead astray from there.
+/// The path form without a slash at its end: relative links in the page would be wrong there.
 fn to_directory(request: &Request, arrival: &Arrival) -> Option<Response> {
     let prefix = arrival.prefix.as_deref().filter(|prefix| request.uri().path() == *prefix)?;
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
@@ -285,7 +286,7 @@ fn to_directory(request: &Request, arrival: &Arrival) -> Option<Response> {
     Some(response)
 }
 
-/// Whether a person looks at the answer.
+/// True if the answer is for a browser.
 fn trouble_page(request: &Request) -> bool {
     let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
     request.method() == Method::GET && accepts.is_some_and(|accepts| accepts.contains("text/html"))

@@ -1,4 +1,4 @@
-//! What opens a public URL: made here, shown once, kept as a digest, compared in constant time.
+//! Credentials of a public URL: generated here, shown once, stored as a digest, compared in constant time.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine;
@@ -28,24 +28,24 @@ fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Whether a request may pass.
+/// Result of the access check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// The URL is open to everybody.
+    /// The URL needs no credentials.
     Free,
-    /// The `Authorization` header has opened it.
+    /// The `Authorization` header is valid.
     Opened,
-    /// No, or not the right, credentials.
+    /// The credentials are missing or wrong.
     Refused,
 }
 
-/// What the headers of a request open.
+/// Checks the headers of a request.
 pub(super) fn entry(url: &PublicUrlRow, headers: &HeaderMap) -> Entry {
     if url.token_sha256.is_none() && url.password_sha256.is_none() {
         return Entry::Free;
     }
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
-    // Two headers would be two opinions: ours, and that of whoever reads the other one.
+    // Two headers are ambiguous: the proxy and the box might read different ones.
     let (Some(value), None) = (all.next(), all.next()) else { return Entry::Refused };
     let value = value.as_bytes();
     let Some(space) = value.iter().position(|byte| *byte == b' ') else { return Entry::Refused };

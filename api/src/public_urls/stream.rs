@@ -1,9 +1,9 @@
-//! The connection into a box, as the box's sleep sees it.
+//! The connection to a box, with regard to the box's sleep.
 //!
-//! Every byte of a public URL passes here. Bytes in either direction are a sign of life; silence is none, however long a
-//! connection stays open. Bytes of the client wake a box that sleeps before they are written, so that what they are for
-//! can be done. Bytes of the box do not: it has written them before it fell asleep. There is one exception, a client that
-//! did not read for a while and goes on now: the box may be asleep in the middle of what it was writing to him.
+//! Every byte of a public URL passes here. Bytes in either direction count as activity; silence does not, however long
+//! a connection stays open. Bytes of the client wake a sleeping box before they are written, so that the box can
+//! process them. Bytes of the box do not: it has written them before it fell asleep. There is one exception, a client
+//! that did not read for a while and now continues: the box may be asleep in the middle of its output to that client.
 
 use std::future::Future;
 use std::io;
@@ -20,7 +20,7 @@ use crate::boxes::{Awake, Entry, WorkKind};
 use crate::lifecycle::Lifecycle;
 use crate::refusal::Refusal;
 
-/// A reader that took no bytes for so long was held up by its client. Shorter than the shortest idle time.
+/// A reader that took no bytes for this long was held up by its client. Shorter than the shortest idle time.
 const HELD_UP: Duration = Duration::from_millis(500);
 
 type Waking = Pin<Box<dyn Future<Output = Result<Awake, Refusal>> + Send>>;
@@ -30,11 +30,11 @@ pub(super) struct BoxStream {
     inner: TcpStream,
     lifecycle: Lifecycle,
     entry: Arc<Entry>,
-    /// Somebody waits for the box to wake.
+    /// A task waits for the box to wake.
     waking: Option<Waking>,
     /// The box has used up its rate.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// When bytes of the box were last taken, unless somebody waits for more of them already.
+    /// Time when bytes of the box were last taken, unless a task waits for more of them already.
     taken: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl BoxStream {
         Self { inner, lifecycle, entry, waking: None, waiting: None, taken: None }
     }
 
-    /// Waits until the box is awake. The work in the answer keeps it so.
+    /// Waits until the box is awake. The returned work keeps it awake.
     fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Awake>> {
         let waking = self.waking.get_or_insert_with(|| {
             let (lifecycle, entry) = (self.lifecycle.clone(), Arc::clone(&self.entry));
@@ -77,8 +77,8 @@ impl BoxStream {
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_rate(context));
-        // From before the look at the box until the bytes are in its socket; but not while the socket is full, for a
-        // program that does not read what it is sent is no work.
+        // From before the check of the box until the bytes are in its socket; but not while the socket is full: a
+        // program that does not read its input does not count as work.
         let mut arriving = self.entry.activity.begin(WorkKind::Arriving);
         if self.waking.is_some() || self.entry.maybe_asleep() {
             arriving = ready!(self.poll_wake(context))?.work;

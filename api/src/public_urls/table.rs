@@ -13,7 +13,7 @@ use crate::db::PublicUrlRow;
 #[derive(Debug)]
 pub(super) struct PublicUrl {
     pub(super) row: PublicUrlRow,
-    /// Cancelled when it is deleted or replaced: what is open through it ends.
+    /// Cancelled when it is deleted or replaced: its connections end.
     pub(super) closed: CancellationToken,
     /// Room for connections, shared by the URLs of its box.
     pub(super) room: Arc<Semaphore>,
@@ -25,7 +25,7 @@ struct OfBox {
     urls: BTreeMap<u16, Arc<PublicUrl>>,
 }
 
-/// All of them.
+/// The table.
 #[derive(Debug)]
 pub(super) struct Table {
     boxes: RwLock<HashMap<String, OfBox>>,
@@ -48,7 +48,7 @@ impl Table {
         boxes.get(box_id).map_or_else(Vec::new, |known| known.urls.values().map(Arc::clone).collect())
     }
 
-    /// Puts one in, in the place of the one of the same port. Says whether it is the first of its box.
+    /// Inserts one, replacing the one of the same port. Returns true if it is the first of its box.
     pub(super) fn put(&self, row: PublicUrlRow) -> bool {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         let first = !boxes.contains_key(&row.box_id);
@@ -65,7 +65,7 @@ impl Table {
         first
     }
 
-    /// Takes one out.
+    /// Removes one.
     pub(super) fn remove(&self, target: &Target) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         let removed = boxes.get_mut(&target.box_id).and_then(|known| known.urls.remove(&target.port));
@@ -74,7 +74,7 @@ impl Table {
         }
     }
 
-    /// Takes out all of a box that is no more.
+    /// Removes all URLs of a box that no longer exists.
     pub(super) fn forget(&self, box_id: &str) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         for old in boxes.remove(box_id).into_iter().flat_map(|known| known.urls.into_values()) {

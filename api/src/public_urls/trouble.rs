@@ -1,4 +1,4 @@
-//! What a visitor is told when there is no answer of a box to pass on. None of it tells whether a box exists.
+//! Error answers to a visitor when there is no answer of a box. They do not reveal whether a box exists.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -6,29 +6,29 @@ use axum::response::Response;
 
 use crate::db::PublicUrlRow;
 
-/// When a visitor of a box that is starting may come again.
+/// `Retry-After` for a visitor of a box that is starting.
 const RETRY_AFTER_SECONDS: &str = "5";
 
-/// Why there is no answer.
+/// Reason for the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The request makes no sense.
+    /// The request is invalid.
     Malformed(&'static str),
-    /// No such box, or no such URL: one and the same.
+    /// No such box, or no such URL: the answers are the same.
     Unknown,
     /// The credentials are missing or wrong.
     Unauthorized { bearer: bool, basic: bool },
-    /// As many connections as there may be.
+    /// The limit of connections is reached.
     Full,
-    /// The box runs, and nothing listens.
+    /// The box runs, and the port has no listener.
     NothingListens(u16),
-    /// The box has been woken, and nothing listens yet.
+    /// The box has been woken, and the port has no listener yet.
     StillStarting,
     /// The program in the box takes too long.
     TooSlow,
-    /// The program in the box has answered nothing, or no HTTP.
+    /// The program in the box has sent no answer, or no HTTP.
     NoAnswer,
-    /// It is our fault; the log has the details.
+    /// An internal error; the log has the details.
     Broken,
 }
 
@@ -62,7 +62,7 @@ impl Trouble {
         }
     }
 
-    /// The answer; a page for people if `page`.
+    /// The answer; an HTML page for browsers if `page`.
     pub(super) fn response(self, page: bool) -> Response {
         let text = self.text();
         let again = matches!(self, Self::Full | Self::StillStarting);
@@ -91,7 +91,7 @@ impl Trouble {
     }
 }
 
-/// None of the texts has characters that mean something in HTML.
+/// None of the texts has characters that need escaping in HTML.
 fn html(status: StatusCode, text: &str, again: bool) -> String {
     let refresh =
         if again { format!("<meta http-equiv=\"refresh\" content=\"{RETRY_AFTER_SECONDS}\">") } else { String::new() };

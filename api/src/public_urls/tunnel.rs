@@ -1,4 +1,4 @@
-//! A connection that has changed its protocol (a WebSocket): bytes both ways, until one side is done.
+//! An upgraded connection (a WebSocket): relays bytes both ways, until one side is done.
 
 use std::io;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 
-/// Bytes under way in one direction.
+/// Buffer size of one direction.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// When one side is done, the other may go on; but not if it has had nothing to say for so long.
+/// When one side is done, the other may continue, but not if it is silent for this long.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Copies until both sides are done. What fails on one side ends the other.
+/// Copies until both sides are done. An error on one side ends the other.
 pub(super) async fn copy<A, B>(a: A, b: B)
 where
     A: AsyncRead + AsyncWrite,
@@ -22,7 +22,7 @@ where
     let (done, is_done) = watch::channel(false);
     let there = one_way(a_out, b_in, &done, is_done.clone());
     let back = one_way(b_out, a_in, &done, is_done);
-    // An error is the rule: most connections end by the loss of one side.
+    // Errors are common: most connections end by the loss of one side.
     let _ = tokio::try_join!(there, back);
 }
 

@@ -1,5 +1,5 @@
-//! Runs of an earlier life of the daemon: taken over if they live, recorded if they have ended, given up if their box
-//! stopped.
+//! Runs of an earlier run of the daemon: live ones are taken over, ended ones recorded, those of a stopped box given
+//! up.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
 use crate::refusal::Refusal;
 
-/// Takes over what the init of a box knows. The box must be awake; its lifecycle lock is held by the caller.
+/// Takes over the runs that the init of a box knows. The box must be awake; the caller holds its lifecycle lock.
 pub async fn adopt(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
     let known = entry.handle().runs().await.map_err(Refusal::from)?;
-    // The init command of an earlier life is in no record, and what it has started keeps its cgroup.
+    // The init command of an earlier daemon has no record, and its processes keep its cgroup.
     entry.runs.raise(entry.handle().last_leaf().await.map_err(Refusal::from)?);
     let numbers: HashSet<u64> = known.iter().map(|status| status.run).collect();
     for status in known {
@@ -34,7 +34,7 @@ pub async fn adopt(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
     fail_missing(runs, entry, &numbers).await
 }
 
-/// The box has no processes any more: runs that are recorded as running have ended with it.
+/// The box has no processes any more: runs recorded as running have ended with it.
 pub async fn fail_orphans(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
     fail_missing(runs, entry, &HashSet::new()).await
 }
@@ -61,7 +61,7 @@ async fn take_over(runs: &Runs, entry: &Arc<Entry>, status: RunStatus) {
     let started_ms = i64::try_from(status.started_unix_ms).unwrap_or_else(|_| clock::unix_ms());
     let run = Arc::new(LiveRun::new(status.run, id, prompt_of(&status.argv), started_ms, hidden));
     let work = (!hidden && status.exit.is_none()).then(|| entry.activity.begin(WorkKind::Run));
-    // It runs already: the limit is for new ones.
+    // It runs already: the limit applies to new ones.
     entry.runs.enter(Arc::clone(&run), u32::MAX);
     let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     let attached = match entry.handle().attach(status.run).await {
@@ -89,13 +89,13 @@ async fn take_over(runs: &Runs, entry: &Arc<Entry>, status: RunStatus) {
         let ended_ms = ended_ms.unwrap_or_else(clock::unix_ms);
         ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false, truncated: false }).await
     });
-    // One that has ended already is recorded before the box is served, so that its owner finds the exit at once.
+    // An ended one is recorded before the box is served, so that its owner finds the exit at once.
     if status.exit.is_some() && reading.await.is_err() {
         tracing::error!(box_id = entry.id, number = status.run, "taking over a run panicked");
     }
 }
 
-/// Tells the init about runs it could not be told about while the box slept.
+/// Tells the init which runs were recorded while the box slept.
 pub fn acknowledge_late(entry: &Arc<Entry>) {
     let numbers = entry.runs.take_unacknowledged();
     if numbers.is_empty() {

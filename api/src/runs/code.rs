@@ -1,7 +1,7 @@
-//! Code as a command: which program runs it, and how it gets there.
+//! Code as a command: its interpreter, and how the program text reaches it.
 //!
-//! The program text goes through standard input, not through an argument: there is no limit of 128 KiB then, nothing to
-//! quote, and `ps` does not show it. A program run this way has an empty standard input of its own.
+//! The program text is sent through standard input, not as an argument: this avoids the limit of 128 KiB and quoting,
+//! and `ps` does not show it. The program itself has an empty standard input.
 
 use bytes::Bytes;
 
@@ -12,8 +12,8 @@ use crate::refusal::Refusal;
 /// Longest program text.
 const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// TypeScript needs a runner that the base image need not have: the first that is found. They want a file, which is put
-/// beside the project if that is possible, so that its imports are found.
+/// TypeScript needs a runner that the base image need not have: the first one found. Runners need a file, which is put
+/// beside the project if possible, so that its imports are found.
 const TYPESCRIPT: &str = r#"
 file=$(mktemp "./.code-XXXXXXXX.ts" 2>/dev/null || mktemp "/tmp/code-XXXXXXXX.ts") || exit 1
 trap 'rm -f "$file"' EXIT
@@ -58,8 +58,8 @@ pub fn code_command(code: Code) -> Result<Command, Refusal> {
     })
 }
 
-/// Whether JavaScript is written as a module. Old versions of node cannot tell by themselves: a line that begins with a
-/// static `import` or an `export` can only be that.
+/// True if JavaScript is written as a module. Old versions of node cannot detect it: a line that begins with a static
+/// `import` or an `export` occurs only in modules.
 fn is_module(code: &str) -> bool {
     code.lines().any(|line| {
         let line = line.trim_start();

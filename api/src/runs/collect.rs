@@ -1,4 +1,4 @@
-//! A run whose whole output is wanted at its end.
+//! A run whose whole output is returned at its end.
 
 use bytes::Bytes;
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
@@ -13,15 +13,17 @@ use crate::boxes::Awake;
 use crate::refusal::Refusal;
 
 const MIB: usize = 1024 * 1024;
-/// What all answers together may keep beyond their first MiB. The memory is twice that: the output, and the JSON made of it.
+/// Most bytes that all answers together may keep beyond their first MiB. The memory is twice that: the output, and its
+/// JSON.
 static SHARED_MIB: Semaphore = Semaphore::const_new(512);
 
-/// The part of the shared memory that an output takes.
+/// The part of the shared memory that an output occupies.
 #[derive(Debug, Default)]
 pub struct Share(Vec<SemaphorePermit<'static>>);
 
 impl Share {
-    /// Room for so many bytes of output. The first MiB is free, so that small outputs never have to wait for large ones.
+    /// Room for this many bytes of output. The first MiB is free, so that small outputs never have to wait for large
+    /// ones.
     fn holds(&mut self, bytes: usize) -> bool {
         while bytes > (self.0.len() + 1) * MIB {
             match SHARED_MIB.try_acquire() {
@@ -36,7 +38,7 @@ impl Share {
 /// A finished run with its output.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The end of the run.
     pub finished: Finished,
     /// Standard output.
     pub stdout: Vec<u8>,
@@ -44,7 +46,7 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
     /// Some output was dropped.
     pub truncated: bool,
-    /// Held until the output has left.
+    /// Held until the output is sent.
     pub share: Share,
 }
 
@@ -56,21 +58,21 @@ impl Outcome {
     }
 }
 
-/// Starts a command and reads its output in a task of its own. The answer comes when it has ended. The
-/// run goes on if the receiver is dropped.
+/// Starts a command and reads its output in a task of its own. The answer comes when it has ended. The run continues if
+/// the receiver is dropped.
 pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
     let (answer, outcome) = oneshot::channel();
     match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
             let done = Outcome { stderr: message.into_bytes(), ..Outcome::of(finished) };
-            // The receiver is right here.
+            // The receiver exists here.
             let _ = answer.send(done);
         }
         Started::Running { events, input, ticket, .. } => {
             feed(input, command.stdin.clone());
             tokio::spawn(async move {
                 let done = read_all(events, ticket).await;
-                // The client may have gone away: the record stands.
+                // The client may have disconnected: the record stays.
                 let _ = answer.send(done);
             });
         }
@@ -78,11 +80,11 @@ pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<on
     Ok(outcome)
 }
 
-/// Feeds standard input beside the reading of the output, as it must be: each may wait for the other.
+/// Feeds standard input concurrently with reading the output: each may wait for the other.
 pub(super) fn feed(mut input: RunInput, stdin: Option<Bytes>) {
     let Some(bytes) = stdin else { return };
     tokio::spawn(async move {
-        // A program that ends or closes its input early is no failure.
+        // A program that ends or closes its input early is not an error.
         if input.write(&bytes).await.is_ok() {
             let _ = input.close().await;
         }
@@ -110,7 +112,7 @@ async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
     Outcome { finished, stdout, stderr, truncated, share }
 }
 
-/// Reads events, and puts a record of the run on disk when it has gone on for a while.
+/// Reads events, and puts a record of the run on disk when it has been in progress for a while.
 #[derive(Debug)]
 pub(super) struct Recording {
     due: Option<tokio::time::Instant>,
@@ -175,7 +177,7 @@ impl Output {
             Stream::Err => &mut self.stderr,
         };
         self.tail.add(bytes);
-        // What comes after a gap is dropped too.
+        // Output after a gap is dropped too.
         let room = if self.truncated { 0 } else { EXEC_OUTPUT_BYTES_MAX - kept.len() };
         let taken = bytes.get(..room).unwrap_or(bytes);
         if self.share.holds(held + taken.len()) {
@@ -194,7 +196,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Adds what came.
+    /// Adds output.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         let new = bytes.get(bytes.len().saturating_sub(RECORDED_OUTPUT_BYTES)..).unwrap_or(bytes);
         let old = RECORDED_OUTPUT_BYTES - new.len();
@@ -204,7 +206,7 @@ impl Tail {
         self.bytes.extend_from_slice(new);
     }
 
-    /// What is kept.
+    /// The output kept.
     #[must_use]
     pub(super) fn bytes(self) -> Vec<u8> {
         self.bytes

@@ -1,4 +1,4 @@
-//! What exactly is executed.
+//! The command to execute.
 
 use bytes::Bytes;
 use icebox_shim::handle::Winsize;
@@ -10,9 +10,9 @@ use crate::text::cut;
 
 /// Home and work folder of a box's user.
 pub const HOME: &str = "/workspace/home";
-/// Longest path that is taken from a client.
+/// Longest path that is accepted from a client.
 const PATH_BYTES_MAX: usize = 4096;
-/// All arguments of a command together: what fits into one message to the init with room to spare.
+/// Longest total of a command's arguments: fits into one message to the init with room to spare.
 const ARGV_BYTES_MAX: usize = 512 * 1024;
 /// Longest argument vector as it is recorded and shown.
 const PROMPT_BYTES_MAX: usize = 4096;
@@ -28,21 +28,21 @@ pub struct Command {
     pub cwd: String,
     /// Environment above the box's own.
     pub env: Vec<(String, String)>,
-    /// What is fed to standard input; without it, standard input is empty.
+    /// Bytes for standard input; without them, standard input is empty.
     pub stdin: Option<Bytes>,
     /// Standard input is fed by an interactive client.
     pub interactive: bool,
-    /// On a terminal of this size.
+    /// Size of the terminal, if there is one.
     pub tty: Option<Winsize>,
-    /// Killed when its client goes away.
+    /// Killed when its client disconnects.
     pub owned_by_client: bool,
-    /// The client that reads the output as it comes.
+    /// The client that streams the output.
     pub streamed_to: Option<StreamClient>,
     /// Killed after this time.
     pub timeout_ms: Option<u64>,
-    /// What is recorded as the command.
+    /// The command as recorded.
     pub prompt: String,
-    /// Icebox's own: neither recorded nor shown, and no reason to keep the box awake.
+    /// Icebox's own: neither recorded nor shown, and does not keep the box awake.
     pub hidden: bool,
 }
 
@@ -62,7 +62,7 @@ impl Command {
         Ok(Self { argv, cwd: resolve_folder(folder)?, prompt, ..Self::default() })
     }
 
-    /// The environment of the run: the box's own, overlaid by the command's. What may not be set is left out.
+    /// The environment of the run: the box's own, overlaid by the command's. Forbidden variables are left out.
     pub(super) fn environment(&self, entry: &Entry) -> Vec<(String, String)> {
         let mut env = entry.settings().env;
         env.extend(self.env.iter().cloned());
@@ -84,8 +84,7 @@ pub fn resolve_folder(folder: Option<&str>) -> Result<String, Refusal> {
     }
 }
 
-/// A path of a request, made absolute. It is not normalised: what `..` and links mean is the kernel's to say, inside
-/// the box.
+/// A path of a request, made absolute. It is not normalised: the kernel resolves `..` and links, inside the box.
 pub fn resolve_path(path: &str) -> Result<String, Refusal> {
     if path.is_empty() || path.len() > PATH_BYTES_MAX || path.contains('\0') {
         return Err(Refusal::Invalid(format!("a path must have 1 to {PATH_BYTES_MAX} bytes, without NUL")));
@@ -106,7 +105,7 @@ pub fn clock_timeout(timeout: Option<f64>) -> Result<Option<u64>, Refusal> {
     }
 }
 
-/// What is said about a command whose box stopped under it.
+/// The error text of a command whose box stopped under it.
 #[must_use]
 pub fn stopped_text() -> &'static str {
     "the box stopped while the command was running"

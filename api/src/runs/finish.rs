@@ -1,4 +1,4 @@
-//! The end of a run: what it used, its record, and the init's leave to forget it.
+//! The end of a run: its usage, its record, and the message that lets the init forget it.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use crate::db::{FinishedRun, LogRow, RunRow};
 use crate::domain::{LogLevel, LogSource, RunState};
 use crate::text::one_line;
 
-/// So much of the end of a run's output goes into its record.
+/// Most bytes of the end of a run's output in its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
-/// Exit code of a run that would have succeeded but whose output was cut: as if by SIGPIPE.
+/// Exit code of a run that would have succeeded but whose output was cut: as for SIGPIPE.
 const EXIT_CUT: i32 = 141;
-/// Exit code of a run whose box stopped: as if killed.
+/// Exit code of a run whose box stopped: as for SIGKILL.
 const EXIT_KILLED: i32 = 137;
 
 impl Ticket {
-    /// Puts a record of the run in flight on disk, for a run that takes its time.
+    /// Puts a record of the run in flight on disk, for a long run.
     pub(super) fn record_running(&self) {
         if !self.run.hidden {
             self.runs.db().run_started(self.run.row(&self.entry.id));
         }
     }
 
-    /// Reads what the run used and records its end. Returns when that is known; the record is on its way to disk, or
-    /// there, as the configuration says.
+    /// Reads the usage of the run and records its end. On return these are known; the record is on its way to disk, or
+    /// there, as configured.
     pub async fn finish(mut self, ended: Ended) -> Finished {
         let usage = if ended.no_leaf { RunUsage::default() } else { self.usage() };
         let finished = self.judge(&ended, &usage);
@@ -40,7 +40,7 @@ impl Ticket {
         };
         self.runs.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
         self.entry.runs.leave(self.run.number);
-        // The init is to be told after the commit, which needs the box awake, but is no work its owner should see.
+        // The init is told after the commit, which needs the box awake, but does not count as visible work.
         let awake = self.entry.activity.begin(WorkKind::Settling);
         self.work = None;
         let (committed, on_disk) = tokio::sync::oneshot::channel();
@@ -53,11 +53,11 @@ impl Ticket {
                     drop(awake);
                 });
             }
-            // No caller may be waiting.
+            // The caller may have gone.
             let _ = committed.send(());
         });
         if self.runs.reply_after_commit {
-            // An error means that the database was closed: the daemon is going down.
+            // An error means that the database was closed: the daemon is stopping.
             let _ = on_disk.await;
         }
         finished
@@ -76,7 +76,7 @@ impl Ticket {
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
         let cancelled = self.run.is_cancelled();
         let (exit_code, timed_out, lost) = match &ended.exit {
-            // A client that looks at nothing but the exit code must not take cut output for all of it.
+            // A client that checks only the exit code must not take cut output for complete output.
             Ok(exit) if exit.code() == 0 && ended.truncated => (EXIT_CUT, false, false),
             Ok(exit) => (exit.code(), exit.timed_out, false),
             Err(_) => (EXIT_KILLED, false, true),
@@ -126,7 +126,7 @@ impl Ticket {
     }
 }
 
-/// What is said of processes that the kernel killed for want of memory; `leader`: the run's own process was one of them.
+/// The text about processes that the kernel killed for want of memory; `leader`: the run's own process was one of them.
 fn out_of_memory_text(kills: u64, leader: bool) -> Option<String> {
     match (kills, leader) {
         (0, _) => None,

@@ -13,14 +13,14 @@ use crate::domain::RunState;
 use crate::error::Error;
 use crate::refusal::Refusal;
 
-/// Runs of one answer.
+/// Most runs of one answer.
 const RUNS_LISTED_MAX: u64 = 1000;
-/// Time between the request to end and the order to.
+/// Delay between SIGTERM and SIGKILL.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// The runs of a box, newest first: those in flight from memory, the others from disk.
 pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Error> {
-    // Taken before the records are read: a run that ends between is found there.
+    // Taken before the records are read: a run that ends in between is found there.
     let live = entry.runs.live();
     runs.db().settle().await?;
     let mut rows = runs.db().runs_of(&entry.id, RUNS_LISTED_MAX).await?;
@@ -33,12 +33,12 @@ pub async fn runs_of(runs: &Runs, entry: &Arc<Entry>) -> Result<Vec<RunRow>, Err
     Ok(rows)
 }
 
-/// Ends a run: asks all its processes to end, and kills what is left of them a little later. They are the processes of
-/// its cgroup, so new sessions, other users and handlers of SIGTERM make no difference, nor does a run whose own process
-/// has ended already. A second request kills at once. An unknown run is answered quickly, since clients send ids that the
-/// server never gave them.
+/// Ends a run: sends SIGTERM to all its processes, and SIGKILL to the rest a little later. They are the processes of
+/// its cgroup, so new sessions, other users and handlers of SIGTERM make no difference, and it works for a run whose
+/// own process has ended already. A second request kills at once. An unknown run is answered quickly, since clients
+/// send ids that the server never gave them.
 ///
-/// The public clients cancel a stream by an id of their own making: then the stream of that client is meant.
+/// The public clients cancel a stream by an id of their own making: it means the stream of that client.
 ///
 /// `wake` wakes the box; it is called only if there is a process to signal.
 pub async fn cancel(
@@ -52,7 +52,7 @@ pub async fn cancel(
     let (number, again) = match entry.runs.by_id(run_id).filter(|run| !run.hidden) {
         Some(run) => (run.number, !run.cancel()),
         None => match runs.db().run_state(&entry.id, run_id).await? {
-            // Asked before the box is woken (or started) for nothing.
+            // Checked before the box is woken (or started) needlessly.
             Some((number, state)) if state != RunState::Running => match handle.has_processes(number).await? {
                 true => (number, state == RunState::Cancelled),
                 false => return Ok(()),
@@ -64,13 +64,13 @@ pub async fn cancel(
             },
         },
     };
-    // A frozen process hears nothing.
+    // A frozen process does not handle signals.
     let awake = wake().await?;
     if again {
         return signal(&handle, number, libc::SIGKILL).await;
     }
     if let Err(error) = signal(&handle, number, libc::SIGTERM).await {
-        // It forks faster than it can be signalled, for example. The kernel kills a cgroup as a whole.
+        // For example, it forks faster than it can be signalled. The kernel kills a cgroup as a whole.
         tracing::debug!(box_id = entry.id, number, %error, "a cancelled run is killed without being asked to end");
         return signal(&handle, number, libc::SIGKILL).await;
     }
@@ -83,7 +83,7 @@ pub async fn cancel(
     Ok(())
 }
 
-/// Signals the whole tree of a run. One that has just ended is fine.
+/// Signals all processes of a run. One that has just ended is not an error.
 async fn signal(handle: &icebox_shim::handle::BoxHandle, number: u64, signal: i32) -> Result<(), Refusal> {
     match handle.signal(number, signal, Scope::Tree).await {
         Err(error) if error.kind() != icebox_shim::ErrorKind::NotFound => Err(error.into()),

@@ -1,12 +1,12 @@
 //! Runs: commands, code and sessions in a box, from their start to their record.
 //!
-//! Owns: what exactly is executed (argument vector, folder, environment), the tasks that read a run's output with or
-//! without a client, and the one transaction that records its end. Invariants: a run goes on when its client
-//! goes away (a session does not); its exit is recorded exactly once, and the box's init forgets it only when the record
-//! is on disk; output without a reader is dropped, never kept without a limit.
+//! Owns: the command to execute (argument vector, folder, environment), the tasks that read a run's output with or
+//! without a client, and the one transaction that records its end. Invariants: a run continues when its client
+//! disconnects (a session does not); its exit is recorded exactly once, and the box's init forgets it only when the
+//! record is on disk; output without a reader is dropped, never kept without a limit.
 //!
-//! Leaves out: HTTP and WebSocket framing (`http`), the boxes themselves (`boxes`), waking them and what Icebox runs in
-//! them by itself (`lifecycle`).
+//! Leaves out: HTTP and WebSocket framing (`http`), the boxes themselves (`boxes`), waking them and Icebox's own
+//! commands in them (`lifecycle`).
 
 mod adopt;
 mod code;

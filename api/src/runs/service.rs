@@ -1,4 +1,4 @@
-//! What every run needs beside its box: where it is recorded and counted, and the limits of the configuration.
+//! Shared parts of all runs: the database, the counters, and the limits of the configuration.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ pub struct Runs {
     metrics: Arc<Metrics>,
     /// Commands that may run in one box at once.
     pub(super) per_box_max: u32,
-    /// A run is answered only when its record is on disk.
+    /// Answer a run only when its record is on disk.
     pub(super) reply_after_commit: bool,
 }
 
 impl Runs {
-    /// The runs as the configuration wants them.
+    /// The runs with the limits of the configuration.
     #[must_use]
     pub fn new(config: &Config, db: Db, metrics: Arc<Metrics>) -> Self {
         let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);

@@ -1,9 +1,9 @@
 //! Interactive sessions: a process tree that lives as long as its client is connected.
 //!
-//! Owns: what is started for a session, its two directions, and its end. A wire (WebSocket, SSH) feeds it with
-//! [`SessionInput`] and takes its output through [`SessionOutput`]. Invariants: the output is handed over in order and to
-//! its end before the exit code is; when the program exits or the client goes away, every process of the session is
-//! killed. Leaves out: frames and connections.
+//! Owns: the program of a session, its two directions, and its end. A wire (WebSocket, SSH) feeds it with
+//! [`SessionInput`] and takes its output through [`SessionOutput`]. Invariants: all output is delivered in order,
+//! before the exit code; when the program exits or the client disconnects, every process of the session is killed.
+//! Leaves out: frames and connections.
 
 use std::future::pending;
 use std::pin::pin;
@@ -24,17 +24,17 @@ use crate::boxes::{Awake, Entry};
 use crate::ids;
 use crate::refusal::Refusal;
 
-/// Grace between TERM and KILL when the client names none.
+/// Default grace between TERM and KILL.
 const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 /// Longest grace.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
-/// Size of a terminal when the client names none.
+/// Default size of a terminal.
 const ROWS_DEFAULT: u16 = 24;
 const COLS_DEFAULT: u16 = 80;
-/// Pieces of input that wait for the program. Beyond it the client has to wait, as with any pipe.
+/// Most pieces of input that wait for the program. Beyond it the client has to wait, as with any pipe.
 const PENDING_INPUTS_MAX: usize = 64;
 
-/// What a client wants to have started.
+/// A client's request for a session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionStart {
     /// Argument vector; wins over `shell`.
@@ -43,13 +43,13 @@ pub struct SessionStart {
     pub shell: Option<String>,
     /// Working directory; the home folder if absent.
     pub cwd: Option<String>,
-    /// `NAME=VALUE` each, above the environment of the box. Names that a client may not set are passed over.
+    /// `NAME=VALUE` each, above the environment of the box. Names that a client may not set are skipped.
     pub env: Vec<String>,
-    /// On a terminal of so many rows and columns; 0 for the default.
+    /// Rows and columns of the terminal; 0 for the default.
     pub terminal: Option<(u16, u16)>,
 }
 
-/// What a client says to a running session.
+/// Input of a running session.
 #[derive(Debug)]
 pub enum SessionInput {
     /// Bytes for standard input.
@@ -69,11 +69,11 @@ pub enum SessionInput {
     Terminate(Option<Duration>),
 }
 
-/// The client of a session takes no more output.
+/// The client of a session accepts no more output.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientGone;
 
-/// Takes the output of a session to its client.
+/// Delivers the output of a session to its client.
 pub trait SessionOutput: Send {
     /// Standard output, or the output of the terminal.
     fn stdout(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), ClientGone>> + Send;
@@ -81,28 +81,28 @@ pub trait SessionOutput: Send {
     fn stderr(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), ClientGone>> + Send;
 }
 
-/// What became of the start of a session.
+/// Result of the start of a session.
 #[derive(Debug)]
 pub enum Opened {
     /// The program runs.
     Running(Box<Session>),
     /// There is no such program, or it cannot be executed.
     NotExecutable {
-        /// 127 or 126, as shells say it.
+        /// 127 or 126, as in shells.
         exit_code: i32,
-        /// What a shell would print.
+        /// The error text of a shell.
         message: String,
     },
 }
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEnd {
     /// The program exited, and the client has all of its output.
     Exited(i32),
     /// The box stopped.
     BoxStopped,
-    /// The client went away, or stopped reading.
+    /// The client disconnected, or stopped reading.
     ClientGone,
 }
 
@@ -141,7 +141,7 @@ fn command_of(wanted: SessionStart) -> Result<Command, Refusal> {
     Ok(Command { tty, env, interactive: true, owned_by_client: true, ..command })
 }
 
-/// The variables of a session. Those that a client may not set are passed over, as the clients' documentation says.
+/// The variables of a session. Those that a client may not set are skipped, as the clients' documentation says.
 fn environment_of(entries: &[String]) -> Result<Vec<(String, String)>, Refusal> {
     let entries = entries.iter().filter_map(|entry| entry.split_once('='));
     let entries = entries.filter(|(name, _)| !ids::is_blocked_env(name)).take(ids::ENV_VARS_MAX);
@@ -165,8 +165,8 @@ impl Session {
         self.ticket.id()
     }
 
-    /// Passes input and output on until the program exits or the client goes away (`inputs` is closed, or the output is not
-    /// taken). Then all processes of the session are gone and its record is written.
+    /// Relays input and output until the program exits or the client disconnects (`inputs` is closed, or the output is
+    /// not accepted). On return all processes of the session are gone and its record is written.
     pub async fn run(self, inputs: mpsc::Receiver<SessionInput>, output: &mut impl SessionOutput) -> SessionEnd {
         let Self { mut events, input, ticket, .. } = self;
         let tree = Tree { handle: ticket.entry().handle(), number: ticket.number() };
@@ -175,12 +175,12 @@ impl Session {
             relayed = relay(&mut events, ticket.entry(), output, &mut tail) => relayed,
             () = obey(inputs, input, &tree) => Err(ClientGone),
         };
-        // Also after an exit: what the program left in the background belongs to the session.
+        // Also after an exit: background processes of the program belong to the session.
         tree.kill().await;
         let client_is_there = relayed.is_ok();
         let exit = match relayed {
             Ok(exit) => exit,
-            // The rest of the output has no reader; the exit is still to be recorded.
+            // The rest of the output has no reader; the exit must still be recorded.
             Err(ClientGone) => exit_of(&mut events).await,
         };
         let finished = ticket.finish(ended_now(exit, tail.bytes())).await;
@@ -191,7 +191,7 @@ impl Session {
         }
     }
 
-    /// Ends a session whose client went away before it heard of the start.
+    /// Ends a session whose client disconnected before it received the start.
     pub async fn abandon(self) {
         let Self { mut events, ticket, .. } = self;
         Tree { handle: ticket.entry().handle(), number: ticket.number() }.kill().await;
@@ -200,10 +200,10 @@ impl Session {
     }
 }
 
-/// The exit of a run, or why it is not known.
+/// The exit of a run, or the reason why it is unknown.
 type KnownExit = Result<Exit, ShimError>;
 
-/// Hands output to the client as it comes, up to the exit.
+/// Delivers output to the client as it comes, up to the exit.
 async fn relay(
     events: &mut RunEvents,
     entry: &Entry,
@@ -247,7 +247,7 @@ fn gone() -> ShimError {
     ShimError::new(ErrorKind::Gone, "read run's output", "")
 }
 
-/// Does what the client says; returns when the client has gone.
+/// Handles the client's input; returns when the client has disconnected.
 async fn obey(inputs: mpsc::Receiver<SessionInput>, input: RunInput, tree: &Tree) {
     let (queue, pending_inputs) = mpsc::channel(PENDING_INPUTS_MAX);
     let feeding = async {
@@ -298,7 +298,7 @@ async fn until(deadline: std::pin::Pin<&mut Option<tokio::time::Sleep>>) {
     }
 }
 
-/// Feeds standard input in a loop of its own: a program that does not read must not keep signals from reaching it.
+/// Feeds standard input in a loop of its own: a program that does not read must not delay signals.
 async fn feed(mut pending_inputs: mpsc::Receiver<SessionInput>, mut input: RunInput) {
     while let Some(said) = pending_inputs.recv().await {
         let done = match said {
@@ -325,7 +325,7 @@ impl Tree {
         self.signal(libc::SIGKILL).await;
     }
 
-    /// Signals every process. A session without any is fine.
+    /// Signals every process. A session without processes is not an error.
     async fn signal(&self, signal: i32) {
         match self.handle.signal(self.number, signal, Scope::Tree).await {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -13,18 +13,18 @@ use crate::boxes::{Awake, Entry, LiveRun, WorkKind};
 use crate::clock;
 use crate::refusal::{Refusal, without_errno};
 
-/// A run that lives longer than this gets a record before its end. Shorter ones need only the one at their end.
+/// A run that lives longer than this gets a record before its end. Shorter ones need only the final one.
 pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
 
 /// The init's name for the step that executes the program.
 const STEP_EXECUTE: &str = "execute";
 /// The init's name for the step that enters the working directory.
 const STEP_FOLDER: &str = "enter folder";
-/// What shells answer for a program that is not there, and for one that cannot be executed.
+/// A shell's exit codes for a missing program, and for one that cannot be executed.
 const EXIT_NOT_FOUND: i32 = 127;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
 
-/// What became of a start.
+/// Result of a start.
 #[derive(Debug)]
 pub enum Started {
     /// The program runs.
@@ -38,11 +38,11 @@ pub enum Started {
         /// Its ticket.
         ticket: Ticket,
     },
-    /// There is no such program: for a client of `exec` that is a result like another, with a shell's exit code.
+    /// There is no such program: for a client of `exec` that is an ordinary result, with a shell's exit code.
     NotExecutable {
         /// 127 or 126.
         exit_code: i32,
-        /// What a shell would say.
+        /// The error text of a shell.
         message: String,
         /// Its record is being written.
         finished: Finished,
@@ -63,7 +63,7 @@ pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Star
         return Err(Refusal::Limit(format!("{most} commands are running in this box already")));
     }
     let kind = if command.owned_by_client { WorkKind::Session } else { WorkKind::Run };
-    // An init command is no work that keeps a box awake: it is how servers are started.
+    // An init command does not count as work that keeps a box awake: servers are started by it.
     let work = (!command.hidden).then(|| entry.activity.begin(kind));
     let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     match handle.exec(request(number, command, entry, &ticket.run)).await {
@@ -87,18 +87,18 @@ fn request(number: u64, command: &Command, entry: &Entry, run: &LiveRun) -> Exec
     }
 }
 
-/// What the init keeps for us, should this daemon die: the public id, and whether the run is ours.
+/// Label that the init keeps in case this daemon dies: the public id, and whether the run is ours.
 fn label_of(run: &LiveRun) -> String {
     if run.hidden { format!("hidden:{}", run.id) } else { run.id.clone() }
 }
 
-/// Back from [`label_of`]: public id and whether it is hidden.
+/// The inverse of [`label_of`]: public id and whether it is hidden.
 pub(super) fn read_label(label: &str) -> (String, bool) {
     let (id, hidden) = match label.strip_prefix("hidden:") {
         Some(id) => (id, true),
         None => (label, false),
     };
-    // The box may have taken over its init: only an id of our form is believed.
+    // The box may control its init: only an id of our form is accepted.
     let id = uuid::Uuid::parse_str(id).unwrap_or_else(|_| uuid::Uuid::new_v4());
     (id.to_string(), hidden)
 }
@@ -109,7 +109,7 @@ fn running(run: Run, ticket: Ticket) -> Started {
     Started::Running { pid, events, input, ticket }
 }
 
-/// The program does not run. For a missing program that is a result; anything else is an error of the request.
+/// The program does not run. A missing program is a result; any other cause is an error of the request.
 async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -> Result<Started, Refusal> {
     let name = command.argv.first().map_or("", String::as_str);
     let (exit_code, message) = match (error.step(), error.kind()) {

@@ -1,4 +1,4 @@
-//! A run whose output is wanted as it comes.
+//! A run whose output is streamed.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,21 +16,21 @@ use super::ticket::{Finished, Ticket, ended_now};
 use crate::boxes::{Awake, LiveRun};
 use crate::refusal::Refusal;
 
-/// Pieces of output on their way to a client. Beyond it the program has to wait for its reader, as with any pipe.
+/// Most pieces of output on their way to a client. Beyond it the program waits for its reader, as with any pipe.
 const PIECES_MAX: usize = 8;
-/// A client that has not taken anything for so long counts as gone.
+/// A client that has read nothing for this long counts as disconnected.
 const STALL_MAX: Duration = Duration::from_secs(300);
 
-/// What a stream consists of.
+/// Items of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamItem {
     /// Output of the program, both streams merged.
     Output(Bytes),
-    /// The end; nothing comes after it.
+    /// The end; the last item.
     End(Finished),
 }
 
-/// The output of a run as it comes. When it is dropped, the run goes on without a reader.
+/// The streamed output of a run. When it is dropped, the run continues without a reader.
 #[derive(Debug)]
 pub struct RunStream {
     items: mpsc::Receiver<StreamItem>,
@@ -38,7 +38,7 @@ pub struct RunStream {
 }
 
 impl RunStream {
-    /// The next piece; nothing comes after the end.
+    /// The next piece; none after the end.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<StreamItem>> {
         self.items.poll_recv(context)
     }
@@ -58,7 +58,7 @@ impl Drop for RunStream {
     }
 }
 
-/// Starts a command whose output is read as it comes.
+/// Starts a command whose output is streamed.
 pub async fn stream(runs: &Runs, awake: &Awake, command: &Command) -> Result<RunStream, Refusal> {
     let (sender, items) = mpsc::channel(PIECES_MAX);
     let mut streamed = RunStream::from(items);
@@ -98,17 +98,17 @@ async fn forward(mut events: RunEvents, ticket: Ticket, sender: mpsc::Sender<Str
         if finished.lost {
             let _ = client.send(StreamItem::Output(Bytes::from_static(stopped_text().as_bytes()))).await;
         }
-        // The client may have gone away by now.
+        // The client may have disconnected by now.
         let _ = client.send(StreamItem::End(finished)).await;
     }
 }
 
-/// Gives a piece to the client. Returns it if it is still there; without one, output is read and dropped.
+/// Sends a piece to the client. Returns the client if still connected; without a client, output is read and dropped.
 async fn hand_on(client: Option<mpsc::Sender<StreamItem>>, bytes: Bytes) -> Option<mpsc::Sender<StreamItem>> {
     let client = client?;
     match tokio::time::timeout(STALL_MAX, client.send(StreamItem::Output(bytes))).await {
         Ok(Ok(())) => Some(client),
-        // Gone, or as good as.
+        // Disconnected, or stalled.
         Ok(Err(_)) | Err(_) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! A run in flight, as the task that reads its output holds it, and how it ends.
+//! A run in flight, as held by the task that reads its output, and its end.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::boxes::{Entry, LiveRun, Work};
 use crate::clock;
 use crate::domain::RunState;
 
-/// So much of each output stream is kept for an answer at the end; the rest is read and dropped.
+/// Most bytes kept of each output stream for an answer at the end; the rest is read and dropped.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A run in flight. Dropping it takes the run out of the box's table.
@@ -47,10 +47,10 @@ impl Ticket {
     }
 }
 
-/// How a run ended, before its usage is read.
+/// The end of a run, before its usage is read.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its exit, or why it is not known.
+    /// Its exit, or the reason why it is unknown.
     pub exit: Result<Exit, icebox_shim::Error>,
     /// The end of its output.
     pub tail: Vec<u8>,
@@ -62,18 +62,18 @@ pub struct Ended {
     pub truncated: bool,
 }
 
-/// How a run ended.
+/// The end of a run, with its usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
     /// 128 + n after signal n.
     pub exit_code: i32,
     /// State as recorded.
     pub state: RunState,
-    /// CPU time of the run and what it started.
+    /// CPU time of the run and its descendants.
     pub cpu_ns: u64,
-    /// Why it failed, beyond the exit code.
+    /// Reason of its failure, beyond the exit code.
     pub error_message: Option<String>,
-    /// What the kernel killed of it for want of memory, in words.
+    /// Text about its processes that the kernel killed for want of memory.
     pub out_of_memory: Option<String>,
     /// Its time limit has passed.
     pub timed_out: bool,

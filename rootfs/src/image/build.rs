@@ -16,7 +16,7 @@ use crate::template::hex;
 
 /// The Debian release that boxes run.
 pub(super) const SUITE: &str = "bookworm";
-/// What is in it beyond Debian's essential packages (which bring tar, gzip, grep, sed and the like).
+/// The packages beyond Debian's essential ones (which include tar, gzip, grep, sed and the like).
 const PACKAGES: [&str; 12] = [
     "bash",
     "ca-certificates",
@@ -33,7 +33,7 @@ const PACKAGES: [&str; 12] = [
 ];
 /// Part of the recipe: raise it when the finishing changes.
 const RECIPE_VERSION: &str = "1";
-/// Where retrieved packages wait for the build to succeed; an interrupted one leaves them to the next.
+/// The cache of retrieved packages; an interrupted build leaves them to the next one.
 const CACHE: &str = "packages";
 
 /// Builds the base image, or finds the one that is there. Waits for a build by another process.
@@ -50,7 +50,7 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
     let rootfs = temp.join("rootfs");
     let cache = image_dir.join(CACHE);
     for dir in [&temp, &rootfs, &cache] {
-        // A box's root directory is read by everybody in it.
+        // Every user of a box reads its root directory.
         DirBuilder::new().recursive(true).mode(0o755).create(dir).at(Step::Debootstrap, dir)?;
     }
     debootstrap::run(SUITE, &PACKAGES, &mirror, &rootfs, &cache, progress)?;
@@ -94,7 +94,7 @@ pub(super) fn make_image_dir(image_dir: &Path) -> Result<()> {
     files::make_dirs(image_dir, 0o755).at(Step::LockImages, image_dir)
 }
 
-/// Takes the lock of the image directory, waiting for whoever has it.
+/// Takes the lock of the image directory, waiting for its holder.
 pub(super) fn lock(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
     let path = image_dir.join("lock");
     let file = files::open_lock(&path).at(Step::LockImages, &path)?;
@@ -105,8 +105,8 @@ pub(super) fn lock(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Resu
     Ok(file)
 }
 
-/// Removes what an interrupted build left. debootstrap mounts /proc and /sys in the tree while it works; removing the
-/// tree with the host's /proc still in it would reach into the host.
+/// Removes the leftovers of an interrupted build. debootstrap mounts /proc and /sys in the tree while it works;
+/// removing the tree with the host's /proc still in it would reach into the host.
 fn sweep(image_dir: &Path) -> Result<()> {
     let entries = fs::read_dir(image_dir).at(Step::SweepImages, image_dir)?;
     for entry in entries {

@@ -1,4 +1,4 @@
-//! Runs debootstrap and tells what it does while it does it.
+//! Runs debootstrap and reports its progress.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,12 +9,12 @@ use super::mirror::Mirror;
 use super::{Phase, Progress};
 use crate::error::{At, Cause, Error, Result, Step};
 
-/// How many of the last lines an error quotes.
+/// Number of last lines that an error quotes.
 const QUOTED_LINES_MAX: usize = 12;
 /// Longest line that is taken from debootstrap.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// Fills the empty directory `target`. `cache` keeps the packages, so that an interrupted build need not get them again.
+/// Fills the empty directory `target`. `cache` keeps the packages, so a build after an interrupted one reuses them.
 pub(super) fn run(
     suite: &str,
     packages: &[&str],
@@ -59,7 +59,7 @@ pub(super) fn run(
     if status.success() {
         return Ok(());
     }
-    // It keeps the tools' own words in a log of its own.
+    // debootstrap writes the output of its tools to a log file of its own.
     if let Ok(log) = fs::read_to_string(target.join("debootstrap/debootstrap.log")) {
         tail.extend(log.lines().rev().take(QUOTED_LINES_MAX).collect::<Vec<_>>().into_iter().rev().map(str::to_owned));
     }
@@ -67,7 +67,7 @@ pub(super) fn run(
     Err(Error::new(Step::Debootstrap, target.display().to_string(), cause))
 }
 
-/// Reads to the end, reports what is progress, and returns the last lines.
+/// Reads to the end, reports progress, and returns the last lines.
 fn follow(reader: impl Read, progress: &mut dyn FnMut(Progress)) -> io::Result<Vec<String>> {
     let mut reader = BufReader::new(reader);
     let mut tail = Vec::new();
@@ -88,7 +88,7 @@ fn follow(reader: impl Read, progress: &mut dyn FnMut(Progress)) -> io::Result<V
     }
 }
 
-/// Turns debootstrap's lines into counts. How many packages there are is known once all were retrieved.
+/// Turns debootstrap's lines into counts. The number of packages is known once all were retrieved.
 #[derive(Debug, Default)]
 struct Counter {
     phase: Option<Phase>,

@@ -18,12 +18,12 @@ const HOSTNAME: &str = "icebox\n";
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 const GIT_CONFIG: &str = "[user]\n\tname = Upstash Box\n\temail = box@upstash.com\n";
 
-/// Emptied: packages and lists that can be fetched again, and traces of how and where the tree was made.
+/// Emptied directories: packages and lists that can be fetched again, and traces of the build.
 const EMPTIED: [&str; 6] = ["dev", "run", "tmp", "var/cache/apt", "var/lib/apt/lists", "var/log"];
-/// What dpkg and apt expect to be there in the emptied ones, parents first.
+/// Directories that dpkg and apt expect in the emptied ones, parents first.
 const KEPT_DIRECTORIES: [&str; 4] =
     ["var/cache/apt/archives", "var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"];
-/// Removed: the host's identity that debootstrap copied or made, and back-ups that no one needs.
+/// Removed files: the host's identity that debootstrap copied or made, and unneeded back-ups.
 const REMOVED: [&str; 9] = [
     "etc/.pwd.lock",
     "etc/passwd-",
@@ -88,7 +88,7 @@ fn add_user(tree: &Tree, rootfs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The account file with the line added. A package that took our name or number is an error, not something to share.
+/// The account file with the line added. A package that took the user's name or number is an error.
 fn with_account(old: &str, line: &str) -> Result<String, Cause> {
     let id = USER_ID.to_string();
     let taken = old.lines().any(|old| {

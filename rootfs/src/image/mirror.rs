@@ -1,7 +1,7 @@
-//! Where packages come from: the mirror that this machine's own package manager is configured to use.
+//! The source of packages: the mirror that this machine's own package manager is configured to use.
 //!
 //! Reads `/etc/apt/sources.list` and `/etc/apt/sources.list.d/*.{list,sources}`; understands the one-line and the
-//! deb822 format as far as a base system needs. No mirror is built in: a machine without one is told so.
+//! deb822 format as far as a base system needs. No mirror is built in: without a configured one, an error says so.
 
 use std::fs;
 use std::io;
@@ -30,8 +30,8 @@ struct Source {
     signed_by: Option<PathBuf>,
 }
 
-/// The mirror for `suite`: the one that is `wished` for, else the machine's source of that suite, else a source that is a
-/// complete Debian archive by its path (it holds every suite).
+/// The mirror for `suite`: the `wished` one, else the machine's source of that suite, else a source that is a complete
+/// Debian archive by its path (it holds every suite).
 pub(super) fn find(wished: Option<String>, apt_dir: &Path, suite: &str) -> Result<Mirror> {
     if let Some(uri) = wished.filter(|uri| !uri.is_empty()) {
         return Ok(Mirror { uri, keyring: DEFAULT_KEYRING.into() });

@@ -1,7 +1,7 @@
 //! The layer above the base image that carries our own program under the name people expect: `sudo`.
 //!
-//! The resident init's binary knows by its name what it is to do. The layer is named by the hash of the binary, so a new
-//! version makes a new layer and boxes that run keep theirs.
+//! The resident init's binary chooses its role by its name. The layer is named by the hash of the binary, so a new
+//! version makes a new layer and running boxes keep theirs.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
@@ -16,9 +16,9 @@ use crate::template::hex;
 
 const DIRECTORY: &str = "usr/local/bin";
 const PROGRAM: &str = "sudo";
-/// Where scripts look for it; a link to the program.
+/// The path that scripts expect; a link to the program.
 const LINK: (&str, &str) = ("usr/bin/sudo", "../local/bin/sudo");
-/// The binary that goes in is ours and small; more than this is a mistake.
+/// Largest binary; Icebox's own is small, so a larger file is a mistake.
 const BINARY_BYTES_MAX: u64 = 64 << 20;
 
 /// The layer with that binary, made now if need be.

@@ -17,7 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// A concurrent rename anywhere makes the kernel give up on a restricted lookup; so often we ask again.
+/// Most attempts of a restricted lookup: a concurrent rename anywhere makes the kernel give up (EAGAIN).
 const RESOLVE_ATTEMPTS_MAX: u32 = 32;
 /// Deepest directory that is walked, so that recursion has a bound.
 const DEPTH_MAX: u32 = 128;
@@ -45,14 +45,14 @@ impl Owner {
     }
 }
 
-/// What a walk did.
+/// The result of a walk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Walked {
     /// Files that lost setuid, setgid or capabilities.
     pub(super) unprivileged: u64,
     /// Device nodes and other special files removed.
     pub(super) special_removed: u64,
-    /// Bytes occupied by what is left.
+    /// Bytes occupied by the remaining files.
     pub(super) size_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What is known about a base image, and what its build reports.
+//! The facts about a base image, and the progress of its build.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub struct BaseImage {
     pub dir: PathBuf,
     /// The root file system in it, to be used as the lowest layer.
     pub rootfs: PathBuf,
-    /// What is known about it.
+    /// The facts about it.
     pub manifest: Manifest,
 }
 
@@ -54,7 +54,7 @@ pub enum Phase {
     Unpacking,
     /// Packages are configured.
     Configuring,
-    /// The tree is made ours.
+    /// The tree is adapted for boxes.
     Finishing,
     /// The tree is written to disk for good.
     Saving,
@@ -74,7 +74,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a build tells while it works.
+/// A build's progress report.
 #[derive(Debug, Clone)]
 pub struct Progress {
     /// The part of the work.

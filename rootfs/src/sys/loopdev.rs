@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Detach when the last opener (a mount counts as one) is gone.
 pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
-/// Go around the page cache of the host.
+/// Bypass the page cache of the host.
 pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
 /// Bytes of a name in `struct loop_info64`, its terminating zero included.
 pub(crate) const LO_NAME_BYTES: usize = 64;

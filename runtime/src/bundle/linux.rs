@@ -94,7 +94,7 @@ pub(super) fn devices(linux: &Linux) -> Result<Vec<DeviceNode>> {
         .collect()
 }
 
-/// Kernel parameters, in the order of their names. [`super::ownership`] has refused those of the host.
+/// Kernel parameters, sorted by name. [`super::ownership`] has refused those of the host.
 pub(super) fn sysctls(linux: &Linux) -> Vec<(String, String)> {
     let mut list: Vec<(String, String)> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
     list.sort();
@@ -134,7 +134,7 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
 
 fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     let Some(memory) = resources.memory() else { return Ok(()) };
-    // 0 is "not set" in what Docker and Podman write, and runc takes it so; as a limit it would kill every process.
+    // Docker, Podman and runc use 0 for "not set"; as a limit it would kill every process.
     let limit = memory.limit().filter(|limit| *limit != 0);
     limits.memory_max_bytes = limit;
     limits.memory_low_bytes = memory.reservation().filter(|low| *low != 0);
@@ -207,7 +207,7 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
                 limits.io_max.push(IoMax { major, minor, ..IoMax::default() });
                 limits.io_max.len() - 1
             });
-            // 0 takes a limit away in blkio's files, which is where these values come from.
+            // 0 removes a limit in blkio's files, whose values these are.
             set(&mut limits.io_max[at], if entry.rate() == 0 { u64::MAX } else { entry.rate() });
         }
         Ok(())
@@ -218,8 +218,8 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     add(io.throttle_write_iops_device(), |m, v| m.wiops = Some(v))
 }
 
-/// The rules of the configuration, then those that every container has: its default nodes, terminals, and `mknod` of
-/// anything (harmless without access). The last rule that matches wins.
+/// The rules of the configuration, then those of every container: its default nodes, terminals, and `mknod` of any
+/// device (harmless without access). The last matching rule wins.
 fn device_rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
     let mut rules =
         vec![DeviceRule { allow: false, kind: RuleKind::All, major: None, minor: None, access: Access::ALL }];

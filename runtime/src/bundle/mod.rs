@@ -1,5 +1,5 @@
-//! Reads an OCI bundle's `config.json` into a [`Plan`]. What this version does not do is refused by name, so that no
-//! container runs with less than it asked for.
+//! Reads an OCI bundle's `config.json` into a [`Plan`]. Unsupported fields are refused by name, so that no container
+//! runs with less than it asked for.
 
 mod linux;
 mod mounts;
@@ -28,15 +28,15 @@ use crate::{
 
 const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// A bundle as read.
+/// A parsed bundle.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     /// The bundle's directory, absolute.
     pub(crate) dir: PathBuf,
-    /// The configuration's bytes as they were found, for everything that comes after.
+    /// The unchanged bytes of the configuration, for later steps.
     pub(crate) bytes: Vec<u8>,
     pub(crate) spec: Spec,
-    /// What was passed over, such as unknown capabilities.
+    /// Ignored values, such as unknown capabilities.
     pub(crate) warnings: Vec<String>,
 }
 

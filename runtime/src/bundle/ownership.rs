@@ -1,4 +1,4 @@
-//! Which field of `config.json` changes which namespace, and the check that the container has that namespace for
+//! The namespaces that fields of `config.json` change, and the check that the container has such a namespace for
 //! itself.
 //!
 //! A container that shares a namespace with its caller must not change it: `hostname` without a uts namespace would
@@ -16,7 +16,7 @@ use crate::{
     plan::{Namespace, Namespaces, sysctl_path},
 };
 
-/// What a field acts on.
+/// The object a field acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ActsOn {
     User,
@@ -150,12 +150,12 @@ fn shared(subject: &str, field: &str, acts_on: ActsOn) -> Error {
         ActsOn::Uts => "UTS",
         ActsOn::Process | ActsOn::Cgroup => "",
     };
-    // The words up to the colon are those of runc, which its callers know.
+    // The text up to the colon is runc's, which its callers know.
     let cause = format!("unable to set {field} without a private {name} namespace: it would change the host");
     Error::invalid(Step::Bundle, subject, cause)
 }
 
-/// True if a change made there stays in the container.
+/// True if a change of that object stays in the container.
 fn private(namespaces: &Namespaces, acts_on: ActsOn) -> Result<bool> {
     match acts_on {
         ActsOn::User => not_the_callers("user", &namespaces.user),

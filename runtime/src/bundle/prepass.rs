@@ -1,12 +1,12 @@
-//! The first pass over `config.json`, on plain JSON: what the typed reader would get wrong is put right, and what this
-//! version does not do is refused by name.
+//! The first pass over `config.json`, on plain JSON: it corrects values that the typed reader would misread and refuses
+//! unsupported fields by name.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{Error, Result, Step};
 
-/// Parts of the specification that change what the container is allowed or promised, and that are not done yet.
+/// Unsupported parts of the specification that change the container's rights or guarantees.
 const UNSUPPORTED: [(&str, &str); 17] = [
     ("/hooks/prestart", "hooks"),
     ("/hooks/createRuntime", "hooks"),

@@ -113,7 +113,7 @@ fn filter(linux: &Linux) -> Result<Option<seccomp::Program>> {
     seccomp::compile(&rules).map(Some).map_err(failed)
 }
 
-/// What `exec` may change of a container's process.
+/// The parts of a container's process that `exec` may change.
 #[derive(Debug, Default)]
 pub(crate) struct ExecOverrides {
     /// A file with an OCI process object.
@@ -133,7 +133,7 @@ pub(crate) struct ExecOverrides {
 pub(crate) struct ForExec {
     pub(crate) process: Process,
     pub(crate) oom_score_adj: Option<i32>,
-    /// What was passed over, such as unknown capabilities.
+    /// Ignored values, such as unknown capabilities.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Resu
         None => {
             let mut process = from_oci(own, linux)?;
             process.args = overrides.args;
-            // Only its own caller asks for a terminal.
+            // Only the caller of `exec` can ask for a terminal.
             process.terminal = None;
             (process, own.oom_score_adj(), Vec::new())
         }

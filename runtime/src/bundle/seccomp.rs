@@ -1,6 +1,6 @@
 //! From `linux.seccomp` of an OCI `config.json` to the compiler's [`Rules`].
 //!
-//! Where the specification is silent, this does what runc with libseccomp does, so that profiles written for Docker
+//! Where the specification is silent, this module follows runc with libseccomp, so that profiles written for Docker
 //! and Podman mean the same here:
 //! - a name that no supported architecture has is ignored; so is an architecture that this kernel cannot run;
 //! - for one call an entry without conditions wins over all that have some, and of several the first one; among

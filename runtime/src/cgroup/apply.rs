@@ -1,4 +1,4 @@
-//! Putting [`Limits`] on a cgroup: one limit after the other, each to where its controller is.
+//! Applies [`Limits`] to a cgroup: one limit after the other, each in the hierarchy of its controller.
 //!
 //! Owns the order and the rule that nothing is skipped in silence. The writes themselves are in `v1.rs` and `v2.rs`.
 
@@ -29,7 +29,7 @@ impl Cgroup {
         let subject = self.main()?.path();
         limits.check(subject)?;
         let mut refused = self.refused.clone();
-        // cpu, memory and pids were handed down when it was made; the rest comes when it is needed.
+        // cpu, memory and pids were handed down at creation; the other controllers are enabled when needed.
         let late: Vec<_> = limits.controllers().into_iter().filter(|c| self.needs_handing_down(*c)).collect();
         if !late.is_empty() {
             refused.extend(enable(&self.hierarchy, &self.path, &late)?);
@@ -56,7 +56,7 @@ impl Cgroup {
         }
         let dir = self.unified.as_ref()?;
         if c == Controller::Devices {
-            // No controller is needed for the eBPF filter, so it also serves where v1 has one that we are not in.
+            // The eBPF filter needs no controller, so it also works if this cgroup is not in v1's devices hierarchy.
             return Some(Place::V2(dir));
         }
         (self.hierarchy.backend(c) == Backend::V2).then_some(Place::V2(dir))
@@ -182,6 +182,12 @@ impl Run<'_> {
             self.limit(c, format!("memory.low={low}"), |place| match place {
                 Place::V1(dir) => v1::bytes(dir, "memory.soft_limit_in_bytes", low),
                 Place::V2(dir) => v2::bytes(dir, "memory.low", low),
+            })?;
+        }
+        if let Some(max) = l.socket_memory_max_bytes {
+            self.limit(c, format!("{}={max}", v1::SOCKETS), |place| match place {
+                Place::V1(dir) => v1::bytes(dir, v1::SOCKETS, max),
+                Place::V2(_) => Ok(()),
             })?;
         }
         if l.oom_group {

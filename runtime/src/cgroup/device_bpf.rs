@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::file::Dir;
 use crate::sys::bpf::{self, Insn};
 
-/// How we know our own filters again. At most 15 bytes, letters, digits, `_` and `.`.
+/// The name by which this runtime recognises its own filters. At most 15 bytes, letters, digits, `_` and `.`.
 const PROGRAM_NAME: &str = "icebox_devices";
 
 // eBPF: class | operation | source. JMP32 compares the low halves, so numbers above 2^31 need no sign care.
@@ -52,7 +52,7 @@ pub(super) fn compile(rules: &[DeviceRule]) -> Vec<Insn> {
         insn(AND32_IMM, TYPE, 0, 0, 0xffff),
         insn(LDX_W, MAJOR, R1, 4, 0),
         insn(LDX_W, MINOR, R1, 8, 0),
-        // Nothing wanted: no rule can be about it.
+        // No access requested: no rule applies.
         insn(JNE32_IMM, WANTED, 0, 2, 0),
     ];
     program.extend(verdict(false));
@@ -71,7 +71,7 @@ const fn verdict(allow: bool) -> [Insn; 2] {
     [insn(MOV64_IMM, R0, 0, 0, allow as i32), insn(EXIT, 0, 0, 0, 0)]
 }
 
-/// Says whether nothing comes past this rule.
+/// Emits one rule. True if the rule decides every request that reaches it.
 fn emit(program: &mut Vec<Insn>, rule: &DeviceRule) -> bool {
     let total = rule.access == Access::ALL;
     let access = i32::from(rule.access.bits());

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which nodes a rule is about.
+/// The type of device nodes that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeviceKind {
     /// Block and character devices.
@@ -116,7 +116,7 @@ impl From<Access> for String {
 pub struct DeviceRule {
     /// Grant or refuse.
     pub allow: bool,
-    /// Which nodes.
+    /// The type of nodes.
     pub kind: DeviceKind,
     /// Major number.
     #[serde(default)]
@@ -124,7 +124,7 @@ pub struct DeviceRule {
     /// Minor number.
     #[serde(default)]
     pub minor: Option<u32>,
-    /// Which kinds of access.
+    /// The kinds of access.
     pub access: Access,
 }
 
@@ -152,7 +152,7 @@ fn number(n: Option<u32>) -> String {
     n.map_or_else(|| "*".to_owned(), |n| n.to_string())
 }
 
-/// What the v1 controller can hold: a default, and exceptions from it.
+/// The state of the v1 controller: a default, and exceptions from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct V1Program {
     pub(super) default_allow: bool,
@@ -274,7 +274,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// The definition at the head of this file, word by word.
+    /// The definition at the head of this file, implemented literally.
     pub(in crate::cgroup) fn naive(rules: &[DeviceRule], block: bool, major: u32, minor: u32, access: u8) -> bool {
         let decide = |bit: u8| {
             let matching = rules.iter().rev().find(|r| {

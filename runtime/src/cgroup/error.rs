@@ -11,15 +11,15 @@ use super::Controller;
 /// The result of a cgroup operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, on which file, and why.
+/// The failed operation, its file, and the cause.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Error {
-    /// What was being done, e.g. `freeze`.
+    /// The failed operation, e.g. `freeze`.
     pub operation: &'static str,
-    /// The cgroup directory or control file it was done to.
+    /// The cgroup directory or control file of the operation.
     pub subject: PathBuf,
-    /// The class of the failure: this is what callers decide by.
+    /// The class of the failure, on which callers decide.
     pub kind: ErrorKind,
     detail: Cow<'static, str>,
     source: Option<std::io::Error>,
@@ -33,17 +33,17 @@ pub enum ErrorKind {
     FreezeTimeout,
     /// Another wait ran into its deadline.
     Timeout,
-    /// There are processes in it (or children below it), where none may be.
+    /// It has processes (or child cgroups), which the operation does not allow.
     Busy,
-    /// It, or a cgroup above it, is frozen: whoever joins would stop until the thaw.
+    /// It, or a cgroup above it, is frozen: a joining process would stop until the thaw.
     Frozen,
-    /// A limit asked for cannot be enforced here, for want of this controller or of a file of it.
+    /// A requested limit cannot be enforced here: this controller or one of its files is missing.
     Unenforced(Controller),
     /// No such cgroup, or the cgroup has been removed meanwhile.
     NotFound,
-    /// The request itself makes no sense to us or to the kernel.
+    /// The request is invalid for this module or for the kernel.
     Invalid,
-    /// The caller has not the right.
+    /// The caller lacks the permission.
     Denied,
     /// This layout or kernel cannot do that at all.
     Unsupported,

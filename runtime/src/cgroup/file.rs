@@ -44,7 +44,7 @@ impl Dir {
     }
 
     /// Opens a cgroup below: `relative` may have several parts, or none for a second handle on this one.
-    /// The kernel is told not to leave this directory, though the path has been checked before.
+    /// The kernel is told not to leave this directory (`RESOLVE_BENEATH`), though the path was checked before.
     pub(super) fn below(&self, relative: &str) -> std::result::Result<Self, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let name = if relative.is_empty() { "." } else { relative };
@@ -107,7 +107,7 @@ impl Dir {
     pub(super) fn children(&self) -> Result<Vec<String>> {
         let fail = |e| Error::errno("list", &self.path, e);
         let mut names = Vec::new();
-        // A fresh description: the offset of the held one is shared by everybody who lists.
+        // A fresh open file description: all listings would share the offset of the held one.
         let fresh = self.below("").map_err(fail)?;
         for entry in rustix::fs::Dir::new(fresh.fd).map_err(fail)? {
             let entry = entry.map_err(fail)?;
@@ -126,7 +126,7 @@ impl Dir {
     }
 }
 
-/// Reads a control file from its start, whatever was read of it before.
+/// Reads a control file from its start, independent of earlier reads.
 pub(super) fn read_all(fd: BorrowedFd<'_>) -> std::result::Result<String, Errno> {
     let mut text = Vec::new();
     let mut chunk = [0_u8; 4096];

@@ -1,4 +1,4 @@
-//! Which cgroup hierarchies this machine has, and which controller lives in which.
+//! The cgroup hierarchies of this machine, and the controllers of each.
 //!
 //! Probed once, from `/proc/self/mountinfo` and the kernel's own answers, never from well-known paths. The roots are
 //! held open, so a later change of the mount table cannot lead us elsewhere. Makes and changes nothing.
@@ -16,7 +16,7 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const CGROUP_SUPER_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 
-/// How cgroups are mounted here.
+/// The cgroup layout of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// Only cgroup v2.
@@ -93,7 +93,7 @@ impl fmt::Display for Controller {
     }
 }
 
-/// Where a controller's files are.
+/// The hierarchy that holds a controller's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     /// In the v2 tree.
@@ -125,7 +125,7 @@ pub(super) struct V1Mount {
 }
 
 impl Hierarchy {
-    /// Looks at the machine.
+    /// Detects the machine's hierarchies.
     ///
     /// # Errors
     /// `NotFound` when no cgroup file system is mounted; or the mount table cannot be read.
@@ -142,7 +142,7 @@ impl Hierarchy {
         let mut v1: Vec<V1Mount> = Vec::new();
         for mount in mounts {
             match mount.fs_type.as_str() {
-                // The first one counts: /sys/fs/cgroup comes before whatever somebody mounted for a container.
+                // The first one counts: /sys/fs/cgroup comes before mounts made for containers.
                 "cgroup2" if unified.is_none() => unified = open_checked(mount, CGROUP2_SUPER_MAGIC),
                 "cgroup" => {
                     let found = mount.super_options.split(',').filter_map(Controller::from_name);
@@ -167,7 +167,7 @@ impl Hierarchy {
         Ok(Self { inner: Arc::new(Inner { unified, v2_controllers, v1 }) })
     }
 
-    /// How cgroups are mounted.
+    /// The cgroup layout.
     #[must_use]
     pub fn layout(&self) -> Layout {
         match (&self.inner.unified, self.inner.v1.is_empty()) {
@@ -177,7 +177,7 @@ impl Hierarchy {
         }
     }
 
-    /// Where the files of `c` are. Accounting and freezing are v2's wherever v2 is mounted.
+    /// The hierarchy that holds the files of `c`. Accounting and freezing are v2's wherever v2 is mounted.
     #[must_use]
     pub fn backend(&self, c: Controller) -> Backend {
         if self.inner.unified.is_some() && matches!(c, Controller::Cpuacct | Controller::Freezer | Controller::Core) {

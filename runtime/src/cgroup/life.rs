@@ -1,8 +1,8 @@
 //! Freezing, signalling, killing, waiting for the end, and removal.
 //!
 //! Waits end by an event of the kernel: a change of `cgroup.events` (POLLPRI) or the exit of a process (its pidfd).
-//! v1 announces neither that a task has left nor that a dying one is gone, so there we also look again every
-//! `V1_RETRY`. Every wait has a deadline.
+//! v1 announces neither that a task has left nor that a dying one is gone, so v1 is also polled every `V1_RETRY`.
+//! Every wait has a deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -25,9 +25,9 @@ const SIGNAL_PASSES_MAX: usize = 16;
 const SIGNAL_MAX: i32 = 64;
 /// The deepest tree of cgroups that we walk.
 pub(super) const DEPTH_MAX: usize = 64;
-/// v1 tells nobody when the last task has left a cgroup: the longest pause before we look again.
+/// v1 does not notify when the last task has left a cgroup: the longest pause between two reads.
 const V1_RETRY: Duration = Duration::from_millis(2);
-/// Pauses between looks at `cgroup.events`, in µs; together they are as long as an event can be late. See [`wait`].
+/// Pauses between reads of `cgroup.events`, in µs; their sum is the longest delay of an event. See [`wait`].
 const LOOKS_US: [u64; 9] = [50, 100, 200, 400, 800, 1600, 3200, 6400, 6400];
 
 impl Cgroup {
@@ -85,7 +85,7 @@ impl Cgroup {
                 return Ok(());
             }
             let held = hold(&found);
-            // Only what is still listed after its pidfd was taken is the process we mean.
+            // A pid still listed after its pidfd was opened is the same process.
             let still = procs_below(dir)?;
             for (pid, fd) in held.iter().filter(|(pid, _)| still.contains(pid)) {
                 match pidfd_signal(fd.as_fd(), signal).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
@@ -100,8 +100,8 @@ impl Cgroup {
         Err(Error::new("signal", dir.path(), ErrorKind::Busy).detail("it keeps forking"))
     }
 
-    /// Kills everything here and below, also what is being forked this moment, also when frozen. Does not wait. In a
-    /// removed cgroup there is nothing to kill.
+    /// Kills all processes here and below, also those being forked, also when frozen. Does not wait. A removed cgroup
+    /// has no processes.
     ///
     /// # Errors
     /// Those of the system calls.
@@ -147,8 +147,7 @@ impl Cgroup {
             && let Ok(now) = root.below(self.path.as_str())
             && now.inode()? != held.inode()?
         {
-            // Ours is gone, and somebody has made another of this name: that one is not ours to remove, in no
-            // hierarchy.
+            // This cgroup is gone, and another of the same name was made: it must not be removed, in any hierarchy.
             return Ok(());
         }
         for (mount, hierarchy) in self.hierarchy.v1_mounts().iter().enumerate() {
@@ -178,15 +177,15 @@ fn ignore_removed(result: Result<()>) -> Result<()> {
 
 fn until(deadline: Duration) -> Instant {
     let now = Instant::now();
-    // Decades are as good as for ever.
+    // Decades stand for "no deadline".
     now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
 /// Waits for a state of `cgroup.events`.
 ///
-/// The kernel tells of changes of one file at most every 10 ms, rounded up to its ticks (`CGROUP_FILE_NOTIFY_MIN_INTV`
-/// in kernel/cgroup/cgroup.c): of a freeze that follows a thaw at once, the event comes up to 16 ms late. So the first
-/// looks come by themselves, at growing distances.
+/// The kernel notifies changes of one file at most every 10 ms, rounded up to its ticks (`CGROUP_FILE_NOTIFY_MIN_INTV`
+/// in kernel/cgroup/cgroup.c): the event of a freeze right after a thaw comes up to 16 ms late. So the first reads are
+/// polls, at growing intervals.
 fn wait(dir: &Dir, operation: &'static str, until: Instant, done: impl Fn(&Events) -> bool) -> Result<()> {
     let fail = |e| Error::errno(operation, dir.path(), e);
     let file = dir.open("cgroup.events", OFlags::RDONLY).map_err(fail)?;
@@ -303,7 +302,7 @@ fn remove_from(root: &Dir, parents: &str, name: &str, held: Option<&Dir>, until:
     }
 }
 
-/// Bottom-up.
+/// Removes a tree of cgroups, children first.
 fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
     let subject = || parent.path().join(name);
     match parent.rmdir(name) {
@@ -330,11 +329,11 @@ fn remove_tree(parent: &Dir, name: &str, depth: usize) -> Result<()> {
     }
 }
 
-/// Waits for a reason to try rmdir again.
+/// Waits until rmdir is worth another attempt.
 fn wait_while_busy(dir: &Dir, until: Instant) -> Result<()> {
     let emptied =
         if dir.has("cgroup.events") { wait(dir, "remove", until, |e| !e.populated) } else { wait_exits(dir, until) };
-    // Empty and yet busy: something came and went, or the last task is on its way out. v1 does not announce that.
+    // Empty and yet busy: a process came and went, or the last task is exiting. v1 does not announce that.
     let result = emptied.and_then(|()| poll_v1_retry(dir, until));
     match result {
         Err(e) if e.kind == ErrorKind::Timeout => Err(e.with_kind(ErrorKind::Busy).detail("it still has processes")),

@@ -1,4 +1,4 @@
-//! Limits as plain data: what to enforce, in v2's units and scales, and the conversions between v1's and v2's.
+//! Limits as plain data, in v2's units and scales, and the conversions between v1's and v2's.
 //!
 //! Knows no file and no hierarchy; `v1.rs` and `v2.rs` turn this into writes.
 
@@ -18,7 +18,7 @@ pub const DEVICE_RULES_MAX: usize = 1024;
 /// The most `unified` entries.
 pub const UNIFIED_ENTRIES_MAX: usize = 256;
 
-/// What a cgroup may use. `None` leaves a value as it is; -1 means "max".
+/// The limits of a cgroup. `None` leaves a value as it is; -1 means "max".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -40,6 +40,9 @@ pub struct Limits {
     pub memory_low_bytes: Option<i64>,
     /// Swap ALONE, in bytes. On v1 `memsw` is computed from it and the memory limit.
     pub memory_swap_max_bytes: Option<i64>,
+    /// Buffers of sockets, in bytes; -1 charges them to the cgroups above and sets no limit here. v1 only: it counts
+    /// them apart from other memory, and only in cgroups where this is set. v2 counts them as memory.
+    pub socket_memory_max_bytes: Option<i64>,
     /// On out of memory kill all of the cgroup. v2 only.
     pub oom_group: bool,
     /// Most tasks.
@@ -78,7 +81,7 @@ pub struct IoMax {
     pub wiops: Option<u64>,
 }
 
-/// What to do about a limit that cannot be enforced here.
+/// The treatment of a limit that cannot be enforced here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unenforced {
     /// Fail, naming the controller.
@@ -92,9 +95,9 @@ pub enum Unenforced {
 pub struct Warning {
     /// The controller that is missing or lacks this.
     pub controller: Controller,
-    /// What was asked for, e.g. `memory.high=1048576`.
+    /// The requested value, e.g. `memory.high=1048576`.
     pub value: String,
-    /// Why it is not enforced.
+    /// The reason that it is not enforced.
     pub reason: String,
 }
 
@@ -117,6 +120,7 @@ impl Limits {
             || self.memory_high_bytes.is_some()
             || self.memory_low_bytes.is_some()
             || self.memory_swap_max_bytes.is_some()
+            || self.socket_memory_max_bytes.is_some()
             || self.oom_group;
         let all = [
             (Controller::Cpu, cpu),
@@ -130,7 +134,7 @@ impl Limits {
         all.into_iter().filter_map(|(c, wanted)| wanted.then_some(c)).collect()
     }
 
-    /// Refuses what no kernel would take, before anything is written.
+    /// Refuses values that no kernel accepts, before anything is written.
     pub(super) fn check(&self, subject: &Path) -> Result<()> {
         let refuse = |why: &'static str| Err(Error::invalid("check limits", subject, why));
         let signed = [
@@ -139,6 +143,7 @@ impl Limits {
             self.memory_high_bytes,
             self.memory_low_bytes,
             self.memory_swap_max_bytes,
+            self.socket_memory_max_bytes,
             self.pids_max,
         ];
         if signed.into_iter().flatten().any(|v| v < -1) {
@@ -212,14 +217,13 @@ pub fn io_weight_from_blkio(weight: u64) -> u64 {
     1 + (weight.clamp(10, 1000) - 10) * 9_999 / 990
 }
 
-/// The inverse, to the nearest weight: what came from v1's scale is on v1 (and with BFQ, which has the same) what it
-/// was.
+/// The inverse, to the nearest weight: a value from v1's scale is unchanged on v1 (and with BFQ, which has the same).
 #[must_use]
 pub(super) fn blkio_weight(io_weight: u64) -> u64 {
     10 + ((io_weight.clamp(1, 10_000) - 1) * 990 + 9_999 / 2) / 9_999
 }
 
-/// v1 memory+swap from v2's swap alone. `None` when it cannot be said: a swap limit without a memory limit.
+/// v1 memory+swap from v2's swap alone. `None` for a swap limit without a memory limit, which v1 cannot express.
 pub(super) fn memsw(memory_max: i64, swap_max: i64) -> Option<i64> {
     match (memory_max, swap_max) {
         (_, -1) => Some(-1),

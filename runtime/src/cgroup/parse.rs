@@ -1,13 +1,13 @@
-//! Parsers of what the kernel prints. Pure; they take any bytes without a panic and pass over what they do not know.
+//! Parsers of the kernel's text files. Pure; they take any bytes without a panic and skip unknown lines.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-/// The highest CPU or memory node number we believe in; a longer range is not expanded.
+/// The highest plausible CPU or memory node number; a longer range is not expanded.
 const LIST_NUMBER_MAX: u32 = 65_535;
 
-/// One line of `/proc/self/mountinfo`: what we need of it.
+/// The needed fields of one line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
     pub(super) mount_point: PathBuf,

@@ -1,4 +1,4 @@
-//! How much time is lost for want of CPU, memory or IO: the PSI files of a v2 cgroup.
+//! Pressure stall information (PSI) for CPU, memory and IO of a v2 cgroup.
 //!
 //! The format and its meaning are those of the kernel's `Documentation/accounting/psi.rst`; that every cgroup has the
 //! files `cpu.pressure`, `memory.pressure` and `io.pressure`, with or without controllers, is in
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::Cgroup;
 use super::error::{Error, ErrorKind, Result};
 
-/// What tasks wait for.
+/// The resource that tasks wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     /// A CPU; being throttled by the quota counts.
@@ -20,7 +20,7 @@ pub enum Resource {
     Io,
 }
 
-/// The share of time in which tasks stood still for want of something.
+/// The share of time in which tasks were stalled on a resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stall {
     /// Percent of the last 10 seconds.
@@ -36,10 +36,9 @@ pub struct Stall {
 /// One pressure file.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pressure {
-    /// At least one task stood still.
+    /// At least one task was stalled.
     pub some: Stall,
-    /// All tasks that had something to do stood still at once: nothing got done. Zero for CPU before Linux 5.13, which
-    /// has no such line there.
+    /// All non-idle tasks were stalled at the same time. Zero for CPU before Linux 5.13, which lacks that line.
     pub full: Stall,
 }
 

@@ -1,7 +1,7 @@
 //! Giving memory back: the pages of a cgroup are written to swap or dropped while its processes keep them by name.
 //!
 //! v2's `memory.reclaim` (Linux 5.19, `Documentation/admin-guide/cgroup-v2.rst`) takes an amount, works in the writer's
-//! context, so the CPU it takes is charged to whoever writes, and answers EAGAIN when it got less than was asked for.
+//! context, so the writer is charged for its CPU time, and answers EAGAIN when it reclaimed less than requested.
 //! v1's `memory.force_empty` (`Documentation/admin-guide/cgroup-v1/memory.rst`) knows no amount: it takes what it can
 //! get. Neither needs the processes to run, or wakes them.
 //!
@@ -13,7 +13,7 @@ use super::Cgroup;
 use super::error::{Error, ErrorKind, Result};
 use super::hierarchy::{Backend, Controller};
 
-/// What a reclaim has come to.
+/// The result of a reclaim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reclaimed {
     /// Memory in use before, in bytes.
@@ -44,7 +44,7 @@ impl Cgroup {
         let before = self.memory_current()?;
         let complete = match dir.write(file, &value) {
             Ok(()) => true,
-            // v1: EBUSY when the last page resisted. EINTR never reaches us, writes are repeated.
+            // v1: EBUSY when pages are left. EINTR cannot occur, since writes are repeated.
             Err(e) if e.is(Errno::AGAIN) || e.is(Errno::BUSY) => false,
             Err(e) if e.is(Errno::NOENT) => {
                 return Err(e.with_kind(ErrorKind::Unenforced(c)).detail("the kernel cannot reclaim on demand"));

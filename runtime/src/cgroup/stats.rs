@@ -1,4 +1,4 @@
-//! What a cgroup has used. Reading only; every number is the kernel's own.
+//! The resource usage of a cgroup. Reading only; every number is the kernel's own.
 
 use super::Cgroup;
 use super::error::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ pub struct CpuUsage {
 pub struct MemoryUsage {
     /// Now.
     pub current: u64,
-    /// The most ever. `None` where the kernel does not tell (v2 before 5.19).
+    /// The maximum so far. `None` where the kernel does not report it (v2 before 5.19).
     pub peak: Option<u64>,
     /// Processes killed for want of memory, here and below. v1 counts each in the victim's own cgroup, so there what
     /// happened in children that have been removed is not in it: read a leaf before you remove it.
@@ -39,7 +39,7 @@ pub struct MemoryUsage {
 pub struct MemoryEvents {
     /// Tasks were throttled and made to reclaim because usage was above `memory.high`. v1 has no such limit: 0.
     pub high: u64,
-    /// Usage was about to go over `memory.max`. v1: the fail counts of this cgroup alone, which newer kernels leave at 0
+    /// Usage was about to exceed `memory.max`. v1: the fail counts of this cgroup alone, which newer kernels leave at 0
     /// (seen with 6.18).
     pub max: u64,
     /// The limit was reached and nothing could be reclaimed. v1 does not count it: 0.

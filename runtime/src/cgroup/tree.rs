@@ -10,7 +10,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
 use super::hierarchy::{Backend, Controller, Hierarchy, controllers_of, same};
 use super::life::procs_below;
-use super::{Cgroup, CgroupPath, Refusal, V1Dir};
+use super::{Cgroup, CgroupPath, Refusal, V1Dir, v1};
 
 /// Handed down on v2 by every ancestor when a cgroup is made. The others cost time and memory in every cgroup and are
 /// handed down when a limit asks for them.
@@ -214,7 +214,7 @@ impl Cgroup {
         self.v1.iter().try_for_each(|d| d.dir.write("tasks", "0"))
     }
 
-    /// The v1 `tasks` files open for writing: whoever writes "0" to each of them joins as [`Cgroup::join_self`] does.
+    /// The v1 `tasks` files open for writing: a process that writes "0" to each joins as with [`Cgroup::join_self`].
     ///
     /// # Errors
     /// Those of the system calls.
@@ -268,13 +268,51 @@ impl Cgroup {
         }
     }
 
+    /// The controllers of each v1 hierarchy that it is open in.
+    #[must_use]
+    pub fn v1_hierarchies(&self) -> Vec<Vec<Controller>> {
+        let mounts = self.hierarchy.v1_mounts();
+        self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
+    }
+
+    /// Its memory limit as the kernel spells it. `None` where memory is not controlled.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn memory_max(&self) -> Result<Option<String>> {
+        let Some((dir, file)) = self.memory_max_file() else { return Ok(None) };
+        if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
+    }
+
+    /// Sets up a cgroup for processes below the one with the limits. `max` is the parent's memory limit and is copied
+    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for
+    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn account_memory_as(&self, max: Option<&str>) -> Result<()> {
+        if let (Some((dir, file)), Some(max)) = (self.memory_max_file(), max) {
+            dir.write(file, max)?;
+        }
+        match self.v1_dir(Controller::Memory) {
+            Some(dir) if dir.has(v1::SOCKETS) => dir.write(v1::SOCKETS, "-1"),
+            _ => Ok(()),
+        }
+    }
+
+    fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {
+        let v1 = self.v1_dir(Controller::Memory).map(|dir| (dir, v1::LIMIT));
+        let is_v2 = self.hierarchy.backend(Controller::Memory) == Backend::V2;
+        v1.or_else(|| self.unified.as_ref().filter(|_| is_v2).map(|dir| (dir, "memory.max")))
+    }
+
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {
         &self.path
     }
 
-    /// The directory that stands for the whole: v2's, on a legacy layout that of the first v1 hierarchy.
+    /// The main directory: v2's, on a legacy layout that of the first v1 hierarchy.
     pub(super) fn main(&self) -> Result<&Dir> {
         let first = self.unified.as_ref().or_else(|| self.v1.first().map(|d| &d.dir));
         first.ok_or_else(|| Error::new("use", self.path.as_str(), ErrorKind::NotFound))
@@ -311,7 +349,7 @@ impl Cgroup {
     }
 }
 
-/// What is known of the cgroups above.
+/// The known types of the cgroups above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parentage {
     /// Nothing: one of them may be threaded.
@@ -320,7 +358,7 @@ enum Parentage {
     Known,
 }
 
-/// Where a directory is made.
+/// The parent of a new directory.
 enum Parent<'a> {
     Opened(Dir),
     Held(&'a Dir),
@@ -337,7 +375,7 @@ impl Deref for Parent<'_> {
     }
 }
 
-/// A cgroup being made, and what to take back if that fails half-way.
+/// A cgroup being made, and the directories to remove if that fails half-way.
 struct Made<'a> {
     cgroup: Cgroup,
     fresh: Vec<(Parent<'a>, String)>,
@@ -427,7 +465,7 @@ fn init_v1(h: &Hierarchy, mount: usize, dir: &Dir) -> Result<()> {
     }
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if dir.read(file)?.trim().is_empty() {
-            // `..` of a directory that is not the root of its hierarchy: cannot leave it.
+            // The directory is not the root of its hierarchy, so `..` stays in it.
             let inherited = dir.read(&format!("../{file}"))?;
             dir.write(file, inherited.trim())?;
         }

@@ -9,9 +9,11 @@ use super::hierarchy::Controller;
 use super::limits::{IoMax, blkio_weight, memsw, shares_from_weight};
 use super::v2::{checked, exact, rounded};
 
-const LIMIT: &str = "memory.limit_in_bytes";
+pub(super) const LIMIT: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
-/// From here on a v1 memory limit means "none": the kernel prints the largest page count for it.
+/// Buffers of TCP and UDP sockets, in spite of the name.
+pub(super) const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
+/// A v1 memory limit from here up means "none": the kernel prints the largest page count for it.
 const UNLIMITED_BYTES: i64 = i64::MAX - 65_536;
 
 /// This limit does not exist on v1.
@@ -27,7 +29,7 @@ pub(super) fn cpu_max(dir: &Dir, quota: Option<i64>, period: Option<u64>, resets
         quota.map_or(Ok(()), |q| checked(dir, c, "cpu.cfs_quota_us", &value(q), |kept| kept == value(q)))
     };
     if resets_burst && dir.has("cpu.cfs_burst_us") {
-        // A quota below the burst of before would be refused; the new burst follows.
+        // The kernel refuses a quota below the old burst; the new burst follows.
         dir.write("cpu.cfs_burst_us", "0")?;
     }
     // Between the two writes old and new mix, and the mixture can exceed what the parent allows: then try the other

@@ -80,7 +80,7 @@ pub(super) fn cpu_max(dir: &Dir, quota: Option<i64>, period: Option<u64>, resets
     let quota = quota.map_or_else(|| quota_now.to_owned(), spelled);
     let period = period.map_or_else(|| period_now.to_owned(), |p| p.to_string());
     if resets_burst && dir.has("cpu.max.burst") {
-        // A quota below the burst of before would be refused; the new burst follows.
+        // The kernel refuses a quota below the old burst; the new burst follows.
         dir.write("cpu.max.burst", "0")?;
     }
     let value = format!("{quota} {period}");

@@ -227,7 +227,7 @@ fn dispatch(cli: Cli, log: &report::Log) -> Result<u8> {
         return Err(Error::unsupported(Step::Cgroup, "--systemd-cgroup", "the systemd driver is not supported yet"));
     }
     if matches!(cli.verb, Verb::Create(_) | Verb::Run { .. } | Verb::Exec(_)) {
-        // These three have a process of this program stand in the container for a moment.
+        // In these three verbs a process of this program is in the container for a moment.
         icebox_runtime::sealed::ensure()?;
     }
     let store = Store::new(&cli.root);

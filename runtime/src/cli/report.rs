@@ -1,4 +1,4 @@
-//! What is printed.
+//! The output of the verbs, and the log.
 
 use std::{fs::OpenOptions, io::Write as _, path::PathBuf, time::SystemTime};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::bad_argument;
 
-/// Where errors and warnings go.
+/// The destination of errors and warnings.
 pub(super) struct Log {
     path: Option<PathBuf>,
     json: bool,

@@ -91,7 +91,7 @@ pub fn run(store: &Store, id: &str, options: &CreateOptions, detach: bool) -> Re
         start(store, id).inspect_err(|_| drop(tear_down(store, id)))?;
         return Ok(RunResult { exit_code: 0, warnings });
     }
-    // In the foreground nobody else can call `start`, so the program runs at once.
+    // In the foreground no other process can call `start`, so the program runs at once.
     plan.wait_for_start = false;
     if relay {
         plan.process.terminal = Some(foreground::terminal_size());

@@ -24,12 +24,12 @@ const RELAY_BYTES: usize = 32 * 1024;
 const SIGNALLED_BASE: i32 = 128;
 const PRESERVED_FROM: i32 = 3;
 
-/// How a process in the foreground ended.
+/// The end of a process in the foreground.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunResult {
     /// Its exit code; 128 + n if signal n ended it.
     pub exit_code: i32,
-    /// What was degraded.
+    /// Warnings about degraded features.
     pub warnings: Vec<String>,
 }
 
@@ -187,7 +187,7 @@ fn copy(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, buffer: &mut [
     Ok(length)
 }
 
-/// What the terminal still holds after the process has ended.
+/// Copies the bytes that the terminal still holds after the process has ended.
 fn drain(master: &OwnedFd) {
     let mut buffer = vec![0_u8; RELAY_BYTES];
     loop {

@@ -1,7 +1,7 @@
 //! OCI containers: the verbs and the state directory.
 //!
-//! On disk are facts only: who the first process is (pid, start time, boot id), where the bundle and the cgroup are.
-//! The status is asked of the kernel each time. One directory per container below the state root:
+//! The disk holds facts only: the first process (pid, start time, boot id) and the paths of the bundle and the cgroup.
+//! The status is read from the kernel each time. One directory per container below the state root:
 //!
 //! ```text
 //! <root>/<id>/state.json    facts, written by temp + rename

@@ -16,7 +16,7 @@ use crate::{
 /// The version of the runtime specification that state is reported in.
 pub(crate) const OCI_VERSION: &str = "1.2.0";
 
-/// What is written down at create. Nothing here changes afterwards.
+/// The facts recorded at create. They never change afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     pub(crate) id: String,
@@ -34,7 +34,7 @@ pub(crate) struct Facts {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// Where a container is in its life (OCI runtime, "State"), with `paused` as runc reports it.
+/// The status of a container (OCI runtime, "State"), with `paused` as runc reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -69,7 +69,7 @@ pub struct State {
     pub id: String,
     /// The first process, 0 when it has ended.
     pub pid: i32,
-    /// Where it is in its life.
+    /// Its status.
     pub status: Status,
     /// Absolute path of the bundle.
     pub bundle: PathBuf,
@@ -91,7 +91,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// True while the very process that was started is there and not a zombie.
+    /// True while the first process exists (same pid, start time and boot id) and is not a zombie.
     pub(crate) fn alive(&self) -> bool {
         let facts = &self.facts;
         facts.pid > 0 && identity::alive(facts.pid, facts.start_time, &facts.boot_id)

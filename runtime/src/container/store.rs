@@ -133,8 +133,8 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     Err(Error::invalid(Step::State, format!("{id:?}"), cause))
 }
 
-/// Replaces a file so that a reader sees the old or the new bytes and nothing between, whoever is killed when. There is
-/// no fsync: the state is that of processes of this boot (the facts name it), and a power cut ends them anyway.
+/// Replaces a file so that a reader sees either the old or the new bytes, even if the writer is killed. There is no
+/// fsync: the state describes processes of this boot (the facts name it), and a power cut ends them.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = fs::File::create(&temporary)?;

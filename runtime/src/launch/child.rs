@@ -9,6 +9,7 @@ use rustix::{
 };
 
 use super::{
+    cgroup_views::Views,
     credentials, dev,
     inside::{Inside, reopen_dir},
     masks::Masks,
@@ -34,8 +35,8 @@ pub(super) struct Luggage {
     pub(super) joins: Vec<(OwnedFd, CloneFlags)>,
     /// Make the cgroup namespace here, since the cgroup was entered by this process itself.
     pub(super) own_cgroup_namespace: bool,
-    /// The cgroup2 hierarchy as the container sees it, if its maker has made the namespace.
-    pub(super) cgroup_view: Option<OwnedFd>,
+    /// The cgroup hierarchies as the container sees them, if its maker has made the namespace.
+    pub(super) cgroup_views: Views,
     /// Descriptors for the program.
     pub(super) fds: Vec<(OwnedFd, RawFd)>,
     /// Where `start` knocks.
@@ -44,8 +45,8 @@ pub(super) struct Luggage {
 
 /// Runs the set-up and the program. Never returns.
 pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
-    let Luggage { sync, tasks, joins, own_cgroup_namespace, cgroup_view, fds, start_socket } = luggage;
-    match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_view) {
+    let Luggage { sync, tasks, joins, own_cgroup_namespace, cgroup_views, fds, start_socket } = luggage;
+    match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_views) {
         Ok(()) => process::become_program(&plan.process, sync, Entry { make_cwd: true, fds, start_socket }),
         Err(error) => {
             let _ = sync.send(&Up::Failed(error), None);
@@ -60,7 +61,7 @@ fn set_up(
     tasks: &[OwnedFd],
     joins: &[(OwnedFd, CloneFlags)],
     own_cgroup_namespace: bool,
-    cgroup_view: Option<OwnedFd>,
+    mut cgroup_views: Views,
 ) -> Result<()> {
     // Before anything of the container's can be seen: no tracing and no /proc/PID access for anybody without
     // CAP_SYS_PTRACE over us (CVE-2016-9962). execve of the program undoes it.
@@ -79,7 +80,8 @@ fn set_up(
     let in_user_namespace = plan.namespaces.user != Namespace::Host;
     let spare = root::open_mount_point(&plan.root)?;
     let directory = root::open_directory(&plan.root)?;
-    let mut sources = mounts::open_sources(&plan.mounts, cgroup_view)?;
+    let whole = if cgroup_views.is_hybrid() { None } else { cgroup_views.unified.take() };
+    let mut sources = mounts::open_sources(&plan.mounts, whole)?;
     let nodes = if in_user_namespace {
         dev::open_host_nodes(&plan.dev)?
     } else {
@@ -104,7 +106,8 @@ fn set_up(
     names::set(plan)?;
 
     let inside = enter_root(plan, sync, &spare, directory)?;
-    let read_only_later = mounts::attach_all(&inside, &plan.mounts, sources)?;
+    let hybrid = Some(cgroup_views).filter(Views::is_hybrid);
+    let read_only_later = mounts::attach_all(&inside, &plan.mounts, sources, hybrid)?;
     dev::fill(&inside, &plan.dev, nodes)?;
     if let Some(size) = plan.process.terminal {
         let master = terminal::open_inside(&inside, size, plan.process.uid)?;

@@ -29,12 +29,34 @@ const TMPFS_BYTES_MIN: usize = 4096;
 /// What the container may add to a text that is not read-only.
 const TEXT_ROOM_BYTES: usize = 64 << 10;
 
-/// Detached mounts ready to be attached: masks, enough for each path of the plan, and one per text.
+/// Mounts ready to be attached: an empty file and an empty directory, and one mount per text.
 #[derive(Default)]
 pub(super) struct Masks {
-    files: Vec<OwnedFd>,
-    dirs: Vec<OwnedFd>,
+    file: Option<Mask>,
+    dir: Option<Mask>,
     texts: VecDeque<OwnedFd>,
+}
+
+/// A mask. It is attached over the first path itself; the others get copies of it.
+struct Mask {
+    mount: OwnedFd,
+    is_attached: bool,
+}
+
+impl Mask {
+    fn new(mount: OwnedFd) -> Self {
+        Self { mount, is_attached: false }
+    }
+
+    fn cover(&mut self, target: &OwnedFd) -> io::Result<()> {
+        if !self.is_attached {
+            attach_at(&self.mount, target)?;
+            self.is_attached = true;
+            return Ok(());
+        }
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        attach_at(&open_tree(&self.mount, "", clone)?, target)
+    }
 }
 
 impl Masks {
@@ -44,10 +66,10 @@ impl Masks {
         if paths.is_empty() && texts.is_empty() {
             return Ok(Self::default());
         }
-        Self::copies(paths.len(), texts, spare).on(Step::Paths, "masks and texts")
+        Self::copies(texts, spare).on(Step::Paths, "masks and texts")
     }
 
-    fn copies(count: usize, texts: &[&str], spare: &OwnedFd) -> io::Result<Self> {
+    fn copies(texts: &[&str], spare: &OwnedFd) -> io::Result<Self> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let size =
@@ -72,13 +94,12 @@ impl Masks {
             sys_mount::mount_setattr(tree.as_fd(), c"", false, &attr)?;
             Ok(tree)
         };
-        let files = (0..count).map(|_| copy("file")).collect::<io::Result<_>>();
-        let dirs = (0..count).map(|_| copy("dir")).collect::<io::Result<_>>();
+        let (file, dir) = (copy("file").map(Mask::new), copy("dir").map(Mask::new));
         let texts = (0..texts.len()).map(|index| Ok(clone_of(&text_name(index))?)).collect::<io::Result<_>>();
         nix::unistd::fchdir(&tmpfs)?;
         unmount(".", UnmountFlags::DETACH)?;
         nix::unistd::chdir("/")?;
-        Ok(Self { files: files?, dirs: dirs?, texts: texts? })
+        Ok(Self { file: Some(file?), dir: Some(dir?), texts: texts? })
     }
 
     /// The next text, in the order they were given.
@@ -92,9 +113,9 @@ impl Masks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.on(Step::Paths, path.display())?,
         };
-        let pile = if is_dir(&target).on(Step::Paths, path.display())? { &mut self.dirs } else { &mut self.files };
-        let mask = pile.pop().ok_or(io::ErrorKind::NotFound).on(Step::Paths, path.display())?;
-        attach_at(&mask, &target).on(Step::Paths, path.display())
+        let mask = if is_dir(&target).on(Step::Paths, path.display())? { &mut self.dir } else { &mut self.file };
+        let mask = mask.as_mut().ok_or(io::ErrorKind::NotFound).on(Step::Paths, path.display())?;
+        mask.cover(&target).on(Step::Paths, path.display())
     }
 }
 

@@ -19,6 +19,7 @@
 //! doing it before the leaf has processes spares moving them. The second, the maker, starts in the leaf, joins that
 //! namespace, and makes the first process; `CLONE_PARENT` makes it the caller's child all the same.
 
+mod cgroup_views;
 mod child;
 pub(crate) mod credentials;
 mod dev;
@@ -26,6 +27,7 @@ mod inside;
 mod masks;
 mod mounts;
 mod names;
+mod owner;
 pub(crate) mod process;
 mod root;
 pub(crate) mod sync;
@@ -44,6 +46,7 @@ use nix::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use self::{
+    cgroup_views::Views,
     child::Luggage,
     sync::{Down, Sync, Up},
 };
@@ -190,8 +193,8 @@ fn launch_in(
     if let Some(overlay) = overlay {
         let mapping = user_namespace.as_ref().zip(plan.id_maps.as_ref()).map(|(fd, maps)| root::Mapping {
             user_namespace: fd.as_fd(),
-            uid: outside_root(&maps.uids),
-            gid: outside_root(&maps.gids),
+            uid: owner::outside_root(&maps.uids),
+            gid: owner::outside_root(&maps.gids),
         });
         match root::build_overlay(overlay, mapping.as_ref()) {
             Ok(fd) => mine.send(&Down::Root, Some(&fd)).on(Step::Root, "handing over the root")?,
@@ -228,7 +231,7 @@ fn pack(plan: &Plan, inherit: Inherit, cgroup: Option<&Cgroup>, hop: bool, sync:
         tasks,
         joins: joins(&plan.namespaces)?,
         own_cgroup_namespace: plan.namespaces.cgroup.is_new() && !hop,
-        cgroup_view: None,
+        cgroup_views: Views::default(),
         fds: inherit.fds,
         start_socket: inherit.start_socket,
     })
@@ -281,13 +284,15 @@ struct Leaf {
     cgroup: Cgroup,
     /// A new cgroup namespace with the container's cgroup as its root.
     namespace: Option<OwnedFd>,
+    /// The controllers of each v1 hierarchy that the container's cgroup is in.
+    v1: Vec<Vec<crate::cgroup::Controller>>,
 }
 
 fn make_leaf(cgroup: &Cgroup, name: &str, own_namespace: bool) -> Result<Leaf> {
     let failed = |error: crate::cgroup::Error| Error::of(Kind::Os, Step::Cgroup, name, crate::error::chain(&error));
     let namespace = if own_namespace { Some(cgroup_namespace(cgroup)?) } else { None };
     cgroup.enable_leaf_controllers().map_err(failed)?;
-    Ok(Leaf { cgroup: cgroup.leaf(name, &[]).map_err(failed)?, namespace })
+    Ok(Leaf { cgroup: cgroup.leaf(name, &[]).map_err(failed)?, namespace, v1: cgroup.v1_hierarchies() })
 }
 
 /// Makes a cgroup namespace whose root is `cgroup`, by a short process in it.
@@ -333,7 +338,7 @@ fn clone_first(
     let Some(leaf) = leaf else {
         let whole = cgroup.and_then(Cgroup::unified_fd);
         let flags = new_namespace_flags(&plan.namespaces);
-        return match sys::clone3(flags, whole).on(Step::Clone, "clone3(2)")? {
+        return match owner::clone3(plan.id_maps.as_ref(), flags, whole).on(Step::Clone, "clone3(2)")? {
             Cloned::Child => child::run(plan, luggage),
             Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
         };
@@ -369,10 +374,10 @@ fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Leaf) -> ! {
         }
         if let Some(namespace) = &leaf.namespace {
             setns(namespace, CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
-            luggage.cgroup_view = mounts::cgroup_view(&plan.mounts)?;
+            luggage.cgroup_views = Views::make(&plan.mounts, &leaf.v1)?;
         }
         let flags = new_namespace_flags(&plan.namespaces) | libc::CLONE_PARENT as u64;
-        sys::clone3(flags, None).on(Step::Clone, "clone3(2)")
+        owner::clone3(plan.id_maps.as_ref(), flags, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match clone() {
         Ok(Cloned::Child) => {
@@ -392,11 +397,6 @@ fn write_maps(pid: Pid, maps: &crate::plan::IdMaps) -> Result<()> {
         fs::write(&path, map_text(lines)).on(Step::IdMaps, path)?;
     }
     Ok(())
-}
-
-/// The host's id of id 0 inside; [`check`] has seen that there is one.
-fn outside_root(lines: &[IdMap]) -> u32 {
-    lines.iter().find(|line| line.inside == 0).map_or(0, |line| line.outside)
 }
 
 fn map_text(lines: &[IdMap]) -> String {

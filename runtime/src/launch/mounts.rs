@@ -12,6 +12,7 @@ use rustix::{
 };
 
 use super::{
+    cgroup_views::Views,
     inside::{Inside, is_dir},
     root::{attach_at, new_filesystem},
 };
@@ -24,7 +25,7 @@ use crate::{
 
 /// Detached copies of all bind sources, in the order of the plan. They are taken before the switch to root of the user
 /// namespace, which may not be allowed to reach them.
-pub(super) fn open_sources(mounts: &[Mount], mut cgroup_view: Option<OwnedFd>) -> Result<Vec<Option<OwnedFd>>> {
+pub(super) fn open_sources(mounts: &[Mount], mut unified: Option<OwnedFd>) -> Result<Vec<Option<OwnedFd>>> {
     mounts
         .iter()
         .map(|mount| match &mount.source {
@@ -36,7 +37,7 @@ pub(super) fn open_sources(mounts: &[Mount], mut cgroup_view: Option<OwnedFd>) -
                 open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
             }
             MountSource::Filesystem { .. } | MountSource::Text(_) => Ok(None),
-            MountSource::Cgroup2 => Ok(cgroup_view.take()),
+            MountSource::Cgroup2 => Ok(unified.take()),
         })
         .collect()
 }
@@ -52,23 +53,27 @@ pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
         .collect()
 }
 
-/// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached, if the plan mounts it. `None` on
-/// a host without cgroup2.
-pub(super) fn cgroup_view(mounts: &[Mount]) -> Result<Option<OwnedFd>> {
-    match mounts.iter().find(|mount| mount.source == MountSource::Cgroup2) {
-        Some(mount) => make(mount, None).on(Step::Mounts, mount.target.display()),
-        None => Ok(None),
+/// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached. `None` on a host without cgroup2.
+pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>> {
+    match new_filesystem("cgroup2", &[], flags(attributes)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        other => other.map(Some),
     }
 }
 
-/// Makes and attaches every mount of the plan. Returns those that [`finish_read_only`] is to make read-only.
+/// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that [`finish_read_only`] is to make read-only.
 pub(super) fn attach_all<'m>(
     inside: &Inside,
     mounts: &'m [Mount],
     sources: Vec<Option<OwnedFd>>,
+    mut hybrid: Option<Views>,
 ) -> Result<Vec<(OwnedFd, &'m Mount)>> {
     let mut read_only_later = Vec::new();
     for (mount, source) in mounts.iter().zip(sources) {
+        if let Some(views) = hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
+            views.attach(inside, mount)?;
+            continue;
+        }
         let Some(attached) = attach_one(inside, mount, source)? else { continue };
         if read_only_late(mount) {
             read_only_later.push((attached, mount));
@@ -125,14 +130,11 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             new_filesystem(fstype, &all, flags(attributes)).map(Some)
         }
         (MountSource::Cgroup2, Some(view)) => Ok(Some(view)),
-        (MountSource::Cgroup2, None) => match new_filesystem("cgroup2", &[], flags(mount.attributes)) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            other => other.map(Some),
-        },
+        (MountSource::Cgroup2, None) => unified(mount.attributes),
     }
 }
 
-fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
+pub(super) fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
     let kernel_view =
         matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
     if kernel_view {
@@ -184,7 +186,7 @@ fn bits(a: MountAttributes) -> (u64, u64) {
     (set, clear)
 }
 
-fn flags(attributes: MountAttributes) -> MountAttrFlags {
+pub(super) fn flags(attributes: MountAttributes) -> MountAttrFlags {
     MountAttrFlags::from_bits_retain(bits(attributes).0 as u32)
 }
 

@@ -15,7 +15,7 @@ pub(super) const RET_K: u16 = 0x06;
 pub(super) const OFFSET_NR: u32 = 0;
 pub(super) const OFFSET_ARCH: u32 = 4;
 
-/// What `jt` and `jf` can hold.
+/// The largest value of `jt` and `jf`.
 const BRANCH_INSNS_MAX: usize = 255;
 
 /// One instruction, laid out as the kernel's `struct sock_filter`.

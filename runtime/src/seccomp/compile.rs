@@ -87,14 +87,14 @@ fn check_conditions(entry: &Entry) -> Result<(), Error> {
     }
 }
 
-/// What happens to the numbers from `start` up to the next range.
+/// The verdict for the numbers from `start` up to the next range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Range {
     start: u32,
     verdict: Verdict,
 }
 
-/// Rules with conditions, then what happens when none holds. Empty rules: a constant.
+/// Rules with conditions, then the action when none holds. Empty rules: a constant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Verdict {
     rules: Vec<Rule>,

@@ -1,4 +1,4 @@
-//! What can go wrong with a filter. No variant that `load` returns owns heap memory.
+//! The errors of a filter. No variant that `load` returns owns heap memory.
 
 use std::fmt;
 
@@ -61,9 +61,9 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
-    /// seccomp(2) could not bring another thread of the process under the filter; nothing was loaded.
+    /// seccomp(2) could not synchronize another thread of the process; nothing was loaded.
     ThreadSync {
-        /// The thread that could not follow.
+        /// The thread that could not be synchronized.
         tid: i64,
     },
 }

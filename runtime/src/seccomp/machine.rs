@@ -52,8 +52,8 @@ pub(crate) fn run(program: &[Insn], call: &Call) -> u32 {
     execute(program, |offset| Some(call.word(offset))).expect("every word is known")
 }
 
-/// Whether the kernel would put the call into its bitmap (`seccomp_is_const_allow`): it runs the program with the
-/// number and the architecture alone and gives up at a load of anything else.
+/// True if the kernel would put the call into its bitmap (`seccomp_is_const_allow`): it runs the program with the
+/// number and the architecture alone and gives up at any other load.
 pub(crate) fn is_const_allow(program: &[Insn], call: &Call) -> bool {
     let known = |offset| (offset < 8).then(|| call.word(offset));
     execute(program, known) == Some(0x7fff_0000)

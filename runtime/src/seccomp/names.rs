@@ -21,7 +21,7 @@ pub(super) struct Rule {
     pub(super) action: Action,
 }
 
-/// Whether any supported architecture has a call of this name.
+/// True if any supported architecture has a call of this name.
 pub(crate) fn is_known(name: &str) -> bool {
     Arch::ALL.iter().any(|&arch| number(arch, name).is_some()) || inner_call(name).is_some()
 }
@@ -37,7 +37,7 @@ pub(super) fn number(arch: Arch, name: &str) -> Option<u32> {
     u32::try_from(id).ok()
 }
 
-/// Every rule of `rules` by the number that it speaks of under `arch`.
+/// Every rule of `rules` by the call number it applies to under `arch`.
 pub(super) fn table(rules: &Rules, arch: Arch) -> Table {
     let mut table = Table::new();
     for entry in &rules.entries {

@@ -1,11 +1,11 @@
-//! What a filter means, as plain data. Nothing here knows BPF.
+//! The meaning of a filter, as plain data, independent of BPF.
 //!
 //! Meaning of [`Rules`] for one call: the entries are tried in order; the first one that names the call and whose
 //! conditions all hold gives the action; else [`Rules::default`] does.
 
 use std::borrow::Cow;
 
-/// What the kernel does with a call.
+/// The kernel's action on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Run it.
@@ -22,7 +22,7 @@ pub enum Action {
     KillProcess,
     /// Stop for a ptrace tracer, which reads this number; ENOSYS without a tracer.
     Trace(u16),
-    /// Ask the holder of the listener; ENOSYS once nobody holds it.
+    /// Ask the holder of the listener; ENOSYS once the listener is closed.
     Notify,
 }
 
@@ -51,7 +51,7 @@ impl Arch {
     pub const NATIVE: Self = Self::Aarch64;
 }
 
-/// How a condition compares an argument.
+/// The comparison of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// argument != value
@@ -73,7 +73,7 @@ pub enum Op {
     },
 }
 
-/// How much of an argument register is compared.
+/// The compared width of an argument register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Width {
     /// The low 32 bits, for parameters that the kernel itself cuts to an int: a caller may put anything above them.
@@ -85,13 +85,13 @@ pub enum Width {
 /// A test of one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
-    /// Which argument, 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub index: u8,
-    /// How much of it.
+    /// The compared width.
     pub width: Width,
     /// The comparison.
     pub op: Op,
-    /// What it is compared with; with [`Width::Low32`] only the low 32 bits of it count.
+    /// The value it is compared with; with [`Width::Low32`] only the low 32 bits count.
     pub value: u64,
 }
 
@@ -110,9 +110,9 @@ impl Condition {
 /// One line of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The calls it speaks of. A name that an architecture lacks is skipped there; one that none has is an error.
+    /// The calls it names. A name that an architecture lacks is skipped there; a name unknown to all is an error.
     pub names: Vec<Cow<'static, str>>,
-    /// What happens when all conditions hold.
+    /// The action when all conditions hold.
     pub action: Action,
     /// All must hold; empty means always.
     pub conditions: Vec<Condition>,

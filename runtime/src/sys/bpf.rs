@@ -136,7 +136,7 @@ pub(crate) fn load_device_filter(insns: &[Insn], name: &str) -> io::Result<Owned
     // SAFETY: `insns` points to `insn_count` instructions of the kernel's layout, `license` to a C string; both are
     // only read, and outlive the call.
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr)? };
-    // SAFETY: on success the kernel returned a new fd that nobody else owns.
+    // SAFETY: on success the kernel returned a new fd that has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -188,7 +188,7 @@ pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     attr.by_id = [id, 0, 0];
     // SAFETY: this command takes no pointers.
     let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr)? };
-    // SAFETY: on success the kernel returned a new fd that nobody else owns.
+    // SAFETY: on success the kernel returned a new fd that has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

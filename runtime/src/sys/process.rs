@@ -10,9 +10,9 @@ use rustix::process::Pid;
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// What `clone3` gave back.
+/// The result of `clone3`.
 pub(crate) enum Cloned {
-    /// In the caller: the child's pid, and its pidfd unless the child was made for somebody else.
+    /// In the caller: the child's pid, and its pidfd unless the child was made with `CLONE_PARENT`.
     Parent(Pid, OwnedFd),
     /// In the child.
     Child,
@@ -40,7 +40,7 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
         0 => Ok(Cloned::Child),
         pid => {
             let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
-            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            // SAFETY: the kernel stored a new descriptor that has no other owner.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent(pid, pidfd))
         }
@@ -155,7 +155,7 @@ pub(crate) fn drop_bounding(capability: u32) -> io::Result<()> {
     prctl(libc::PR_CAPBSET_DROP, u64::from(capability), 0)
 }
 
-/// Whether a capability is in the bounding set; an error when the kernel does not know it.
+/// True if a capability is in the bounding set; an error if the kernel does not know it.
 pub(crate) fn read_bounding(capability: u32) -> io::Result<bool> {
     // SAFETY: reads one bit.
     let rc = unsafe { libc::prctl(libc::PR_CAPBSET_READ, u64::from(capability), 0, 0, 0) };

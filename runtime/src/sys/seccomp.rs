@@ -1,5 +1,5 @@
 //! seccomp(2). Owns the call and the listener descriptor that it may give; allocates nothing and never sets
-//! `no_new_privs`. Leaves out everything about what a filter means.
+//! `no_new_privs`. Leaves out the meaning of filters.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -40,10 +40,10 @@ pub(crate) fn set_filter(insns: &[Insn], flags: u32) -> Result<Option<OwnedFd>, 
         let Ok(fd) = RawFd::try_from(rc) else {
             return Err(Error::Load { insns: count, source: io::Error::from_raw_os_error(libc::EBADF) });
         };
-        // SAFETY: with NEW_LISTENER a result >= 0 is a descriptor that the kernel made for us; nobody else owns it.
+        // SAFETY: with NEW_LISTENER a result >= 0 is a new descriptor that has no other owner.
         return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }));
     }
-    // Without TSYNC_ESRCH a failed TSYNC is told by the positive id of the thread that could not follow.
+    // Without TSYNC_ESRCH a failed TSYNC returns the positive id of the thread that could not be synchronized.
     if rc > 0 {
         return Err(Error::ThreadSync { tid: rc });
     }

@@ -20,7 +20,7 @@ use icebox_runtime::cgroup::{
 };
 use rustix::fs::{Mode, OFlags};
 
-/// Never reached when all is well; long, since the machine may be an emulated one.
+/// A passing test never reaches it; long, since the machine may be emulated.
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: i64 = 1 << 20;
 const SLEEPER: &str = "exec sleep 1000";
@@ -120,7 +120,7 @@ fn read_unified(cgroup: &Cgroup, file: &str) -> String {
     std::io::read_to_string(unified_file(cgroup, file, OFlags::RDONLY)).expect(file)
 }
 
-/// Looks again and again, until `done` or a deadline.
+/// Polls until `done` or a deadline.
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + DEADLINE;
     while !done() {

@@ -1,4 +1,4 @@
-//! Freezing, signalling, killing, removal, and what outlives them.
+//! Freezing, signalling, killing and removal of cgroups.
 
 use super::*;
 

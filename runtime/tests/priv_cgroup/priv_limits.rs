@@ -117,7 +117,7 @@ fn priv_every_v2_limit_is_kept() {
             ..Limits::default()
         },
     );
-    // A quota below the burst of before, then idle, then a weight again.
+    // A quota below the old burst, then idle, then a weight again.
     limits_of(&top, &Limits { cpu_quota_us: Some(10_000), cpu_burst_us: Some(0), ..Limits::default() });
     limits_of(&top, &Limits { cpu_idle: Some(true), ..Limits::default() });
     limits_of(&top, &Limits { cpu_idle: Some(false), cpu_weight: Some(7), ..Limits::default() });

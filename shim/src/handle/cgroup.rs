@@ -1,9 +1,9 @@
 //! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
 //!
-//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew between
-//! two calls: the kernel answers for the removed one that it is gone, and then the call looks for the one that is there
-//! now. What waits for processes runs on a blocking thread; making, reading and removing a leaf takes microseconds, less
-//! than a hop to another thread, and is done where it is asked for.
+//! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew
+//! between two calls: the kernel reports that the removed one is gone, and the call then opens the present one. Waits
+//! for processes run on a blocking thread; making, reading and removing a leaf takes microseconds, less than a hop to
+//! another thread, and runs on the caller's thread.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +29,7 @@ const LEAF_REMOVE_MS_MAX: u64 = 20;
 /// The units of systemd that have a cgroup.
 const UNIT_KINDS: [&str; 3] = [".service", ".slice", ".scope"];
 
-/// What a box has used so far, and uses now.
+/// The resources a box has used so far, and uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BoxUsage {
     /// CPU time of every process the box ever had, since its cgroup was made.
@@ -40,7 +40,7 @@ pub struct BoxUsage {
     pub system_usec: u64,
     /// Memory in use.
     pub memory_current: u64,
-    /// Most memory ever in use; 0 where the kernel does not tell.
+    /// Most memory ever in use; 0 where the kernel does not report it.
     pub memory_peak: u64,
     /// Processes the kernel killed for want of memory, in leaves that still exist.
     pub oom_kills: u64,
@@ -59,7 +59,7 @@ pub struct CpuReading {
     pub cgroup_inode: u64,
 }
 
-/// A box's cgroup and what is made below it, held open.
+/// A box's cgroup and the groups below it, held open.
 #[derive(Debug)]
 pub(super) struct Held {
     /// The box's own, in the v2 tree and in the hierarchies of [`HELD_V1`].
@@ -69,6 +69,8 @@ pub(super) struct Held {
     /// The same in v1's pids, where all runs are together. `None` where pids is not on v1.
     pids: Option<Cgroup>,
     inode: u64,
+    /// The box's memory limit, which each run gets as its own.
+    memory_max: Option<String>,
 }
 
 impl Held {
@@ -76,7 +78,8 @@ impl Held {
         let pids = whole.v1_child(RUNS_GROUP, Controller::Pids)?;
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
         let inode = whole.inode()?;
-        Ok(Self { whole, group, pids, inode })
+        let memory_max = whole.memory_max()?;
+        Ok(Self { whole, group, pids, inode, memory_max })
     }
 
     /// The cgroup that has the leaves of runs as its children.
@@ -85,7 +88,7 @@ impl Held {
     }
 }
 
-/// The box's cgroup as it was found last, if it was.
+/// The box's cgroup as last found, if it was found.
 #[derive(Debug, Default)]
 pub(super) struct HeldCgroup(Mutex<Option<Arc<Held>>>);
 
@@ -99,12 +102,12 @@ impl HeldCgroup {
     }
 }
 
-/// What a run has used.
+/// The resources a run has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunUsage {
     /// CPU time of all its processes, in nanoseconds (the kernel counts microseconds).
     pub cpu_ns: u64,
-    /// Most memory in use at one time; 0 where the kernel does not tell.
+    /// Most memory in use at one time; 0 where the kernel does not report it.
     pub memory_peak_bytes: u64,
     /// Processes of the run that the kernel killed for want of memory.
     pub oom_kills: u64,
@@ -151,7 +154,7 @@ pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
 }
 
 /// Checks that boxes can be made below this cgroup. One that is named like a unit must be there already: on a host with
-/// systemd only systemd makes those, and a directory made in its stead would have no limits and no owner.
+/// systemd only systemd makes those, and a directory made instead would have no limits and no owner.
 ///
 /// # Errors
 /// `InvalidInput` if it is not a plain relative path, `NotFound` for a missing unit.
@@ -218,8 +221,7 @@ impl BoxHandle {
         Ok(held)
     }
 
-    /// Does `work` with the box's cgroup. If the one that is held is gone, another may have taken its place: then `work`
-    /// is done with that one.
+    /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` uses that one.
     fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
         if let Some(held) = self.inner.held.get() {
             match work(&held) {
@@ -241,9 +243,9 @@ impl BoxHandle {
         let name = leaf_name(run);
         let made = self.with_cgroup(step, |held| {
             let leaf = held.leaves().leaf(&name, &LEAF_V1)?;
-            let shared = self.share_leaf(leaf, held.pids.as_ref());
+            let shared = self.share_leaf(leaf, held);
             if shared.is_err() {
-                // The first error is the one to tell.
+                // The first error is reported.
                 let _ = held.leaves().remove_empty_leaf(&name);
             }
             shared
@@ -251,18 +253,19 @@ impl BoxHandle {
         made.map_err(gone)
     }
 
-    fn share_leaf(&self, leaf: Cgroup, pids: Option<&Cgroup>) -> cgroup::Result<Leaf> {
+    fn share_leaf(&self, leaf: Cgroup, held: &Held) -> cgroup::Result<Leaf> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner)?;
         leaf.allow_kill_from(owner)?;
-        // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no such
-        // thing, which is no reason not to run anything there: the kernel then kills one process.
+        // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no
+        // `memory.oom.group`: there the kernel kills one process, and runs are still allowed.
         if leaf.backend(Controller::Memory) == Backend::V2 {
             let whole = Limits { oom_group: true, ..Limits::default() };
             leaf.apply(&whole, Unenforced::Allow)?;
         }
+        leaf.account_memory_as(held.memory_max.as_deref())?;
         let mut tasks = leaf.v1_tasks_fds()?;
-        if let Some(pids) = pids {
+        if let Some(pids) = &held.pids {
             tasks.extend(pids.v1_tasks_fds()?);
             tasks.extend(pids.v1_directory(Controller::Pids)?);
         }
@@ -311,7 +314,7 @@ impl BoxHandle {
         .await
     }
 
-    /// The run has processes: its own, or what it has left in the background. In a box without a cgroup no run has any.
+    /// True if the run has processes, background ones included. In a box without a cgroup no run has any.
     ///
     /// # Errors
     /// The cgroup cannot be read.
@@ -341,9 +344,9 @@ impl BoxHandle {
                 return Ok(None);
             };
             let cpu = leaf.cpu()?;
-            // No memory controller here is a matter of the box's limits, and was told at its launch.
+            // A missing memory controller concerns the box's limits and was reported at its launch.
             let memory = leaf.memory_of_leaf().unwrap_or_default();
-            // Whatever is in the way is met again by the sweep.
+            // The sweep handles a leaf that cannot be removed now.
             let _ = held.leaves().remove_empty_leaf(&name);
             Ok(Some((cpu, memory)))
         })?;
@@ -355,8 +358,8 @@ impl BoxHandle {
         })
     }
 
-    /// The highest number of a run whose leaf is there; 0 without any. What a run has started may outlive it and every
-    /// record of it, and its leaf is in use as long.
+    /// The highest number of a run whose leaf exists; 0 without any. Processes of a run may outlive it and every record
+    /// of it, and they keep its leaf in use.
     ///
     /// # Errors
     /// When the cgroup cannot be read.
@@ -417,7 +420,7 @@ impl BoxHandle {
         .await
     }
 
-    /// The box is frozen.
+    /// True if the box is frozen.
     ///
     /// # Errors
     /// The cgroup cannot be read.
@@ -442,7 +445,7 @@ impl BoxHandle {
         .await
     }
 
-    /// The box has a cgroup now.
+    /// True if the box has a cgroup now.
     ///
     /// # Errors
     /// The cgroup cannot be opened.
@@ -450,7 +453,7 @@ impl BoxHandle {
         Ok(self.open_cgroup(&[])?.is_some())
     }
 
-    /// The path of its cgroup, whether there is one now or not; empty for an init without cgroups.
+    /// The path of its cgroup, even if it does not exist now; empty for an init without cgroups.
     #[must_use]
     pub fn cgroup_path(&self) -> &str {
         self.subject()
@@ -486,7 +489,7 @@ impl BoxHandle {
         }
     }
 
-    /// Reads what the box is billed by: one file, whatever is in the box.
+    /// Reads the box's CPU time, the basis of billing: one file, independent of the number of processes.
     ///
     /// # Errors
     /// `NotFound` if the box has no cgroup now.
@@ -504,7 +507,7 @@ impl BoxHandle {
         let step = "read box's usage";
         let cgroup = self.cgroup(&BOX_V1)?;
         let cpu = cgroup.cpu().map_err(self.fail(step))?;
-        // Billing needs the CPU time; a box without these controllers was allowed at its launch.
+        // Billing needs only the CPU time; the launch allowed a box without these controllers.
         let memory = cgroup.memory().unwrap_or_default();
         let pids = cgroup.pids().unwrap_or_default();
         Ok(BoxUsage {

@@ -27,7 +27,7 @@ pub(super) const RESPONSE_MS_MAX: u64 = 30_000;
 /// One read of the socket.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The shared socket and what was read of it.
+/// The shared socket and the bytes read from it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) sender: Sender,
@@ -150,7 +150,7 @@ impl Connection {
     }
 }
 
-/// A frame that does not belong here.
+/// The error for a frame of an unexpected type.
 pub(super) fn unexpected(frame: &Frame) -> Error {
     let what = format!("{:?}", frame.kind);
     Error::new(ErrorKind::Internal, "unexpected frame from init", what)
@@ -203,9 +203,9 @@ impl Sender {
         result.map_err(|e| Error::io("send descriptors to init", "", e).with_kind(ErrorKind::Gone))
     }
 
-    /// Ends the connection in both directions, whoever still holds it.
+    /// Shuts the connection down in both directions, also for other holders of the socket.
     pub(super) fn shutdown(&self) {
-        // Not connected any more is what is wanted.
+        // A socket that is no longer connected is fine.
         let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
     }
 

@@ -12,9 +12,9 @@ use super::conn::{Connection, RESPONSE_MS_MAX, unexpected};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, DATA_BYTES_MAX, Entry, FileEntry, FileStat, FrameType, Operation, decode};
 
-/// Removing a large tree takes its time.
+/// Time limit for the removal of a large tree.
 const REMOVE_MS_MAX: u64 = 600_000;
-/// No listing is longer; the init cuts earlier, this is the guard against a hostile one.
+/// Longest listing. The init cuts earlier; this is the guard against a hostile one.
 const LIST_ENTRIES_MAX: usize = 262_144;
 
 /// A file being read.
@@ -26,7 +26,7 @@ pub struct FileReader {
     over: bool,
 }
 
-/// A file being written. Nothing is visible before [`finish`](FileWriter::finish); dropping it gives it up.
+/// A file being written. Nothing is visible before [`finish`](FileWriter::finish); dropping it cancels the write.
 #[derive(Debug)]
 pub struct FileWriter {
     connection: Connection,
@@ -76,7 +76,7 @@ impl FileWriter {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         for piece in bytes.chunks(DATA_BYTES_MAX) {
             if let Err(lost) = self.connection.sender.send(FrameType::Data, piece).await {
-                // The worker says why before it closes; that tells more than a broken connection.
+                // The worker reports the cause before it closes; that is more precise than a broken connection.
                 return Err(match self.connection.answer().await {
                     Err(told) if told.kind() != ErrorKind::Gone => told,
                     _ => lost,

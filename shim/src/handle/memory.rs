@@ -1,8 +1,8 @@
-//! A sleeping box's memory, from the host side: giving it back, and what there is to know about it.
+//! A sleeping box's memory, from the host side: reclaiming and reading it.
 //!
 //! Invariant: a running box never swaps. Swap is opened (`memory.swap.max`) only for a frozen box whose pages are being
-//! taken, and closed before it is thawed. What is in swap by then comes back page by page as it is touched, on the box's
-//! own time; taking it out was on the caller's.
+//! reclaimed, and closed before it is thawed. Swapped pages come back one by one as they are touched, on the box's CPU
+//! time; reclaiming them was on the caller's.
 //! Leaves out: when to do it (the API's), and whether the host's swap is fast.
 
 use icebox_runtime::cgroup::{Cgroup, Limits, Pressure, Resource, Unenforced};
@@ -11,15 +11,15 @@ use super::BoxHandle;
 use super::cgroup::{LEAF_V1, blocking};
 use crate::error::{Error, ErrorKind};
 
-/// What is taken at once. It bounds how long somebody who wants the box waits for us: some 10 ms with swap in
-/// compressed memory.
+/// Bytes reclaimed in one step. They bound how long a request to the box waits: about 10 ms with swap in compressed
+/// memory.
 const RECLAIM_CHUNK_BYTES: u64 = 8 << 20;
-/// A pass that gets less than this part of what it asked for says that there is nothing more to get.
+/// A pass that gets less than this part of the requested amount ends the reclaim.
 const PROGRESS_PART: u64 = 8;
 /// The page cache comes first and is soon gone; a box can write no more than this to be reclaimed.
 const RECLAIM_PASSES_MAX: u64 = 1 << 20;
 
-/// What a reclaim has done.
+/// The result of a reclaim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reclaimed {
     /// Memory in use before.
@@ -30,11 +30,11 @@ pub struct Reclaimed {
     pub swap_before: u64,
     /// And after.
     pub swap_after: u64,
-    /// Somebody wanted the box, so it was left at that.
+    /// The reclaim ended early, because a request to the box was waiting.
     pub cut_short: bool,
 }
 
-/// What the box waits for, and how often it met its memory limits. `None` where the kernel does not tell.
+/// The box's pressure (PSI) by resource. `None` where the kernel does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct BoxPressure {
     /// For a CPU.
@@ -45,7 +45,7 @@ pub struct BoxPressure {
     pub io: Option<Pressure>,
 }
 
-/// Where memory is.
+/// Memory in use, in RAM and in swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Footprint {
     /// In use.
@@ -66,8 +66,8 @@ pub struct BoxMemory {
 }
 
 impl BoxHandle {
-    /// Takes the memory of a frozen box, as much as the kernel will give up. Between two pieces `wanted` is asked whether
-    /// somebody wants the box, and if so it ends there. The caller sees to it that nobody thaws the box meanwhile.
+    /// Reclaims the memory of a frozen box, as much as the kernel can. Between two steps `wanted` tells whether a
+    /// request to the box is waiting; if so the reclaim ends. The caller must keep the box frozen meanwhile.
     ///
     /// # Errors
     /// `InvalidInput` if the box is not frozen, `Unenforced` where the kernel cannot reclaim on demand.
@@ -108,7 +108,7 @@ impl BoxHandle {
         Ok(done)
     }
 
-    /// Reads what there is to know about the box's memory.
+    /// Reads the box's memory counters.
     ///
     /// # Errors
     /// `NotFound` without a cgroup, `Unenforced` without a memory controller.
@@ -142,13 +142,13 @@ impl BoxHandle {
     /// `NotFound` without a cgroup.
     pub fn pressure(&self) -> Result<BoxPressure, Error> {
         let cgroup = self.cgroup(&[])?;
-        // Kernels without PSI are no failure.
+        // A kernel without PSI is no error.
         let read = |resource| cgroup.pressure(resource).ok();
         Ok(BoxPressure { cpu: read(Resource::Cpu), memory: read(Resource::Memory), io: read(Resource::Io) })
     }
 }
 
-/// Closes swap for a box that is about to run. It is to be woken in any case: what goes wrong is told, not returned.
+/// Closes swap for a box that is about to run. The box is woken in any case, so an error is logged, not returned.
 pub(super) fn close_swap(cgroup: &Cgroup) {
     let closed = Limits { memory_swap_max_bytes: Some(0), ..Limits::default() };
     // `cgroup` is open in the v2 tree alone: v1's limit is never opened, so there is nothing to close.

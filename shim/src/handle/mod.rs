@@ -1,9 +1,9 @@
 //! The asynchronous handle of a box that the API holds.
 //!
 //! Owns: the client side of the control protocol, the box's cgroup as seen from the host (a leaf per run, freezing,
-//! killing, usage), and the truth about the init process. Holds the box's cgroup and its init by descriptors, and looks for
-//! both again when they are gone. Holds no connection: each operation makes its own, so a handle outlives restarts on
-//! either side. Leaves out: every decision (when to freeze, what to bill).
+//! killing, usage), and the state of the init process. Holds the box's cgroup and its init by descriptors, and looks
+//! for both again when they are gone. Holds no connection: each operation makes its own, so a handle outlives restarts
+//! on either side. Leaves out: every decision (when to freeze, what to bill).
 
 mod cgroup;
 mod conn;
@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Entry, FrameType, Operation, SignalMessage, decode};
 use conn::{Connection, RESPONSE_MS_MAX, unexpected};
 
-/// No init has more runs to tell about; the guard against a hostile one.
+/// Most runs in a list; the guard against a hostile init.
 const RUNS_MAX: usize = 8192;
 
 /// A box as the API reaches it. Cheap to clone.
@@ -75,7 +75,7 @@ impl BoxHandle {
         Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, held, init, uid_base }) }
     }
 
-    /// The init process exists, is that very one, and has not ended.
+    /// True if the init process exists, has this start time and boot id, and has not ended.
     #[must_use]
     pub fn alive(&self, pid: i32, start_time_ticks: u64, boot_id: &str) -> bool {
         self.inner.init.alive(pid, start_time_ticks, boot_id)
@@ -86,10 +86,10 @@ impl BoxHandle {
         process::wait_dead(pid, start_time_ticks, boot_id).await;
     }
 
-    /// Asks the init who it is.
+    /// Asks the init for its version and pid.
     ///
     /// # Errors
-    /// `Gone` if nobody listens, `Timeout` if nobody answers (a frozen box).
+    /// `Gone` if no init listens, `Timeout` if it does not answer (a frozen box).
     pub async fn hello(&self, deadline: Duration) -> Result<Hello, Error> {
         match self.request(Operation::Hello, &[], deadline).await?.1 {
             Answer::Hello(hello) => Ok(hello),

@@ -1,6 +1,6 @@
 //! The kernel's truth about a box's init process, from outside.
 //!
-//! What identifies a process is the runtime's `identity`; this file holds a process by a pidfd, waits and reaps.
+//! The runtime's `identity` identifies a process; this file holds one by a pidfd, waits and reaps.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -39,7 +39,7 @@ struct Process {
 }
 
 impl Held {
-    /// The process exists, is that very one, and has not ended.
+    /// True if the process exists, has this start time and boot id, and has not ended.
     pub(super) fn alive(&self, pid: i32, start_time_ticks: u64, boot: &str) -> bool {
         let mut held = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = held.as_ref()
@@ -82,7 +82,7 @@ pub(super) async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str) {
                 reap(WaitId::PidFd(watched.get_ref().as_fd()));
                 return;
             }
-            // No descriptors left, for example: look from time to time, the process can still be waited for.
+            // No descriptors left, for example: poll /proc instead; the process can still be waited for.
             _ => {
                 while alive(pid, start_time_ticks, boot) {
                     tokio::time::sleep(Duration::from_millis(FALLBACK_POLL_MS)).await;
@@ -95,7 +95,7 @@ pub(super) async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str) {
     }
 }
 
-/// Somebody else's child is somebody else's to reap, so an error means nothing.
+/// Another process's child is reaped by its own parent, so an error is ignored.
 fn reap(id: WaitId<'_>) {
     let _ = rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }

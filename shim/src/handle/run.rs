@@ -26,7 +26,7 @@ pub struct Run {
     input: RunInput,
 }
 
-/// What a run tells.
+/// An event of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEvent {
     /// Bytes of standard output, or of the terminal.
@@ -62,7 +62,7 @@ impl Run {
         Self { pid: started.pid, run: started.run, events: RunEvents { connection, credit, over: false }, input }
     }
 
-    /// Output and input apart, for two tasks.
+    /// Splits the run into output and input, for two tasks.
     #[must_use]
     pub fn split(self) -> (RunEvents, RunInput) {
         (self.events, self.input)
@@ -73,7 +73,7 @@ impl RunEvents {
     /// The next event; `None` after `Exit`. Cancel-safe.
     ///
     /// # Errors
-    /// `Gone` when the init died or closed the connection before the exit; `Internal` when it talks nonsense.
+    /// `Gone` when the init died or closed the connection before the exit; `Internal` when it sends an invalid frame.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Error> {
         while !self.over {
             let Some(frame) = self.connection.next_frame().await? else {
@@ -133,7 +133,7 @@ impl RunInput {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            // Take what there is rather than wait for a full frame's worth.
+            // Takes the available credit instead of waiting for a full frame's worth.
             let wanted = rest.len().min(DATA_BYTES_MAX).min(self.credit.available_permits().max(1));
             let permits = u32::try_from(wanted).unwrap_or(1);
             let permit = self

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the child closes all descriptors but its own before it touches a tenant-chosen path (CVE-2024-21626: a
 //! leaked directory descriptor as working directory); it gives up root before it enters the folder or looks at the
-//! program; it ends by exec or by telling why not. It is not dumpable until the exec, like the init itself.
+//! program; it ends by exec or by reporting its failure. It is not dumpable until the exec, like the init itself.
 
 use std::convert::Infallible;
 use std::ffi::CStr;
@@ -21,9 +21,9 @@ use crate::sys;
 
 /// Where the child keeps its end of the start pipe.
 const START_PIPE_FD: i32 = 3;
-/// What a failed child tells: step and errno.
+/// Size of a failed child's report: step and errno.
 pub(crate) const TOLD_BYTES: usize = 5;
-/// Exit code of a child that could not become its program; nobody sees it but the reaper.
+/// Exit code of a child whose exec failed; only the init's reaper sees it.
 const FAILED: i32 = 127;
 
 macro_rules! child_steps {
@@ -64,13 +64,13 @@ child_steps! {
 /// Where a child failed, and the kernel's answer.
 pub(crate) type Failure = (ChildStep, Errno);
 
-/// What a child told through its start pipe.
+/// The failure that a child reported through its start pipe.
 pub(crate) fn read_failure(told: [u8; TOLD_BYTES]) -> Option<(ChildStep, i32)> {
     let [step, errno @ ..] = told;
     Some((ChildStep::from_u8(step)?, i32::from_le_bytes(errno)))
 }
 
-/// Becomes the program, or tells why not and ends.
+/// Executes the program, or reports the failure and exits.
 pub(crate) fn run(start: &Start<'_>, start_pipe: BorrowedFd<'_>) -> ! {
     let mut moved = false;
     let (step, errno) = match become_program(start, start_pipe, &mut moved) {
@@ -79,7 +79,7 @@ pub(crate) fn run(start: &Start<'_>, start_pipe: BorrowedFd<'_>) -> ! {
     };
     let [a, b, c, d] = errno.raw_os_error().to_le_bytes();
     let told = [step as u8, a, b, c, d];
-    // Nobody to tell that telling failed.
+    // A failed report cannot be reported.
     if moved {
         let _ = sys::adopt_fd(START_PIPE_FD).map(|pipe| rustix::io::write(&pipe, &told));
     } else {
@@ -106,7 +106,7 @@ fn become_program(start: &Start<'_>, start_pipe: BorrowedFd<'_>, moved: &mut boo
         sys::place_fd(fd, number, false).map_err(at_io(ChildStep::Stdio))?;
     }
     if let Folder::Open(fd) = start.folder {
-        // Now, since its descriptor goes with all others. Its sender had the right to enter it.
+        // Done now, since its descriptor is closed with all others. Its sender had the right to enter it.
         rustix::process::fchdir(fd).map_err(at(ChildStep::Folder))?;
     }
     sys::place_fd(start_pipe, START_PIPE_FD, true).map_err(at_io(ChildStep::Descriptors))?;
@@ -123,7 +123,7 @@ fn become_program(start: &Start<'_>, start_pipe: BorrowedFd<'_>, moved: &mut boo
     Err((ChildStep::Execute, execute(start.program)))
 }
 
-/// v1 hierarchies: "0" in a `tasks` file is the writer itself. In v2 the child was born.
+/// Joins the v1 hierarchies: "0" in a `tasks` file means the writer. In v2 the child starts in its cgroup.
 fn join_cgroups(start: &Start<'_>) -> Result<(), Errno> {
     for tasks in start.leaf.iter().flat_map(|leaf| &leaf.tasks) {
         rustix::io::write(tasks, b"0")?;
@@ -139,7 +139,7 @@ pub(crate) fn become_user(identity: &Identity) -> Result<(), Failure> {
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at(ChildStep::Ids))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at(ChildStep::Ids))?;
     if identity.uid != 0 {
-        // The kernel drops them with the last root id, unless securebits say otherwise. Read back, do not assume.
+        // The kernel drops them with the last root id, unless securebits say otherwise, so they are read back.
         let left = rustix::thread::capabilities(None).map_err(at(ChildStep::Capabilities))?;
         if !(left.effective.is_empty() && left.permitted.is_empty() && left.inheritable.is_empty()) {
             return Err((ChildStep::Capabilities, Errno::PERM));
@@ -159,7 +159,7 @@ fn enter(path: &CStr) -> Result<(), Errno> {
     if inside.as_bytes().first() == Some(&b'/') { Ok(()) } else { Err(Errno::ACCESS) }
 }
 
-/// Tries the program's files in order; returns only the error that tells most.
+/// Tries the program's files in order; returns only the most informative error.
 fn execute(program: &Program) -> Errno {
     let mut denied = None;
     for file in &program.files {

@@ -1,8 +1,8 @@
 //! A connection of the init: frames in, frames out, never blocking.
 //!
-//! Invariants: descriptors are accepted only with the first bytes; what cannot be sent at once is kept, and whoever
-//! produces data asks [`Connection::congested`] first, so what is kept stays below [`QUEUE_BYTES_HIGH`] plus the
-//! frames of one step. Leaves out: what frames mean.
+//! Invariants: descriptors are accepted only with the first bytes; bytes that cannot be sent at once are queued, and
+//! every producer of data asks [`Connection::congested`] first, so the queue stays below [`QUEUE_BYTES_HIGH`] plus the
+//! frames of one step. Leaves out: the meaning of frames.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -34,12 +34,12 @@ pub(crate) struct Connection {
     pub(crate) dead: bool,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// Bytes, now in the decoder.
     Bytes,
-    /// Nothing for now.
+    /// No bytes are available now.
     Nothing,
     /// The peer sends no more.
     End,
@@ -62,7 +62,8 @@ impl Connection {
         })
     }
 
-    /// Reads once, through `scratch`. Descriptors beyond the limit, or after the first bytes, kill the connection (and are closed).
+    /// Reads once, through `scratch`. Descriptors beyond the limit, or after the first bytes, are closed and end the
+    /// connection.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -98,12 +99,12 @@ impl Connection {
         self.decoder.next_frame()
     }
 
-    /// So much is waiting to be sent that producers should stop.
+    /// True if the send queue is so long that producers must stop.
     pub(crate) fn congested(&self) -> bool {
         self.queue.len() >= QUEUE_BYTES_HIGH
     }
 
-    /// Sends a frame, or keeps what the socket does not take now.
+    /// Sends a frame, or queues the part that the socket does not take now.
     pub(crate) fn send(&mut self, kind: FrameType, payload: &[u8]) {
         if self.dead {
             return;
@@ -128,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// Sends what was kept, as far as the socket takes it.
+    /// Sends queued bytes, as far as the socket takes them.
     pub(crate) fn flush(&mut self) {
         let mut sent = 0;
         while let Some(rest) = self.queue.get(sent..).filter(|rest| !rest.is_empty()) {
@@ -149,12 +150,12 @@ impl Connection {
         }
     }
 
-    /// Nothing is waiting to be sent.
+    /// True if the send queue is empty.
     pub(crate) fn idle(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Watches for what is needed now. `reading` is false while the peer's bytes are not wanted.
+    /// Watches for the events that are needed now. `reading` is false while no bytes are accepted from the peer.
     pub(crate) fn watch(&mut self, reactor: &Reactor, reading: bool) {
         let wanted = Interest { read: reading && !self.ending, write: !self.queue.is_empty() };
         if wanted != self.interest {

@@ -34,7 +34,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Makes it ready.
+    /// Builds the filter.
     pub(crate) fn prepare() -> Self {
         let insn = |code, jt, jf, k| Insn { code, jt, jf, k };
         let insns = vec![
@@ -64,7 +64,7 @@ impl Filter {
 mod tests {
     use super::*;
 
-    /// What the kernel would answer.
+    /// The kernel's answer to a call.
     fn verdict(program: &Program, arch: u32, number: u32) -> u32 {
         let (mut at, mut word) = (0, 0);
         loop {

@@ -19,18 +19,18 @@ use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{ExecRequest, ExitStatus, FrameType, STDIN_WINDOW_BYTES, Started, encode};
 
-/// Runs that live at one time.
+/// Most live runs at one time.
 const RUNS_LIVE_MAX: usize = 1024;
-/// Finished runs that are kept until acknowledged; the oldest go first.
+/// Most finished runs kept until acknowledged; the oldest are dropped first.
 const RUNS_FINISHED_MAX: usize = 1024;
-/// Output kept of all finished runs together; the oldest loses its first.
+/// Most output kept of all finished runs together; the oldest run loses its output first.
 const FINISHED_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Between the request to end, of what is to go with a client, and the order to.
+/// Time between SIGHUP and SIGKILL for the processes of a run that ends with its client.
 pub(crate) const KILL_GRACE_MS: u64 = 1000;
-/// A terminal tells not how much is in it; no more than this fits between its two sides.
+/// A terminal does not report how many bytes it holds; no more than this fits between its two sides.
 const TERMINAL_DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
-/// The three ends a program gets, and the init's sides of them.
+/// The program's three standard streams, and the init's sides of them.
 struct Stdio {
     theirs: [Option<OwnedFd>; 3],
     input: Input,
@@ -47,7 +47,7 @@ impl Server {
                 if let Some(client) = self.clients.get_mut(&id) {
                     client.role = Role::Starting(number);
                 }
-                // Often the child is already there.
+                // The child has often executed the program already.
                 self.check_start(number);
             }
             Err(error) => self.refuse(id, &error),
@@ -76,7 +76,7 @@ impl Server {
         self.children.insert(spawned.pid, Child::Run(request.run));
         // A time beyond any clock is no limit.
         let deadline = request.timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-        // Without a watch the confirmation would come only when the process ends; so it is an error.
+        // Without a watch the confirmation would come only when the process ends, so this is an error.
         let watched = self.reactor.add(&spawned.start, Token::RunStart(request.run), Interest::READ);
         let run = Run { deadline, ..new_run(id, request, spawned, stdio, leaf) };
         if let Err(e) = watched {
@@ -110,7 +110,7 @@ impl Server {
         Leaf::from_request(std::mem::take(&mut client.conn.fds))
     }
 
-    /// Looks whether a starting run runs.
+    /// Checks whether a starting run has executed its program.
     pub(crate) fn check_start(&mut self, number: u64) {
         let Some(run) = self.runs.get_mut(&number) else {
             return;
@@ -144,8 +144,8 @@ impl Server {
         }
     }
 
-    /// The direct process has ended. What it wrote is still in the pipes: exactly so much is read before the exit is
-    /// told, so a background program that holds the pipes delays nothing.
+    /// Handles the end of the direct process. Its output is still in the pipes: exactly that many bytes are read before
+    /// the exit is reported, so a background program that holds the pipes delays nothing.
     pub(crate) fn run_ended(&mut self, number: u64, status: WaitStatus) {
         self.check_start(number);
         let Some(run) = self.runs.get_mut(&number) else {
@@ -173,7 +173,7 @@ impl Server {
         self.finish_if_drained(number);
     }
 
-    /// What is left of a run that its client owns goes with it: hung up now, killed a little later.
+    /// Ends the remaining processes of a run that its client owns: SIGHUP now, SIGKILL a little later.
     fn doom(&mut self, number: u64, tree: Tree) {
         tree::signal_tree(&tree, libc::SIGHUP);
         tree::signal_tree(&tree, libc::SIGCONT);
@@ -181,7 +181,7 @@ impl Server {
         self.reactor.set_timer(Instant::now() + Duration::from_millis(KILL_GRACE_MS), Token::RunKill(number));
     }
 
-    /// Tells the exit when the last output was read.
+    /// Reports the exit when the last output was read.
     pub(crate) fn finish_if_drained(&mut self, number: u64) {
         let Some(run) = self.runs.get_mut(&number) else {
             return;
@@ -236,7 +236,7 @@ impl Server {
     }
 }
 
-/// A wait status as the protocol tells it.
+/// A wait status in the protocol's form.
 pub(crate) fn exit_status(status: WaitStatus) -> ExitStatus {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => ExitStatus::Code(code),
@@ -278,8 +278,8 @@ fn make_stdio(request: &ExecRequest, identity: &Identity) -> Result<Stdio, Error
     Ok(Stdio { theirs: [their_stdin, Some(their_stdout), Some(their_stderr)], input, stdout, stderr: Some(stderr) })
 }
 
-/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs. It belongs to the user of
-/// the run, who may open it again then, as `/dev/stdout` for example.
+/// A pipe of which only the init's end is non-blocking: programs do not expect that of theirs. It belongs to the run's
+/// user, so a program can open it again, as `/dev/stdout` for example.
 fn pipe(ours_reads: bool, identity: &Identity) -> Result<(OwnedFd, OwnedFd), Error> {
     let failed = |e: rustix::io::Errno| Error::own("make pipe", "", e);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;

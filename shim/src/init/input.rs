@@ -1,7 +1,7 @@
 //! Standard input of runs: from the client that owns it to the program, as fast as the program reads.
 //!
-//! Invariant: at most [`STDIN_WINDOW_BYTES`] wait here; the client gets credit back for what was written. Input that
-//! nobody reads any more is thrown away, with credit, so that no client waits for ever.
+//! Invariant: at most [`STDIN_WINDOW_BYTES`] are queued; the client gets credit back for what was written. Input
+//! without a reader is discarded, with credit, so that no client waits for ever.
 
 use std::collections::VecDeque;
 
@@ -44,7 +44,7 @@ impl Server {
             return;
         }
         if input.terminal {
-            // In the middle of a line the first one only hands over the line; the second is the end.
+            // In the middle of a line the first EOT only delivers the line; the second one is the end of file.
             let last = input.queue.back().copied().or(input.last);
             if last.is_some_and(|byte| byte != b'\n' && byte != END_OF_TRANSMISSION) {
                 input.queue.push_back(END_OF_TRANSMISSION);
@@ -56,7 +56,7 @@ impl Server {
         self.feed(number);
     }
 
-    /// Writes what waits, as far as the program takes it.
+    /// Writes queued bytes, as far as the program takes them.
     pub(crate) fn feed(&mut self, number: u64) {
         let Some(run) = self.runs.get_mut(&number) else {
             return;
@@ -92,7 +92,7 @@ impl Server {
 }
 
 impl Input {
-    /// Closes it. A terminal's file stays open under another number, so watching does not end by itself.
+    /// Closes the input. A terminal's file stays open under another number, so the reactor must stop watching it.
     pub(crate) fn shut(&mut self, reactor: &Reactor) {
         if let Some(fd) = self.fd.take() {
             reactor.remove(&fd);
@@ -101,7 +101,7 @@ impl Input {
         self.queue = VecDeque::new();
     }
 
-    /// Does not watch it for now.
+    /// Stops watching the input for now.
     pub(crate) fn pause(&mut self, reactor: &Reactor) {
         if let Some(fd) = self.fd.as_ref().filter(|_| self.watched) {
             reactor.remove(fd);
@@ -127,7 +127,7 @@ impl Input {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(_) => {
-                    // Nobody reads it any more.
+                    // The reading end is closed.
                     over = true;
                     break;
                 }

@@ -1,8 +1,8 @@
-//! The file by whose locks processes keep their box awake.
+//! The lock file by which processes keep their box awake.
 //!
-//! A process that is meant to run, though it uses little CPU, holds a lock on `/run/icebox/keep`: flock(2) or a record lock of
-//! fcntl(2), shared or not. The kernel releases it when the process ends, so nothing is left to be taken back. Leaves out:
-//! when to ask (the daemon asks before it freezes a box that looks idle).
+//! A process that must run, though it uses little CPU, holds a lock on `/run/icebox/keep`: flock(2) or a record lock
+//! of fcntl(2), shared or not. The kernel releases it when the process ends, so no clean-up is needed. Leaves out: when
+//! to ask (the daemon asks before it freezes a box that looks idle).
 
 use std::fs::File;
 use std::io::Read;
@@ -15,10 +15,10 @@ use crate::error::Error;
 
 /// The file's name, beside the socket of sudo.
 const NAME: &str = "keep";
-/// More of the list of locks is not read.
+/// Most bytes read of the list of locks.
 const LOCKS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// The file, held open: another file of its name is not it.
+/// The file, held open: a later file of the same name does not count.
 #[derive(Debug)]
 pub(crate) struct KeepFile {
     /// Device and inode as the kernel's list of locks writes them.
@@ -40,8 +40,8 @@ impl KeepFile {
         Ok(Self { id: format!("{major:02x}:{minor:02x}:{}", stat.st_ino), _file: file })
     }
 
-    /// A process holds a lock on it. Read from the kernel's list, since trying the lock would get in the way of those who
-    /// want it at this moment.
+    /// True if a process holds a lock on it. Read from the kernel's list, since an attempt to lock would disturb
+    /// processes that take the lock at this moment.
     pub(crate) fn is_locked(&self) -> bool {
         let mut text = String::new();
         let read = File::open("/proc/locks").and_then(|file| file.take(LOCKS_BYTES_MAX).read_to_string(&mut text));

@@ -34,8 +34,9 @@ impl Leaf {
         Some(Self { unified, tasks, pids: directories.into_iter().next() })
     }
 
-    /// One more process may run here. On v2 the kernel says so at the fork. On v1 a process joins after the fork, and
-    /// joining is never refused: without this look each start would take one of the processes that are kept for the init.
+    /// True if one more process may run here. On v2 the kernel checks at the fork. On v1 a process joins after the
+    /// fork, and joining is never refused: without this check each start would take one of the processes kept for the
+    /// init.
     pub(crate) fn has_room(&self) -> bool {
         let Some(pids) = &self.pids else { return true };
         let number = |name| read(pids, name).and_then(|text| text.trim().parse::<u64>().ok());
@@ -46,7 +47,7 @@ impl Leaf {
         }
     }
 
-    /// Kills every process in it, also what is being forked this moment. `NOENT` before Linux 5.14.
+    /// Kills every process in it, also those being forked. `NOENT` before Linux 5.14.
     pub(crate) fn kill(&self) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(&self.unified, "cgroup.kill", flags, Mode::empty())?;

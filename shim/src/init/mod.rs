@@ -2,7 +2,7 @@
 //!
 //! Owns: every process of the box (it starts them, is the parent of all orphans, reaps), runs with their streams and
 //! exits, file operations, sudo. It is one thread without a runtime, started from a sealed memfd with the listening
-//! control socket as an inherited descriptor, and depends on nobody being connected.
+//! control socket as an inherited descriptor, and does not depend on a connected client.
 //!
 //! Invariants: it never blocks on a process or a file of the box; everything it keeps is bounded; it is not dumpable,
 //! so no process of the box can look into it; it writes nothing but `/run/icebox`. It must not panic: the box dies
@@ -49,7 +49,7 @@ pub(crate) use program::LOGIN_PATH;
 /// Freed blocks of this size go back to the kernel at once: a box may sleep for months after a busy minute.
 const RETURNED_BLOCK_BYTES: i32 = 32 * 1024;
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Options {
     control_fd: i32,
@@ -68,7 +68,7 @@ pub fn main() -> i32 {
         Err(error) => error,
     };
     let line = format!("icebox-init: {}\n", error.report());
-    // Nowhere else to complain.
+    // Standard error is the only channel for this report.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
     1
 }

@@ -1,4 +1,4 @@
-//! What connections ask for: the first frame is a request, later frames belong to the run they are attached to.
+//! Requests of connections: the first frame is a request, later frames belong to the attached run.
 //!
 //! Leaves out: starting runs (`exec`), streams (`output`, `input`), files (`files`).
 
@@ -18,9 +18,9 @@ use crate::protocol::{
 };
 use crate::sys::{self, Fork};
 
-/// Clients attached to one run.
+/// Most clients attached to one run.
 const ATTACHED_MAX: usize = 8;
-/// File operations at one time, each in a child.
+/// Most file operations at one time, each in a child.
 const FILE_WORKERS_MAX: usize = 64;
 
 impl Server {
@@ -93,7 +93,7 @@ impl Server {
             }
         };
         if result.is_err() {
-            // Whoever breaks the protocol in the middle of a stream cannot be answered in it.
+            // A client that breaks the protocol in the middle of a stream gets no answer in it.
             self.drop_client(id);
         }
     }
@@ -146,7 +146,7 @@ impl Server {
         self.answer(id, Ok(Answer::Started(started)), false);
     }
 
-    /// A connection of a run is gone.
+    /// Removes a closed connection from its run.
     pub(crate) fn detach(&mut self, id: u64, number: u64) {
         let Some(run) = self.runs.get_mut(&number) else {
             return;
@@ -159,7 +159,7 @@ impl Server {
             && run.clients.is_empty()
             && let Some(tree) = &run.tree
         {
-            // As when a terminal is closed; what does not go by itself is killed.
+            // As when a terminal is closed; processes that do not exit are killed later.
             tree::signal_tree(tree, libc::SIGHUP);
             tree::signal_tree(tree, libc::SIGCONT);
             let at = Instant::now() + Duration::from_millis(KILL_GRACE_MS);
@@ -212,7 +212,7 @@ impl Server {
         if let Some(tree) = self.doomed.remove(&number) {
             return tree::signal_tree(&tree, libc::SIGKILL);
         }
-        // A client may have attached again in the time of grace.
+        // A client may have attached again during the grace period.
         if let Some(run) = self.runs.get(&number).filter(|run| run.clients.is_empty())
             && let Some(tree) = &run.tree
         {
@@ -231,7 +231,7 @@ impl Server {
         }
     }
 
-    /// File operations block, and need the user's ids: a child does each, with the connection as its own.
+    /// File operations block and need the user's ids, so a child does each one and takes over the connection.
     fn start_file_worker(&mut self, id: u64, operation: Operation) {
         let workers = self.children.values().filter(|child| **child == Child::FileWorker).count();
         if workers >= FILE_WORKERS_MAX {

@@ -12,7 +12,7 @@ use super::run::Stream;
 use super::server::Server;
 use crate::protocol::{FrameType, TAIL_BYTES};
 
-/// Reads of one stream before others get their turn.
+/// Most reads of one stream before the others get their turn.
 const READS_PER_TURN: u32 = 4;
 
 impl Stream {
@@ -31,21 +31,21 @@ impl Stream {
     }
 }
 
-/// Between looks at a terminal that its program has closed.
+/// Interval between checks of a terminal that its program has closed.
 const TERMINAL_RETRY_MS: u64 = 100;
 
-/// How a turn of reading ended.
+/// The result of one turn of reading.
 enum Turn {
     /// There may be more.
     More,
-    /// Nothing for now.
+    /// There is nothing to read now.
     Empty,
-    /// A client is behind.
+    /// A client's send queue is full.
     Congested,
     /// The program has closed the terminal, which it may open again while it lives. Closing our side now would kill it
     /// (SIGHUP), between its last close and its exit for example.
     HungUp,
-    /// The stream has ended, or all that belongs to the run was read.
+    /// The stream has ended, or all of the run's output was read.
     Over,
 }
 
@@ -60,7 +60,7 @@ impl Server {
         let output = run.output(stream);
         match turn {
             Turn::More | Turn::Empty => {}
-            // A hang-up is reported even for what is watched for nothing, so watching must end altogether.
+            // epoll reports a hang-up even with an empty event mask, so the descriptor must be removed.
             Turn::Congested => {
                 if std::mem::take(&mut output.watched)
                     && let Some(fd) = &output.fd
@@ -82,7 +82,7 @@ impl Server {
                 let unread = output.left.is_some();
                 if let Some(fd) = output.fd.take() {
                     self.reactor.remove(&fd);
-                    // Some background program may hold the other end, and would block or die if nobody read.
+                    // A background program may hold the other end; without a reader it would block or die.
                     if unread {
                         self.linger(fd);
                     }
@@ -95,8 +95,8 @@ impl Server {
         self.finish_if_drained(number);
     }
 
-    /// A live run's stream is read for a turn. What an ended run has left is read without a break: it is no more than
-    /// a pipe holds, and nobody would call again for a pipe that is empty and still held open.
+    /// Reads a live run's stream for one turn. The rest of an ended run's output is read without a break: it is at most
+    /// a pipe's capacity, and a pipe that is empty and still held open causes no further event.
     fn read_stream(&mut self, number: u64, stream: Stream) -> Turn {
         for reads in 1.. {
             let Some(run) = self.runs.get_mut(&number) else {
@@ -150,7 +150,7 @@ impl Server {
         Turn::More
     }
 
-    /// Looks whether a closed terminal was opened again.
+    /// Checks whether a closed terminal was opened again.
     pub(crate) fn retry_terminal(&mut self, number: u64) {
         if let Some(run) = self.runs.get_mut(&number) {
             run.input.paused = false;
@@ -167,7 +167,7 @@ impl Server {
         for stream in [Stream::Stdout, Stream::Stderr] {
             match self.runs.get(&number) {
                 Some(run) if run.live() => self.rewatch(number, stream),
-                // Not by an event: there is none for a pipe that is empty by now.
+                // Called directly: a pipe that is empty by now causes no event.
                 Some(run) if !run.finished => self.pump(number, stream),
                 _ => {}
             }
@@ -187,7 +187,7 @@ impl Server {
         }
     }
 
-    /// Sends a new client what is kept, and the exit if there is one.
+    /// Sends a new client the kept output, and the exit if there is one.
     pub(crate) fn replay(&mut self, id: u64, number: u64) {
         let (Some(run), Some(client)) = (self.runs.get_mut(&number), self.clients.get_mut(&id)) else {
             return;

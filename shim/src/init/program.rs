@@ -1,6 +1,6 @@
-//! What exactly is to be executed: argument and environment strings, and the files that a program's name may mean.
+//! The input of execve: argument and environment strings, and the candidate files for a program's name.
 //!
-//! Everything is decided and allocated before the fork. Leaves out: who runs it (`user`) and how (`spawn`).
+//! Everything is decided and allocated before the fork. Leaves out: the identity (`user`) and the start (`spawn`).
 
 use std::ffi::CString;
 

@@ -1,7 +1,7 @@
-//! epoll, the names of what is waited for, and the timers.
+//! epoll, the tokens of its events, and the timers.
 //!
 //! Invariant: a token names a thing by an id that is never used again, so an event that was already fetched for
-//! something since gone finds nothing. Timers may be stale as well: whoever handles one checks that it still matters.
+//! a thing that is gone finds nothing. Timers may be stale as well: the handler checks that a timer still matters.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,7 @@ const EVENTS_MAX: usize = 32;
 /// The largest id a token can carry.
 pub(crate) const ID_MAX: u64 = (1 << 56) - 1;
 
-/// What an event or a timer is about.
+/// The subject of an event or a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Token {
     /// The listening control socket.
@@ -43,11 +43,11 @@ pub(crate) enum Token {
     Lingering(u64),
     /// Timer: the time of a run is up.
     RunTimeout(u64),
-    /// Timer: a run that was asked to go must go.
+    /// Timer: kill a run that was asked to end.
     RunKill(u64),
-    /// Timer: a sudo command that was asked to go must go.
+    /// Timer: kill a sudo command that was asked to end.
     SudoKill(u64),
-    /// Timer: give free memory back.
+    /// Timer: give free memory back to the kernel.
     Trim,
     /// Timer: look at the terminal of a run again.
     RunTerminal(u64),
@@ -100,7 +100,7 @@ impl Token {
     }
 }
 
-/// What a descriptor is watched for. Hang-ups and errors are always reported.
+/// The events a descriptor is watched for. Hang-ups and errors are always reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Interest {
     pub(crate) read: bool,
@@ -119,7 +119,7 @@ impl Interest {
     }
 }
 
-/// What happened to whom.
+/// An event and its subject.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Happened {
     pub(crate) token: Token,
@@ -151,8 +151,8 @@ impl Reactor {
         Ok(epoll::modify(&self.epoll, fd, data, interest.flags())?)
     }
 
-    /// Watching ends by itself when the last descriptor is closed; this is for those that live on, in a child for
-    /// example. Not being watched is fine.
+    /// Stops watching a descriptor. The kernel does so when the last copy is closed; this is for files that stay open,
+    /// in a child for example. A descriptor that is not watched is no error.
     pub(crate) fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);
     }
@@ -180,7 +180,7 @@ impl Reactor {
             Some(Duration::ZERO)
         } else {
             let next = self.timers.first_key_value().map(|((at, _), ())| *at);
-            // A little late is fine, a little early would spin.
+            // Rounded up: waking early would spin.
             next.map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());

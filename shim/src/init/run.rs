@@ -1,4 +1,4 @@
-//! A run's state: its process, its streams, who is attached, how it ended.
+//! A run's state: its process, its streams, its clients, its exit.
 //!
 //! Invariant: a run is starting, then live, then draining (its process has ended, what it wrote is being read), then
 //! finished; it never goes back. Leaves out: reading and writing (`output`, `input`), deciding (`server`).
@@ -12,7 +12,7 @@ use super::tail::Tail;
 use super::tree::Tree;
 use crate::protocol::{Exit, ExitStatus, RunStatus};
 
-/// So many bytes of a run's arguments are kept for its status.
+/// Most bytes of a run's arguments kept for its status.
 const ARGV_KEPT_BYTES: usize = 2048;
 
 /// Which output stream.
@@ -30,7 +30,7 @@ pub(crate) struct Output {
     /// The reactor watches it.
     pub(crate) watched: bool,
     pub(crate) tail: Tail,
-    /// The process has ended: so many bytes still belong to the run.
+    /// Set when the process has ended: the number of bytes that still belong to the run.
     pub(crate) left: Option<u64>,
 }
 
@@ -79,9 +79,9 @@ pub(crate) struct Run {
     pub(crate) timed_out: bool,
     pub(crate) started_unix_ms: u64,
     pub(crate) ended_unix_ms: Option<u64>,
-    /// How its process ended.
+    /// The exit status of its process.
     pub(crate) status: Option<ExitStatus>,
-    /// The exit was told, or can be: nothing more comes.
+    /// The exit was reported, or can be: no more output follows.
     pub(crate) finished: bool,
 }
 
@@ -93,12 +93,12 @@ impl Run {
         }
     }
 
-    /// Its process has not ended.
+    /// True if its process has not ended.
     pub(crate) fn live(&self) -> bool {
         self.status.is_none()
     }
 
-    /// How it ended, once that can be told.
+    /// Its exit, once all output was read.
     pub(crate) fn exit(&self) -> Option<Exit> {
         let timed_out = self.timed_out;
         self.status.filter(|_| self.finished).map(|status| Exit { status, timed_out })
@@ -122,12 +122,12 @@ impl Run {
     }
 }
 
-/// The wall clock; only ever told, never reckoned with.
+/// The wall clock; only reported, never used in calculations.
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The arguments as far as a status shows them.
+/// The arguments, cut to the length that a status shows.
 pub(crate) fn clip_argv(argv: &[String]) -> Vec<String> {
     let mut room = ARGV_KEPT_BYTES;
     let mut kept = Vec::new();
@@ -140,7 +140,7 @@ pub(crate) fn clip_argv(argv: &[String]) -> Vec<String> {
             end -= 1;
         }
         kept.push(argument.get(..end).unwrap_or_default().to_owned());
-        // An empty argument costs something too: there may be many.
+        // An empty argument counts as one byte: there may be many.
         room = room.saturating_sub(end.max(1));
     }
     kept

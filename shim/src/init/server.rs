@@ -1,7 +1,7 @@
-//! The init's event loop: one thread, one epoll, no waiting on anybody.
+//! The init's event loop: one thread, one epoll, no blocking.
 //!
 //! Owns: the table of connections, runs and children, and the order of things. Invariant: each event is answered in
-//! bounded time, whatever the processes in the box do; what cannot be done now is watched for.
+//! bounded time, whatever the processes in the box do; work that would block waits for an epoll event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -25,9 +25,9 @@ use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FD
 
 /// Connections at one time; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 1024;
-/// A connection must have sent its request by then.
+/// Time limit for a connection to send its request.
 const REQUEST_SECONDS_MAX: u64 = 30;
-/// After a run or a connection is gone, before its memory is given back.
+/// Delay between the end of a run or connection and the return of its memory to the kernel.
 const TRIM_DELAY_MS: u64 = 500;
 /// Children reaped before other events get their turn.
 const REAP_BATCH: usize = 256;
@@ -54,11 +54,11 @@ pub(crate) enum Role {
     Starting(u64),
     /// It is attached to this run.
     Attached(u64),
-    /// It only gets what is still to be sent.
+    /// It only receives what is still queued.
     Ending,
 }
 
-/// Whose child a pid is.
+/// The owner of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Child {
     Run(u64),
@@ -70,7 +70,7 @@ pub(crate) enum Child {
 #[derive(Debug)]
 pub(crate) struct Launchpad {
     pub(crate) filter: Filter,
-    /// /dev/null, opened before anybody in the box could replace it.
+    /// /dev/null, opened before any process of the box can replace it.
     pub(crate) null: OwnedFd,
     pub(crate) open_files: Rlimit,
 }
@@ -86,7 +86,7 @@ pub(crate) struct Server {
     pub(crate) runs: BTreeMap<u64, Run>,
     /// Finished runs, oldest first.
     pub(crate) finished: VecDeque<u64>,
-    /// What ended runs that their clients owned have left behind, until it is killed.
+    /// Remaining processes of ended runs that their clients owned, until they are killed.
     pub(crate) doomed: BTreeMap<u64, Tree>,
     pub(crate) children: BTreeMap<i32, Child>,
     pub(crate) sudo: Option<SudoServer>,
@@ -164,7 +164,7 @@ impl Server {
         }
     }
 
-    /// Something large was let go: its memory is given back when things are quieter.
+    /// Schedules the return of freed memory to the kernel.
     pub(crate) fn trim_soon(&mut self) {
         if !self.trim_pending {
             self.trim_pending = true;
@@ -183,7 +183,7 @@ impl Server {
         match event.token {
             Token::Control => self.accept(),
             Token::Signals => {
-                // One read tells of many: the count does not matter, reaping goes until there is none.
+                // Signals coalesce: the count does not matter, reaping goes on until no zombie is left.
                 while let Ok(Some(_)) = self.signals.read_signal() {}
                 self.unreaped = true;
             }
@@ -276,7 +276,7 @@ impl Server {
         }
     }
 
-    /// Sends what waits for a connection, then lets its run go on.
+    /// Sends a connection's queued frames, then resumes its run.
     fn flush_client(&mut self, id: u64) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
@@ -292,7 +292,7 @@ impl Server {
         }
     }
 
-    /// After sending: watch for what is needed now, or close.
+    /// After sending, watches for the needed events or closes the connection.
     pub(crate) fn settle(&mut self, id: u64) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
@@ -328,7 +328,7 @@ impl Server {
         self.answer(id, Err(error), true);
     }
 
-    /// Forgets a connection; a run that goes with its last one goes.
+    /// Forgets a connection. A run with `kill_on_disconnect` ends with its last connection.
     pub(crate) fn drop_client(&mut self, id: u64) {
         let Some(client) = self.clients.remove(&id) else {
             return;
@@ -374,7 +374,7 @@ impl Server {
 
     /// Keeps an output open that background programs of a finished run still hold, and throws away what they write.
     pub(crate) fn linger(&mut self, fd: OwnedFd) {
-        // Mostly nobody holds the other end any more.
+        // The other end is usually closed by now.
         if let Ok(0) | Err(rustix::io::Errno::IO) = rustix::io::read(&fd, self.scratch.as_mut_slice()) {
             return;
         }

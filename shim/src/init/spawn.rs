@@ -1,8 +1,8 @@
 //! Starting a program as a user of the box: the parent's side.
 //!
-//! Invariants: everything that can be decided or allocated is so before the fork. A failure of the child is told by
-//! step and errno through a pipe that a successful exec closes. Leaves out: waiting. The caller watches the pipe and
-//! reaps on SIGCHLD, it never blocks on a child: box users may stop or trace what has their own ids.
+//! Invariants: all decisions and allocations that can be are made before the fork. The child reports a failure by step
+//! and errno through a pipe that a successful exec closes. Leaves out: waiting. The caller watches the pipe and reaps
+//! on SIGCHLD; it never blocks on a child, since box users may stop or trace processes with their own ids.
 
 use std::ffi::CString;
 use std::io;
@@ -40,7 +40,7 @@ impl Folder {
     }
 }
 
-/// What to start.
+/// A program to start and its context.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) program: &'a Program,
@@ -63,7 +63,7 @@ pub(crate) struct Spawned {
     pub(crate) start: StartPipe,
 }
 
-/// The reading end of a child's start pipe, with what its errors are about.
+/// The reading end of a child's start pipe, with the subjects of its errors.
 #[derive(Debug)]
 pub(crate) struct StartPipe {
     fd: OwnedFd,
@@ -112,7 +112,7 @@ fn out_of_processes() -> Error {
 }
 
 impl StartPipe {
-    /// Whether the program runs; `None` while the child is still on its way.
+    /// The result of the start; `None` while the child has not yet executed the program.
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
         let mut told = [0_u8; child::TOLD_BYTES];
         match rustix::io::read(&self.fd, &mut told) {

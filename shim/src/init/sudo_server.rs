@@ -1,6 +1,6 @@
-//! The init's side of sudo: whoever in the box is root or the box's user may start a command as any user of the box.
+//! The init's side of sudo: root and the box's user may start a command as any user of the box.
 //!
-//! Invariants: who asks is told by the kernel (SO_PEERCRED), never by the message; the socket is open to every process
+//! Invariants: the kernel identifies the caller (SO_PEERCRED), never the message; the socket is open to every process
 //! of the box, so connections that have not asked yet are few and short-lived, and requests are small. The command
 //! runs in the cgroup of the run that asked, so its CPU time and memory are the run's; it lives on the caller's own
 //! descriptors, the init sees none of its data.
@@ -28,13 +28,13 @@ use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
 use crate::sudo::{Mode, REQUEST_BYTES_MAX, REQUEST_FDS, SudoRequest};
 
-/// Connections that have not asked yet; more wait in the backlog.
+/// Most connections without a request yet; more wait in the backlog.
 const PENDING_MAX: usize = 16;
-/// Commands at one time.
+/// Most commands at one time.
 const COMMANDS_MAX: usize = 256;
-/// A connection must have asked by then.
+/// Time limit for a connection to send its request.
 const REQUEST_SECONDS_MAX: u64 = 5;
-/// Between the hang-up of a command whose client is gone and its end.
+/// Time between SIGHUP and SIGKILL for a command whose client is gone.
 const KILL_GRACE_MS: u64 = 2000;
 const BACKLOG: i32 = 64;
 
@@ -295,7 +295,7 @@ impl Server {
         let exit = Exit { status: exit_status(status), timed_out: false };
         if let Some(client) = self.sudo_client(id) {
             client.command = None;
-            // Not one that waits to ask: its time is what is left for it to read the exit.
+            // The time limit of the request also bounds the time for the client to read the exit.
             if let (Some(conn), Ok(payload)) = (&mut client.conn, encode(&exit)) {
                 if !conn.ending {
                     conn.send(FrameType::Exit, &payload);
@@ -306,7 +306,7 @@ impl Server {
         self.settle_sudo(id);
     }
 
-    /// After sending: watch for what is needed now, or close.
+    /// After sending, watches for the needed events or closes the connection.
     fn settle_sudo(&mut self, id: u64) {
         let Some(sudo) = &mut self.sudo else { return };
         let Some(client) = sudo.clients.get_mut(&id) else {
@@ -354,7 +354,7 @@ impl Server {
         }
     }
 
-    /// The time to ask is over.
+    /// Ends a connection whose time to send a request is over.
     pub(crate) fn expire_sudo(&mut self, id: u64) {
         if self.sudo_client(id).is_some_and(|c| c.command.is_none()) {
             self.drop_sudo(id);
@@ -372,10 +372,10 @@ impl Server {
     }
 }
 
-/// The command leads a session and a process group of its own, and is not reaped yet: the number is its own.
+/// Signals a command's process group. The command leads it and is not reaped yet, so its pid cannot be reused.
 fn signal_group(pid: i32, signal: i32) {
     if let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) {
-        // A group that has just ended is as good.
+        // A group that has just ended needs no signal.
         let _: Result<(), io::Error> = rustix::process::kill_process_group(pid, signal).map_err(io::Error::from);
     }
 }
@@ -387,7 +387,7 @@ fn run_in_cgroup_file(text: &str) -> Option<u64> {
     leaf.strip_prefix("run-")?.parse().ok()
 }
 
-/// Who the command runs as: with a group alone the caller, as sudo has it.
+/// The identity the command runs as. With a group alone it is the caller's, as in sudo.
 fn target(request: &SudoRequest, accounts: &Accounts, caller: &Identity) -> Result<Identity, Error> {
     let mut identity = match (&request.user, &request.group) {
         (Some(user), _) => accounts.resolve(Some(user))?,

@@ -1,6 +1,6 @@
 //! The last bytes of an output stream, for clients that come later.
 //!
-//! Invariant: never holds more than its limit; what was pushed out is counted.
+//! Invariant: never holds more than its limit; dropped bytes are counted.
 
 use std::collections::VecDeque;
 
@@ -21,17 +21,17 @@ impl Tail {
         self.bytes.extend(new);
     }
 
-    /// How many bytes came before the ones that are kept.
+    /// The number of bytes before the kept ones.
     pub(crate) fn dropped(&self) -> u64 {
         self.total - self.bytes.len() as u64
     }
 
-    /// How many bytes are kept.
+    /// The number of kept bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The kept bytes, in two parts that belong together.
+    /// The kept bytes, as two consecutive parts.
     pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
         self.bytes.as_slices()
     }

@@ -3,7 +3,7 @@
 //! A run's cgroup says exactly which processes these are, however they were forked, and the kernel kills it as a whole.
 //! Without one (an init outside a box) it is the descendants and the session of the direct process, which a double fork
 //! with a new session leaves.
-//! Invariant: a process is signalled by pidfd, after a look that proves the pidfd is the process that was meant.
+//! Invariant: a process is signalled by pidfd, after a check that the pidfd refers to the intended process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use super::leaf::Leaf;
 use super::run::Run;
 use crate::sys;
 
-/// A kill is repeated until nothing is left, or so many times: processes may fork meanwhile.
+/// Most rounds of a kill, which is repeated until no process is left: processes may fork meanwhile.
 const KILL_ROUNDS_MAX: usize = 32;
 /// Longest file of /proc that is read here.
 const PROC_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -61,7 +61,7 @@ pub(crate) fn signal_tree(tree: &Tree, signal: i32) {
     }
 }
 
-/// pids and start times.
+/// The members' pids and start times.
 fn members(tree: &Tree) -> Vec<(i32, u64)> {
     let own = std::process::id().cast_signed();
     let pids = match &tree.leaf {

@@ -1,4 +1,4 @@
-//! Who a process runs as: the box's own passwd and group files, read with suspicion.
+//! The identity of a process, from the box's own passwd and group files, which are untrusted.
 //!
 //! Invariants: only regular files of bounded size are read, never through a final symbolic link, never blocking
 //! (CVE-2024-9676: a passwd that is a FIFO or endless); ids are checked u32s, and the "unchanged" id -1 is refused.
@@ -20,7 +20,7 @@ const BOX_USER_SHELL: &str = "/bin/bash";
 
 /// Larger account files are refused.
 const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// The kernel takes 65536 groups; nobody needs them.
+/// Most groups of a user; the kernel's own limit is 65536.
 const GROUPS_MAX: usize = 256;
 
 /// The ids and the login facts of a user.

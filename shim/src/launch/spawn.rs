@@ -18,7 +18,7 @@ use super::{BoxSpec, Launched, Tools};
 use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 
-/// A launcher that dies says why on its standard error; so much of it is kept.
+/// Most bytes kept of the standard error of a launcher that failed.
 const STDERR_BYTES_MAX: u64 = 4096;
 /// The init is a small program; anything bigger is the wrong file.
 const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -27,7 +27,7 @@ const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 ///
 /// # Errors
 /// The launcher's error with its step, subject and cause; `Timeout` after the deadline, when the launcher was killed.
-/// What it had made by then carries the box's names and is the caller's to sweep.
+/// Objects it has made by then carry the box's names; the caller removes them.
 pub async fn launch(spec: &BoxSpec, tools: &Tools, deadline: Duration) -> Result<Launched, Error> {
     tokio::time::timeout(deadline, launch_unlimited(spec, tools))
         .await
@@ -62,7 +62,7 @@ async fn launch_unlimited(spec: &BoxSpec, tools: &Tools) -> Result<Launched, Err
         Err(lost) => {
             let mut said = Vec::new();
             if let Some(stderr) = stderr {
-                // Best effort: without it the error is only less telling.
+                // Best effort: without it the error is only less precise.
                 let _ = stderr.take(STDERR_BYTES_MAX).read_to_end(&mut said).await;
             }
             let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
@@ -73,7 +73,7 @@ async fn launch_unlimited(spec: &BoxSpec, tools: &Tools) -> Result<Launched, Err
     }
 }
 
-/// What tells one version of a file from another: device, inode, length, modification time.
+/// The identity of a version of a file: device, inode, length, modification time.
 type Version = (u64, u64, u64, i64, i64);
 
 /// The sealed copy of the init, made once per version of the file and shared by all boxes that this daemon starts.
@@ -99,7 +99,7 @@ fn shared_copy(path: &Path) -> Result<OwnedFd, Error> {
     Ok(shared)
 }
 
-/// A copy of the init that nobody can change: no host file is ever mapped in a box (CVE-2019-5736).
+/// A sealed, unchangeable copy of the init: no host file is ever mapped in a box (CVE-2019-5736).
 fn sealed_copy(path: &Path) -> Result<OwnedFd, Error> {
     let failed = |step: &'static str| move |e: io::Error| Error::io(step, path.display(), e);
     let source = File::open(path).map_err(failed("open init"))?;
@@ -137,7 +137,7 @@ async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result
     Ok(())
 }
 
-/// The launcher's report: the outer error is a launcher that said nothing sensible.
+/// The launcher's report. The outer error means that the report is missing or malformed.
 async fn read_report(stream: &UnixStream) -> Result<Result<Launched, Error>, Error> {
     let failed = |e: io::Error| Error::io("read launcher's report", "", e);
     let mut decoder = Decoder::default();

@@ -10,7 +10,7 @@ use super::PAYLOAD_BYTES_MAX;
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 5;
 
-/// What a frame carries.
+/// The type of a frame's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
@@ -27,11 +27,11 @@ pub enum FrameType {
     Stdout = 16,
     /// Bytes of standard error.
     Stderr = 17,
-    /// u64 little endian: so many bytes of output came before what follows and are not kept.
+    /// u64 little endian: the number of bytes of earlier output that are not kept.
     Dropped = 18,
     /// JSON [`Exit`](super::Exit); the last frame of a run.
     Exit = 19,
-    /// u32 little endian: so many more bytes of standard input may be sent.
+    /// u32 little endian: the number of further bytes of standard input that may be sent.
     Credit = 20,
     /// Bytes for standard input.
     Stdin = 32,
@@ -67,7 +67,7 @@ impl FrameType {
     }
 }
 
-/// Why bytes are not a frame.
+/// The error for bytes that are not a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
     /// The header announces more than the decoder's limit.
@@ -97,7 +97,7 @@ impl std::error::Error for FrameError {}
 /// One decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it carries.
+    /// The type of its payload.
     pub kind: FrameType,
     /// The payload.
     pub payload: Vec<u8>,
@@ -193,8 +193,8 @@ impl Decoder {
         Ok(Some(Frame { kind, payload }))
     }
 
-    /// Everything was given out: keep a small buffer for the next message, give a big one back. The resident init
-    /// has one decoder per connection, so a buffer that once held a large request must not stay.
+    /// Called when all frames were given out: keeps a small buffer for the next message, frees a big one. The resident
+    /// init has one decoder per connection, so a buffer that once held a large request must not stay.
     fn release(&mut self) {
         self.start = 0;
         if self.buffer.capacity() > super::DATA_BYTES_MAX {

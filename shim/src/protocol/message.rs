@@ -25,12 +25,12 @@ impl<T> Envelope<T> {
     }
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Operation {
-    /// Who are you.
+    /// Return the init's version and pid.
     Hello,
     /// Start a run and stay attached to it.
     Exec(ExecRequest),
@@ -50,7 +50,7 @@ pub enum Operation {
     Signal {
         /// The run.
         run: u64,
-        /// What to send to whom.
+        /// The signal and its scope.
         message: SignalMessage,
     },
     /// Read a file.
@@ -95,7 +95,7 @@ pub enum Operation {
     FileRemove {
         /// Absolute path.
         path: String,
-        /// Directories need it.
+        /// Required for directories.
         recursive: bool,
     },
 }
@@ -127,9 +127,9 @@ pub enum Answer {
 pub struct WireError {
     /// Its kind.
     pub kind: ErrorKind,
-    /// What was being done.
+    /// The step that failed.
     pub step: String,
-    /// To what.
+    /// The subject of the step.
     pub subject: String,
     /// Why it failed; may be empty.
     pub cause: String,
@@ -185,7 +185,7 @@ pub struct Started {
     pub run: u64,
     /// Pid of its direct process inside the box.
     pub pid: i32,
-    /// Standard input may be sent, so many bytes at first (see `Credit`).
+    /// The number of bytes of standard input that may be sent at first (see `Credit`).
     pub stdin_credit: u32,
 }
 
@@ -201,7 +201,7 @@ pub struct Winsize {
 /// Payload of `Resize`.
 pub type Resize = Winsize;
 
-/// What to run.
+/// A run to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// The run's number, given by the caller, never used twice in a box's life.
@@ -226,7 +226,7 @@ pub struct ExecRequest {
     pub label: String,
 }
 
-/// Whom a signal is for.
+/// The recipients of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -241,11 +241,11 @@ pub enum Scope {
 pub struct SignalMessage {
     /// The signal's number.
     pub signal: i32,
-    /// Whom it is for.
+    /// Its recipients.
     pub scope: Scope,
 }
 
-/// How a process ended.
+/// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
@@ -255,10 +255,10 @@ pub enum ExitStatus {
     Signal(i32),
 }
 
-/// How a run ended.
+/// The exit of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// How its direct process ended.
+    /// The exit status of its direct process.
     pub status: ExitStatus,
     /// It was ended because its time was up.
     pub timed_out: bool,
@@ -288,13 +288,13 @@ pub struct RunStatus {
     pub pid: i32,
     /// Wall clock of the start.
     pub started_unix_ms: u64,
-    /// How it ended, if it has.
+    /// Its exit, if it has ended.
     pub exit: Option<Exit>,
     /// Wall clock of the end.
     pub ended_unix_ms: Option<u64>,
 }
 
-/// What a file is.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
@@ -323,10 +323,10 @@ pub struct FileEntry {
     pub modified: (i64, u32),
 }
 
-/// What is known about a file.
+/// The attributes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStat {
-    /// What it is.
+    /// Its type.
     pub kind: EntryKind,
     /// Size in bytes.
     pub size: u64,

@@ -1,4 +1,4 @@
-//! The control protocol between a box's resident init and the world outside.
+//! The control protocol between a box's resident init and the host.
 //!
 //! One connection carries one operation. The client sends one `Request` frame, the init answers with one `Response`
 //! frame, and depending on the operation data frames follow in both directions. A frame is
@@ -30,9 +30,9 @@ pub const VERSION: u32 = 1;
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Output and file data are cut into frames of at most this size.
 pub const DATA_BYTES_MAX: usize = 64 * 1024;
-/// How much standard input may be on its way to a run: a client sends no more than what the init gave it credit for.
+/// Most bytes of standard input in flight to a run: a client sends no more than its credit from the init.
 pub const STDIN_WINDOW_BYTES: usize = 64 * 1024;
-/// How much of each output stream is kept for a later attach.
+/// Bytes of each output stream kept for a later attach.
 pub const TAIL_BYTES: usize = 64 * 1024;
 /// The name of the control socket in a box's run directory.
 pub const CONTROL_SOCKET: &str = "ctl.sock";

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a command is started.
+/// The way a command is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Mode {
@@ -14,7 +14,7 @@ pub(crate) enum Mode {
     Login,
 }
 
-/// Which of the caller's variables go along.
+/// The caller's variables that are passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Preserve {
     /// The harmless ones (terminal, locale).
@@ -25,7 +25,7 @@ pub(super) enum Preserve {
     Also(Vec<String>),
 }
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
     /// `-h`.
@@ -34,7 +34,7 @@ pub(super) enum Asked {
     Version,
     /// `-k`, `-K` or `-v` without a command: nothing to do, since there are no time stamps.
     Nothing,
-    /// `-l`: what the user may run, or whether and as what file it may run this command.
+    /// `-l`: lists the user's rights, or checks a command and prints its file.
     List(Option<String>),
     /// Run something.
     Run(Command),

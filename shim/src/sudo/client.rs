@@ -1,4 +1,4 @@
-//! The client's life: ask the init, forward signals, end as the command ended.
+//! The client: asks the init, forwards signals, ends as the command ended.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,11 +23,11 @@ use crate::protocol::{
 
 /// Another socket, for an init that runs outside a box.
 const SOCKET_ENV: &str = "ICEBOX_SUDO_SOCKET";
-/// What sudo itself could not do.
+/// Exit code for a failure of sudo itself.
 const FAILED: i32 = 1;
-/// Variables that go along without being asked for.
+/// Variables that are passed on by default.
 const USUAL: [&str; 8] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ", "DISPLAY", "NO_COLOR", "LS_COLORS"];
-/// Variables that are the target user's whatever is asked.
+/// Variables that always have the target user's values.
 const NEVER: [&str; 4] = ["PATH", "USER", "LOGNAME", "SUDO_COMMAND"];
 
 const USAGE: &str = "usage: sudo -h | -K | -k | -V
@@ -73,7 +73,7 @@ pub fn main() -> i32 {
     }
 }
 
-/// The texts that scripts and people know.
+/// The error texts of the original sudo, which scripts expect.
 fn in_sudos_words(error: &Error) -> String {
     match (error.step(), error.kind()) {
         ("execute", ErrorKind::NotFound) => format!("{}: command not found", error.subject()),
@@ -86,13 +86,13 @@ fn in_sudos_words(error: &Error) -> String {
     }
 }
 
-/// The kernel's words without Rust's number behind them.
+/// The errno's text without the number that Rust appends.
 fn kernel_text(error: &Error) -> String {
     let text = error.causes();
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// `-l`: whoever may use sudo here may run everything. With a command: its file, or 1 if there is none.
+/// `-l`: a caller that may use sudo may run everything. With a command: prints its file, or exits with 1 without one.
 fn list(command: Option<&str>) -> i32 {
     match command {
         None => {
@@ -131,7 +131,7 @@ fn say(text: &str) -> i32 {
 
 fn complain(text: &str) -> i32 {
     let line = format!("sudo: {text}\n");
-    // Nowhere else to complain.
+    // Standard error is the only channel for this report.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
     FAILED
 }
@@ -143,7 +143,7 @@ fn end_as(exit: Option<Exit>) -> i32 {
         Some(ExitStatus::Code(code)) => code,
         Some(ExitStatus::Signal(number)) => {
             if let Ok(signal) = Signal::try_from(number) {
-                // Rust ignores SIGPIPE, and the ones below are blocked: neither must save us now.
+                // Rust ignores SIGPIPE, and the signals below are blocked; undo both so that the signal ends us.
                 let _ = crate::sys::reset_signals();
                 let _ = nix::sys::signal::raise(signal);
             }
@@ -217,7 +217,7 @@ fn connect() -> Result<OwnedFd, Error> {
 fn request(command: Command) -> SudoRequest {
     let mut env = Vec::new();
     for (name, value) in std::env::vars_os() {
-        // What is not UTF-8 stays behind, like what was not asked for.
+        // Variables that are not UTF-8 are not passed on, like those that were not asked for.
         if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string())
             && goes_along(&command, &name)
         {

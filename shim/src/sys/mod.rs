@@ -21,7 +21,7 @@ pub(crate) enum Fork {
     Parent {
         /// The child's pid.
         pid: i32,
-        /// The child, whatever happens to its pid.
+        /// The child; it stays valid if the pid is reused.
         pidfd: OwnedFd,
     },
 }
@@ -49,7 +49,7 @@ pub(crate) fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     match result {
         0 => Ok(Fork::Child),
         pid if pid > 0 => {
-            // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+            // SAFETY: the kernel has just made this descriptor for this process; it has no other owner.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             let pid = i32::try_from(pid).unwrap_or(i32::MAX);
             Ok(Fork::Parent { pid, pidfd })
@@ -128,10 +128,10 @@ pub(crate) fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Every signal to its default action, nothing blocked: what a fresh program expects.
+/// Sets every signal to its default action and unblocks all, as a new program expects.
 pub(crate) fn reset_signals() -> io::Result<()> {
     // The kernel's struct, all zero: SIG_DFL, no flags, no mask. glibc's own functions leave out the two signals it
-    // keeps for itself, and those may have been ignored by whoever started us.
+    // keeps for itself, and the parent process may have set those to be ignored.
     let default = [0_u64; 4];
     for signal in 1..=SIGNAL_MAX {
         if signal != libc::SIGKILL && signal != libc::SIGSTOP {

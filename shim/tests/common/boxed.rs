@@ -73,6 +73,15 @@ pub fn tools() -> Tools {
     }
 }
 
+/// The cgroup of a run as the box sees it: in a group of all runs where the pids controller is on v2.
+pub fn leaf_path(run: u64) -> String {
+    let hierarchy = icebox_runtime::cgroup::Hierarchy::probe().unwrap();
+    match hierarchy.backend(icebox_runtime::cgroup::Controller::Pids) {
+        icebox_runtime::cgroup::Backend::V2 => format!("/runs/run-{run}"),
+        _ => format!("/run-{run}"),
+    }
+}
+
 impl TestBox {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use icebox_shim::handle::{BoxHandle, ExecRequest, Exit, ExitStatus, Run, RunEvent};
 
-/// Nothing in these tests takes longer unless it hangs.
+/// Time limit of every wait; only a hang exceeds it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Init {
@@ -107,7 +107,7 @@ impl Init {
 }
 
 impl Drop for Init {
-    /// Nothing of a test outlives it: first the family (which the init would inherit), then the init.
+    /// Kills all processes of a test: first the descendants (which the init would inherit), then the init.
     fn drop(&mut self) {
         let mut family = vec![self.pid()];
         let mut next = 0;
@@ -181,7 +181,7 @@ impl Output {
     }
 }
 
-/// Everything a run tells, to its end.
+/// Collects all events of a run, to its end.
 pub async fn collect(run: Run) -> Output {
     let (mut events, _input) = run.split();
     let mut output = Output::default();
@@ -195,7 +195,7 @@ pub async fn collect(run: Run) -> Output {
     output
 }
 
-/// Waits until something is so, looking again and again.
+/// Polls until a condition holds.
 pub async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;
     while !so() {

@@ -1,7 +1,7 @@
-//! Answers of upstreams, for as long as they are good.
+//! Upstream answers, kept for their TTL.
 //!
-//! Owns: how much is kept. What is in here was said by upstreams and is the same for all boxes; what a box may see of it
-//! is decided each time it is answered.
+//! Owns: the size of the cache. Its content comes from upstreams and is the same for all boxes; each answer is filtered
+//! for the box when it is given.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::resolved::Resolved;
 
-/// Bytes of all answers kept, about.
+/// Approximate bytes of all kept answers.
 const CACHE_BYTES_MAX: usize = 8 << 20;
-/// Bytes of one answer that is kept.
-const ENTRY_BYTES_MAX: usize = 16 << 10;
-/// What goes when there is no room: one of so many.
+/// Largest answer that is kept, in bytes: some 500 addresses.
+const ENTRY_BYTES_MAX: usize = 256 << 10;
+/// Without room, one entry in this many is evicted.
 const EVICTED_SHARE: usize = 8;
 
-/// Which question. Names are the same in upper and lower case.
+/// The key: name and type. Names compare without case.
 pub(super) type Key = (Name, RecordType);
 
 #[derive(Debug)]
@@ -41,16 +41,16 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// A good answer, and the seconds it is good still.
+    /// A valid answer, and its remaining seconds.
     pub(super) fn get(&self, key: &Key, now: Instant) -> Option<(Arc<Resolved>, u32)> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = state.entries.get(key)?;
-        // Whole seconds: the last part of one is none, or an answer would outlive itself.
+        // Whole seconds, rounded down: otherwise an answer would outlive its TTL.
         let left = entry.end.checked_duration_since(now)?.as_secs() as u32;
         (left > 0).then(|| (Arc::clone(&entry.answer), left))
     }
 
-    /// Keeps an answer, if it is worth it.
+    /// Keeps an answer if it is cacheable.
     pub(super) fn put(&self, key: Key, answer: Arc<Resolved>, now: Instant) {
         let bytes = size_of::<(Key, Entry)>() + key.0.len() + answer.bytes();
         if answer.ttl == 0 || bytes > ENTRY_BYTES_MAX {
@@ -69,7 +69,7 @@ impl Cache {
 }
 
 impl State {
-    /// What has ended goes; if that is little, what ends soon as well.
+    /// Evicts expired entries; if those are few, also the ones that expire soonest.
     fn evict(&mut self, now: Instant) {
         let before = self.bytes;
         self.keep_after(now);
@@ -103,9 +103,14 @@ mod tests {
     }
 
     fn answer(ttl: u32, bytes: usize) -> Arc<Resolved> {
-        let text = TXT::new((0..bytes.div_ceil(250)).map(|_| "x".repeat(250)).collect());
-        let record = Record::from_rdata(key("a.example.").0, ttl, RData::TXT(text));
-        Arc::new(Resolved { code: ResponseCode::NoError, records: vec![record], authority: None, ttl })
+        // A record has at most 64 KiB, so a large answer has several.
+        let record = |bytes: usize| {
+            let text = TXT::new((0..bytes.div_ceil(250)).map(|_| "x".repeat(250)).collect());
+            Record::from_rdata(key("a.example.").0, ttl, RData::TXT(text))
+        };
+        let whole = std::iter::repeat_n(50_000, bytes / 50_000);
+        let records = whole.chain([bytes % 50_000]).map(record).collect();
+        Arc::new(Resolved { code: ResponseCode::NoError, records, authority: None, ttl })
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What a box is answered: the policy, the closed networks, and the pins.
+//! Decides the answer to a box's question, by policy, closed networks and pins.
 //!
-//! Owns: the decision about one question. Invariants: no address in a closed network, and none that the policy denies,
-//! is in an answer; under `custom` an address is answered only when it is pinned already, under the policy that allows
-//! its name; nothing about a name that is not allowed goes upstream.
+//! Owns: the decision about one question. Invariants: no answer contains an address in a closed network or one that the
+//! policy denies. Under `custom` an address is answered only after it is pinned, under the policy that allows its name.
+//! Nothing about a name that is not allowed goes upstream.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use crate::firewall::{self, Pin};
 use crate::policy::BoxPolicy;
 use crate::table::{BoxNet, OnDenial};
 
-/// How much longer than its answer an address is pinned: programs connect a little later than they ask.
+/// A pin outlives its answer by this much: programs connect a little after they ask.
 const PIN_GRACE: Duration = Duration::from_secs(60);
-/// How often a question is decided again because the policy has changed meanwhile.
+/// Most decisions of one question, if the policy changes meanwhile.
 const DECISIONS_MAX: usize = 4;
 
-/// Who decides.
+/// Decides about questions.
 pub(super) struct Judge {
     resolver: Resolver,
     pool: Cidr,
@@ -42,11 +42,11 @@ pub(super) struct Judge {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// What is done about a question.
+/// The decision about a question.
 enum Verdict {
-    /// The answer is known here.
+    /// The answer needs no upstream.
     Here(Reply),
-    /// It is refused by a rule.
+    /// A rule refuses it.
     Refused(Reply, &'static str, Option<Ipv4Addr>),
     /// An upstream is asked.
     Ask,
@@ -63,7 +63,7 @@ impl Judge {
         Self { resolver, pool, pinner, on_denial, limits: Limits::default(), metrics }
     }
 
-    /// The answer to a message of a box; none if it gets none.
+    /// The answer to a message of a box; none if the message gets none.
     pub(super) async fn answer(&self, box_: &Arc<BoxNet>, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         match read(bytes) {
             Read::Question(question) => {
@@ -81,7 +81,7 @@ impl Judge {
         }
     }
 
-    /// A question that is not even read.
+    /// Counts a question that is dropped unread.
     pub(super) fn drop_question(&self, box_: &BoxNet, too_much: TooMuch) {
         count(&self.metrics.dropped);
         if too_much.tell {
@@ -91,7 +91,7 @@ impl Judge {
         }
     }
 
-    /// What a name stands for, for ourselves.
+    /// Resolves a name for our own use.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<Ipv4Addr>, Error> {
         let failed = |why| Error::new("look up", name, Cause::Invalid(why));
         let mut asked = Name::from_ascii(name).map_err(|_| failed("this is no name"))?;
@@ -129,7 +129,7 @@ impl Judge {
         (self.on_denial)(box_, Denial { rule: rule.into(), protocol: "dns".into(), address, port: None, name });
     }
 
-    /// What can be said without asking anybody.
+    /// The decision, as far as it needs no upstream.
     fn verdict(&self, box_: &BoxNet, policy: &BoxPolicy, question: &Question, host: Option<&str>) -> Verdict {
         if is_meta(question.kind) {
             let reply = Reply::refused(ResponseCode::Refused, Reason::NotSupported, "type of question");
@@ -144,12 +144,12 @@ impl Judge {
         };
         let mut is_allowed = match policy {
             BoxPolicy::DenyAll => return refuse("deny-all"),
-            // Names that are none of hosts, too.
+            // This includes names that are no host names.
             BoxPolicy::AllowAll => true,
             BoxPolicy::Custom { .. } => host.is_some_and(|name| policy.allows_name(name)),
         };
         match reverse(&question.name) {
-            // What the operator's servers know of private networks is not for boxes, and programs ask for it all the time.
+            // The operator's records of private networks are not for boxes, and programs ask for them often.
             Reverse::V6 => return Verdict::Here(Reply::of(ResponseCode::NXDomain, Vec::new())),
             Reverse::Of(address, _) if firewall::closed(self.pool, address) => {
                 return Verdict::Here(Reply::of(ResponseCode::NXDomain, Vec::new()));
@@ -163,14 +163,14 @@ impl Judge {
             return refuse("not in allowed_domains");
         }
         match question.kind {
-            // Boxes have no IPv6. Service bindings would bring keys that hide the name in a TLS handshake (ECH), and
-            // addresses past the question for addresses.
+            // Boxes have no IPv6. Service bindings carry ECH keys, which hide the name in a TLS handshake, and address
+            // hints that bypass the A question.
             RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => Verdict::Here(Reply::empty()),
             _ => Verdict::Ask,
         }
     }
 
-    /// Asks upstream, takes out what the box must not see, and opens the way to the rest.
+    /// Asks upstream, removes addresses that the box must not see, and pins the rest.
     async fn ask(&self, box_: &Arc<BoxNet>, policy: &Arc<BoxPolicy>, question: &Question, host: Option<&str>) -> Reply {
         let (answer, ttl) = self.resolver.resolve(&(question.name.to_lowercase(), question.kind)).await;
         if answer.code == ResponseCode::ServFail {
@@ -185,7 +185,7 @@ impl Judge {
                 None => {
                     let mut record = record.clone();
                     record.ttl = ttl;
-                    // The name as it was asked, not as another box has asked it.
+                    // The name as this box wrote it, not as another box wrote it.
                     if record.name == question.name {
                         record.name = question.name.clone();
                     }
@@ -197,7 +197,7 @@ impl Judge {
         if let Some((rule, hidden)) = hidden {
             self.tell(box_, question, rule, Some(hidden));
             if addresses.is_empty() {
-                // There is such a name, and it has no address for the box: true, final, and good for this type only.
+                // The name exists and has no address for the box: true, final, and valid for this type only.
                 return Reply::refused(ResponseCode::NoError, Reason::Blocked, rule);
             }
         }
@@ -216,7 +216,7 @@ impl Judge {
         reply
     }
 
-    /// The rule that keeps an address from a box.
+    /// The rule that hides an address from a box.
     fn hides(&self, policy: &BoxPolicy, address: Ipv4Addr) -> Option<&'static str> {
         if firewall::closed(self.pool, address) {
             Some("answer in a closed network")
@@ -227,8 +227,8 @@ impl Judge {
         }
     }
 
-    /// Notes what a name stands for, and has it pinned. Under `allow-all` nothing needs to be pinned, but a later policy
-    /// may want to know which connections are to names that it allows.
+    /// Records the addresses of a name and has them pinned. Under `allow-all` no pin is needed, but a later policy uses
+    /// the records to decide which connections go to allowed names.
     async fn open(
         &self,
         box_: &Arc<BoxNet>,
@@ -249,7 +249,7 @@ impl Judge {
     }
 }
 
-/// Names that mean the box itself, and names that are nobody's (RFC 6761, RFC 7686).
+/// Names of the box itself, and reserved names without an owner (RFC 6761, RFC 7686).
 fn local(box_: &BoxNet, question: &Question, host: Option<&str>) -> Option<Reply> {
     let host = host?;
     let own = |address: Ipv4Addr| {

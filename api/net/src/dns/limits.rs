@@ -1,31 +1,31 @@
-//! How much a box may ask: so that one box neither starves the others nor has a fast tunnel.
+//! DNS limits per box: one box must neither starve the others nor get a fast tunnel.
 //!
-//! Owns: the count of what each box has in hand, and its rate. Time is given by the caller.
+//! Owns: the questions in flight and the rate of each box. The caller supplies the time.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Questions that a box may ask per second, on average.
+/// Average questions per second of a box.
 pub(super) const QUESTIONS_PER_SECOND: f64 = 200.0;
-/// Questions that it may ask at once after a pause.
+/// Burst of questions of a box.
 pub(super) const QUESTIONS_BURST: f64 = 400.0;
-/// Questions of a box that wait for an answer at once.
+/// Questions in flight of a box.
 pub(super) const IN_FLIGHT_MAX: u32 = 64;
-/// The same when many boxes ask much.
+/// The same limit when the proxy is busy.
 pub(super) const IN_FLIGHT_WHEN_BUSY_MAX: u32 = 4;
-/// Questions of all boxes above which each gets little.
+/// Questions in flight of all boxes from which the proxy counts as busy.
 pub(super) const BUSY_FROM: u32 = 512;
-/// Questions of all boxes.
+/// Questions in flight of all boxes.
 pub(super) const IN_FLIGHT_TOTAL_MAX: u32 = 2048;
 /// TCP connections of a box.
 pub(super) const CONNECTIONS_MAX: u32 = 16;
 /// TCP connections of all boxes.
 pub(super) const CONNECTIONS_TOTAL_MAX: u32 = 1024;
-/// How often a box is told that it asks too much.
+/// Interval between denials about a box above its limits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Accounts below which nobody looks for those that are not needed.
+/// Number of accounts below which idle ones are not collected.
 const ACCOUNTS_MIN: usize = 256;
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Account {
         self.at = self.at.max(now);
     }
 
-    /// Whether it is the same as a new one.
+    /// True if the account equals a new one.
     fn is_idle(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.questions == 0 && self.connections == 0 && self.tokens >= QUESTIONS_BURST
@@ -74,10 +74,10 @@ impl State {
     }
 }
 
-/// Why something was not taken.
+/// A question or connection above a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooMuch {
-    /// Whether it is time to tell.
+    /// True if a denial is due.
     pub(super) tell: bool,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Limits {
     state: Arc<Mutex<State>>,
 }
 
-/// A place for one question or one connection, given back when it is dropped.
+/// A slot for one question or one connection, released on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     limits: Limits,
@@ -96,7 +96,7 @@ pub(super) struct Place {
 }
 
 impl Limits {
-    /// A place for a question of the box at `of`.
+    /// A slot for a question of the box at `of`.
     pub(super) fn question(&self, of: Ipv4Addr, now: Instant) -> Result<Place, TooMuch> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let total = state.questions;
@@ -120,7 +120,7 @@ impl Limits {
         Ok(Place { limits: self.clone(), of, is_question: true })
     }
 
-    /// A place for a TCP connection of the box at `of`.
+    /// A slot for a TCP connection of the box at `of`.
     pub(super) fn connection(&self, of: Ipv4Addr, now: Instant) -> Option<Place> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.connections >= CONNECTIONS_TOTAL_MAX {
@@ -135,7 +135,7 @@ impl Limits {
         Some(Place { limits: self.clone(), of, is_question: false })
     }
 
-    /// What is held by whoever pins for the box: the firewall works for one at a time, and one box must not fill its queue.
+    /// Held while pinning for the box: the firewall pins for one box at a time, and one box must not fill its queue.
     pub(super) fn pinning(&self, of: Ipv4Addr, now: Instant) -> Arc<tokio::sync::Mutex<()>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&state.account(of, now).pinning)

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What the proxy has done since it began.
+        /// The proxy's counters since its start.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct DnsCounters {
             $($(#[$doc])* pub $name: u64,)*
@@ -24,23 +24,23 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Questions taken.
+    /// Questions accepted.
     questions,
-    /// Questions refused by a policy, and answers that had nothing but closed networks.
+    /// Questions refused by policy, and answers that contained only closed networks.
     refused,
-    /// Messages that are no questions.
+    /// Messages that are not questions.
     malformed,
-    /// Questions not taken, since a box asked too much.
+    /// Questions dropped because a box exceeded its limits.
     dropped,
-    /// Messages of nobody we know.
+    /// Messages from addresses that are no box's.
     strangers,
-    /// Questions asked upstream, tries not counted.
+    /// Questions asked upstream, retries not counted.
     upstream_questions,
-    /// Tries that failed: no answer in time, or no sense in it.
+    /// Failed tries: no answer in time, or an invalid one.
     upstream_failures,
-    /// Questions answered from memory.
+    /// Questions answered from the cache.
     cache_hits,
-    /// Answers that could not be given, since the firewall did not pin them.
+    /// Answers withheld because the firewall did not pin their addresses.
     pin_failures,
 }
 

@@ -1,13 +1,14 @@
-//! The DNS of boxes: a proxy on the host's side that answers what a box's policy allows.
+//! The DNS proxy of boxes, on the host's side: it answers what a box's policy allows.
 //!
-//! Owns: [`DnsProxy`], its parts and its counters. A box's questions come here wherever it sends them (the firewall sees
-//! to that); which box asks is known by its address alone.
+//! Owns: [`DnsProxy`], its parts and its counters. The firewall redirects a box's questions here, wherever the box
+//! sends them. The proxy identifies the box by its address alone.
 //!
-//! The way of a question: [`server`] takes it, within [`limits`]; [`question`] reads it; [`judge`] decides, asking
-//! [`resolver`] if need be; [`reply`] writes the answer. An address is pinned in the firewall before the box is told it.
+//! The path of a question: [`server`] receives it within [`limits`]; [`question`] parses it; [`judge`] decides, asking
+//! [`resolver`] if needed; [`reply`] writes the answer. An address is pinned in the firewall before the box receives
+//! it.
 //!
-//! Leaves out: validation by DNSSEC (the upstream's business), search domains (the box's), and IPv6 addresses, which no
-//! box could use.
+//! Leaves out: DNSSEC validation (upstream's task), search domains (the box's task), and IPv6 addresses, which no box
+//! can use.
 
 mod cache;
 mod judge;
@@ -42,16 +43,16 @@ use super::sockets::Sockets;
 use super::table::{NetTable, OnDenial};
 use crate::error::Error;
 
-/// What an operator chooses.
+/// The operator's choices.
 #[derive(Debug, Clone)]
 pub struct DnsConfig {
-    /// Where the proxy listens, with UDP and TCP.
+    /// The listening address, UDP and TCP.
     pub listen: SocketAddr,
-    /// The servers to ask. If there are none, those of `resolv_conf`.
+    /// The upstream servers. If empty, those of `resolv_conf`.
     pub upstreams: Vec<SocketAddr>,
-    /// A file that lists servers; it is read again when it has changed.
+    /// A file that lists servers, read again when it changes.
     pub resolv_conf: PathBuf,
-    /// The addresses of boxes, which are in no answer.
+    /// The pool of box addresses, which appear in no answer.
     pub pool: Cidr,
 }
 
@@ -70,7 +71,7 @@ impl std::fmt::Debug for DnsProxy {
 }
 
 impl DnsProxy {
-    /// Begins to listen in `namespace`, which is where the upstreams are asked from, too.
+    /// Begins to listen in `namespace`. Upstreams are asked from there too.
     pub async fn start(
         config: DnsConfig,
         namespace: Namespace,
@@ -101,18 +102,18 @@ impl DnsProxy {
         Ok(Self { judge, listening, _end: Arc::new(end.drop_guard()) })
     }
 
-    /// Where it listens.
+    /// The listening address.
     #[must_use]
     pub fn listening(&self) -> SocketAddr {
         self.listening
     }
 
-    /// What a name stands for, asked by ourselves: without addresses that no box reaches. `name` is in its normal form.
+    /// Resolves a name for our own use, without addresses that no box reaches. `name` is in its normal form.
     pub async fn addresses(&self, name: &str) -> Result<Vec<Ipv4Addr>, Error> {
         self.judge.addresses(name).await
     }
 
-    /// What it has done.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> DnsCounters {
         self.judge.metrics.read()

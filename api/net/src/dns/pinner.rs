@@ -1,4 +1,4 @@
-//! The firewall as the one who pins.
+//! The firewall as the [`Pinner`].
 
 use std::sync::Arc;
 
@@ -10,19 +10,20 @@ use crate::firewall::Pin;
 use crate::policy::BoxPolicy;
 use crate::table::BoxNet;
 
-/// Who opens the way to addresses.
+/// Opens the way to addresses.
 pub trait Pinner: Send + Sync {
-    /// Lets the box reach addresses for a while; when it returns, they are reachable.
+    /// Lets the box reach addresses for a while; they are reachable when it returns.
     ///
-    /// `under` is the policy that allowed them. If it is not the policy of the box any more, or the box has lost its
-    /// network, this fails: a pin that came after a change of the policy would outlive it. Where that is looked at has to
-    /// be where changes of the policy are made, one after the other.
+    /// `under` is the policy that allowed them. This fails if it is no longer the policy of the box, or if the box has
+    /// lost its network: a pin after a policy change would outlive the change. The check must run where policy changes
+    /// are made, in sequence with them.
     fn pin(&self, box_: &Arc<BoxNet>, under: &Arc<BoxPolicy>, pins: Vec<Pin>) -> BoxFuture<'static, Result<(), Error>>;
 }
 
 impl Pinner for Arc<HostSide> {
-    /// On the thread that changes the firewall. A new policy is in the table before it gets there, and takes all pins of
-    /// the old one with it when it does; so a pin under the old one comes either before that, or not at all.
+    /// Runs on the thread that changes the firewall. A new policy enters the table of boxes before it reaches the
+    /// firewall, and removes all pins of the old one there. So a pin under the old policy either precedes the change or
+    /// is refused.
     fn pin(&self, box_: &Arc<BoxNet>, under: &Arc<BoxPolicy>, pins: Vec<Pin>) -> BoxFuture<'static, Result<(), Error>> {
         let (side, box_, under) = (Self::clone(self), Arc::clone(box_), Arc::clone(under));
         Box::pin(async move {

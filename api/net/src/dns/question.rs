@@ -1,9 +1,9 @@
-//! What a box asks, read strictly.
+//! Parses a box's question, strictly.
 //!
-//! Owns: the way from bytes that anybody may have written to one question, or to the refusal they get. Pure.
+//! Owns: parsing untrusted bytes into one question, or into the error they get. Pure.
 //!
-//! Invariants: nothing but the question itself is taken from a box: the message that goes upstream is written anew, so
-//! no option, flag or padding of a box leaves with it.
+//! Invariants: only the question itself is taken from a box. The upstream message is written anew, so no option, flag
+//! or padding of a box leaves with it.
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
@@ -12,40 +12,40 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use super::reply;
 use crate::policy::normalized;
 
-/// Longest question: a name of 255 bytes, and options that nobody needs.
+/// Longest question: a name of 255 bytes, and EDNS options, which are ignored.
 pub(super) const QUESTION_BYTES_MAX: usize = 1024;
 /// Bytes of a header.
 const HEADER_BYTES: usize = 12;
-/// Longest text that tells of a name which is no host name.
+/// Longest text of a name that is no host name.
 const NAME_TEXT_CHARS_MAX: usize = 255;
 
 /// A question of a box.
 #[derive(Debug, Clone)]
 pub(super) struct Question {
-    /// What the answer must repeat.
+    /// The identifier, which the answer repeats.
     pub(super) id: u16,
-    /// The name as it was written, upper case and all: the answer repeats it.
+    /// The name as written, with its case, which the answer repeats.
     pub(super) name: Name,
-    /// The type of record.
+    /// The record type.
     pub(super) kind: RecordType,
     /// Flags that the answer repeats.
     pub(super) recursion_desired: bool,
-    /// Bytes of the longest answer that the box takes in a datagram, if it said so (EDNS).
+    /// The longest datagram, in bytes, that the box accepts, if it said so (EDNS).
     pub(super) payload: Option<u16>,
 }
 
-/// What became of a message.
+/// The result of parsing a message.
 #[derive(Debug)]
 pub(super) enum Read {
     /// A question.
     Question(Question),
-    /// Something that is answered with an error at once.
+    /// A message that gets an immediate error.
     Wrong(Vec<u8>),
-    /// Something that is not even answered: answers to answers could go on for ever.
+    /// A message without an answer: answering answers could loop for ever.
     Nothing,
 }
 
-/// Reads a message of a box.
+/// Parses a message of a box.
 pub(super) fn read(bytes: &[u8]) -> Read {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Read::Nothing };
     let is_response = header[2] & 0x80 != 0;
@@ -64,14 +64,14 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     }
     let mut decoder = BinDecoder::new(bytes);
     let Ok(message) = Message::read(&mut decoder) else { return wrong(ResponseCode::FormErr) };
-    // One record more is OPT; a signature is for a server that has the key.
+    // The only additional record is OPT; a signature is for a server that has the key.
     let is_whole = decoder.is_empty() && message.additionals.is_empty() && message.signature.is_none();
     let ([query], true) = (message.queries.as_slice(), is_whole) else { return wrong(ResponseCode::FormErr) };
     if query.query_class() != DNSClass::IN {
         return wrong(ResponseCode::Refused);
     }
     if message.version() > 0 {
-        // The one thing that may be said about an EDNS nobody knows.
+        // The only defined answer to an unknown EDNS version.
         return wrong(ResponseCode::FormErr);
     }
     Read::Question(Question {
@@ -83,7 +83,7 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     })
 }
 
-/// Whether a question begins with a name that is written out. A pointer has nothing to point at there.
+/// True if a question begins with a name written out. A compression pointer has no valid target there.
 fn is_plain(mut rest: &[u8]) -> bool {
     const LABEL_BYTES_MAX: usize = 63;
     loop {
@@ -98,8 +98,8 @@ fn is_plain(mut rest: &[u8]) -> bool {
     }
 }
 
-/// The normal form of a name that is a host name. A dot inside of a part, as in `a\.example.com`, makes it none: written
-/// as a text it would look like another name.
+/// The normal form of a host name. A dot inside a label, as in `a\.example.com`, disqualifies a name: its text form
+/// would equal another name's.
 pub(super) fn host_name(name: &Name) -> Option<String> {
     let mut text = String::with_capacity(name.len());
     for label in name {
@@ -114,7 +114,7 @@ pub(super) fn host_name(name: &Name) -> Option<String> {
     normalized(&text)
 }
 
-/// A name for people to read, whatever it is made of.
+/// A readable form of any name.
 pub(super) fn readable(name: &Name) -> String {
     host_name(name).unwrap_or_else(|| {
         let text = name.to_ascii();
@@ -122,7 +122,7 @@ pub(super) fn readable(name: &Name) -> String {
     })
 }
 
-/// Types that ask for a whole zone or for anything there is, or that belong to the transport (RFC 6895, 3.1).
+/// Types that ask for a zone or for any record, or that belong to the transport (RFC 6895, 3.1).
 pub(super) fn is_meta(kind: RecordType) -> bool {
     matches!(u16::from(kind), 0 | 41 | 128..=255)
 }
@@ -233,7 +233,7 @@ mod tests {
             }
         }
 
-        /// With a good header, what follows it is read more often.
+        /// A valid header makes the fuzzer reach the rest more often.
         #[test]
         fn any_question_is_read_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), extra in 0u8..2) {
             bytes.splice(0..0, [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, extra]);

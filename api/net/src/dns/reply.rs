@@ -1,7 +1,7 @@
-//! What a box is answered: messages written, and cut to what fits.
+//! The answers to boxes: written, and cut to fit.
 //!
-//! Pure. An answer has the records it was decided to have and nothing else: no additional records, and of authorities
-//! only the one that says how long a name does not exist.
+//! Pure. An answer holds only the records decided upon: no additional records, and of the authority section only the
+//! SOA that says how long a name does not exist.
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Record;
@@ -11,12 +11,12 @@ use super::question::Question;
 
 /// Longest datagram (DNS flag day 2020): it passes every path without fragments.
 pub(super) const PAYLOAD_BYTES_MAX: u16 = 1232;
-/// Longest datagram for who has not said what he takes (RFC 1035).
+/// Longest datagram for a client without EDNS (RFC 1035).
 const PAYLOAD_BYTES_DEFAULT: u16 = 512;
-/// The EDNS option that says why (RFC 8914).
+/// The EDNS option for the reason (RFC 8914).
 const OPTION_EXTENDED_ERROR: u16 = 15;
 
-/// Why an answer has less than was asked for; the numbers are those of RFC 8914.
+/// Why an answer has less than was asked for. The numbers are those of RFC 8914.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Reason {
@@ -24,22 +24,22 @@ pub(super) enum Reason {
     Blocked = 15,
     /// The policy does not allow it.
     Prohibited = 18,
-    /// Nobody asks such things here.
+    /// The type or class of the question is not served here.
     NotSupported = 21,
-    /// No upstream could be asked.
+    /// No upstream answered.
     Network = 23,
 }
 
-/// How an answer goes back.
+/// The transport of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
-    /// In one datagram.
+    /// One UDP datagram.
     Udp,
-    /// In a stream.
+    /// A TCP stream.
     Tcp,
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Reply {
     pub(super) code: ResponseCode,
@@ -49,12 +49,12 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// There is such a name, but nothing of this type.
+    /// The name exists, without records of this type.
     pub(super) fn empty() -> Self {
         Self::of(ResponseCode::NoError, Vec::new())
     }
 
-    /// A refusal or failure and its reason.
+    /// A refusal or failure with its reason.
     pub(super) fn refused(code: ResponseCode, reason: Reason, text: &'static str) -> Self {
         Self { reason: Some((reason, text)), ..Self::of(code, Vec::new()) }
     }
@@ -64,7 +64,7 @@ impl Reply {
         Self { code, answers, authority: None, reason: None }
     }
 
-    /// The message. None if it cannot be written, which no record that was read before does.
+    /// The message. None if it cannot be written, which does not happen for records that were parsed before.
     pub(super) fn write(self, question: &Question, transport: Transport) -> Option<Vec<u8>> {
         let mut message = Message::new(question.id, MessageType::Response, OpCode::Query);
         message.metadata.recursion_desired = question.recursion_desired;
@@ -73,7 +73,7 @@ impl Reply {
         message.add_query(Query::query(question.name.clone(), question.kind));
         message.answers = self.answers;
         message.authorities = self.authority.into_iter().collect();
-        // Who did not use EDNS must not get any.
+        // A client without EDNS must not get EDNS.
         if question.payload.is_some() {
             let mut edns = Edns::new();
             edns.set_max_payload(PAYLOAD_BYTES_MAX).set_version(0);
@@ -95,9 +95,9 @@ impl Reply {
     }
 }
 
-/// An error for a message whose question could not be read: nothing but a header.
+/// An error for a message whose question could not be parsed: a header only.
 pub(super) fn bare(header: &[u8; 12], code: ResponseCode) -> Vec<u8> {
-    // A response with the same operation and the same wish for recursion.
+    // A response with the same opcode and RD flag.
     let flags = 0x80 | (header[2] & 0x79);
     vec![header[0], header[1], flags, code.low(), 0, 0, 0, 0, 0, 0, 0, 0]
 }

@@ -1,37 +1,38 @@
-//! What an upstream has said, reduced to what may be passed on.
+//! An upstream's response, reduced to the records that may be passed on.
 //!
-//! Owns: which records of a response count. Pure. An upstream may be honest and still pass on what somebody hostile has
-//! put in his own zone; so only records that belong to the question, by their name and type, are taken.
+//! Owns: which records of a response count. Pure. An honest upstream may pass on what an attacker has put in the
+//! attacker's own zone, so only records that match the question by name and type are taken.
 
 use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-/// Longest time an answer is passed on for, however long it says it is good.
+/// Longest TTL that is passed on, whatever the answer says.
 pub(super) const TTL_SECONDS_MAX: u32 = 300;
 /// The same for a name that does not exist.
 pub(super) const NEGATIVE_TTL_SECONDS_MAX: u32 = 60;
-/// Records of one answer, aliases not counted.
-pub(super) const RECORDS_MAX: usize = 64;
-/// Aliases of aliases.
+/// Most records of one answer, without aliases. An answer with more is a failure (SERVFAIL): a part of it, told as the
+/// whole, would be wrong. All addresses of an answer are added to the firewall in one netlink message of at most 64 KiB.
+pub(super) const RECORDS_MAX: usize = 512;
+/// Longest chain of aliases.
 const ALIASES_MAX: usize = 16;
 
 /// The answer to one question, the same for every box.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Resolved {
-    /// No error, no such name, or a failure.
+    /// No error, NXDOMAIN, or a failure.
     pub(super) code: ResponseCode,
-    /// Aliases from the name on, one after the other, and then the records of the type that was asked for.
+    /// The chain of aliases from the name on, then the records of the requested type.
     pub(super) records: Vec<Record>,
-    /// What says how long there is nothing.
+    /// The SOA that says how long the negative answer is valid.
     pub(super) authority: Option<Record>,
-    /// How long it is good.
+    /// The TTL in seconds.
     pub(super) ttl: u32,
 }
 
 impl Resolved {
-    /// What of `response` answers the question.
+    /// The part of `response` that answers the question.
     pub(super) fn of(response: Message, name: &Name, kind: RecordType) -> Self {
         let code = match response.response_code {
             code @ (ResponseCode::NoError | ResponseCode::NXDomain) => code,
@@ -53,8 +54,11 @@ impl Resolved {
             aliases += 1;
         }
         let asked = |r: &&Record| r.record_type() == kind && r.name == *end;
-        let found = response.answers.iter().filter(is_in).filter(asked).take(RECORDS_MAX);
+        let found = response.answers.iter().filter(is_in).filter(asked).take(RECORDS_MAX + 1);
         records.extend(found.cloned());
+        if records.len() > aliases + RECORDS_MAX {
+            return Self::failed();
+        }
         let ttl = records.iter().map(|r| r.ttl).min().unwrap_or(TTL_SECONDS_MAX).min(TTL_SECONDS_MAX);
         if code == ResponseCode::NoError && records.len() > aliases {
             return Self { code, records, authority: None, ttl };
@@ -68,7 +72,7 @@ impl Resolved {
         Self { code, records, authority, ttl: ttl.min(good_for).min(NEGATIVE_TTL_SECONDS_MAX) }
     }
 
-    /// Nobody could say.
+    /// The result when no upstream could answer.
     pub(super) fn failed() -> Self {
         Self { code: ResponseCode::ServFail, records: Vec::new(), authority: None, ttl: 0 }
     }
@@ -78,7 +82,7 @@ impl Resolved {
         self.records.iter().filter_map(address)
     }
 
-    /// Bytes it takes, about.
+    /// Approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
         use hickory_proto::serialize::binary::BinEncodable as _;
         let data = |r: &Record| size_of::<Record>() + r.name.len() + r.data.to_bytes().map_or(0, |b| b.len());
@@ -86,7 +90,7 @@ impl Resolved {
     }
 }
 
-/// The address that a record tells.
+/// The address in a record.
 pub(super) fn address(record: &Record) -> Option<Ipv4Addr> {
     match record.data {
         RData::A(address) => Some(address.0),
@@ -94,7 +98,7 @@ pub(super) fn address(record: &Record) -> Option<Ipv4Addr> {
     }
 }
 
-/// A whole response, if it is the one to this question.
+/// True for a complete response that matches this question.
 pub(super) fn is_answer(response: &Message, id: u16, name: &Name, kind: RecordType) -> bool {
     use hickory_proto::op::{MessageType, OpCode};
     let is_response = response.message_type == MessageType::Response && response.op_code == OpCode::Query;
@@ -163,11 +167,17 @@ mod tests {
         let text = Record::from_rdata(name("a.example."), 60, RData::TXT(TXT::new(vec!["x".into()])));
         let got = resolved(vec![a("other.example.", 60, 7), chaos, text, a("a.example.", 60, 1)]);
         assert_eq!((lasts(&got), got.records.len()), (vec![1], 1));
-        // An alias that goes round in circles ends.
+        // A circular alias ends.
         let circle = resolved(vec![alias("a.example.", 60, "b.example."), alias("b.example.", 60, "a.example.")]);
         assert_eq!((circle.records.len(), lasts(&circle).len()), (ALIASES_MAX, 0));
-        let many = resolved((0..200).map(|n| a("a.example.", 60, n)).collect());
-        assert_eq!(many.records.len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn an_answer_is_passed_on_whole_or_is_a_failure() {
+        let of = |count: usize| resolved((0..count).map(|n| a("a.example.", 60, n as u8)).collect());
+        assert_eq!(of(240).records.len(), 240);
+        assert_eq!(of(RECORDS_MAX).records.len(), RECORDS_MAX);
+        assert_eq!(of(RECORDS_MAX + 1), Resolved::failed());
     }
 
     #[test]
@@ -210,7 +220,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2048))]
 
-        /// A response that an upstream, or whoever speaks for it, has damaged.
+        /// A response damaged by an upstream or forged in its name.
         #[test]
         fn any_response_is_reduced_without_panic(
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),

@@ -1,6 +1,6 @@
-//! One question, answered from memory or by an upstream.
+//! Answers one question from the cache or by an upstream.
 //!
-//! Owns: in which order upstreams are tried, and that boxes which ask the same at the same time are one question.
+//! Owns: the order in which upstreams are tried, and the merging of equal questions that boxes ask at the same time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,12 +16,12 @@ use super::metrics::{Metrics, count};
 use super::resolved::Resolved;
 use super::upstream::{Place, Upstreams, exchange};
 
-/// How often each upstream is asked.
+/// Rounds over all upstreams.
 const ROUNDS: usize = 2;
 
 type Pending = Shared<BoxFuture<'static, Arc<Resolved>>>;
 
-/// The way to the upstreams.
+/// The cache and the upstreams.
 #[derive(Debug)]
 pub(super) struct Resolver {
     inner: Arc<Inner>,
@@ -32,13 +32,13 @@ pub(super) struct Resolver {
 struct Inner {
     place: Place,
     upstreams: Upstreams,
-    /// Which upstream answered last: it is asked first.
+    /// The upstream that answered last is asked first.
     first: AtomicUsize,
     cache: Cache,
     metrics: Arc<Metrics>,
 }
 
-/// Takes a question out of the list when it is answered, or when nobody waits for it any more.
+/// Removes a question from the list when it is answered or has no waiters left.
 struct Entry {
     key: Key,
     pending: Arc<Mutex<HashMap<Key, Pending>>>,
@@ -56,7 +56,7 @@ impl Resolver {
         Self { inner: Arc::new(inner), pending: Arc::default() }
     }
 
-    /// The answer, and the seconds it is good still.
+    /// The answer, and its remaining seconds.
     pub(super) async fn resolve(&self, key: &Key) -> (Arc<Resolved>, u32) {
         if let Some(found) = self.inner.cache.get(key, Instant::now()) {
             count(&self.inner.metrics.cache_hits);
@@ -67,7 +67,7 @@ impl Resolver {
         (answer, ttl)
     }
 
-    /// Joins those who wait for the same, or begins to ask.
+    /// Joins the waiters for the same question, or begins to ask.
     fn pending(&self, key: &Key) -> Pending {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = pending.get(key) {
@@ -75,7 +75,7 @@ impl Resolver {
         }
         let entry = Entry { key: key.clone(), pending: Arc::clone(&self.pending) };
         let inner = Arc::clone(&self.inner);
-        // A task: whoever waits may go away, and the others go on waiting.
+        // A separate task: one waiter may leave while the others go on waiting.
         let asked = tokio::spawn(async move {
             let answer = Arc::new(inner.ask(&entry.key).await);
             inner.cache.put(entry.key.clone(), Arc::clone(&answer), Instant::now());
@@ -94,7 +94,7 @@ impl Inner {
         count(&self.metrics.upstream_questions);
         let servers = self.upstreams.servers().await;
         let first = self.first.load(Ordering::Relaxed);
-        // A server that could not say will not say in the next round either.
+        // A server that answered with a failure will fail in the next round too.
         let mut silent = vec![true; servers.len()];
         for _ in 0..ROUNDS {
             for n in 0..servers.len() {

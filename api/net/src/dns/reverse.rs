@@ -1,21 +1,21 @@
-//! Names that stand for addresses the other way round (`in-addr.arpa`). Pure.
+//! Reverse names of addresses (`in-addr.arpa`). Pure.
 
 use std::net::Ipv4Addr;
 
 use hickory_proto::rr::Name;
 
-/// What a name is the reverse of.
+/// The address or network of a reverse name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reverse {
-    /// Of nothing: it is a name like any other.
+    /// Not a reverse name.
     No,
-    /// Of an address, or of a network that begins there; true if it is one address and nothing else.
+    /// An IPv4 address, or the first address of a network; true for a single address.
     Of(Ipv4Addr, bool),
-    /// Of an IPv6 address or network.
+    /// An IPv6 address or network.
     V6,
 }
 
-/// What `name` is the reverse of.
+/// Parses `name` as a reverse name.
 pub(super) fn reverse(name: &Name) -> Reverse {
     let mut labels = name.iter().rev().peekable();
     let mut is_next = |text: &str| labels.next().is_some_and(|label| label.eq_ignore_ascii_case(text.as_bytes()));
@@ -30,7 +30,7 @@ pub(super) fn reverse(name: &Name) -> Reverse {
         return Reverse::No;
     }
     let octet = |label: &[u8]| {
-        // Only as it is usually written: `+1` and `001` are names of something else.
+        // Only the usual spelling counts: `+1` and `001` are other names.
         let text = std::str::from_utf8(label).ok()?;
         text.parse::<u8>().ok().filter(|octet| octet.to_string() == text)
     };

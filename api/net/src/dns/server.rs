@@ -1,6 +1,6 @@
-//! Taking questions and giving answers: the datagrams and streams of boxes.
+//! Receives questions and sends answers: the datagrams and streams of boxes.
 //!
-//! Owns: who is listened to, and for how long. Whoever is no box is not answered at all.
+//! Owns: which peers are served, and for how long. A peer that is no box gets no answer.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::upstream::Place;
 use crate::error::Error;
 use crate::table::{BoxNet, NetTable};
 
-/// How long a connection may be silent, or not read its answer.
+/// Longest silence of a connection, and longest time to read an answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that wait to be taken.
+/// Connections that wait for accept.
 const BACKLOG: u32 = 256;
-/// Pause after an error of the socket itself, which may be there for a while (no memory, no descriptors).
+/// Pause after a socket error, which may last a while (no memory, no descriptors).
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
-/// Bytes of datagrams that wait to be taken; they are all boxes'.
+/// Bytes of the receive buffer, which all boxes share.
 const RECEIVE_BYTES: usize = 1 << 20;
 
 /// The two sockets.
@@ -39,7 +39,7 @@ impl Ends {
     pub(super) async fn open(place: &Place, listen: SocketAddr) -> Result<Self, Error> {
         let failed = |cause: std::io::Error| Error::new("listen for DNS at", listen.to_string(), cause);
         let udp = place.udp(listen).await?;
-        // As much as the system allows.
+        // Up to the system's limit.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&udp, RECEIVE_BYTES);
         let listen = udp.local_addr().map_err(failed)?;
         let tcp = place.tcp(listen).await?;
@@ -62,7 +62,7 @@ pub(super) fn serve(ends: Ends, judge: Arc<Judge>, table: Arc<NetTable>, end: Ca
     tokio::spawn(end.run_until_cancelled_owned(take_connections(tcp, judge, table)));
 }
 
-/// The box that an address is of.
+/// The box that has the peer's address.
 fn box_at(judge: &Judge, table: &NetTable, peer: SocketAddr) -> Option<(Arc<BoxNet>, Ipv4Addr)> {
     let address = match peer {
         SocketAddr::V4(peer) => Some(*peer.ip()),
@@ -76,7 +76,7 @@ fn box_at(judge: &Judge, table: &NetTable, peer: SocketAddr) -> Option<(Arc<BoxN
 }
 
 async fn take_datagrams(socket: Arc<UdpSocket>, judge: Arc<Judge>, table: Arc<NetTable>) {
-    // One byte more than a question has: a longer datagram is cut, and seen to be too long.
+    // One byte more than the longest question: a longer datagram is cut, and recognized as too long.
     let mut buffer = [0; QUESTION_BYTES_MAX + 1];
     loop {
         let (length, peer) = match socket.recv_from(&mut buffer).await {
@@ -98,9 +98,9 @@ async fn take_datagrams(socket: Arc<UdpSocket>, judge: Arc<Judge>, table: Arc<Ne
         let (socket, judge, bytes) = (Arc::clone(&socket), Arc::clone(&judge), buffer[..length].to_vec());
         tokio::spawn(async move {
             let answer = judge.answer(&box_, &bytes, Transport::Udp);
-            // If it is gone, its address may be another's.
+            // If the box is gone, its address may belong to another box.
             if let Some(Some(answer)) = box_.gone().run_until_cancelled(answer).await {
-                // Who does not get his answer asks again.
+                // A client that gets no answer asks again.
                 let _ = socket.send_to(&answer, peer).await;
             }
             drop(place);
@@ -131,7 +131,7 @@ async fn take_connections(listener: TcpListener, judge: Arc<Judge>, table: Arc<N
     }
 }
 
-/// One question after the other, until the box has no more or does something wrong.
+/// Answers one question after the other, until the box closes or sends something invalid.
 async fn converse(mut stream: TcpStream, judge: &Judge, box_: &Arc<BoxNet>, address: Ipv4Addr) -> std::io::Result<()> {
     let mut buffer = [0; QUESTION_BYTES_MAX];
     let _ = stream.set_nodelay(true);

@@ -1,8 +1,8 @@
-//! Asking upstream: which servers, and one question to one of them.
+//! The upstream servers, and the exchange with one of them.
 //!
-//! Owns: the list of upstreams, and the exchange with one. Each question has a socket of its own, in the host side's
-//! namespace: a source port that nobody knows, connected, so that the kernel drops what others send; and an identifier
-//! by the system's random numbers. What comes back counts only if it repeats both identifier and question.
+//! Owns: the list of upstreams, and the exchange of one question. Each question has its own socket in the host side's
+//! namespace: an unpredictable source port, connected, so the kernel drops datagrams of other senders. Its identifier
+//! comes from the system's random numbers. A response counts only if it repeats both identifier and question.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,18 +21,18 @@ use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
 use crate::sockets::Sockets;
 
-/// Where a DNS server listens.
+/// The port of DNS.
 const PORT_DNS: u16 = 53;
-/// Time for one try.
+/// Timeout of one try.
 pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Servers that are taken from a file, as in the C library.
+/// Most servers read from a file, as in the C library.
 const SERVERS_MAX: usize = 3;
 /// Bytes of a file that lists servers.
 const FILE_BYTES_MAX: u64 = 64 << 10;
-/// How often the file is looked at.
+/// Interval between checks of the file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The servers to ask.
+/// The upstream servers.
 #[derive(Debug)]
 pub(super) struct Upstreams {
     fixed: Vec<SocketAddr>,
@@ -40,7 +40,7 @@ pub(super) struct Upstreams {
     known: Mutex<Known>,
 }
 
-/// What tells a file from another of the same name.
+/// Identifies a version of a file.
 type Stamp = (SystemTime, u64, u64);
 
 #[derive(Debug, Default)]
@@ -51,12 +51,12 @@ struct Known {
 }
 
 impl Upstreams {
-    /// `fixed` if there are any, otherwise those of the file.
+    /// `fixed` if not empty, otherwise the servers of the file.
     pub(super) fn new(fixed: Vec<SocketAddr>, path: PathBuf) -> Self {
         Self { fixed, path, known: Mutex::default() }
     }
 
-    /// The servers as of now.
+    /// The current servers.
     pub(super) async fn servers(&self) -> Vec<SocketAddr> {
         if !self.fixed.is_empty() {
             return self.fixed.clone();
@@ -66,7 +66,7 @@ impl Upstreams {
             if known.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
                 return known.servers.clone();
             }
-            // Others that ask meanwhile take the old ones, unless there are none yet.
+            // Concurrent questions use the old list, unless there is none yet.
             if known.stamp.is_some() {
                 known.looked = Some(Instant::now());
             }
@@ -82,14 +82,14 @@ impl Upstreams {
                 known.stamp = Some(stamp);
                 known.servers = servers;
             }
-            // A file that is being replaced may be away for a moment; the old servers are better than none.
+            // A file that is being replaced may be missing for a moment; the old servers are better than none.
             Err(error) => tracing::warn!(error = error.chain(), "cannot read the list of DNS servers"),
         }
         known.servers.clone()
     }
 }
 
-/// The servers in the file, unless it is the one that is known.
+/// The servers in the file, unless it is unchanged.
 async fn read_servers(path: PathBuf, known: Option<Stamp>) -> Result<Option<(Stamp, Vec<SocketAddr>)>, Error> {
     use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
@@ -109,7 +109,7 @@ async fn read_servers(path: PathBuf, known: Option<Stamp>) -> Result<Option<(Sta
     tokio::task::spawn_blocking(work).await.map_err(ended)?
 }
 
-/// The servers that a `resolv.conf` names.
+/// The servers in the text of a `resolv.conf`.
 fn servers_in(text: &str) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_ascii_whitespace();
@@ -119,12 +119,12 @@ fn servers_in(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).take(SERVERS_MAX).collect()
 }
 
-/// Where sockets are made.
+/// The namespace of upstream sockets.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// In a namespace.
+    /// A given namespace.
     In(Arc<Sockets>, Namespace),
-    /// In the namespace of the test.
+    /// The namespace of the test.
     #[cfg(test)]
     Here,
 }
@@ -147,7 +147,7 @@ impl Place {
     }
 }
 
-/// One question to one server: by UDP, and again by TCP if the answer did not fit.
+/// Asks one server: by UDP, and again by TCP if the answer was truncated.
 pub(super) async fn exchange(
     place: &Place,
     server: SocketAddr,
@@ -156,7 +156,7 @@ pub(super) async fn exchange(
 ) -> Result<Message, Error> {
     let response = within(server, by_udp(place, server, name, kind, true)).await?;
     let response = match response.response_code {
-        // An old server that does not know EDNS.
+        // An old server without EDNS.
         ResponseCode::FormErr | ResponseCode::NotImp => {
             within(server, by_udp(place, server, name, kind, false)).await?
         }
@@ -207,7 +207,7 @@ async fn by_udp(
     let mut buffer = vec![0; usize::from(PAYLOAD_BYTES_MAX) + 1];
     loop {
         let length = socket.recv(&mut buffer).await.map_err(|e| failed(server, e))?;
-        // Whatever else comes may be a forgery: the true answer is waited for.
+        // Other datagrams may be forgeries: the wait for the true answer goes on.
         if let Some(response) = read_response(&buffer[..length], id, name, kind) {
             return Ok(response);
         }
@@ -228,7 +228,7 @@ async fn by_tcp(place: &Place, server: SocketAddr, name: &Name, kind: RecordType
 }
 
 fn read_response(bytes: &[u8], id: u16, name: &Name, kind: RecordType) -> Option<Message> {
-    // The count is looked at first: the parser makes room for as many questions as a message says it has.
+    // The count is checked first: the parser allocates for as many questions as a message claims.
     if bytes.get(4..6)? != [0, 1] {
         return None;
     }
@@ -239,7 +239,7 @@ fn read_response(bytes: &[u8], id: u16, name: &Name, kind: RecordType) -> Option
     is_answer(&response, id, name, kind).then_some(response)
 }
 
-/// What is left of a response that was cut in the middle of a record: its header and question.
+/// The header and question of a response that was cut inside a record.
 fn cut_response(bytes: &[u8]) -> Option<Message> {
     const COUNTS_OF_RECORDS: std::ops::Range<usize> = 6..12;
     let is_cut = bytes.get(2)? & 0x02 != 0;

@@ -1,7 +1,7 @@
-//! One connection of a box: whether it may be, how it is passed on, and for how long.
+//! One connection of a box: whether it is allowed, how it is passed on, and for how long.
 //!
-//! Invariants: whatever the policy, nothing goes to a closed address or to one of the host's own. While it is open, every
-//! change of the policy is looked at, and what is no longer allowed is reset on both sides.
+//! Invariants: whatever the policy, nothing goes to a closed address or to one of the host's own. An open connection is
+//! checked again at every policy change; if it is no longer allowed, both sides are reset.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -24,22 +24,22 @@ use crate::firewall::closed;
 use crate::policy::BoxPolicy;
 use crate::table::BoxNet;
 
-/// How long a box may take to say what it wants.
+/// Time for a box to send its ClientHello or first request.
 pub(super) const SAY_TIME: Duration = Duration::from_secs(10);
-/// How long connecting to a server may take, and a TLS handshake.
+/// Time for connecting to a server, and for a TLS handshake.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// How long asking what a name stands for may take.
+/// Time for resolving a name.
 const NAME_TIME: Duration = Duration::from_secs(5);
-/// How long a refused box has to take note.
+/// Time for a refused box to read the refusal.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 const PORT_HTTPS: u16 = 443;
-/// The rule that refuses TLS whose real name cannot be seen. Browsers send such a ClientHello in every handshake, so it says
-/// what to do.
+/// The rule that refuses TLS whose real name is hidden. Browsers send such a ClientHello in every handshake, so the
+/// text names the remedy.
 const ENCRYPTED_HELLO: &str = "encrypted ClientHello: turn it off in the browser, in Chromium by the policy \
                                EncryptedClientHelloEnabled=false, in Firefox by security.tls.ech.grease_probability=0";
 const RECORD_HANDSHAKE: u8 = 22;
 
-/// The reasons for TLS to end (RFC 8446, 6.2) that we give.
+/// The TLS alerts that we send (RFC 8446, 6.2).
 #[derive(Clone, Copy)]
 enum Alert {
     AccessDenied = 49,
@@ -47,13 +47,13 @@ enum Alert {
     UnrecognizedName = 112,
 }
 
-/// Why it is open.
+/// The reason why the connection is allowed.
 #[derive(Default)]
 struct Claim {
-    /// Whether it has been allowed at all.
+    /// True once it has been allowed.
     is_allowed: bool,
     name: Option<String>,
-    /// Whether the name was found to stand for the address.
+    /// True if the name was found to stand for the address.
     is_vouched: bool,
     kind: &'static str,
 }
@@ -110,12 +110,12 @@ impl Connection {
         self.claim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it is open, for this reason.
+    /// Marks the connection as allowed, for this reason.
     pub(super) fn allow(&self, kind: &'static str, name: Option<&str>, is_vouched: bool) {
         *self.claim() = Claim { is_allowed: true, name: name.map(str::to_owned), is_vouched, kind };
     }
 
-    /// Has a refusal noted.
+    /// Records a refusal.
     pub(super) fn deny(&self, rule: &str, protocol: &str, name: Option<&str>) {
         let denial = Denial {
             rule: rule.to_owned(),
@@ -127,9 +127,9 @@ impl Connection {
         self.shared.denied(&self.box_, denial);
     }
 
-    /// Passes on until it ends.
+    /// Passes the connection on until it ends.
     pub(super) async fn run(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        // Before the policy is asked for the first time, so that no change is missed.
+        // Subscribed before the first policy check, so no change is missed.
         let changes = self.box_.policy_changes();
         let socket = Socket::new(stream, Some(Arc::clone(self) as Arc<dyn Meter>))?;
         let must_end = tokio::select! {
@@ -157,7 +157,7 @@ impl Connection {
         server.inspect(|server| server.cut());
     }
 
-    /// Returns when a change of the policy has forbidden what is open.
+    /// Returns when a policy change forbids the open connection.
     async fn forbidden(&self, mut changes: watch::Receiver<Arc<BoxPolicy>>) {
         while changes.changed().await.is_ok() {
             let policy = Arc::clone(&changes.borrow_and_update());
@@ -173,7 +173,7 @@ impl Connection {
         let address = *self.to.ip();
         let by_name =
             |name: &String| policy.allows_name(name) && (claim.is_vouched || self.box_.names.stands_for(name, address));
-        // What has not been decided will be, with the policy as it is then.
+        // An undecided connection will be judged by the policy at that time.
         !claim.is_allowed
             || policy.allows_address(address)
             || (!policy.denies(address) && claim.name.as_ref().is_some_and(by_name))
@@ -212,7 +212,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whatever it is may pass. Only where headers may have to be added it is looked at.
+    /// Passes any protocol. The content is inspected only where headers may have to be added.
     async fn pass_any(self: &Arc<Self>, socket: &Arc<Socket>) -> io::Result<()> {
         let server = self.connect().await?;
         let Some(rules) = self.box_.headers.as_ref().filter(|_| self.to.port() == PORT_HTTPS) else {
@@ -244,12 +244,12 @@ impl Connection {
         }
     }
 
-    /// It must be TLS for a name that is allowed.
+    /// Passes only TLS for an allowed name.
     async fn pass_named(self: &Arc<Self>, socket: &Arc<Socket>, mut said: Vec<u8>, until: Instant) -> io::Result<()> {
         let refused = match hello(socket, &mut said, until).await? {
             Look::Hello(hello) => match hello.name {
                 None => Err((Alert::UnrecognizedName, "TLS without a server name", None)),
-                // It may be for another server, that only the one with the key can see.
+                // The inner name may be another server's; only the key's owner can see it.
                 Some(name) if hello.hides_another && !self.may_hide_another(&name) => {
                     Err((Alert::AccessDenied, ENCRYPTED_HELLO, Some(name)))
                 }
@@ -284,18 +284,18 @@ impl Connection {
         splice(socket, &server, &said).await
     }
 
-    /// Whether TLS for `name` ends here, so that headers can be added.
+    /// True if TLS for `name` ends here, so that headers can be added.
     fn adds_headers(&self, name: &str) -> bool {
         self.to.port() == PORT_HTTPS && self.box_.headers.as_ref().is_some_and(|rules| rules.of(name).is_some())
     }
 
-    /// Whether a ClientHello for `name` may have another one in it, encrypted. Where TLS ends here it does not matter: we
-    /// don't have its key, so the name that we see is the one that counts, and each request is checked against it.
+    /// True if a ClientHello for `name` may contain an encrypted one. It is harmless where TLS ends here: we lack its
+    /// key, so the visible name counts, and each request is checked against it.
     fn may_hide_another(&self, name: &str) -> bool {
         self.shared.config.ech_allowed || self.adds_headers(name)
     }
 
-    /// Whether a name in its normal form may be reached here; else the rule that says no.
+    /// Checks that a name in its normal form may be reached at this address; otherwise returns the refusing rule.
     pub(super) async fn vouch(&self, name: &str) -> Result<(), &'static str> {
         let address = *self.to.ip();
         if !self.box_.policy().allows_name(name) {
@@ -308,7 +308,7 @@ impl Connection {
                 return Err("the address is not one of this name");
             }
         }
-        // Again: it may have changed meanwhile.
+        // Read again: the policy may have changed meanwhile.
         let policy = self.box_.policy();
         match (policy.denies(address), policy.allows_name(name)) {
             (true, _) => Err("denied_cidrs"),
@@ -317,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// A connection to where the box wanted to go.
+    /// Connects to the address that the box wanted.
     pub(super) async fn connect(&self) -> io::Result<Arc<Socket>> {
         let connected = timeout(CONNECT_TIME, self.shared.way.connect(self.to)).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -328,7 +328,7 @@ impl Connection {
         Ok(server)
     }
 
-    /// Answers for the server, and adds headers to what is asked of it.
+    /// Answers for the server, and adds headers to the requests.
     async fn attach(
         self: &Arc<Self>,
         socket: &Arc<Socket>,
@@ -343,7 +343,7 @@ impl Connection {
         let tls = match tls {
             Ok(tls) => tls,
             Err(error) => {
-                // It has had its alert.
+                // The box already got its alert.
                 tracing::debug!(%error, name, "a box does not take the certificate, or speaks another TLS");
                 return farewell(socket, &[]).await;
             }
@@ -352,7 +352,7 @@ impl Connection {
     }
 }
 
-/// Reads until it is clear what a box says.
+/// Reads until the box's protocol is known.
 async fn hello(socket: &Socket, said: &mut Vec<u8>, until: Instant) -> io::Result<Look> {
     loop {
         let seen = look(said);
@@ -367,7 +367,7 @@ async fn hello(socket: &Socket, said: &mut Vec<u8>, until: Instant) -> io::Resul
     }
 }
 
-/// Says a last word, such that it arrives: closing while something unread is there would reset, and overtake it.
+/// Sends a last message so that it arrives: closing with unread data would send a reset, which would overtake it.
 async fn farewell(socket: &Socket, word: &[u8]) -> io::Result<()> {
     let until = Instant::now() + FAREWELL_TIME;
     let _ = timeout_at(until, socket.write_all(word)).await;

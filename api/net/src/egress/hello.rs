@@ -1,15 +1,15 @@
-//! The first message of a TLS client, as far as it tells which server it wants.
+//! The ClientHello of a TLS client, as far as it names the server.
 //!
-//! Pure. Strict: whatever is not exactly a ClientHello of RFC 8446 with at most one host name is refused, since what two
-//! readers read differently is how somebody gets by.
+//! Pure. Strict: anything but exactly one ClientHello of RFC 8446 with at most one host name is refused, because a
+//! message that two parsers read differently can bypass the check.
 //!
-//! Leaves out: what is negotiated.
+//! Leaves out: the negotiated parameters.
 
 use crate::policy::normalized;
 
-/// Longest ClientHello. Those of browsers have two thousand bytes.
+/// Longest ClientHello. Those of browsers have about two thousand bytes.
 const HELLO_BYTES_MAX: usize = 16 * 1024;
-/// The same with the heads of records around its parts.
+/// The same with the record headers around its fragments.
 pub(super) const RECORDS_BYTES_MAX: usize = 24 * 1024;
 /// Longest record (RFC 8446, 5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
@@ -18,29 +18,29 @@ const CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ENCRYPTED_HELLO: u16 = 0xfe0d;
 
-/// What a client wants.
+/// The parsed ClientHello.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hello {
-    /// The server's name in its normal form, if it tells one.
+    /// The server name in its normal form, if present.
     pub(super) name: Option<String>,
-    /// Whether there is (or seems to be) another ClientHello in it, encrypted, which may want another server.
+    /// True if it contains, or seems to contain, an encrypted ClientHello, which may name another server.
     pub(super) hides_another: bool,
 }
 
-/// What the bytes of a client so far are.
+/// The result of looking at a client's bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Look {
-    /// The beginning of a ClientHello, perhaps.
+    /// Possibly the beginning of a ClientHello.
     More,
-    /// Something else than TLS.
+    /// Not TLS.
     NotTls,
-    /// TLS, but no ClientHello as it should be.
+    /// TLS, but not a valid ClientHello.
     Bad(&'static str),
     /// A ClientHello.
     Hello(Hello),
 }
 
-/// Looks at all that a client has sent so far.
+/// Inspects all bytes that a client has sent so far.
 pub(super) fn look(bytes: &[u8]) -> Look {
     let mut message = Vec::new();
     let mut rest = bytes;
@@ -70,7 +70,7 @@ pub(super) fn look(bytes: &[u8]) -> Look {
     if bytes.len() > RECORDS_BYTES_MAX { Look::Bad("it is too long") } else { Look::More }
 }
 
-/// The body of the message, when it is complete.
+/// The body of the message, once complete.
 fn body(message: &[u8]) -> Result<Option<&[u8]>, &'static str> {
     match message {
         [kind, ..] if *kind != CLIENT_HELLO => Err("another message"),
@@ -89,7 +89,7 @@ fn body(message: &[u8]) -> Result<Option<&[u8]>, &'static str> {
     }
 }
 
-/// Takes parts off the front of a message.
+/// A parser that takes parts off the front of a message.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(bytes)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
     }
 
-    /// What a length of this many bytes stands before.
+    /// The content after a length of this many bytes.
     fn list(&mut self, length_bytes: usize) -> Result<Reader<'a>, &'static str> {
         let length = self.number(length_bytes)?;
         self.take(length).map(Reader)
@@ -145,7 +145,7 @@ fn hello(body: &[u8]) -> Result<Hello, &'static str> {
     Ok(found)
 }
 
-/// RFC 6066, 3: a list, where there may be one name of each kind, and one kind.
+/// RFC 6066, 3: a list with at most one name of each kind; only one kind exists.
 fn server_name(mut content: Reader<'_>) -> Result<String, &'static str> {
     let mut names = content.list(2)?;
     let kind = names.number(1)?;

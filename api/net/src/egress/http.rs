@@ -1,13 +1,13 @@
-//! HTTP of a box, request by request: each is checked, and what is passed on is written anew.
+//! Proxies a box's HTTP request by request: each request is checked and written anew.
 //!
-//! Owns: which requests pass, and what of them. Both sides are HTTP/1.1; HTTP/2 is not offered inside of TLS and not
-//! understood outside of it. A message is parsed and written again, so where one ends is never a matter of two opinions.
-//! Bodies stream, at the pace of the slower side.
+//! Owns: which requests pass, and which parts of them. Both sides are HTTP/1.1; HTTP/2 is not offered inside TLS and
+//! not understood outside of it. A message is parsed and written again, so both sides agree where it ends. Bodies
+//! stream, at the pace of the slower side.
 //!
-//! Invariants: a request goes to the server only if its host is the one of the connection's TLS, or is allowed and stands
-//! for the address; this is asked anew for each. After a WebSocket was opened, and only then, bytes pass unread.
+//! Invariants: a request goes to the server only if its host is the one of the connection's TLS, or is allowed and
+//! stands for the address; each request is checked anew. Bytes pass unread only after a WebSocket upgrade.
 //!
-//! Leaves out: answers are not looked into, but for what belongs to one connection only (RFC 9110, 7.6.1).
+//! Leaves out: the content of answers, except hop-by-hop headers (RFC 9110, 7.6.1).
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -34,30 +34,30 @@ use super::connection::{CONNECT_TIME, Connection, SAY_TIME};
 use super::wire::{Socket, Wire};
 use crate::policy::normalized;
 
-/// Longest head of a message.
+/// Longest message head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Read and written at once after an upgrade.
+/// Bytes read and written at once after an upgrade.
 const UPGRADED_BYTES: usize = 16 * 1024;
 const WEBSOCKET: &str = "websocket";
-/// What belongs to one connection, beside what `Connection` names.
+/// Hop-by-hop headers, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 4] =
     [header::CONNECTION, header::PROXY_AUTHORIZATION, header::PROXY_AUTHENTICATE, header::UPGRADE];
 const HOP_BY_HOP_OTHERS: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
-/// What says how long a message is and whom it is for; `Connection` cannot take it away.
+/// Headers that give a message's length or target; `Connection` cannot remove them.
 const KEPT: [HeaderName; 5] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TE, header::TRAILER];
 
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
-/// Which requests pass.
+/// The rule by which requests pass.
 pub(super) enum Gate {
-    /// Those to hosts that are allowed.
+    /// Requests to allowed hosts.
     Checked,
-    /// Those to this host, which gets headers.
+    /// Requests to this host, which get headers.
     Attached(String),
 }
 
-/// What a box gets to read instead of an answer of the server.
+/// The proxy's own answer to a refused request.
 struct Refused(StatusCode, String);
 
 impl Refused {
@@ -70,7 +70,7 @@ impl Refused {
         *answer.status_mut() = self.0;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         answer.headers_mut().insert(header::CONTENT_TYPE, text);
-        // What comes next on this connection is not to be trusted, or has nowhere to go.
+        // Further requests on this connection cannot be trusted, or have no server.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         answer
     }
@@ -85,7 +85,7 @@ struct Server {
 struct Exchange {
     connection: Arc<Connection>,
     gate: Gate,
-    /// A connection that was made before.
+    /// An already open connection.
     made: SyncMutex<Option<Arc<Socket>>>,
     server: Mutex<Option<Server>>,
     has_begun: AtomicBool,
@@ -94,7 +94,7 @@ struct Exchange {
     server_closed: Arc<Notify>,
 }
 
-/// Passes HTTP on until one side ends.
+/// Proxies HTTP until one side ends.
 pub(super) async fn serve<S>(
     connection: &Arc<Connection>,
     io: S,
@@ -119,7 +119,7 @@ where
         async move { Ok::<_, std::convert::Infallible>(exchange.answer(request).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    // No limit on how long a connection may be silent; how long the first request may take is looked at below.
+    // A connection may be silent for any time; the time for the first request is limited below.
     http.preserve_header_case(true).max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
     let mut http = std::pin::pin!(http.serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut late = std::pin::pin!(sleep(SAY_TIME));
@@ -136,7 +136,7 @@ where
                     return Err(io::ErrorKind::TimedOut.into());
                 }
             }
-            // Then the box learns it as it would without us.
+            // The box then sees the close as it would without the proxy.
             () = exchange.server_closed.notified(), if !is_closing => {
                 is_closing = true;
                 http.as_mut().graceful_shutdown();
@@ -207,7 +207,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a request to this host passes. None is what is no name: an address.
+    /// Checks the host of a request. None is an address, not a name.
     async fn check(&self, host: Option<&str>) -> Result<(), Refused> {
         match (&self.gate, host) {
             (Gate::Attached(name), Some(host)) if name == host => Ok(()),
@@ -233,7 +233,7 @@ impl Exchange {
         }
     }
 
-    /// Sends a request. If the server has closed meanwhile and has not seen any of it, once more on a new connection.
+    /// Sends a request. If the server has closed before receiving any of it, sends it once more on a new connection.
     async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, Refused> {
         let mut server = self.server.lock().await;
         let mut request = request;
@@ -314,7 +314,7 @@ fn unreachable_server(to: SocketAddrV4, error: &dyn std::fmt::Display) -> Refuse
     Refused::new(StatusCode::BAD_GATEWAY, format!("connecting to {to} failed: {error}"))
 }
 
-/// The host that a request is for, in its normal form; none if it is an address.
+/// The host of a request, in its normal form; none if it is an address.
 fn host<B>(request: &Request<B>, port: u16) -> Result<Option<String>, &'static str> {
     if request.method() == Method::CONNECT {
         return Err("this is no proxy for CONNECT");
@@ -344,7 +344,7 @@ fn host<B>(request: &Request<B>, port: u16) -> Result<Option<String>, &'static s
         Some((name, digits)) if !name.ends_with(':') => (name, Some(digits)),
         _ => (host, None),
     };
-    // The port that counts is the one connected to.
+    // The port of the connection is the one that counts.
     if with_port.is_some_and(|digits| digits.parse() != Ok(port) && !digits.is_empty()) {
         return Err("Host has another port than the connection");
     }
@@ -356,7 +356,7 @@ fn host<B>(request: &Request<B>, port: u16) -> Result<Option<String>, &'static s
     }
 }
 
-/// A server that is no proxy takes the path only.
+/// An origin server expects the path only.
 fn to_origin_form<B>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     if request.uri().authority().is_some() {
@@ -371,7 +371,7 @@ fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     values.flat_map(|value| value.split(',')).map(|token| token.trim().to_ascii_lowercase()).collect()
 }
 
-/// Whether a request asks for a WebSocket, and nothing else.
+/// True for a WebSocket upgrade and no other.
 fn wants_websocket<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     request.method() == Method::GET
@@ -380,7 +380,7 @@ fn wants_websocket<B>(request: &Request<B>) -> bool {
         && tokens(headers, &header::UPGRADE) == [WEBSOCKET]
 }
 
-/// Removes what belongs to one connection.
+/// Removes hop-by-hop headers.
 fn strip(headers: &mut HeaderMap) {
     for token in tokens(headers, &header::CONNECTION) {
         if let Ok(name) = HeaderName::from_bytes(token.as_bytes())
@@ -393,7 +393,7 @@ fn strip(headers: &mut HeaderMap) {
     HOP_BY_HOP_OTHERS.iter().for_each(|name| drop(headers.remove(*name)));
     if tokens(headers, &header::TE).iter().any(|token| token == "trailers") {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        // TE is for one connection; this says so again for the next.
+        // TE is hop-by-hop; it is declared again for the next hop.
         headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
     } else {
         headers.remove(header::TE);

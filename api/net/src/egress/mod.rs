@@ -1,14 +1,14 @@
-//! The way out of what is looked into: which name a connection of a box is for, and headers that are added.
+//! The egress proxy: finds the name that a box's connection is for, and adds headers.
 //!
-//! Owns: the proxy where the firewall redirects such connections to. It finds the box by the peer's address and the wanted
-//! address by what the firewall has kept of it, decides ([`connection`]), and passes on: untouched ([`wire`]), as HTTP
-//! request by request ([`http`]), or as HTTP inside of TLS that ends here ([`Authority`]).
+//! Owns: the proxy to which the firewall redirects such connections. It identifies the box by the peer's address and
+//! the destination by the kernel's NAT record. It decides ([`connection`]) and passes on: unchanged ([`wire`]), as HTTP
+//! request by request ([`http`]), or as HTTP inside TLS that ends here ([`Authority`]).
 //!
-//! Invariants: nothing is sent to an address before it is known to be allowed; what is no longer allowed is cut; each
-//! connection of a box is at most one connection to the address that the box wanted, never to another one.
+//! Invariants: nothing is sent to an address before it is known to be allowed. A connection that is no longer allowed
+//! is reset. Each connection of a box leads to at most one connection, only to the address that the box wanted.
 //!
-//! Leaves out: which connections come here (`firewall`), what names stand for (`dns`), where refusals are kept: whoever
-//! starts this is told of each.
+//! Leaves out: which connections are redirected (`firewall`), name resolution (`dns`), and the storage of refusals:
+//! each is reported to the caller of [`Egress::start`].
 
 mod connection;
 mod hello;
@@ -41,21 +41,21 @@ use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable, OnDenial};
 use crate::error::Error;
 
-/// Connections that may wait to be accepted.
+/// Connections that wait for accept.
 const BACKLOG: u32 = 1024;
-/// How long nothing is accepted when there are no descriptors left.
+/// Pause of accepting when no descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What an operator chooses.
+/// The operator's choices.
 #[derive(Debug, Clone)]
 pub struct EgressConfig {
-    /// Where the firewall redirects to.
+    /// The port to which the firewall redirects.
     pub listen: SocketAddr,
     /// The addresses of boxes, which no box reaches.
     pub pool: Cidr,
-    /// More authorities that servers may be vouched for by, beside those of the host (PEM).
+    /// More certificate authorities for servers, beside those of the host (PEM).
     pub extra_roots: Option<PathBuf>,
-    /// Whether TLS with an encrypted ClientHello passes by the name that can be seen.
+    /// Allows TLS with an encrypted ClientHello by its visible name.
     pub ech_allowed: bool,
     /// Connections of all boxes.
     pub connections_max: usize,
@@ -63,16 +63,16 @@ pub struct EgressConfig {
     pub connections_per_box_max: usize,
 }
 
-/// Who knows what names stand for, when a box has not asked lately: after a restart, say.
+/// Resolves names that a box has not asked recently, e.g. after a restart.
 pub trait NameSource: Send + Sync {
-    /// The addresses of a name in its normal form; none if it has none or nobody answers.
+    /// The addresses of a name in its normal form; none if it has none or no server answers.
     fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>>;
 }
 
-/// Told of every chunk that passes. Called often.
+/// Called for every chunk that passes, so often.
 pub type OnActivity = Arc<dyn Fn(&BoxNet) + Send + Sync>;
 
-/// What the proxy has done.
+/// The proxy's counters.
 #[derive(Debug, Default)]
 struct Counts {
     accepted: AtomicU64,
@@ -82,14 +82,14 @@ struct Counts {
     requests: AtomicU64,
 }
 
-/// What the proxy has done since it started.
+/// The proxy's counters since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EgressCounters {
     /// Connections of boxes that arrived.
     pub accepted: u64,
     /// Connections and requests that were refused.
     pub refused: u64,
-    /// Connections that were cut because they are no longer allowed.
+    /// Connections reset because they are no longer allowed.
     pub cut: u64,
     /// Connections to servers that failed.
     pub failed: u64,
@@ -99,16 +99,16 @@ pub struct EgressCounters {
     pub open: u64,
 }
 
-/// A connection of a box, for `icebox net`.
+/// A box's connection, for `icebox net`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EgressConnection {
-    /// Where it goes.
+    /// The destination.
     pub address: SocketAddrV4,
-    /// The name that it is for, if it has told one.
+    /// The name in the connection, if any.
     pub name: Option<String>,
     /// `tcp`, `tls`, `http`, or `headers` where headers are added.
     pub kind: &'static str,
-    /// Unix milliseconds of its begin.
+    /// Start time in Unix milliseconds.
     pub since_ms: i64,
     /// Bytes from the box.
     pub sent: u64,
@@ -116,7 +116,7 @@ pub struct EgressConnection {
     pub received: u64,
 }
 
-/// The connections that are open, and how many of each box.
+/// The open connections, and their number per box.
 #[derive(Default)]
 struct Open {
     connections: HashMap<u64, Arc<Connection>>,
@@ -149,7 +149,7 @@ impl Shared {
     }
 }
 
-/// The proxy. It ends when this is dropped, with all its connections.
+/// The proxy. Dropping it ends it and all its connections.
 pub struct Egress {
     shared: Arc<Shared>,
 }
@@ -166,16 +166,16 @@ impl Drop for Egress {
     }
 }
 
-/// Those that the proxy tells.
+/// The callbacks of the proxy.
 pub struct Told {
-    /// Of refusals.
+    /// Receives refusals.
     pub on_denial: OnDenial,
-    /// Of traffic.
+    /// Receives traffic.
     pub on_activity: OnActivity,
 }
 
 impl Egress {
-    /// Begins to listen, in `namespace`, where it also connects from.
+    /// Begins to listen in `namespace`, and connects from there.
     ///
     /// # Errors
     /// The port is taken, or a file with roots cannot be read.
@@ -216,7 +216,7 @@ impl Egress {
         Ok(Self { shared })
     }
 
-    /// What it has done so far.
+    /// The counters so far.
     #[must_use]
     pub fn counters(&self) -> EgressCounters {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -261,7 +261,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Takes a connection out of the list at its end.
+/// Removes a connection from the list on drop.
 struct Listed {
     shared: Arc<Shared>,
     number: u64,
@@ -281,7 +281,7 @@ impl Drop for Listed {
     }
 }
 
-/// Lists a connection, if there may be another one.
+/// Lists a connection, if the limits allow one more.
 fn list(shared: &Arc<Shared>, connection: &Arc<Connection>, guest: Ipv4Addr) -> Option<Listed> {
     let mut open = shared.open();
     let count = open.of_boxes.get(&guest).copied().unwrap_or_default();
@@ -307,7 +307,7 @@ async fn connected(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let (Some(box_), Ok(wanted), Ok(here)) = (box_, shared.way.wanted(&stream), stream.local_addr()) else {
         return reset(stream);
     };
-    // Nobody redirected it: somebody has found our port.
+    // Not redirected: the client connected to our port directly.
     if SocketAddr::V4(wanted) == here {
         return reset(stream);
     }

@@ -1,5 +1,5 @@
-//! What the proxy asks the kernel for: where a connection was going, which addresses are the host's own, and connections
-//! to servers; and how it trusts servers.
+//! The proxy's use of the kernel and of TLS roots: a connection's original destination, the host's own addresses,
+//! connections to servers, and the trust in servers.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -17,24 +17,24 @@ use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
 use crate::sockets::Sockets;
 
-/// Any port: nothing is sent there.
+/// Any port: nothing is sent to it.
 const PORT_DISCARD: u16 = 9;
 
-/// The kernel, or in tests somebody else.
+/// The kernel, or its stand-in in tests.
 pub(super) trait Way: Send + Sync {
-    /// Where the box wanted to connect to.
+    /// The destination that the box wanted.
     fn wanted(&self, stream: &TcpStream) -> io::Result<SocketAddrV4>;
-    /// Whether an address is one of the host's side.
+    /// True for an address of the host's side.
     fn is_own(&self, address: Ipv4Addr) -> bool;
-    /// A connection to a server.
+    /// Connects to a server.
     fn connect(&self, address: SocketAddrV4) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// The host's side.
+/// The namespace of the host's side.
 pub(super) struct HostWay {
     namespace: Namespace,
     sockets: Arc<Sockets>,
-    /// It is connected to addresses, without sending anything, to learn which of ours would be used.
+    /// Connected to addresses without sending, to learn the source address that the kernel chooses.
     probe: Mutex<UdpSocket>,
 }
 
@@ -52,10 +52,10 @@ impl Way for HostWay {
         Ok(rustix::net::sockopt::ip_original_dst(stream)?)
     }
 
-    /// The kernel reaches an address of its own from that very address. What cannot be reached at all is not own.
+    /// The kernel reaches its own address from that same address. An unreachable address is not own.
     fn is_own(&self, address: Ipv4Addr) -> bool {
         let probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without this it would keep the address that was chosen for the last one.
+        // Without this the socket would keep the source address chosen for the last destination.
         if rustix::net::connect_unspec(&*probe).is_err() {
             return true;
         }
@@ -74,7 +74,7 @@ impl Way for HostWay {
     }
 }
 
-/// How servers are trusted: as the host trusts them, and by the authorities in a file.
+/// The TLS client configuration: it trusts the host's roots and those in a file.
 pub(super) fn client(extra: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();

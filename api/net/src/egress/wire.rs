@@ -1,10 +1,10 @@
-//! The two TCP connections that a proxied one is made of, and copying between them.
+//! The two TCP connections of a proxied connection, and copying between them.
 //!
-//! Owns: [`Socket`], which can be cut from outside while somebody else reads and writes it, and counts; [`Wire`], the
-//! same as a stream, with what was read ahead before; [`splice`].
+//! Owns: [`Socket`], which counts bytes and can be reset while another task reads and writes it; [`Wire`], the same as
+//! a stream that begins with bytes read ahead; [`splice`].
 //!
-//! Invariants: what is read is written before more is read, so the slower side sets the pace and little is kept; a
-//! connection on which nothing happens has no buffer.
+//! Invariants: data is written before more is read, so the slower side sets the pace and little is buffered. An idle
+//! connection has no buffer.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -18,18 +18,18 @@ use rustix::net::{Shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Read at once.
+/// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// When a silent peer is asked whether it is still there, how often, and how many times.
+/// TCP keep-alive: idle time, interval and number of probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_COUNT: u32 = 4;
 
-/// What wants to hear of every chunk on a connection.
+/// Receives the size of every chunk of a connection.
 pub(super) trait Meter: Send + Sync {
-    /// So much came from there.
+    /// Bytes read from the peer.
     fn received(&self, bytes: usize);
-    /// So much went there.
+    /// Bytes written to the peer.
     fn sent(&self, bytes: usize);
 }
 
@@ -49,12 +49,12 @@ impl Socket {
         Ok(Arc::new(Self { stream, meter }))
     }
 
-    /// From now on, closing it resets it: the peer learns that it was cut, and what was not sent is thrown away.
+    /// Makes the close a reset: the peer sees an abort, and unsent data is discarded.
     pub(super) fn cut(&self) {
         let _ = self.stream.set_zero_linger();
     }
 
-    /// Nothing more will be sent.
+    /// Shuts down the sending direction.
     pub(super) fn finish(&self) -> io::Result<()> {
         match rustix::net::shutdown(&self.stream, Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -62,12 +62,12 @@ impl Socket {
         }
     }
 
-    /// Something has arrived, or the end.
+    /// Waits for data or the end.
     pub(super) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await
     }
 
-    /// Adds what has arrived to `buffer`; zero at the end.
+    /// Appends received data to `buffer`; returns zero at the end.
     pub(super) async fn read(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         poll_fn(|cx| {
             let mut limited = bytes::BufMut::limit(&mut *buffer, bytes_max);
@@ -117,10 +117,10 @@ impl Socket {
     }
 }
 
-/// A connection as a stream. Its end is that of the socket when nobody else has it.
+/// A connection as a stream. The socket closes when its last owner drops it.
 pub(super) struct Wire {
     socket: Arc<Socket>,
-    /// Read before, and not by whoever reads this.
+    /// Bytes that were read ahead, before this stream existed.
     ahead: Bytes,
 }
 
@@ -168,8 +168,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Copies both ways until both have ended. One that ends while the other goes on is half closed, for as long as it takes.
-/// If one breaks, both are reset.
+/// Copies both ways until both have ended. If one direction ends, the connection stays half-closed until the other
+/// ends. On an error both are reset.
 pub(super) async fn splice(a: &Socket, b: &Socket, ahead: &[u8]) -> io::Result<()> {
     let there = async {
         b.write_all(ahead).await?;
@@ -198,7 +198,7 @@ async fn copy(from: &Socket, to: &Socket) -> io::Result<()> {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
             }
-            // A fast pair does not keep others waiting.
+            // A fast pair yields to the other tasks.
             tokio::task::coop::consume_budget().await;
         }
     }

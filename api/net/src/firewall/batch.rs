@@ -1,23 +1,23 @@
-//! Questions to nftables, and transactions.
+//! nftables requests and transactions.
 //!
-//! Why this is not `netlink-packet-netfilter` (0.4): of the expressions the ruleset uses, more than half (`ct`, `counter`,
-//! `limit`, `connlimit`, `masq`, `redir`, `reject`, `log`, `fib`) are untyped bytes there, so that more would be written by
-//! hand than taken; it has no batch; and it reads set elements only together with expressions it knows. What is left to do
-//! is this file and [`wire`](crate::netlink).
+//! Why this is not `netlink-packet-netfilter` (0.4): more than half of the ruleset's expressions (`ct`, `counter`,
+//! `limit`, `connlimit`, `masq`, `redir`, `reject`, `log`, `fib`) are untyped bytes there, so more would be written by
+//! hand than reused. It has no batch, and it reads set elements only together with expressions it knows. The rest of
+//! the work is this file and [`wire`](crate::netlink).
 
 use crate::error::Error;
 use crate::netlink::{self, ACK, Attrs, FAMILY_HEADER, REQUEST, Request, push_message};
 
-/// Part of netfilter (`NFNL_SUBSYS_NFTABLES`).
+/// The netfilter subsystem (`NFNL_SUBSYS_NFTABLES`).
 pub(crate) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `NFPROTO_INET`: IPv4 and IPv6.
 pub(crate) const FAMILY: u8 = 1;
-/// What follows a message's header.
+/// The header after a message's netlink header.
 const FAMILY_BYTES: [u8; FAMILY_HEADER] = [FAMILY, 0, 0, 0];
 
-/// What a message asks for (`enum nf_tables_msg_types`).
+/// The operation of a message (`enum nf_tables_msg_types`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Verb {
@@ -34,7 +34,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// The full type of a message. The kernel tells of changes with the same.
+    /// The full message type. The kernel's notifications use the same.
     fn kind(self) -> u16 {
         SUBSYSTEM << 8 | u16::from(self as u8)
     }
@@ -49,28 +49,28 @@ impl Socket {
         netlink::Socket::open("netlink socket for nftables").map(Self)
     }
 
-    /// Its number, which the kernel's messages about changes name.
+    /// The port id, which the kernel's notifications name.
     pub(super) fn port(&self) -> Result<u32, Error> {
         self.0.port()
     }
 
-    /// Does all of `batch`, or nothing.
+    /// Commits all of `batch`, or nothing.
     pub(super) fn commit(&mut self, what: &'static str, subject: &str, batch: &Batch) -> Result<(), Error> {
         if batch.is_empty() { Ok(()) } else { self.0.commit(what, subject, |begin| batch.encode(begin)) }
     }
 
-    /// The bodies of the answer to a question. `None`: the kernel has no such thing.
+    /// The bodies of a request's answer. `None`: the kernel has no such object.
     pub(super) fn ask(&mut self, verb: Verb, subject: &str, body: &Attrs) -> Result<Option<Vec<Vec<u8>>>, Error> {
         self.0.ask("read nftables", subject, &Request { kind: verb.kind(), flags: 0, family: FAMILY_BYTES, body })
     }
 
-    /// The bodies of all parts of a dump, all of one moment. `None`: the kernel has no such thing.
+    /// The bodies of all parts of a consistent dump. `None`: the kernel has no such object.
     pub(super) fn dump(&mut self, verb: Verb, subject: &str, body: &Attrs) -> Result<Option<Vec<Vec<u8>>>, Error> {
         self.0.dump("read nftables", subject, &Request { kind: verb.kind(), flags: 0, family: FAMILY_BYTES, body })
     }
 }
 
-/// Changes that happen all at once or not at all.
+/// Changes that are applied atomically.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     messages: Vec<(Verb, u16, Attrs)>,
@@ -89,8 +89,8 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    /// The bytes to send, and the number of the last message, which is the one that will be acknowledged. The first has
-    /// the number `sequence`.
+    /// The bytes to send, and the sequence number of the last message, which the kernel acknowledges. The first message
+    /// has the number `sequence`.
     pub(super) fn encode(&self, sequence: u32) -> (Vec<u8>, u32) {
         let mut out = Vec::new();
         let mut number = sequence;

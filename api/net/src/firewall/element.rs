@@ -1,4 +1,4 @@
-//! Elements of sets: to the kernel, from it, and the difference between two lists of them.
+//! Set elements: written to the kernel, read from it, and the difference between two lists of them.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -10,20 +10,20 @@ use super::ruleset::{LED_TO, TABLE};
 use super::sets::{BYTES, OVER, Set, bytes_over, counter, rate_over, rate_up_to};
 use crate::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 
-/// A list of elements is one attribute, which is shorter than 64 KiB; an element is at most about 150 bytes.
+/// A list of elements is one attribute, shorter than 64 KiB; an element is at most about 150 bytes.
 pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;
 
 /// `NFT_SET_ELEM_INTERVAL_END`
 const INTERVAL_END: u32 = 0x1;
 
-/// What a map's element leads to.
+/// The data of a map's element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Data {
     Goto(&'static str),
     Mark(u32),
 }
 
-/// What an element has beside its key.
+/// The stateful expression of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Nothing,
@@ -38,14 +38,14 @@ pub(super) enum State {
 pub(super) struct Element {
     pub(super) set: Set,
     pub(super) key: Vec<u8>,
-    /// The end of a range that begins with `key`, in it.
+    /// The last key of a range that begins with `key`.
     pub(super) end: Option<Vec<u8>>,
-    /// In sets of ranges that have one field, a range is two elements: its first key, and the first key after it, which has
-    /// this (`NFT_SET_ELEM_INTERVAL_END`).
+    /// In one-field sets of ranges, a range is two elements: its first key, and the first key after it, which has this
+    /// flag (`NFT_SET_ELEM_INTERVAL_END`).
     pub(super) ends_range: bool,
     pub(super) data: Option<Data>,
     pub(super) state: State,
-    /// How long it stays.
+    /// Time until the element expires.
     pub(super) timeout: Option<Duration>,
 }
 
@@ -62,7 +62,7 @@ impl Element {
         Self { state, ..self }
     }
 
-    /// The box it belongs to.
+    /// The box of the element.
     pub(super) fn guest(&self) -> Option<Ipv4Addr> {
         match (self.set, self.data) {
             (Set::Owners, Some(Data::Mark(mark))) => Some(Ipv4Addr::from(mark.to_ne_bytes())),
@@ -71,12 +71,12 @@ impl Element {
         }
     }
 
-    /// What tells it from all others.
+    /// The identity of the element.
     fn place(&self) -> (Set, &[u8], Option<&[u8]>, bool) {
         (self.set, &self.key, self.end.as_deref(), self.ends_range)
     }
 
-    /// Whether the kernel would do the same with both. What was counted and how long it stays is not compared.
+    /// True if the kernel would treat both alike. Counts and times are not compared.
     pub(super) fn does_the_same_as(&self, other: &Self) -> bool {
         let same_state = match (self.state, other.state) {
             (State::Counter { .. }, State::Counter { .. }) => true,
@@ -111,7 +111,7 @@ impl Element {
         }
     }
 
-    /// An element as the kernel tells it. `None` if it is none that we make.
+    /// Parses an element from the kernel. `None` if it is none that we make.
     fn read(set: Set, bytes: &[u8]) -> Option<Self> {
         let key = attribute(attribute(bytes, 1)?, 1)?.to_vec();
         let mut element = Self::new(set, key);
@@ -122,11 +122,11 @@ impl Element {
         if let Some(data) = attribute(bytes, 2) {
             element.data = Some(read_data(data)?);
         }
-        // What is left of the time, not what it was at first.
+        // The remaining time, not the initial one.
         if let Some(left) = attribute(bytes, 5).and_then(be64) {
             element.timeout = Some(Duration::from_millis(left));
         }
-        // A set with one kind of state tells it as one expression, or in newer kernels as a list of one.
+        // The kernel reports a single stateful expression as one, newer kernels as a list of one.
         let state = attribute(bytes, 7).or_else(|| attribute(attribute(bytes, 11)?, 1));
         if let Some(state) = state {
             element.state = read_state(state)?;
@@ -160,7 +160,7 @@ fn read_state(bytes: &[u8]) -> Option<State> {
     })
 }
 
-/// The elements in the bodies of an answer; what cannot be read is left out and counted.
+/// The elements in the bodies of an answer; unreadable ones are left out and counted.
 pub(super) fn read_elements(set: Set, bodies: &[Vec<u8>]) -> (Vec<Element>, usize) {
     let (mut found, mut strange) = (Vec::new(), 0);
     for body in bodies {
@@ -174,7 +174,7 @@ pub(super) fn read_elements(set: Set, bodies: &[Vec<u8>]) -> (Vec<Element>, usiz
     (found, strange)
 }
 
-/// The attributes that name a set, for questions about it.
+/// The attributes that name a set in a request.
 pub(super) fn set_named(set: Set) -> Attrs {
     Attrs::new().text(1, TABLE).text(2, set.name())
 }
@@ -196,21 +196,21 @@ fn push(batch: &mut Batch, verb: Verb, flags: u16, elements: &[&Element], attrs:
     }
 }
 
-/// Adds `elements`. Those that are there already must do the same.
+/// Adds `elements`. Those that exist already must do the same.
 pub(super) fn add(batch: &mut Batch, elements: &[&Element]) {
     push(batch, Verb::NewElements, CREATE, elements, Element::attrs);
 }
 
-/// Removes `elements`. One with a timeout may be gone by itself, and removing what is not there would be an error: so it
-/// is added again first, which changes nothing if it is there.
+/// Removes `elements`. One with a timeout may have expired, and removing a missing element is an error. So it is added
+/// again first, which changes nothing if it exists.
 pub(super) fn remove(batch: &mut Batch, elements: &[&Element]) {
     let fleeting: Vec<&Element> = elements.iter().copied().filter(|e| e.set == Set::Pinned).collect();
     add(batch, &fleeting);
     push(batch, Verb::DeleteElements, 0, elements, Element::key_attrs);
 }
 
-/// Makes `old` into `new`; what does the same in both stays untouched, with what it has counted. One with another time
-/// is put in again, since the kernel would keep the time of the old one.
+/// Changes `old` into `new`. Elements that do the same in both stay untouched, with their counts. One with another
+/// timeout is removed and added, because the kernel would keep the old timeout.
 pub(super) fn change(old: &[Element], new: &[Element]) -> Batch {
     let gone = without(old, new);
     let come = without(new, old);
@@ -236,7 +236,7 @@ mod tests {
         let mut body = Batch::default();
         add(&mut body, &[element]);
         let (bytes, _) = body.encode(1);
-        // Begin, then the message itself.
+        // The batch begin, then the message itself.
         let message = &bytes[20..];
         let length = u32::from_ne_bytes(message[..4].try_into().expect("four")) as usize;
         let (mut found, strange) = read_elements(element.set, &[message[20..length].to_vec()]);
@@ -280,7 +280,7 @@ mod tests {
         };
         assert_eq!(count(change(&[address.clone(), rate(1)], &[address.clone(), rate(2)])), 2, "remove and add");
         assert_eq!(count(change(&[], std::slice::from_ref(&address))), 1);
-        // An address that may have expired: add, remove.
+        // A pinned address may have expired: add, then remove.
         assert_eq!(count(change(&[Element::new(Set::Pinned, [0; 8])], &[])), 2);
     }
 

@@ -1,19 +1,19 @@
-//! The expressions rules are made of, and how a rule is put together.
+//! The expressions of rules, and how a rule is built.
 //!
-//! A rule is a list of small steps over registers: load, compare, look up, decide. Each method here adds what one word of
-//! `nft`'s language would; the comments name that word. Every step ends the rule if it does not match.
+//! A rule is a list of small steps over registers: load, compare, look up, decide. Each method adds the expressions of
+//! one `nft` statement, which its comment names. Every step ends the rule if it does not match.
 
 use super::sets::Set;
 use crate::netlink::Attrs;
 
-/// Registers are counted in words; the old numbers 1 to 4 are four words each and hold a name.
+/// Registers are counted in words. The old numbers 1 to 4 are four words each and hold an interface name.
 const REGISTER_1: u32 = 1;
 /// The second word of register 1.
 const REGISTER_1B: u32 = 9;
 /// The third word of register 1.
 const REGISTER_1C: u32 = 10;
 const REGISTER_2: u32 = 2;
-/// Register of the decision.
+/// The verdict register.
 const REGISTER_VERDICT: u32 = 0;
 
 const META_MARK: u32 = 3;
@@ -45,7 +45,7 @@ pub(super) mod state {
     pub(in super::super) const NEW: u32 = 8;
 }
 
-/// What is compared: equal or not.
+/// The comparison: equal or not.
 #[derive(Clone, Copy)]
 enum Is {
     Equal = 0,
@@ -53,15 +53,15 @@ enum Is {
     AtMost = 3,
 }
 
-/// What becomes of a packet.
+/// The verdict of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accept,
     Drop,
-    /// Back to the chain that jumped here.
+    /// Back to the calling chain.
     Return,
     Goto(&'static str),
-    /// To a chain, and back here if it does not decide.
+    /// To a chain, and back here if it gives no verdict.
     Jump(&'static str),
 }
 
@@ -70,7 +70,7 @@ impl Verdict {
     const GOTO: i32 = -4;
     const RETURN: i32 = -5;
 
-    /// `NFTA_DATA_VERDICT` and what is in it.
+    /// `NFTA_DATA_VERDICT` with its content.
     pub(super) fn attrs(self) -> Attrs {
         let (code, chain) = match self {
             Self::Drop => (0, None),
@@ -95,7 +95,7 @@ pub(super) fn value(bytes: &[u8]) -> Attrs {
     Attrs::new().bytes(1, bytes)
 }
 
-/// A rule in the making.
+/// A rule under construction.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     pub(super) chain: &'static str,
@@ -143,7 +143,7 @@ impl Rule {
         self.with("lookup", &Attrs::new().text(1, set.name()).be32(2, REGISTER_1).be32(3, register).be32(4, set.id()))
     }
 
-    // What is looked at.
+    // Matches.
 
     /// `iifname "PREFIX*"`
     pub(super) fn in_by(self, prefix: &str) -> Self {
@@ -209,7 +209,8 @@ impl Rule {
         flags.masked(&[FIN_SYN_RST]).compare(Is::Equal, &[0])
     }
 
-    /// `tcp doff WORDS ip length BYTES`: as long as its headers, so there is nothing in it. IP options are never there.
+    /// `tcp doff WORDS ip length BYTES`: the packet is as long as its headers, so it has no payload. IP options never
+    /// occur here.
     pub(super) fn tcp_headers_only(self, words: u8) -> Self {
         let offset =
             self.tcp().payload(BASE_TRANSPORT, 12, 1, REGISTER_1).masked(&[0xf0]).compare(Is::Equal, &[words << 4]);
@@ -217,7 +218,7 @@ impl Rule {
         offset.ipv4().payload(BASE_NETWORK, 2, 2, REGISTER_1).compare(Is::Equal, &bytes.to_be_bytes())
     }
 
-    /// `ct status dnat`: it came here because a rule sent it here, not because somebody asked for this address.
+    /// `ct status dnat`: a redirect rule sent it here; the client did not address this port itself.
     pub(super) fn redirected(self) -> Self {
         self.ct(CT_STATUS, REGISTER_1).masked(&STATUS_DNAT.to_ne_bytes()).compare(Is::Different, &0_u32.to_ne_bytes())
     }
@@ -230,7 +231,7 @@ impl Rule {
         self.ipv4().with("fib", &data).compare(Is::Equal, &ROUTE_LOCAL.to_ne_bytes())
     }
 
-    // What is looked up.
+    // Lookups.
 
     /// `iifname @SET`
     pub(super) fn in_by_one_of(self, set: Set) -> Self {
@@ -264,7 +265,7 @@ impl Rule {
         self.ipv4().source(REGISTER_1).find(set)
     }
 
-    /// `add @SET { ip saddr STATEFUL }`: it matches as its state does.
+    /// `add @SET { ip saddr STATEFUL }`: matches if the stateful expression matches.
     pub(super) fn add_source_to(self, set: Set, stateful: &Attrs) -> Self {
         const ADD: u32 = 0;
         let data = Attrs::new().text(1, set.name()).be32(2, set.id()).be32(3, ADD).be32(4, REGISTER_1);
@@ -281,7 +282,7 @@ impl Rule {
         self.ipv4().source(REGISTER_1).destination(REGISTER_1B).find(set)
     }
 
-    /// `ip daddr . ip saddr @SET`: the same set for what comes back.
+    /// `ip daddr . ip saddr @SET`: the same set for the reverse direction.
     pub(super) fn inward_in(self, set: Set) -> Self {
         self.ipv4().destination(REGISTER_1).source(REGISTER_1B).find(set)
     }
@@ -304,7 +305,7 @@ impl Rule {
         self.payload(BASE_NETWORK, 16, 4, register)
     }
 
-    // What is done.
+    // Statements.
 
     /// `ct mark set ip saddr map @SET`
     pub(super) fn mark_from_source(self, map: Set) -> Self {
@@ -318,7 +319,7 @@ impl Rule {
         self.with("log", &data)
     }
 
-    /// The address of the box whose interface it came by, into the first register; no box, no match.
+    /// Loads the address of the box that owns the incoming interface into the first register; no box, no match.
     fn owner(self) -> Self {
         self.meta(META_IIFNAME, REGISTER_1).find_into(Set::Owners, REGISTER_1)
     }
@@ -375,7 +376,7 @@ impl Rule {
         self.with("immediate", &data).with("redir", &Attrs::new().be32(1, REGISTER_1))
     }
 
-    /// The decision.
+    /// The verdict.
     pub(super) fn then(self, verdict: Verdict) -> Self {
         self.with("immediate", &Attrs::new().be32(1, REGISTER_VERDICT).nested(2, &verdict.attrs()))
     }

@@ -1,4 +1,4 @@
-//! The elements of the table that are the same for all boxes: from constants and from the configuration.
+//! The table's elements that are the same for all boxes: from constants and from the configuration.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cidr::{Cidr, Range, disjoint};
 
-/// What no box reaches, whatever its policy.
+/// Networks that no box reaches, whatever its policy.
 const BLOCKED: [Cidr; 11] = [
     Cidr::known(0, 0, 0, 0, 8),      // this network
     Cidr::known(10, 0, 0, 0, 8),     // private
@@ -26,14 +26,14 @@ const BLOCKED: [Cidr; 11] = [
     Cidr::known(240, 0, 0, 0, 4),    // reserved, broadcast
 ];
 
-/// Whether no box reaches an address, whatever its policy; `pool` are the addresses of boxes. The host's own addresses are
-/// closed, too, also where they are public: the firewall asks the kernel which these are.
+/// True if no box reaches an address, whatever its policy; `pool` is the pool of box addresses. The host's own
+/// addresses are closed too, even public ones: the firewall asks the kernel for them.
 #[must_use]
 pub fn closed(pool: Cidr, address: Ipv4Addr) -> bool {
     pool.contains(address) || BLOCKED.iter().any(|network| network.contains(address))
 }
 
-/// The elements that do not belong to a box.
+/// The elements that belong to no box.
 pub(super) fn fixed(settings: &Settings) -> Vec<Element> {
     let list = |set: Set, keys: Vec<Vec<u8>>| keys.into_iter().map(|key| Element::new(set, key)).collect();
     let port = |protocol: u8, port: u16| port_key(protocol, port).to_vec();
@@ -45,7 +45,7 @@ pub(super) fn fixed(settings: &Settings) -> Vec<Element> {
     let gateway = [IPPROTO_TCP, IPPROTO_UDP].map(|protocol| port(protocol, PORT_DNS)).to_vec();
     let ProxyPorts { dns, egress } = settings.ports;
     let proxies = vec![port(IPPROTO_TCP, dns), port(IPPROTO_UDP, dns), port(IPPROTO_TCP, egress)];
-    // HTTP/3 has names as well, but nobody here to check them; a client goes back to TCP.
+    // HTTP/3 carries names too, but no proxy here checks them; clients fall back to TCP.
     let named = vec![port(IPPROTO_TCP, PORT_HTTP), port(IPPROTO_TCP, PORT_HTTPS), port(IPPROTO_UDP, PORT_HTTPS)];
     let protocols = [IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP].map(|p| vec![p]).to_vec();
     let opened = settings.opened.iter().map(|name| name_key(name).to_vec());
@@ -67,7 +67,7 @@ fn blocked(pool: Cidr) -> Vec<Element> {
     let networks: Vec<Cidr> = BLOCKED.into_iter().chain([pool]).collect();
     let at = |address: u32| Element::new(Set::Blocked, address.to_be_bytes());
     let ends_of = |range: Range| {
-        // Nothing comes after the last address of all.
+        // The last IPv4 address has no successor.
         let after = range.last.to_bits().checked_add(1);
         let after = after.map(|after| Element { ends_range: true, ..at(after) });
         [Some(at(range.first.to_bits())), after].into_iter().flatten()

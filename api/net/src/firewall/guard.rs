@@ -1,11 +1,11 @@
-//! That nobody else changes the table.
+//! Table ownership: protects the table from changes by other programs.
 //!
-//! A table with an owner (Linux 5.12) takes changes from the socket that has made it, and no others: `nft flush ruleset`
-//! passes it over, everything else fails. Such a table ends with its socket, though, which would open boxes when this
-//! process ends. So it must also persist (Linux 6.9): then it stays without an owner, anybody may change it, and whoever
-//! asks for it next owns it. firewalld does the same.
+//! A table with an owner (Linux 5.12) accepts changes only from the socket that made it: `nft flush ruleset` skips it,
+//! all other changes fail. Such a table ends with its socket, though, which would open boxes when this process ends. So
+//! it must also persist (Linux 6.9): then it stays without an owner, any program may change it, and the next one to
+//! claim it owns it. firewalld does the same.
 //!
-//! Only whoever may administer the namespace could change the table at all. This keeps out accidents, not enemies.
+//! Changing the table needs `CAP_NET_ADMIN` in the namespace anyway. This keeps out accidents, not enemies.
 
 use rustix::io::Errno;
 
@@ -17,11 +17,11 @@ use crate::netlink::{Attrs, CREATE};
 const OWNER: u32 = 0x2;
 /// `NFT_TABLE_F_PERSIST`
 const PERSIST: u32 = 0x4;
-/// A table that nobody ever sees.
+/// A table that is removed in the transaction that makes it.
 const PROBE: &str = "icebox-probe";
 
-/// The flags of a table that only `socket` can change and that outlives it; none if the kernel has none such. The kernel
-/// is asked by a transaction that makes a table and removes it again.
+/// The flags of a table that only `socket` can change and that outlives it; none if the kernel lacks them. The kernel
+/// is probed by a transaction that makes a table and removes it again.
 pub(super) fn flags(socket: &mut Socket) -> Result<u32, Error> {
     let mut batch = Batch::default();
     batch.push(Verb::NewTable, CREATE, Attrs::new().text(1, PROBE).be32(2, OWNER | PERSIST));
@@ -33,7 +33,7 @@ pub(super) fn flags(socket: &mut Socket) -> Result<u32, Error> {
     }
 }
 
-/// How kernels say that they don't know a flag.
+/// True for the errors of kernels that do not know a flag.
 fn is_unknown(error: &Error) -> bool {
     let unknown = [Errno::OPNOTSUPP, Errno::INVAL].map(|e| Some(e.raw_os_error()));
     matches!(error.cause(), Cause::Io(e) if unknown.contains(&e.raw_os_error()))

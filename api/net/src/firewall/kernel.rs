@@ -1,7 +1,7 @@
-//! What the kernel must have for the table, and what of it is missing.
+//! The kernel features that the table needs, and which of them are missing.
 //!
-//! The kernel says of a transaction only that something in it is not there. So its parts are tried one by one, each in a
-//! table that is removed in the same transaction, in a namespace that nobody else has.
+//! For a failed transaction the kernel reports only that some part is missing. So the parts are tried one by one, each
+//! in a table that is removed in the same transaction, in a private namespace.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +12,18 @@ use super::{ProxyPorts, ruleset};
 use crate::error::Error;
 use crate::netlink::{APPEND, Attrs, CREATE, attribute, attributes};
 
-/// A part of the kernel: the module, and the option that it is built by.
+/// A kernel feature: its module, and its Kconfig option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Part {
     pub(crate) module: &'static str,
     pub(crate) option: &'static str,
 }
 
-/// Everything that nftables is made of.
+/// The nftables core.
 pub(crate) const NFTABLES: Part = Part { module: "nf_tables", option: "NF_TABLES, NF_TABLES_INET" };
 const NAT_CHAINS: Part = Part { module: "nft_chain_nat", option: "NFT_NAT" };
 
-/// Who brings the expressions that `nf_tables` does not have itself.
+/// The modules of expressions that `nf_tables` does not contain itself.
 const EXPRESSIONS: [(&str, Part); 9] = [
     ("ct", Part { module: "nft_ct", option: "NFT_CT" }),
     ("connlimit", Part { module: "nft_connlimit", option: "NFT_CONNLIMIT" }),
@@ -36,14 +36,14 @@ const EXPRESSIONS: [(&str, Part); 9] = [
     ("counter", Part { module: "nft_counter", option: "NFT_COUNTER" }),
 ];
 
-/// The parts that are missing in the kernel, asked in the namespace of the calling thread. None: it has them all, or has
-/// something else against the table.
+/// The missing kernel features, probed in the namespace of the calling thread. Empty: the kernel has them all, or
+/// refuses the table for another reason.
 pub(crate) fn missing() -> Result<Vec<Part>, Error> {
     let mut socket = Socket::open()?;
     missing_by(|parts| does(&mut socket, parts))
 }
 
-/// What a table is tried with.
+/// The messages of a trial table.
 type Parts = Vec<(Verb, u16, Attrs)>;
 
 fn does(socket: &mut Socket, parts: &Parts) -> bool {
@@ -72,7 +72,7 @@ fn missing_by(mut does: impl FnMut(&Parts) -> bool) -> Result<Vec<Part>, Error> 
             missing.extend(hook.map(|kind| if kind == "nat" { NAT_CHAINS } else { NFTABLES }));
         }
     }
-    // What is in a rule that works is not what another one fails for.
+    // An expression of a working rule is not the cause of another rule's failure.
     let (mut works, mut fails) = (BTreeSet::new(), BTreeSet::new());
     for rule in ruleset::all(ProxyPorts::default(), Some(1)) {
         let one = [(Verb::NewRule, CREATE | APPEND, ruleset::attrs(&rule))];
@@ -84,13 +84,13 @@ fn missing_by(mut does: impl FnMut(&Parts) -> bool) -> Result<Vec<Part>, Error> 
     Ok(missing.into_iter().collect())
 }
 
-/// What a set is not made of `nf_tables` alone for.
+/// The feature that a set needs beside `nf_tables`.
 fn part_of_set(set: Set) -> Option<Part> {
     let name = attribute(set.attrs(ruleset::TABLE).as_bytes(), 17).and_then(name_of)?;
     EXPRESSIONS.into_iter().find(|(known, _)| *known == name).map(|(_, part)| part)
 }
 
-/// The names of a rule's expressions, and of those in them.
+/// The names of a rule's expressions, nested ones included.
 fn names(rule: &Rule) -> BTreeSet<String> {
     const ADDED_WITH: u16 = 7;
     let mut found = BTreeSet::new();
@@ -112,7 +112,7 @@ fn name_of(expression: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A kernel that lacks some expressions, in sets and in rules, or chains for NAT.
+    /// A simulated kernel that lacks some expressions, in sets and in rules, or NAT chains.
     fn kernel(lacks: &[&str], parts: &Parts) -> bool {
         let rules = ruleset::all(ProxyPorts::default(), Some(1)).collect::<Vec<_>>();
         parts.iter().all(|(verb, _, attrs)| match verb {
@@ -146,15 +146,15 @@ mod tests {
         for (name, part) in EXPRESSIONS.into_iter().skip(1) {
             assert_eq!(modules(&[name]), [part.module], "{name}");
         }
-        // No rule has the one without the other.
+        // No rule has one without the other.
         assert_eq!(modules(&["ct"]), ["nft_connlimit", "nft_ct"]);
-        // Nothing is known of rules in chains that are not there.
+        // Rules in missing chains cannot be tried.
         assert!(modules(&["nat"]).contains(&"nft_chain_nat"));
         assert_eq!(modules(&["masq", "log"]), ["nft_log", "nft_masq"]);
         assert_eq!(missing_by(|_| false).expect("found"), [NFTABLES]);
     }
 
-    /// A new expression in a rule or set needs a part here, or `nf_tables` has it itself.
+    /// A new expression in a rule or set needs an entry here, unless `nf_tables` contains it.
     #[test]
     fn the_parts_of_all_expressions_are_known() {
         const OWN: [&str; 9] =

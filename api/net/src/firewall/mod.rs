@@ -1,20 +1,20 @@
 //! The firewall of all boxes: one nftables table in the namespace of the host side.
 //!
-//! Owns: the table `inet icebox`, and which elements of its sets belong to which box. The rules are written once and do
-//! not depend on boxes ([`ruleset`]); a box is a few elements ([`rules`], [`sets`]). All changes are transactions.
+//! Owns: the table `inet icebox`, and the assignment of its set elements to boxes. The rules are static and do not
+//! depend on boxes ([`ruleset`]); a box is a few elements ([`rules`], [`sets`]). All changes are transactions.
 //!
-//! The table stays when this process ends, so boxes stay closed in and connected. [`Firewall::open`] finds it: the rules
-//! are written anew in any case, the sets are kept with all that is in them, and a box whose elements are not exactly what
-//! a box has is taken out, which closes it. If the sets themselves are of another version, the whole table is replaced in
-//! one transaction, with its boxes.
+//! The table stays when this process ends, so boxes stay closed in and connected. [`Firewall::open`] finds it: the
+//! rules are always written anew, and the sets keep their elements. A box whose elements are not exactly a box's is
+//! removed, which closes it. If the sets are of another version, the whole table is replaced in one transaction, with
+//! its boxes.
 //!
-//! Where the kernel can do that, nobody else can change the table while this process lives ([`guard`]).
+//! Where the kernel supports it, no other process can change the table while this process lives ([`guard`]).
 //!
 //! A [`Firewall`] belongs to the thread that opened it, in the namespace it has entered; one process may have one per
 //! namespace.
 //!
-//! Leaves out: links, names (the DNS proxy [`Firewall::pin`]s what they stand for), reading what the rules tell (`nflog`),
-//! noticing that somebody else has changed the table (`watch`), and tracked connections (`conntrack`).
+//! Leaves out: links, names (the DNS proxy [`Firewall::pin`]s their addresses), reading the rules' log messages
+//! (`nflog`), noticing foreign changes of the table (`watch`), and tracked connections (`conntrack`).
 
 mod batch;
 mod element;
@@ -59,41 +59,42 @@ const PORT_DNS_TLS: u16 = 853;
 const PORT_HTTP: u16 = 80;
 const PORT_HTTPS: u16 = 443;
 
-/// Where our proxies listen in the host side's namespace, at any address.
+/// The ports of our proxies in the host side's namespace, at any address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyPorts {
     /// The DNS proxy, TCP and UDP.
     pub dns: u16,
-    /// The proxy for what is allowed by names: HTTP and TLS, TCP.
+    /// The proxy for destinations allowed by name: HTTP and TLS, TCP.
     pub egress: u16,
 }
 
 impl Default for ProxyPorts {
-    /// Below the ports that Linux gives to clients by itself (32768 to 60999): one of these may be taken at any moment.
+    /// Below Linux's ephemeral ports (32768 to 60999), any of which may be taken at any moment.
     fn default() -> Self {
         Self { dns: 21_053, egress: 21_080 }
     }
 }
 
-/// What is the same for all boxes.
+/// The settings that are the same for all boxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The addresses of boxes; no box reaches them, whatever they are.
+    /// The addresses of boxes, which no box reaches.
     pub pool: Cidr,
-    /// Whether boxes may send mail by themselves (TCP 25).
+    /// Allows boxes to send mail directly (TCP 25).
     pub smtp_allowed: bool,
-    /// Where our proxies listen.
+    /// The ports of our proxies.
     pub ports: ProxyPorts,
-    /// Connections that each box may have at once; none is no limit. It is in a rule and not with the boxes, because the
-    /// kernel drops what counts connections from a set as soon as there are none (`nft_connlimit_gc`).
+    /// Connections that each box may have at once; none is no limit. The limit is in a rule and not with the boxes,
+    /// because the kernel drops a set's connection-counting elements as soon as they have no connections
+    /// (`nft_connlimit_gc`).
     pub connections_max: Option<u32>,
-    /// Interfaces whose forwarding we have turned on.
+    /// Interfaces whose forwarding we have enabled.
     pub opened: Vec<String>,
-    /// Whether nobody else shall be able to change the table, where the kernel can do that.
+    /// Makes the table unchangeable for other processes, where the kernel supports it.
     pub guarded: bool,
 }
 
-/// What passed and what did not.
+/// A count of packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// Packets.
@@ -105,19 +106,19 @@ pub struct Count {
 /// The counters of a box.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// What left it.
+    /// Traffic from the box.
     pub sent: Count,
-    /// What reached it.
+    /// Traffic to the box.
     pub received: Count,
-    /// What it was refused. What it may not even try (another's address, IPv6) is not in here.
+    /// Refused traffic. Invalid packets (another's address, IPv6) are not included.
     pub refused: Count,
 }
 
-/// The elements of boxes that a table has.
+/// The elements of boxes in an existing table.
 struct Found {
-    /// Those of boxes that have all of theirs.
+    /// Elements of boxes that are complete.
     whole: Vec<Element>,
-    /// Those of others.
+    /// Elements of other boxes.
     damaged: Vec<Element>,
 }
 
@@ -126,14 +127,14 @@ struct Found {
 pub struct Firewall {
     socket: Socket,
     settings: Settings,
-    /// The flags of the table.
+    /// The table's flags.
     flags: u32,
     boxes: BTreeMap<Pair, Entry>,
     generation: u32,
 }
 
 impl Firewall {
-    /// The names of the interfaces that a former process opened, according to the table that is there.
+    /// The names of the interfaces that a former process opened, according to the existing table.
     pub fn opened_before() -> Result<Vec<String>, Error> {
         let mut socket = Socket::open()?;
         let bodies = socket.dump(Verb::GetElements, Set::Opened.name(), &set_named(Set::Opened))?.unwrap_or_default();
@@ -142,8 +143,8 @@ impl Firewall {
         Ok(elements.iter().filter_map(name).collect())
     }
 
-    /// Puts the table in place, or makes the one that is there good again. When this returns, nothing passes from or to
-    /// an interface that begins with [`PREFIX`] but for the boxes that were there before and are whole.
+    /// Creates the table, or repairs the existing one. When this returns, nothing passes from or to an interface that
+    /// begins with [`PREFIX`], except for boxes that existed before and are complete.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let mut socket = Socket::open()?;
         let comment = comment(settings);
@@ -158,10 +159,10 @@ impl Firewall {
             firewall.socket.commit("repair firewall", "", &batch)?;
             return Ok(firewall);
         }
-        // Of another version, or with other flags: those of a table that is there cannot be changed.
+        // An existing table here is of another version or has other flags, which cannot be changed.
         let mut boxes = Batch::default();
         if found.is_some() {
-            // As they were found: with what they have counted, and the time they have left.
+            // Restored as found: with their counts and remaining times.
             let Found { whole, .. } = firewall.read_back()?;
             element::add(&mut boxes, &whole.iter().collect::<Vec<_>>());
         }
@@ -169,7 +170,7 @@ impl Firewall {
         Ok(firewall)
     }
 
-    /// Puts in a table with `boxes`, in the place of one that is there.
+    /// Creates a table with `boxes`, and replaces an existing one.
     fn put(&mut self, comment: &str, is_there: bool, boxes: Batch) -> Result<(), Error> {
         let mut batch = Batch::default();
         if is_there {
@@ -178,9 +179,9 @@ impl Firewall {
         self.write(comment, batch, element::change(&[], &fixed::fixed(&self.settings)), boxes)
     }
 
-    /// Makes the table that is there good again: its rules are written anew, and of its elements those that are not as
-    /// they should be. Others are not touched: before Linux 6.17 a range that is removed and added again in one transaction
-    /// is not found while that lasts, and boxes could reach what is closed to them.
+    /// Repairs the existing table: writes its rules anew, and replaces incorrect elements. Others are not touched:
+    /// before Linux 6.17 a range that is removed and added again in one transaction is not found meanwhile, and boxes
+    /// could reach closed networks.
     fn refresh(&mut self, comment: &str, boxes: Batch) -> Result<(), Error> {
         let of_all = ALL[OF_BOXES..].iter().filter(|set| **set != Set::Connections);
         let (is, strange) = self.elements(of_all)?;
@@ -205,7 +206,7 @@ impl Firewall {
         self.socket.commit("install firewall", "", &batch)
     }
 
-    /// The elements of sets, and how many of them are none that we make.
+    /// The elements of sets, and the number of those that are none of ours.
     fn elements<'a>(&mut self, sets: impl Iterator<Item = &'a Set>) -> Result<(Vec<Element>, usize), Error> {
         let (mut all, mut others) = (Vec::new(), 0);
         for set in sets {
@@ -220,12 +221,12 @@ impl Firewall {
         Ok((all, others))
     }
 
-    /// The elements of all boxes that the kernel has.
+    /// The elements of all boxes in the kernel.
     fn elements_of_boxes(&mut self) -> Result<Vec<Element>, Error> {
         self.elements(ALL[..OF_BOXES].iter()).map(|(elements, _)| elements)
     }
 
-    /// Makes the table what it should be, with all boxes, after somebody else has changed it.
+    /// Restores the table, with all boxes, after a foreign change.
     pub fn repair(&mut self) -> Result<(), Error> {
         let comment = comment(&self.settings);
         let now = Instant::now();
@@ -241,17 +242,17 @@ impl Firewall {
         self.put(&comment, found.is_some(), element::change(&[], &should))
     }
 
-    /// Whether nobody else can change the table.
+    /// True if no other process can change the table.
     pub(super) fn is_guarded(&self) -> bool {
         self.flags != 0
     }
 
-    /// The number of the socket by which this changes the table.
+    /// The netlink port id of the socket that changes the table.
     pub(super) fn port(&self) -> Result<u32, Error> {
         self.socket.port()
     }
 
-    /// Learns which boxes are there.
+    /// Reads the existing boxes from the kernel.
     fn read_back(&mut self) -> Result<Found, Error> {
         let mut by_box: BTreeMap<Pair, Vec<Element>> = BTreeMap::new();
         let (mut whole, mut damaged) = (Vec::new(), Vec::new());
@@ -275,26 +276,26 @@ impl Firewall {
                 }
             }
         }
-        // Elements of one set go together in few messages.
+        // Elements of one set share messages.
         whole.sort_by_key(|e| e.set);
         damaged.sort_by_key(|e| e.set);
         Ok(Found { whole, damaged })
     }
 
     fn next_generation(&mut self) -> u32 {
-        // Zero is the mark of connections that nobody marked.
+        // Zero is the mark of unmarked connections.
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         self.generation
     }
 
-    /// Lets a box in, or gives one that is there other rules.
+    /// Adds a box, or replaces the rules of an existing one.
     pub fn set(&mut self, rules: &BoxRules) -> Result<(), Error> {
         if !rules.interface.starts_with(PREFIX) || rules.interface.len() >= NAME_BYTES {
             let cause = Cause::Invalid("the interface of a box begins with ice- and has at most 15 bytes");
             return Err(Error::new("let in", rules.interface.clone(), cause));
         }
         let mut entry = Entry::new(rules, self.next_generation())?;
-        // Said again, the same policy cuts nothing: so it is after a restart.
+        // Setting the same policy again cuts nothing, as after a restart.
         if let Some(old) = self.boxes.get(&rules.pair)
             && entry.has_policy_of(old)
         {
@@ -303,13 +304,13 @@ impl Firewall {
         self.replace("let in", rules.pair, Some(entry))
     }
 
-    /// Takes a box out: from now on nothing passes from it or to it. Of one that is not there nothing is to be done.
+    /// Removes a box: nothing passes from it or to it any more. Does nothing if the box is not there.
     pub fn remove(&mut self, pair: Pair) -> Result<(), Error> {
         self.replace("take out", pair, None)
     }
 
-    /// Another policy, with the addresses that its names are known to stand for. Connections that it does not allow are
-    /// cut with their next packet; so are those to a name whose address is not among `pins`.
+    /// Sets another policy, with the known addresses of its names. Connections that it does not allow are cut with
+    /// their next packet, including those to a name whose address is not among `pins`.
     pub fn set_policy(&mut self, pair: Pair, policy: &Policy, pins: &[Pin]) -> Result<(), Error> {
         let generation = self.next_generation();
         let mut entry = self.entry("set policy of", pair)?.clone();
@@ -320,14 +321,14 @@ impl Firewall {
         self.replace("set policy of", pair, Some(entry))
     }
 
-    /// Other limits. What was counted against the old ones is forgotten.
+    /// Sets other limits, and resets their state.
     pub fn set_limits(&mut self, pair: Pair, limits: Limits) -> Result<(), Error> {
         let mut entry = self.entry("set limits of", pair)?.clone();
         entry.set_limits(limits)?;
         self.replace("set limits of", pair, Some(entry))
     }
 
-    /// Whether what a box sends to port 443 goes to our proxy; it counts for new connections.
+    /// Redirects a box's traffic to port 443 to our proxy, or stops that. It applies to new connections.
     pub fn set_intercept_tls(&mut self, pair: Pair, intercept_tls: bool) -> Result<(), Error> {
         let mut entry = self.entry("redirect", pair)?.clone();
         entry.intercept_tls = intercept_tls;
@@ -341,12 +342,12 @@ impl Firewall {
         self.replace("pin for", pair, Some(entry))
     }
 
-    /// The boxes that are let in, and their interfaces.
+    /// The boxes in the table, and their interfaces.
     pub fn boxes(&self) -> impl Iterator<Item = (Pair, &str)> {
         self.boxes.iter().map(|(pair, entry)| (*pair, entry.interface.as_str()))
     }
 
-    /// What a box sent, received and was refused.
+    /// The traffic and refusals of a box.
     pub fn counters(&mut self, pair: Pair) -> Result<Counters, Error> {
         self.entry("count for", pair)?;
         let mut one = |set: Set| -> Result<Count, Error> {
@@ -360,19 +361,19 @@ impl Firewall {
         Ok(Counters { sent: one(Set::Sent)?, received: one(Set::Received)?, refused: one(Set::Refused)? })
     }
 
-    /// Whether a box sleeps; what arrives for it is told from now on, or no more.
+    /// Sets whether a box is frozen. Arrivals for a frozen box are reported.
     pub fn set_frozen(&mut self, pair: Pair, frozen: bool) -> Result<(), Error> {
         let mut entry = self.entry("watch over", pair)?.clone();
         entry.frozen = frozen;
         self.replace("watch over", pair, Some(entry))
     }
 
-    /// How many bytes went to and from each box so far, TCP packets that carry nothing aside.
+    /// Bytes to and from each box so far, without TCP packets that carry nothing.
     pub fn traffic(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
         Ok(self.counted(Set::Traffic)?.into_iter().map(|(guest, count)| (guest, count.bytes)).collect())
     }
 
-    /// What every box sent, received and was refused: three questions, however many there are.
+    /// The traffic and refusals of all boxes: three requests for any number of boxes.
     pub fn all_counters(&mut self) -> Result<BTreeMap<Ipv4Addr, Counters>, Error> {
         let (mut received, mut refused) = (self.counted(Set::Received)?, self.counted(Set::Refused)?);
         let mut of = |guest: Ipv4Addr, sent: Count| Counters {
@@ -403,7 +404,7 @@ impl Firewall {
         let batch = element::change(&elements(self.boxes.get(&pair)), &elements(new.as_ref()));
         let subject = pair.guest().to_string();
         match self.socket.commit(what, &subject, &batch) {
-            // Somebody has removed the table, or part of it, and nobody has noticed yet.
+            // The table or part of it was removed, and the watcher has not reacted yet.
             Err(e) if is_missing(&e) => {
                 self.repair()?;
                 self.socket.commit(what, &subject, &batch)?;
@@ -422,7 +423,7 @@ fn is_missing(error: &Error) -> bool {
     matches!(error.cause(), Cause::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Whether there is a table, and whether it is of this version.
+/// Tells if a table exists, and if it is of this version.
 fn table_found(socket: &mut Socket, comment: &str) -> Result<Option<bool>, Error> {
     let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
     let is_current = |bodies: Vec<Vec<u8>>| {
@@ -435,11 +436,11 @@ fn missing(what: &'static str, pair: Pair) -> Error {
     Error::new(what, pair.guest().to_string(), Cause::Invalid("the firewall has no such box"))
 }
 
-/// What is kept with the table: a hash of how its sets are made. The rules are written anew each time, so their version
-/// does not matter.
+/// The table's comment: a hash of its set definitions. The rules are written anew each time, so their version does not
+/// matter.
 fn comment(settings: &Settings) -> String {
     let mut hash = Sha256::new();
-    // The kernel keeps the limit with each box that has connections: another one needs another set.
+    // The kernel keeps the limit with each box that has connections, so another limit needs another set.
     hash.update(settings.connections_max.unwrap_or(0).to_be_bytes());
     for set in ALL {
         hash.update(set.attrs(ruleset::TABLE).as_bytes());

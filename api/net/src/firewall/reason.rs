@@ -1,8 +1,8 @@
-//! Why a packet does not pass, in the words that its owner reads.
+//! The reasons why a packet is refused, as the owner reads them.
 
-/// Group of netfilter's log for packets that do not pass. Any numbers that others are unlikely to have taken.
+/// The NFLOG group of refused packets. The number is unlikely to be in use.
 pub(crate) const GROUP_REFUSED: u16 = 7403;
-/// Group for what arrives for a box that sleeps.
+/// The NFLOG group of arrivals for frozen boxes.
 pub(crate) const GROUP_ARRIVED: u16 = 7404;
 
 /// The rules that refuse something.
@@ -42,7 +42,7 @@ impl Reason {
         Self::Options,
     ];
 
-    /// What people are told.
+    /// The text for the owner.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::DenyAll => "deny-all",
@@ -62,7 +62,7 @@ impl Reason {
         }
     }
 
-    /// The chain that tells it.
+    /// The chain that logs it.
     pub(super) const fn chain(self) -> &'static str {
         match self {
             Self::DenyAll => "deny_out",
@@ -82,7 +82,7 @@ impl Reason {
         }
     }
 
-    /// Whether the packet's source is known to be the box's own. Then it is answered; else it is not.
+    /// True if the packet's source is known to be the box's own. Only then it is answered.
     pub(crate) const fn is_of_somebody(self) -> bool {
         !matches!(self, Self::Source | Self::Ipv6 | Self::Options)
     }

@@ -1,4 +1,4 @@
-//! What one box may do, and which elements that is.
+//! The rights of one box, and the set elements that express them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -13,30 +13,30 @@ use crate::address::Pair;
 use crate::cidr::{Cidr, Range, disjoint};
 use crate::error::{Cause, Error};
 
-/// Networks in one list of a policy.
+/// Most networks in one list of a policy.
 pub const NETWORKS_MAX: usize = 512;
-/// Addresses that one box may have pinned at once.
+/// Most addresses pinned at once for one box.
 pub const PINS_MAX: usize = 4096;
 const DNS: [(u8, u16); 2] = [(IPPROTO_TCP, PORT_DNS), (IPPROTO_UDP, PORT_DNS)];
 const HTTP: (u8, u16) = (IPPROTO_TCP, PORT_HTTP);
 const HTTPS: (u8, u16) = (IPPROTO_TCP, PORT_HTTPS);
-/// Refusals of one box that are told per second; the others are only counted.
+/// Refusals of one box that are logged per second; the others are only counted.
 const TOLD_PER_SECOND: u32 = 20;
-/// How often it is told per second that something arrived for a box that sleeps. Once is enough, if it is heard.
+/// Reports per second of arrivals for a frozen box. One is enough if it is received.
 const ARRIVALS_PER_SECOND: u32 = 5;
-/// Limits of bytes per second: a packet must fit below, and the kernel's arithmetic above.
+/// Range of byte limits: one packet must fit into the lowest, and the kernel's arithmetic must hold the highest.
 const BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=16 << 30;
-/// Longest time an address is pinned for, however long the answer says it is good.
+/// Longest pin, whatever the TTL of the answer.
 pub const PIN_SECONDS_MAX: u64 = 24 * 3600;
 
-/// What a box may reach, beside what no box reaches.
+/// The destinations that a box may reach, except those that no box reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Policy {
     /// Everything.
     AllowAll,
     /// Nothing.
     DenyAll,
-    /// What is allowed and not denied. Names are somebody else's part, who pins the addresses they stand for.
+    /// Allowed and not denied destinations. Names are the DNS proxy's part, which pins their addresses.
     Custom {
         /// Networks that are allowed.
         allowed: Vec<Cidr>,
@@ -56,27 +56,27 @@ pub struct Limits {
     pub receive_bytes_per_second: Option<u64>,
 }
 
-/// An address a name stands for, and how long.
+/// The address of a name, and its validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin {
     /// The address.
     pub address: Ipv4Addr,
-    /// The time left of the answer.
+    /// Remaining time of the answer.
     pub time: Duration,
 }
 
-/// All that the firewall needs to know of a box.
+/// The firewall's data of a box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoxRules {
-    /// The host's end of its link.
+    /// The host's end of the link.
     pub interface: String,
     /// Its addresses.
     pub pair: Pair,
-    /// What it may reach.
+    /// The reachable destinations.
     pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
-    /// Whether what it sends to port 443 goes to our proxy wherever it goes, as headers may have to be added.
+    /// Redirects all traffic to port 443 to our proxy, because headers may have to be added.
     pub intercept_tls: bool,
 }
 
@@ -97,7 +97,7 @@ impl Kind {
     }
 }
 
-/// A box as the kernel has it.
+/// A box, as stored in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) interface: String,
@@ -107,12 +107,12 @@ pub(super) struct Entry {
     denied: Vec<Range>,
     pub(super) limits: Limits,
     pub(super) intercept_tls: bool,
-    /// It sleeps, and what arrives for it is told.
+    /// The box is frozen, and arrivals for it are reported.
     pub(super) frozen: bool,
-    /// The mark of connections that a name allowed; another one for each policy of each box, so that neither an older
-    /// policy's connections pass nor those of another box that had the address before.
+    /// The mark of connections that a name allowed. Each policy of each box has its own, so that connections of an
+    /// older policy do not pass, nor those of another box that had the address before.
     pub(super) generation: u32,
-    /// Pinned addresses, and when they end.
+    /// Pinned addresses, with their ends.
     pins: BTreeMap<Ipv4Addr, Instant>,
 }
 
@@ -136,7 +136,7 @@ impl Entry {
     }
 
     fn check_limits(&self) -> Result<(), Error> {
-        // A rate of nothing is no rate; a box that shall not connect has the policy for it.
+        // A rate of zero is invalid; a policy is the way to forbid connections.
         if self.limits.new_per_second_max == Some(0) {
             return Err(Error::new(
                 "limit",
@@ -157,7 +157,7 @@ impl Entry {
         self.check_limits()
     }
 
-    /// The new policy, with no pins.
+    /// Sets the new policy, without pins.
     pub(super) fn set_policy(&mut self, policy: &Policy, generation: u32) -> Result<(), Error> {
         let (kind, allowed, denied) = match policy {
             Policy::AllowAll => (Kind::AllowAll, &[][..], &[][..]),
@@ -173,7 +173,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Pins addresses until the later of what was said before and now.
+    /// Pins addresses. A pin ends at the later of its old and its new end.
     pub(super) fn pin(&mut self, pins: &[Pin], now: Instant) -> Result<(), Error> {
         if self.kind != Kind::Custom {
             return Err(Error::new("pin for", self.interface.clone(), Cause::Invalid("its policy has no names")));
@@ -230,7 +230,7 @@ impl Entry {
         elements
     }
 
-    /// What goes to our proxies. Under `custom`, names are theirs to check.
+    /// The ports that go to our proxies. Under `custom`, the proxies check names.
     fn redirected(&self) -> Vec<Element> {
         let element = |set: Set, (protocol, port): (u8, u16), chain: &'static str| {
             let key = [&self.pair.guest().octets()[..], &port_key(protocol, port)].concat();
@@ -247,12 +247,12 @@ impl Entry {
         elements
     }
 
-    /// Whether both let the same through.
+    /// True if both policies allow the same.
     pub(super) fn has_policy_of(&self, other: &Self) -> bool {
         (self.kind, &self.allowed, &self.denied) == (other.kind, &other.allowed, &other.denied)
     }
 
-    /// Goes on as `old` did: its pins stay, and so do the connections that they allowed.
+    /// Continues `old`: keeps its pins, and the connections that they allowed.
     pub(super) fn continues(&mut self, old: &Self) {
         self.generation = old.generation;
         self.pins.clone_from(&old.pins);
@@ -264,7 +264,7 @@ impl Entry {
         Element { timeout: Some(time), ..Element::new(Set::Pinned, key) }
     }
 
-    /// The box that has these elements. `None` if they are not what a box has, all of it and nothing else.
+    /// The box with these elements. `None` if they are not exactly the elements of a box.
     pub(super) fn of_elements(elements: &[Element], now: Instant) -> Option<Self> {
         let one = |set: Set| elements.iter().find(|e| e.set == set);
         let key = &one(Set::Boxes)?.key;
@@ -308,7 +308,7 @@ fn bytes_over(element: &Element) -> Option<u64> {
     if let State::BytesOver(n) = element.state { Some(n) } else { None }
 }
 
-/// Protocol and port as a key has them.
+/// Protocol and port, in a key's form.
 pub(super) fn port_key(protocol: u8, port: u16) -> [u8; 8] {
     let [high, low] = port.to_be_bytes();
     [protocol, 0, 0, 0, high, low, 0, 0]
@@ -347,7 +347,7 @@ mod tests {
         for gone in 0..elements.len() {
             let mut rest = elements.clone();
             let lost = rest.remove(gone);
-            // A box may be without limits, networks and pins; without anything else it is damaged.
+            // A box may lack limits, networks and pins; if it lacks anything else it is damaged.
             let limits = [Set::NewRate, Set::SendRate, Set::ReceiveRate];
             let optional = [&limits[..], &[Set::Allowed, Set::Denied, Set::Pinned, Set::Frozen]].concat();
             let may_be_without = optional.contains(&lost.set)

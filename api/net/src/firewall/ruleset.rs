@@ -1,15 +1,15 @@
-//! The table, its chains and its rules, which are the same whatever boxes there are.
+//! The table, its chains and its rules, which are the same for any boxes.
 //!
-//! Who is a box is told by the name of the interface, which begins with [`PREFIX`] from the moment the kernel makes it.
-//! So a link that has no elements yet, or no more, meets only the drops: nothing has to happen for a box to be closed in.
+//! A box is recognized by the interface name, which begins with [`PREFIX`] from the moment the kernel makes it. A link
+//! without elements meets only drops, so a box is closed in by default.
 //!
-//! The base chains' own policy is `accept`: in the host's namespace other things than boxes pass through these hooks, and
-//! they are none of our business. Everything that comes from a box or goes to one leaves the base chains by `goto` for
-//! chains that end with a drop.
+//! The policy of the base chains is `accept`: in the host's namespace other traffic than that of boxes passes these
+//! hooks, and it is not our concern. All traffic from or to a box leaves the base chains by `goto` for chains that end
+//! with a drop.
 //!
-//! `drop` is silent; `refuse` answers at once (a TCP reset, or ICMP "administratively prohibited"), so that programs in a
-//! box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
-//! cuts. Only packets whose source was found to be the box's own are answered.
+//! `drop` is silent; `refuse` answers at once (a TCP reset, or ICMP "administratively prohibited"), so that programs in
+//! a box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
+//! cuts. Only packets whose source was verified as the box's own are answered.
 
 use super::ProxyPorts;
 use super::batch::{Batch, Verb};
@@ -20,10 +20,10 @@ use crate::netlink::{APPEND, Attrs, CREATE};
 
 /// The table.
 pub(crate) const TABLE: &str = "icebox";
-/// How the host's end of every box's link begins, and nothing else.
+/// The name prefix of the host's end of every box's link, and of no other interface.
 pub const PREFIX: &str = "ice-";
 
-/// Chains that policies lead to.
+/// Targets of policies.
 pub(super) const ACCEPT_OUT: &str = "accept_out";
 pub(super) const CUSTOM_OUT: &str = "custom_out";
 pub(super) const DENY_OUT: &str = Reason::DenyAll.chain();
@@ -31,10 +31,10 @@ pub(super) const ACCEPT_IN: &str = "accept_in";
 pub(super) const CUSTOM_IN: &str = "custom_in";
 pub(super) const DENY_IN: &str = "deny_in";
 
-/// Chains that lead to our proxies.
+/// Chains that redirect to our proxies.
 pub(super) const TO_DNS: &str = "to_dns";
 pub(super) const TO_EGRESS: &str = "to_egress";
-/// Where elements may lead to.
+/// Possible targets of elements.
 pub(super) const LED_TO: [&str; 8] =
     [ACCEPT_OUT, CUSTOM_OUT, DENY_OUT, ACCEPT_IN, CUSTOM_IN, DENY_IN, TO_DNS, TO_EGRESS];
 
@@ -47,10 +47,10 @@ const CHECK_SOURCE: &str = "check_source";
 const TO_HOST: &str = "to_host";
 const HOST_TO_BOX: &str = "host_to_box";
 
-/// IP and TCP headers at their longest, without IP options, which do not pass.
+/// Longest IP and TCP headers; IP options do not pass.
 const HEADERS_BYTES_MAX: u16 = 80;
 
-/// Where a base chain is hooked in: its type, hook number and priority.
+/// The hook of a base chain: type, hook number and priority.
 struct Hook(&'static str, u32, i32);
 
 /// Base chains.
@@ -80,21 +80,21 @@ const CHAINS: [&str; 15] = [
     DENY_IN,
 ];
 
-/// Makes the table; `comment` is kept with it and says which sets it has, `flags` who may change it.
+/// Creates the table. `comment` is stored with it and identifies its sets; `flags` control its ownership.
 pub(super) fn table(comment: &str, flags: u32) -> Attrs {
-    // As `nft` keeps comments: kind, length, text.
+    // The format of `nft` comments: kind, length, text.
     let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
     userdata.extend(comment.bytes());
     userdata.push(0);
     Attrs::new().text(1, TABLE).be32(2, flags).bytes(6, &userdata)
 }
 
-/// The comment of a table as the kernel tells it.
+/// The comment of a table from the kernel.
 pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
     std::str::from_utf8(userdata.get(2..)?).ok()?.strip_suffix('\0')
 }
 
-/// All chains, made if they are not there: what they are hooked in as, if they are, and their attributes.
+/// All chains, created if missing: the hook type if hooked, and their attributes.
 pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
     let named = |name: &str| Attrs::new().text(1, TABLE).text(3, name);
     let base = BASE_CHAINS.into_iter().map(|(name, Hook(kind, number, priority))| {
@@ -106,7 +106,7 @@ pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
     base.chain(others.map(|name| (None, named(name)))).collect()
 }
 
-/// All rules, in place of those that are there.
+/// All rules, replacing the existing ones.
 pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
     let mut batch = Batch::default();
     batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
@@ -116,7 +116,7 @@ pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
     batch
 }
 
-/// Makes a rule.
+/// The attributes of a rule.
 pub(super) fn attrs(rule: &Rule) -> Attrs {
     Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions)
 }
@@ -132,22 +132,22 @@ pub(super) fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Itera
         .chain(Reason::ALL.into_iter().flat_map(told))
 }
 
-/// From the hooks to our chains.
+/// The rules from the hooks to our chains.
 fn hooks() -> Vec<Rule> {
     let go = Verdict::Goto;
     vec![
         Rule::of(PREROUTING.0).in_by(PREFIX).then(go(CHECK_SOURCE)),
         Rule::of(REDIRECT.0).in_by(PREFIX).then(go(REDIRECT_BOX)),
         Rule::of(INPUT.0).in_by(PREFIX).then(go(TO_HOST)),
-        // The proxies are there for boxes only. A connection that the host began from a port of the same number goes on.
+        // The proxies serve boxes only. A connection that the host began from an equal local port passes.
         Rule::of(INPUT.0).port_in(Set::Proxies).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
         Rule::of(FORWARD.0).in_by(PREFIX).then(go(FROM_BOX)),
         Rule::of(FORWARD.0).out_by(PREFIX).then(go(TO_BOX)),
-        // An uplink forwards because boxes need it to. It shall not make a router of the host.
+        // The uplink forwards because boxes need it. It must not make the host a router.
         Rule::of(FORWARD.0).in_by_one_of(Set::Opened).state(state::NEW).then(Verdict::Drop),
         Rule::of(OUTPUT.0).out_by(PREFIX).then(go(HOST_TO_BOX)),
         Rule::of(POSTROUTING.0).source_in(Set::Addresses).not_out_by(PREFIX).masquerade(),
-        // Before connections are tracked: what a box must not send at all doesn't fill the table of connections.
+        // Before connection tracking: packets that a box must never send do not fill the conntrack table.
         Rule::of(CHECK_SOURCE).not_ipv4().count().then(because(Reason::Ipv6)),
         Rule::of(CHECK_SOURCE).has_ip_options().count().then(because(Reason::Options)),
         Rule::of(CHECK_SOURCE).in_by_and_source_in(Set::Boxes).then(Verdict::Return),
@@ -155,9 +155,9 @@ fn hooks() -> Vec<Rule> {
     ]
 }
 
-/// What goes to our proxies instead of where it was sent. Asked once for each connection. What the policy refuses is left
-/// alone here, so that it meets the rule that refuses it; so are the host's own addresses, public ones among them: a proxy
-/// would reach them as the host does.
+/// Redirects to our proxies. Evaluated once for each connection. Traffic that the policy refuses is not redirected, so
+/// that it meets the refusing rule. Nor are the host's own addresses, even public ones: a proxy would reach them with
+/// the host's rights.
 fn redirection(ports: ProxyPorts) -> Vec<Rule> {
     let go = Verdict::Goto;
     let rule = || Rule::of(REDIRECT_BOX);
@@ -170,14 +170,14 @@ fn redirection(ports: ProxyPorts) -> Vec<Rule> {
         rule().outward_in(Set::Allowed).then(Verdict::Accept),
         rule().verdict_of_source_and_port(Set::RedirectElse),
         rule().then(Verdict::Accept),
-        // `nft` wants to read the protocol here, though nothing else leads here.
+        // `nft` needs the protocol here to list the rule, though only these packets arrive.
         Rule::of(TO_DNS).tcp().redirect_to(ports.dns),
         Rule::of(TO_DNS).udp().redirect_to(ports.dns),
         Rule::of(TO_EGRESS).tcp().redirect_to(ports.egress),
     ]
 }
 
-/// What a box sends to others than the host.
+/// Traffic of a box to other destinations than the host.
 fn outward(connections_max: Option<u32>) -> Vec<Rule> {
     const OURS: u32 = state::NEW | state::ESTABLISHED | state::RELATED;
     let connections = connections_max.map(|most| {
@@ -189,16 +189,16 @@ fn outward(connections_max: Option<u32>) -> Vec<Rule> {
         Rule::of(FROM_BOX).destination_in(Set::Blocked).then(because(Reason::Closed)),
         Rule::of(FROM_BOX).protocol_not_in(Set::Protocols).then(because(Reason::Protocol)),
         Rule::of(FROM_BOX).port_in(Set::BlockedPorts).then(because(Reason::Mail)),
-        // What belongs to no connection would not be masqueraded.
+        // Untracked packets would not be masqueraded.
         Rule::of(FROM_BOX).not_state(OURS).then(Verdict::Drop),
         Rule::of(FROM_BOX).verdict_of_source(Set::PolicyOut),
         Rule::of(FROM_BOX).then(Verdict::Drop),
-        // Denied wins. A connection that was allowed by a name keeps its mark when the name's answer has expired, until
-        // the policy changes and with it the mark.
+        // Denied wins. A connection allowed by a name keeps its mark when the name's answer has expired, until a policy
+        // change replaces the mark.
         Rule::of(CUSTOM_OUT).outward_in(Set::Denied).then(because(Reason::Denied)),
         Rule::of(CUSTOM_OUT).port_in(Set::ResolverPorts).then(because(Reason::Resolver)),
         Rule::of(CUSTOM_OUT).outward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_OUT)),
-        // By which name one was begun that was open before the policy came, nobody knows; the others went to a proxy.
+        // Connections older than the policy have no known name; newer ones went to a proxy.
         Rule::of(CUSTOM_OUT).port_in(Set::NamedPorts).then(because(Reason::Unlisted)),
         Rule::of(CUSTOM_OUT).outward_in(Set::Pinned).mark_from_source(Set::Generation).then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(CUSTOM_OUT)
@@ -207,7 +207,7 @@ fn outward(connections_max: Option<u32>) -> Vec<Rule> {
             .then(Verdict::Goto(ACCEPT_OUT)),
         Rule::of(CUSTOM_OUT).then(because(Reason::Unlisted)),
         Rule::of(ACCEPT_OUT).state(state::NEW).source_in(Set::NewRate).then(because(Reason::Rate)),
-        // As a slow link would: whoever sends goes slower.
+        // Drops like a slow link: the sender slows down.
         Rule::of(ACCEPT_OUT).source_in(Set::SendRate).then(Verdict::Drop),
         Rule::of(ACCEPT_OUT).source_in(Set::Sent),
         Rule::of(ACCEPT_OUT).tcp_of_at_most(HEADERS_BYTES_MAX).then(Verdict::Jump(QUIET)),
@@ -222,7 +222,7 @@ fn outward(connections_max: Option<u32>) -> Vec<Rule> {
     rules
 }
 
-/// What comes back. Nobody begins a connection to a box: public URLs will be dialled inside of its namespace.
+/// Return traffic. There are no inbound connections: public URLs are dialled inside the box's namespace.
 fn inward() -> Vec<Rule> {
     vec![
         Rule::of(TO_BOX).not_state(state::ESTABLISHED | state::RELATED).then(Verdict::Drop),
@@ -232,8 +232,8 @@ fn inward() -> Vec<Rule> {
         Rule::of(CUSTOM_IN).inward_in(Set::Allowed).then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(CUSTOM_IN).destination_and_mark_in(Set::Current).then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(CUSTOM_IN).inward_in(Set::Pinned).then(Verdict::Goto(ACCEPT_IN)),
-        // A router on the way says that a packet was too big, or its target away; it is nobody that a policy names.
-        // There is no other way to be related here: connections of boxes have no helpers.
+        // ICMP errors from routers on the path (packet too big, destination unreachable); policies do not name routers.
+        // Nothing else is related here: connections of boxes have no helpers.
         Rule::of(CUSTOM_IN).icmp().state(state::RELATED).then(Verdict::Goto(ACCEPT_IN)),
         Rule::of(CUSTOM_IN).then(Verdict::Drop),
         Rule::of(ACCEPT_IN).destination_in(Set::ReceiveRate).then(Verdict::Drop),
@@ -246,12 +246,12 @@ fn inward() -> Vec<Rule> {
     ]
 }
 
-/// Between a box and the host: our proxies, at the box's own gateway address and only for what was redirected there.
+/// Between a box and the host: our proxies, at the box's own gateway address and only for redirected traffic.
 fn host() -> Vec<Rule> {
     let proxy = |rule: Rule| rule.in_by_and_destination_in(Set::Gateways).port_in(Set::Proxies).redirected();
     vec![
         proxy(Rule::of(TO_HOST)).then(Verdict::Goto(ACCEPT_OUT)),
-        // A box tells that nobody waits for a proxy's answer any more. That is nothing it would have to be refused.
+        // ICMP errors for a proxy's answer to a closed socket. They are no refusal.
         Rule::of(TO_HOST).icmp().state(state::RELATED).then(Verdict::Drop),
         Rule::of(TO_HOST).then(because(Reason::Host)),
         // Answers of proxies, and refusals.
@@ -261,10 +261,9 @@ fn host() -> Vec<Rule> {
     ]
 }
 
-/// Lets TCP packets pass that carry nothing, and begin and end nothing: acknowledgements, and the probes by which one side
-/// asks whether the other is still there. All others go back.
+/// Accepts TCP packets without payload, SYN, FIN or RST: acknowledgements and keep-alive probes. All others return.
 fn quiet() -> Vec<Rule> {
-    // The usual ones first: with timestamps, and bare.
+    // The usual lengths first: with timestamps, and bare.
     let words = [8, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15];
     words.map(|words| Rule::of(QUIET).tcp_headers_only(words).then(Verdict::Accept)).into()
 }
@@ -273,7 +272,7 @@ fn because(reason: Reason) -> Verdict {
     Verdict::Goto(reason.chain())
 }
 
-/// Tells that a packet does not pass, unless too much was told of the box already, and ends it.
+/// Logs a refused packet, within the box's log rate, and ends its processing.
 fn told(reason: Reason) -> Vec<Rule> {
     let chain = reason.chain();
     let log = |rule: Rule| rule.log(GROUP_REFUSED, reason.name(), HEADERS_BYTES_MAX.into());
@@ -285,7 +284,8 @@ fn told(reason: Reason) -> Vec<Rule> {
             Rule::of(chain).then(end),
         ];
     }
-    // Its source is nobody's; the interface says whose it is. The mark is how that is told, and ends with the packet.
+    // The source is not trusted; the interface identifies the box. The packet mark carries the box's address, and ends
+    // with the packet.
     vec![
         Rule::of(chain).mark_owner(),
         Rule::of(chain).mark_in(Set::MarkedRate).then(Verdict::Drop),
@@ -302,7 +302,7 @@ mod tests {
         all(ProxyPorts::default(), Some(5)).collect()
     }
 
-    /// A chain without a last word would fall back to the base chain's `accept`.
+    /// A chain without a final verdict would fall back to the base chain's `accept`.
     #[test]
     fn every_chain_a_box_meets_ends_with_a_decision() {
         for chain in CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain)).filter(|chain| *chain != QUIET) {
@@ -321,7 +321,7 @@ mod tests {
                 Rule::of(chain).tcp().redirect_to(ProxyPorts::default().egress).expressions,
             ];
             assert!(ends.contains(&last.expressions), "{chain} does not end with a decision");
-            // What is not redirected goes on to the chains that decide.
+            // Traffic that is not redirected continues to the filter chains.
             let accepts = matches!(chain, ACCEPT_OUT | ACCEPT_IN | REDIRECT_BOX);
             assert_eq!(last.expressions == alone(Verdict::Accept), accepts, "{chain} ends with accept");
         }

@@ -1,7 +1,7 @@
-//! The sets and maps of the table: what their keys are made of.
+//! The sets and maps of the table, and their key types.
 //!
-//! A box is a few elements in them. The rules never change, so a packet costs the same whether there is one box or a
-//! thousand, and so does making one.
+//! A box is a few elements in them. The rules never change, so the cost of a packet and of a new box does not depend on
+//! the number of boxes.
 
 use std::net::Ipv4Addr;
 
@@ -17,24 +17,24 @@ const FLAG_TIMEOUT: u32 = 0x10;
 const FLAG_DYNAMIC: u32 = 0x20;
 const FLAG_CONCAT: u32 = 0x80;
 
-/// `nft`'s number for a type (it prints by it; the kernel does not care), and its bytes.
+/// `nft`'s number for a type (used for printing; the kernel ignores it), and its size in bytes.
 type Field = (u32, u32);
 const ADDRESS: Field = (7, 4);
 const PROTOCOL: Field = (12, 1);
 const PORT: Field = (13, 2);
 const MARK: Field = (19, 4);
 const NAME: Field = (41, 16);
-/// What a limit counts.
+/// The unit of a limit.
 pub(super) const PACKETS: u32 = 0;
 pub(super) const BYTES: u32 = 1;
-/// A limit that matches above it.
+/// The limit matches above its rate.
 pub(super) const OVER: u32 = 1;
-/// A packet on a virtual link may be 64 KiB long, to be cut by the card; it must pass even a narrow limit.
+/// A packet on a virtual link may be 64 KiB long (GSO); it must pass even a low limit.
 const BURST_BYTES: u32 = 128 << 10;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 const VERDICT_BYTES: u32 = 16;
 
-/// Declares the sets once: what they are, what `nft` calls them, and the list of them all, in this order.
+/// Declares the sets once: their variants, their `nft` names, and the list of all, in this order.
 macro_rules! sets {
     ($($(#[$what:meta])* $set:ident = $name:literal,)*) => {
         /// A set or map.
@@ -59,35 +59,35 @@ macro_rules! sets {
 }
 
 sets! {
-    /// Interface and address that belong together.
+    /// Valid pairs of interface and source address.
     Boxes = "boxes",
-    /// Interface of a box and the host's address on it.
+    /// Interface of a box, and the host's address on it.
     Gateways = "gateways",
-    /// Addresses of boxes: what is masqueraded.
+    /// Addresses of boxes, for masquerading.
     Addresses = "addresses",
-    /// Box to what its policy does with what it sends.
+    /// Box to the chain of its policy for outgoing packets.
     PolicyOut = "policy_out",
-    /// Box to what its policy does with what comes back.
+    /// Box to the chain of its policy for returning packets.
     PolicyIn = "policy_in",
     /// Box and destinations that its policy allows.
     Allowed = "allowed",
     /// Box and destinations that its policy denies.
     Denied = "denied",
-    /// Box and destination that a name the policy allows stood for, for a while.
+    /// Box and destination of an allowed name, with a timeout.
     Pinned = "pinned",
-    /// Box to the mark its new connections get.
+    /// Box to the mark of its new connections.
     Generation = "generation",
-    /// Box and the mark of connections its policy has allowed.
+    /// Box and the mark of connections allowed by its current policy.
     Current = "current",
-    /// Box, counting what left it.
+    /// Box, with a counter of sent traffic.
     Sent = "sent",
-    /// Box, counting what reached it.
+    /// Box, with a counter of received traffic.
     Received = "received",
-    /// Box, counting what it was refused.
+    /// Box, with a counter of refused traffic.
     Refused = "refused",
     /// Box, with its limit of new connections per second.
     NewRate = "new_rate",
-    /// Box, protocol and port that go to a proxy wherever in the open internet they are sent.
+    /// Box, protocol and port that go to a proxy for every destination in the open internet.
     RedirectAlways = "redirect_always",
     /// The same, but not for destinations that the policy allows by their address.
     RedirectElse = "redirect_else",
@@ -95,13 +95,13 @@ sets! {
     SendRate = "send_rate",
     /// Box, with its limit of bytes per second that reach it.
     ReceiveRate = "receive_rate",
-    /// Box, counting what leaves it and reaches it, but for TCP packets that carry nothing.
+    /// Box, with a counter of both directions, without TCP packets that carry nothing.
     Traffic = "traffic",
-    /// Box that sleeps and is to be woken, with a limit of how often that is told.
+    /// Frozen box that is to be woken, with a rate limit of the reports.
     Frozen = "frozen",
-    /// Box, with a limit of how many of its refusals are told.
+    /// Box, with a rate limit of logged refusals.
     LogRate = "log_rate",
-    /// The same by the mark of a packet whose source is not the box's.
+    /// The same, by packet mark, for packets whose source is not the box's.
     MarkedRate = "marked_rate",
     /// Interface of a box to its address, as a mark.
     Owners = "owners",
@@ -109,27 +109,27 @@ sets! {
     Blocked = "blocked",
     /// Protocol and port that no box reaches.
     BlockedPorts = "blocked_ports",
-    /// Protocol and port of the ways around our resolver, closed if the policy is `custom`.
+    /// Protocol and port of other resolvers (DNS, DNS over TLS), closed under `custom`.
     ResolverPorts = "resolver_ports",
-    /// What may be in an IP packet.
+    /// IP protocols that pass.
     Protocols = "protocols",
-    /// Protocol and port of what is allowed by names and not by addresses, if the policy is `custom`.
+    /// Protocol and port that are checked by name instead of address, under `custom`.
     NamedPorts = "named_ports",
-    /// Protocol and port at a box's gateway that the DNS proxy answers.
+    /// Protocol and port at a box's gateway that the DNS proxy serves.
     GatewayPorts = "gateway_ports",
     /// Protocol and port of our proxies on the host.
     Proxies = "proxies",
-    /// Interfaces that forward because we need it.
+    /// Interfaces that forward because boxes need it.
     Opened = "opened",
-    /// Box, with how many connections it has. The kernel puts a box in when it connects, and takes it out when it has none.
+    /// Box, with its number of connections. The kernel adds a box when it connects, and removes it when it has none.
     Connections = "connections",
 }
 
-/// How many of [`ALL`], from the first, hold elements of boxes.
+/// Number of sets, from the first of [`ALL`], that hold elements of boxes.
 pub(super) const OF_BOXES: usize = 23;
 
 impl Set {
-    /// Its number inside a transaction.
+    /// The set's id inside a transaction.
     pub(super) fn id(self) -> u32 {
         self as u32 + 1
     }
@@ -160,7 +160,7 @@ impl Set {
         }
     }
 
-    /// What every element has beside its key; the values are the elements' own.
+    /// The stateful expression of every element; its values are the elements' own.
     fn stateful(self) -> Option<Attrs> {
         match self {
             Sent | Received | Refused | Traffic => Some(counter(0, 0)),
@@ -171,8 +171,8 @@ impl Set {
         }
     }
 
-    /// For `nft`, which would print names and marks the wrong way round: the order of bytes in key and data. It takes a
-    /// list of kind, length, number.
+    /// The byte orders of key and data, without which `nft` would print names and marks reversed. A list of kind,
+    /// length, number.
     fn byte_orders(self, key_type: u32) -> Vec<u8> {
         const KEY: u8 = 0;
         const DATA: u8 = 1;
@@ -184,18 +184,18 @@ impl Set {
         if matches!(self, Generation | Owners) { [key, order(DATA, true)].concat() } else { key }
     }
 
-    /// Where an element's box is in its key; [`Owners`] have it in their data.
+    /// The position of the box in a key; [`Owners`] have it in their data.
     pub(super) fn box_in(self, key: &[u8]) -> Option<Ipv4Addr> {
         let at = if matches!(self, Boxes | Gateways) { NAME_BYTES } else { 0 };
         Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?))
     }
 
-    /// The attributes that make it.
+    /// The attributes that create the set.
     pub(super) fn attrs(self, table: &str) -> Attrs {
         let fields = self.fields();
         let kind = fields.iter().fold(0, |kind, (number, _)| kind << 6 | number);
         let (_, first_bytes) = fields[0];
-        // Several fields are words each; one alone is as long as it is.
+        // Each of several fields fills whole words; a single field has its own length.
         let length =
             if fields.len() == 1 { first_bytes } else { fields.iter().map(|(_, n)| n.next_multiple_of(4)).sum() };
         let mut attrs = Attrs::new().text(1, table).text(2, self.name()).be32(3, self.flags());
@@ -246,10 +246,10 @@ pub(super) fn connections_over(count: u32) -> Attrs {
     expression("connlimit", &Attrs::new().be32(1, count).be32(2, OVER))
 }
 
-/// An interface's name as a key has it.
+/// An interface name, in a key's form.
 pub(super) fn name_key(name: &str) -> [u8; NAME_BYTES] {
     let mut key = [0; NAME_BYTES];
-    // Interface names have at most fifteen bytes; `link::host_name` makes them so.
+    // Interface names have at most fifteen bytes; `link::host_name` ensures it.
     let length = name.len().min(NAME_BYTES - 1);
     key[..length].copy_from_slice(&name.as_bytes()[..length]);
     key
@@ -268,7 +268,7 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!((names.len(), ids.len()), (ALL.len(), ALL.len()));
-        // The elements of boxes are told from the others by their place.
+        // The order separates the sets of boxes from the others.
         assert_eq!(ALL[OF_BOXES], Blocked);
         assert!(ALL.windows(2).all(|two| two[0] < two[1]));
     }

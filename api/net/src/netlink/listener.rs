@@ -1,4 +1,4 @@
-//! A netlink socket that the kernel tells something by itself, and the thread that listens.
+//! Netlink sockets that receive notifications, and the thread that reads them.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,26 +11,26 @@ use rustix::net::{RecvFlags, sockopt};
 use super::socket::{Heard, RECEIVE_BYTES, Socket, messages};
 use crate::error::Error;
 
-/// Room in the kernel for what was not heard yet.
+/// Receive buffer for unread notifications.
 const QUEUE_BYTES: usize = 4 << 20;
 
-/// What was heard.
+/// A received notification.
 #[derive(Debug)]
 pub(crate) enum Heed<'a> {
     /// A message.
     Message(Heard<'a>),
-    /// There was more than there was room for: some of it is lost.
+    /// The buffer overflowed: some notifications are lost.
     Lost,
 }
 
-/// A socket that is bound to what it shall hear, and who is told.
+/// A socket bound to its multicast groups, and its callback.
 pub(crate) struct Listener {
     fd: OwnedFd,
     take: Box<dyn FnMut(Heed<'_>) + Send>,
 }
 
 impl Listener {
-    /// It may be made in one namespace and heard anywhere.
+    /// The socket may be made in one namespace and read from any other.
     pub(crate) fn new(socket: Socket, take: impl FnMut(Heed<'_>) + Send + 'static) -> Result<Self, Error> {
         let failed = |e: Errno| Error::new("listen to", "netlink", e);
         let fd = socket.into_fd();
@@ -53,10 +53,10 @@ impl Listener {
     }
 }
 
-/// A thread that hears several sockets. It ends, and they are closed, before this is dropped.
+/// A thread that reads several sockets. Drop waits until it has ended and the sockets are closed.
 #[derive(Debug)]
 pub(crate) struct Ears {
-    /// The thread ends when this is closed.
+    /// Closing it ends the thread.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -81,7 +81,7 @@ impl Drop for Ears {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed; there is nothing to be done about it here.
+            // A panic there was already printed; there is nothing left to do.
             let _ = thread.join();
         }
     }

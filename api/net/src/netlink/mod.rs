@@ -1,6 +1,6 @@
-//! Netlink, as far as netfilter needs it: bytes, sockets for questions and orders, and sockets that only listen.
+//! Netlink, as far as netfilter needs it: encoding, sockets for requests, and sockets that only listen.
 //!
-//! Leaves out: what is said (`firewall`, `nflog`, `conntrack`). Links and addresses are `rtnetlink`'s.
+//! Leaves out: the content of messages (`firewall`, `nflog`, `conntrack`). Links and addresses are `rtnetlink`'s.
 
 mod listener;
 mod socket;

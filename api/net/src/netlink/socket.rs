@@ -1,7 +1,7 @@
 //! A netlink socket to netfilter in the namespace of the thread that opened it.
 //!
-//! Owns: sending and hearing. A transaction is answered for its last message, or with an error for each message that
-//! failed; whichever was first is told.
+//! Owns: sending and receiving. The kernel acknowledges a transaction's last message, or sends an error for each failed
+//! message; the first error is returned.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
@@ -14,21 +14,21 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use super::wire::{ACK, Attrs, DUMP, FAMILY_HEADER, HEADER, REQUEST, push_message};
 use crate::error::{Cause, Error};
 
-/// Room for the largest transaction: a few hundred bytes for each element of each box.
+/// Send buffer for the largest transaction: a few hundred bytes for each element of each box.
 const SEND_BYTES_MAX: usize = 64 << 20;
-/// Room for the answer to a dump; the kernel sends it in parts of at most 32 KiB.
+/// Receive buffer for a dump; the kernel sends parts of at most 32 KiB.
 pub(super) const RECEIVE_BYTES: usize = 1 << 18;
-/// The kernel answers at once, if it does at all.
+/// Timeout of an answer; the kernel normally answers at once.
 const ANSWER_SECONDS_MAX: u64 = 20;
-/// Times a dump is begun again because somebody changed something meanwhile.
+/// Most repetitions of a dump that concurrent changes interrupt.
 const DUMPS_MAX: u32 = 100;
 
 const MESSAGE_ERROR: u16 = 2;
 const MESSAGE_DONE: u16 = 3;
-/// `NLM_F_DUMP_INTR`: what was told is of different moments.
+/// `NLM_F_DUMP_INTR`: the dump is inconsistent.
 const INTERRUPTED: u16 = 0x10;
 
-/// The connection.
+/// The socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -36,29 +36,29 @@ pub(crate) struct Socket {
     buffer: Vec<u8>,
 }
 
-/// Something that is asked or ordered, outside of any transaction.
+/// A single request outside any transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     /// The full type.
     pub(crate) kind: u16,
-    /// Beside those that all have.
+    /// Flags beside those that all requests have.
     pub(crate) flags: u16,
-    /// What follows the header.
+    /// The family header.
     pub(crate) family: [u8; FAMILY_HEADER],
     /// The attributes.
     pub(crate) body: &'a Attrs,
 }
 
-/// A message heard.
+/// A received message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heard<'a> {
     /// Its full type.
     pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
-    /// The number of the socket that caused it.
+    /// The port id of the socket that caused it.
     pub(crate) port: u32,
-    /// What follows the header.
+    /// The content after the header.
     pub(crate) body: &'a [u8],
 }
 
@@ -69,7 +69,7 @@ impl<'a> Heard<'a> {
     }
 }
 
-/// The messages in what was received at once. One that is cut short ends the list.
+/// The messages of one datagram. A truncated one ends the list.
 pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = Heard<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -88,7 +88,7 @@ impl Socket {
         Self::open_in_groups(what, 0)
     }
 
-    /// One that also hears what the kernel tells the groups whose bits are set.
+    /// A socket that also receives the multicast groups whose bits are set.
     pub(crate) fn open_in_groups(what: &'static str, groups: u32) -> Result<Self, Error> {
         let failed = |e: Errno| Error::new("open", what, e);
         let protocol = Some(rustix::net::netlink::NETFILTER);
@@ -101,20 +101,20 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 
-    /// The socket alone, for who only listens.
+    /// The descriptor, for a caller that only listens.
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    /// Its number.
+    /// The socket's port id.
     pub(crate) fn port(&self) -> Result<u32, Error> {
         let failed = |e: Errno| Error::new("ask for the number of", "netlink socket", e);
         let own = rustix::net::getsockname(self.fd.as_fd()).map_err(failed)?;
         Ok(SocketAddrNetlink::try_from(own).map_err(failed)?.pid())
     }
 
-    /// Does all of a transaction, or nothing. `encode` makes its bytes, whose first message has the number it is given,
-    /// and tells the number of the last.
+    /// Commits a transaction, all or nothing. `encode` makes its bytes; it gets the sequence number of the first
+    /// message and returns that of the last.
     pub(crate) fn commit(
         &mut self,
         what: &'static str,
@@ -136,7 +136,8 @@ impl Socket {
                 if let Some(errno) = errno(heard.body) {
                     first.get_or_insert(errno);
                 }
-                // An error of the whole transaction has the number of its begin, and nothing follows it.
+                // An error of the whole transaction has the sequence number of the batch begin, and is the last
+                // message.
                 done |= heard.sequence == last || heard.sequence == begin;
             })
             .map_err(failed)?;
@@ -146,7 +147,7 @@ impl Socket {
         }
     }
 
-    /// The bodies of the answer to a question. `None`: the kernel has no such thing.
+    /// The bodies of a request's answer. `None`: the kernel has no such object.
     pub(crate) fn ask(
         &mut self,
         what: &'static str,
@@ -156,7 +157,7 @@ impl Socket {
         self.question(what, subject, request).map(|(bodies, _)| bodies)
     }
 
-    /// The bodies of all parts of a dump, all of one moment. `None`: the kernel has no such thing.
+    /// The bodies of all parts of a consistent dump. `None`: the kernel has no such object.
     pub(crate) fn dump(
         &mut self,
         what: &'static str,
@@ -209,7 +210,7 @@ impl Socket {
         rustix::net::sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).map(|_| ())
     }
 
-    /// Waits for one packet, and hands on each message in it.
+    /// Waits for one datagram, and passes each of its messages on.
     fn hear(&mut self, mut take: impl FnMut(&Heard<'_>)) -> Result<(), Errno> {
         let length = loop {
             match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC) {
@@ -217,7 +218,7 @@ impl Socket {
                 other => break other?.1,
             }
         };
-        // Never seen; half an answer must not be taken for a whole one.
+        // Not observed; a truncated answer must not count as complete.
         let all = self.buffer.get(..length).ok_or(Errno::MSGSIZE)?;
         messages(all).for_each(|heard| take(&heard));
         Ok(())

@@ -1,16 +1,16 @@
-//! Netlink's bytes: attributes and messages.
+//! Netlink encoding: attributes and messages.
 //!
-//! Leaves out: what they mean.
+//! Leaves out: their meaning.
 
 /// Bytes of a message's header.
 pub(super) const HEADER: usize = 16;
-/// Bytes of the header of netfilter's messages, after the former.
+/// Bytes of the netfilter header, after the netlink header.
 pub(crate) const FAMILY_HEADER: usize = 4;
 /// Bytes of an attribute's header.
 const ATTRIBUTE_HEADER: usize = 4;
-/// Attributes whose value is made of attributes.
+/// The flag of attributes that contain attributes.
 const NESTED: u16 = 1 << 15;
-/// Bits of an attribute's type that are not its number.
+/// The flag bits of an attribute's type.
 const KIND_MASK: u16 = !(NESTED | 1 << 14);
 
 /// `NLM_F_REQUEST`
@@ -33,8 +33,8 @@ impl Attrs {
         Self::default()
     }
 
-    /// An attribute of any value. A value that does not fit into 64 KiB is an error of whoever made it: lists are cut
-    /// long before (`batch::ELEMENTS_PER_MESSAGE`).
+    /// An attribute with any value. A value above 64 KiB is the caller's error: lists are split long before
+    /// (`batch::ELEMENTS_PER_MESSAGE`).
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).expect("attributes are shorter than 64 KiB");
         self.0.extend_from_slice(&length.to_ne_bytes());
@@ -62,7 +62,7 @@ impl Attrs {
         self.bytes(kind | NESTED, &value.0)
     }
 
-    /// Attributes that were received.
+    /// A nested attribute from received attributes.
     pub(crate) fn nested_bytes(self, kind: u16, value: &[u8]) -> Self {
         self.bytes(kind | NESTED, value)
     }
@@ -72,7 +72,7 @@ impl Attrs {
     }
 }
 
-/// The attributes in `bytes`: number and value. What is cut short ends the list.
+/// The attributes in `bytes`: type and value. A truncated one ends the list.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -89,17 +89,17 @@ pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 
-/// The number in a value of four bytes.
+/// The big-endian number in a value of four bytes.
 pub(crate) fn be32(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
-/// The number in a value of eight bytes.
+/// The big-endian number in a value of eight bytes.
 pub(crate) fn be64(value: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
-/// One message; `kind` is its full type.
+/// Appends one message; `kind` is its full type.
 pub(crate) fn push_message(
     out: &mut Vec<u8>,
     kind: u16,
@@ -142,7 +142,7 @@ mod tests {
         for cut in 0..attrs.as_bytes().len() {
             assert!(attributes(&attrs.as_bytes()[..cut]).count() <= 1, "cut at {cut}");
         }
-        // A length below the header's own would stand still for ever.
+        // A length below that of the header would loop for ever.
         assert_eq!(attributes(&[2, 0, 1, 0, 0, 0, 0, 0]).count(), 0);
         assert_eq!(attributes(&[0, 0, 0, 0]).count(), 0);
     }

@@ -1,4 +1,4 @@
-//! Routes without boxes: who gets in, what is routed, and the shape of refusals.
+//! Routes without boxes: authentication, routing, and the shape of refusals.
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::public_urls::Urls;
 use crate::runs::Runs;
 
-/// The 84 endpoints that the public clients call, and both spellings of what has two.
+/// The 84 endpoints that the public clients call, in both spellings where there are two.
 const ENDPOINTS: [(&str, &str); 84] = [
     ("POST", "/v2/box"),
     ("GET", "/v2/box"),
@@ -303,7 +303,7 @@ async fn the_system_endpoints_need_no_account() {
     let server = Server::new();
     let (status, body) = server.ask("GET", "/healthz", None, "").await;
     assert_eq!((status, &body["status"]), (StatusCode::OK, &Value::from("ok")));
-    // Nobody's connection is not the loopback interface.
+    // A request without a peer address does not count as loopback.
     assert_eq!(server.ask("GET", "/metrics", None, "").await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(server.ask("GET", "/metrics", Some("box_good"), "").await.0, StatusCode::OK);
     let (status, description) = server.ask("GET", "/openapi.json", None, "").await;

@@ -1,4 +1,4 @@
-//! Our own name space `/v1`: bills, what keeps a box awake, a look inside.
+//! Our own name space `/v1`: bills, reasons why a box is awake, resource usage.
 
 use axum::extract::State;
 use icebox_shim::handle::{BoxPressure, Pressure};
@@ -30,7 +30,7 @@ pub(in crate::http) async fn box_usage(State(app): State<App>, found: TheBox) ->
     Ok(axum::Json(app.boxes.bill_of(&found.entry).await?.into()))
 }
 
-/// The box as this server keeps it: what it is made of. Wakes nothing.
+/// The record of the box, with its base image. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxView), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
     let entry = found.entry;
@@ -43,7 +43,7 @@ pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
     }))
 }
 
-/// What keeps the box awake, or what it waits for. Wakes nothing.
+/// The reasons why the box is awake, or the events that wake it. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/why", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Why), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn why(State(app): State<App>, found: TheBox) -> Answer<Why> {
     Ok(axum::Json(app.boxes.why(&found.entry).into()))
@@ -77,8 +77,8 @@ pub(in crate::http) async fn account_idle(
     Ok(axum::Json(IdleAnswer { idle_seconds }))
 }
 
-/// Sets the headers that new boxes of the account attach, beside their own; a box's own win, pattern by pattern. Boxes that
-/// are there keep what they have. An empty object removes them. They are never told.
+/// Sets the headers that new boxes of the account attach, beside their own; a box's own win, pattern by pattern.
+/// Existing boxes keep their headers. An empty object removes them. No answer ever contains them.
 #[utoipa::path(put, path = "/v1/account/attach-headers", tag = "own", request_body = serde_json::Value, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
 pub(in crate::http) async fn account_headers(
     State(app): State<App>,
@@ -95,8 +95,8 @@ fn check(body: &IdleChange) -> Result<(), Refusal> {
     body.idle_seconds.map_or(Ok(()), |seconds| check_idle_seconds(seconds).map_err(Refusal::Invalid))
 }
 
-/// Takes the memory of a sleeping box: cached files are dropped, the rest goes to swap where the host has some. What the
-/// box touches later comes back by itself.
+/// Reclaims the memory of a sleeping box: cached files are dropped, the rest goes to swap where the host has some.
+/// Pages come back when the box uses them.
 #[utoipa::path(post, path = "/v1/boxes/{id}/reclaim", tag = "own", params(("id" = String, Path)), responses((status = 200, body = ReclaimAnswer), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> Answer<ReclaimAnswer> {
     let done = app.boxes.reclaim(&found.entry).await?;
@@ -109,7 +109,7 @@ pub(in crate::http) async fn reclaim(State(app): State<App>, found: TheBox) -> A
     }))
 }
 
-/// Ends all processes of the box, checks its file system and starts it anew on its disk. The way out for a box whose file
+/// Ends all processes of the box, checks its file system and restarts it on its disk. Use it for a box whose file
 /// system has become read-only because the disk of the host was full.
 #[utoipa::path(post, path = "/v1/boxes/{id}/restart", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(in crate::http) async fn restart(State(app): State<App>, found: TheBox) -> Answer<Empty> {
@@ -126,7 +126,7 @@ pub(in crate::http) async fn list_runs(State(app): State<App>, found: TheBox) ->
     Ok(axum::Json(RunRecords { runs: rows.into_iter().map(|row| RunRecord::new(row, account)).collect() }))
 }
 
-/// `None` where the kernel tells nothing.
+/// `None` where the kernel has no such data.
 fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
     let stall = |pressure: Option<Pressure>| {
         pressure.map(|Pressure { some, full }| TopStall {
@@ -144,7 +144,7 @@ fn pressure_of(read: &BoxPressure) -> Option<TopPressure> {
     (pressure.cpu.is_some() || pressure.memory.is_some() || pressure.io.is_some()).then_some(pressure)
 }
 
-/// The network of the box: addresses, policy, counters, connections, what it was refused. Wakes nothing.
+/// The network of the box: addresses, policy, counters, connections, refusals. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/net", tag = "own", params(("id" = String, Path)), responses((status = 200, body = BoxNetwork), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answer<BoxNetwork> {
     let report = app.boxes.network_of(&found.entry).await?;
@@ -152,7 +152,7 @@ pub(in crate::http) async fn net(State(app): State<App>, found: TheBox) -> Answe
     Ok(axum::Json(BoxNetwork::new(pair, policy.into(), report)))
 }
 
-/// What the box uses now. Wakes nothing.
+/// The current resource usage of the box. Wakes nothing.
 #[utoipa::path(get, path = "/v1/boxes/{id}/top", tag = "own", params(("id" = String, Path)), responses((status = 200, body = Top), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn top(found: TheBox) -> Answer<Top> {
     let handle = found.entry.handle();

@@ -8,8 +8,8 @@ use crate::refusal::Refusal;
 use crate::runs::{Command, HOME, collect};
 
 impl Lifecycle {
-    /// A new box has no configuration of git of its own yet, so the file may simply be written. Without a wish of the owner
-    /// the image's identity is in force and nothing need be written.
+    /// A new box has no git configuration of its own yet, so the file is simply written. Without settings of the owner
+    /// the image's identity applies and no file is written.
     pub(super) async fn write_git_config(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let settings = entry.settings();
         if settings.git_user_name.is_none() && settings.git_user_email.is_none() {

@@ -8,8 +8,8 @@ use crate::lifecycle::Lifecycle;
 use crate::runs::{Command, stream};
 
 impl Lifecycle {
-    /// Runs the owner's init command in the background, once per start of the box. Its output is dropped; what it
-    /// starts lives on. It is no work in the sense of the idle rule.
+    /// Runs the owner's init command in the background, once per start of the box. Its output is dropped; processes
+    /// that it starts live on. It does not count as work for the idle rule.
     pub(in crate::lifecycle) async fn run_init_command(&self, entry: &Arc<Entry>) {
         let Some(text) = entry.settings().init_command.filter(|text| !text.trim().is_empty()) else { return };
         let argv = vec!["bash".to_owned(), "-c".to_owned(), text];

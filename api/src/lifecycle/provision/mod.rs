@@ -1,5 +1,5 @@
-//! What Icebox itself does in a new or restarted box: git's identity, the certificate of our authority, and the owner's
-//! init command.
+//! Icebox's own setup of a new or restarted box: git's identity, the certificate of our authority, and the owner's init
+//! command.
 
 mod git;
 mod init_command;

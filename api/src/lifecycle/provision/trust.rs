@@ -7,17 +7,17 @@ use crate::lifecycle::Lifecycle;
 use crate::refusal::Refusal;
 use crate::runs::{Command, collect};
 
-/// Where the certificate of our authority is in a box with headers.
+/// Path of the certificate of our authority in a box with headers.
 pub(super) const CERTIFICATE_PATH: &str = "/usr/local/share/ca-certificates/icebox.crt";
-/// What `update-ca-certificates` would do for one certificate, in a hundredth of its time: the file, the bundle, and the link
-/// by which OpenSSL finds it. `$0` is the file, `$1` its text.
+/// Does the work of `update-ca-certificates` for one certificate, in a hundredth of its time: the file, the bundle, and
+/// the link by which OpenSSL finds it. `$0` is the file, `$1` its text.
 const TRUST_SCRIPT: &str = "set -e; printf %s \"$1\" > \"$0\"; printf %s \"$1\" >> /etc/ssl/certs/ca-certificates.crt; \
                             ln -sf \"$0\" /etc/ssl/certs/icebox.pem; \
                             ln -sf icebox.pem \"/etc/ssl/certs/$(openssl x509 -hash -noout -in \"$0\").0\"";
 
 /// Debian's bundle.
 const TRUST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// How programs with trust stores of their own are told of the certificate. Variables that the owner has set stay.
+/// Variables for programs with trust stores of their own. Variables that the owner has set stay.
 pub(in crate::lifecycle) const TRUST_ENV: [(&str, &str); 6] = [
     ("CURL_CA_BUNDLE", TRUST_BUNDLE),
     ("GIT_SSL_CAINFO", TRUST_BUNDLE),
@@ -28,8 +28,8 @@ pub(in crate::lifecycle) const TRUST_ENV: [(&str, &str); 6] = [
 ];
 
 impl Lifecycle {
-    /// Puts the certificate of our authority into the trust stores of a new box with headers. It is where Debian keeps those
-    /// of an administrator, so `update-ca-certificates` keeps it.
+    /// Puts the certificate of our authority into the trust stores of a new box with headers. The path is Debian's for
+    /// an administrator's certificates, so `update-ca-certificates` keeps it.
     pub(super) async fn trust_certificate(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let Some(certificate) = self.boxes.certificate_for(entry) else { return Ok(()) };
         let awake = self.ensure_awake(entry, WorkKind::Request).await?;

@@ -17,10 +17,9 @@ pub(super) const ALLOWED: &[&str] = &[
     // Memory
     "brk mmap munmap mremap mprotect madvise mincore msync mlock mlock2 munlock mlockall munlockall membarrier mseal
      map_shadow_stack pkey_alloc pkey_free pkey_mprotect process_vm_readv process_vm_writev",
-    // Waiting for events, asynchronous I/O
+    // Waiting for events
     "poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
-     epoll_ctl_old epoll_wait_old eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime
-     io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents",
+     epoll_ctl_old epoll_wait_old eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime",
     // Processes, threads, locks
     "fork vfork execve execveat exit exit_group wait4 waitid getpid getppid gettid getpgid getpgrp setpgid getsid
      setsid kill tkill tgkill pidfd_open pidfd_send_signal ptrace seccomp arch_prctl set_tid_address set_thread_area
@@ -59,9 +58,12 @@ pub(super) const DENIED: &str = "
     lsm_get_self_attr lsm_set_self_attr lsm_list_modules";
 
 /// Answered as by a kernel that lacks them. io_uring runs operations that no filter sees, and libuv falls back only
-/// on ENOSYS; the last three are younger than the programs that could know what EPERM means there.
+/// on ENOSYS. The contexts of the older asynchronous I/O have one limit for the whole machine (`fs.aio-max-nr`), which
+/// one sandbox could use up; a kernel can be built without it (io_setup(2)), so databases and web servers fall back to
+/// threads. The last three are younger than the programs that could know what EPERM means there.
 pub(super) const UNAVAILABLE: &str = "
     io_uring_setup io_uring_enter io_uring_register
+    io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents
     open_tree_attr file_getattr file_setattr";
 
 /// In the tables, but no kernel that the runtime supports has them: the default answers them with ENOSYS.

@@ -67,7 +67,7 @@ pub(super) fn rename(from: &str, to: &str) -> Result<(), Error> {
     renamed().map_err(|e| Error::io("rename", format_args!("{from} to {to}"), e))
 }
 
-/// Makes a change of a name durable. It has happened by then: a parent that is gone meanwhile is no failure of it.
+/// Makes a change of a name durable. The change is already done, so a parent that is gone meanwhile is no error.
 fn flush_parent(path: &Path) -> Result<(), Errno> {
     match path::open_directory(path.parent().unwrap_or(Path::new("/"))) {
         Ok(parent) => path::flush_directory(parent).map(|_| ()),

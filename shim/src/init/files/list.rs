@@ -68,7 +68,7 @@ fn entries(folder: &Path, directory: Result<Dir, Errno>, path: &str) -> Result<V
             return Err(Error::new(ErrorKind::TooLarge, "list directory", path));
         }
         let fd = directory.fd().map_err(failed)?;
-        // Removed meanwhile, or not to be looked at: then it is not shown.
+        // An entry that was removed meanwhile, or that the user may not stat, is not listed.
         let Ok(stat) = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
             continue;
         };

@@ -3,9 +3,9 @@
 //! Invariants: the child gives up every descriptor but the connection and becomes the user before it looks at a path,
 //! so the kernel checks every permission and a path can be as hostile as it likes; magic links are never followed;
 //! only regular files are opened for their content, and never blocking; the child ends by itself when the client or
-//! the disk stands still too long. What several calls must agree on hangs on directory descriptors.
+//! the disk stalls too long. Operations of several calls work relative to directory descriptors.
 //!
-//! What has been answered is on disk: files are flushed before they get their name, and the directory afterwards.
+//! An answered change is on disk: files are flushed before they get their name, and the directory afterwards.
 //!
 //! Not here: ownership and extended attributes of a replaced file (it becomes the user's own).
 
@@ -46,7 +46,7 @@ pub(crate) fn work(conn: Option<Connection>, operation: Operation) -> ! {
     {
         let result = become_box_user().and_then(|()| perform(&mut channel, operation));
         if let Err(error) = result {
-            // The client may be gone; nobody else wants to know.
+            // The client may be gone; there is no other receiver.
             let _ = channel.answer(Err(&error));
         }
     }

@@ -80,15 +80,14 @@ pub(super) fn make_directory(path: &Path) -> Result<OwnedFd, Errno> {
 /// Writes everything of an open file to disk.
 pub(super) fn flush(file: impl AsFd) -> Result<(), Errno> {
     match rustix::fs::fsync(file) {
-        // File systems that have nothing to flush to.
+        // The file system has no storage to flush to.
         Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => Ok(()),
         result => result,
     }
 }
 
-/// Makes durable what was made, renamed or removed in a directory, and the directory itself. The journal of the volume
-/// keeps the order of changes, so what was made above it is durable then too. `false` for a directory that the user may
-/// change but not open.
+/// Makes changes of names in a directory durable, and the directory itself. The journal of the volume keeps the order
+/// of changes, so new parents are durable then too. `false` for a directory that the user may change but not open.
 pub(super) fn flush_directory(directory: impl AsFd) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, ".", flags, Mode::empty()) {
@@ -98,8 +97,7 @@ pub(super) fn flush_directory(directory: impl AsFd) -> Result<bool, Errno> {
     }
 }
 
-/// Where a path ends when its final symbolic links are followed, the last one possibly to nothing: what an editor
-/// would write to.
+/// The end of a path after its final symbolic links, the last of which may dangle: the file that an editor would write.
 pub(super) fn follow(path: &Path) -> Result<PathBuf, Errno> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {

@@ -9,7 +9,7 @@ use super::{Channel, path};
 use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Answer, DATA_BYTES_MAX, FrameType};
 
-/// Files of /proc and the like do not tell their size; no more than this is read of them.
+/// Most bytes read of a file without a reliable size, as in /proc.
 const SIZELESS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// File systems whose files are made by the kernel while they are read: their sizes mean nothing (0, or a page).
 const KERNEL_FILE_SYSTEMS: [u64; 7] =
@@ -19,8 +19,8 @@ const SYSFS_MAGIC: u64 = 0x6265_6572;
 const CGROUP_MAGIC: u64 = 0x0027_e0eb;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-/// Sends a file whole, or the range (offset, length) of it. What is announced is what comes: a file that grows meanwhile
-/// is read as long as it was at first, one that gets shorter ends with an error.
+/// Sends a file whole, or the range (offset, length) of it, with exactly the announced size: a file that grows
+/// meanwhile is read up to its first size, one that shrinks ends with an error.
 pub(super) fn read(channel: &mut Channel, path: &str, range: Option<(u64, u64)>) -> Result<(), Error> {
     let (fd, size) = open(path)?;
     match size {
@@ -51,7 +51,7 @@ fn open(path: &str) -> Result<(OwnedFd, Option<u64>), Error> {
     Ok((fd, told.then_some(size)))
 }
 
-/// Everything of a file that does not tell its size: it is read before anything is answered.
+/// The content of a file without a reliable size, read whole before the answer.
 fn read_sizeless(path: &str, fd: &OwnedFd) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; DATA_BYTES_MAX];

@@ -1,8 +1,8 @@
 //! Removing a file, or a directory with everything in it.
 //!
-//! Invariants: below the first directory nothing is reached by a path of more than one name, so nobody can turn a
-//! directory into a link under the work (no step follows a link); the number of open directories is bounded for trees of any
-//! depth: what lies too deep is moved up to the top directory and removed from there.
+//! Invariants: below the first directory every path is a single name and no step follows a link, so a directory that a
+//! process replaces by a link during the work is harmless; the number of open directories is bounded for trees of any
+//! depth: a directory that lies too deep is moved up to the top directory and removed from there.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,9 +15,9 @@ use crate::error::{Error, ErrorKind};
 
 /// Directories open at one time.
 const DEPTH_MAX: usize = 64;
-/// Subdirectories remembered per directory and look.
+/// Subdirectories remembered per directory and pass.
 const BATCH_MAX: usize = 1024;
-/// Looks at a directory that others keep filling.
+/// Most passes over a directory that other processes keep filling.
 const LOOKS_MAX: u32 = 16;
 
 /// A directory being emptied.
@@ -63,7 +63,7 @@ fn remove_tree(parent: BorrowedFd<'_>, name: CString) -> Result<(), Errno> {
         let above = levels.last().map_or(parent, |level| level.fd.as_fd());
         match rustix::fs::unlinkat(above, &empty.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
-            // Filled again meanwhile: look again, though not for ever.
+            // Filled again meanwhile: another pass, a bounded number of times.
             Err(Errno::NOTEMPTY | Errno::EXIST) if empty.looks < LOOKS_MAX => levels.push(empty),
             Err(e) => return Err(e),
         }
@@ -78,7 +78,7 @@ fn descend(levels: &mut Vec<Level>, name: CString) -> Result<(), Errno> {
     match Level::open(level.fd.as_fd(), name.clone()) {
         Ok(below) => levels.push(below),
         Err(Errno::NOENT) => {}
-        // It was exchanged for something else: that goes too.
+        // It was replaced by a non-directory, which is removed too.
         Err(Errno::NOTDIR | Errno::LOOP) => {
             rustix::fs::unlinkat(&level.fd, &name, AtFlags::empty())?;
         }
@@ -87,7 +87,7 @@ fn descend(levels: &mut Vec<Level>, name: CString) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Moves a directory that lies too deep into the top one, where the next look finds it.
+/// Moves a directory that lies too deep into the top one, where the next pass finds it.
 fn move_up(levels: &[Level], name: &CStr, moved: &mut u64) -> Result<(), Errno> {
     let (Some(top), Some(level)) = (levels.first(), levels.last()) else {
         return Ok(());
@@ -112,7 +112,7 @@ impl Level {
         Ok(Self { fd, name, pending: Vec::new(), looks: 0 })
     }
 
-    /// Removes what is no directory and remembers what is. True if there is more to do.
+    /// Removes non-directories and remembers directories. True if there is more to do.
     fn look(&mut self) -> Result<bool, Errno> {
         let mut gone = false;
         let mut directory = Dir::read_from(&self.fd)?;
@@ -144,7 +144,7 @@ impl Level {
             }
         }
         self.looks += 1;
-        // A look that removed something is followed by another, since removing may hide entries from a reader.
+        // A pass that removed an entry is followed by another, since removing may hide entries from a reader.
         Ok(!self.pending.is_empty() || (gone && self.looks < LOOKS_MAX))
     }
 }

@@ -1,9 +1,9 @@
-//! Writing a file: a new one beside it, flushed, then a rename over it.
+//! Writing a file: a new file beside the target, flushed, then renamed over it.
 //!
 //! Invariants: a reader sees the old file or the whole new one. The new one has the mode of the old one (without set-id
 //! bits) but is the user's own; hard links to the old one keep the old content. A target that the user could not
-//! write to is refused even where the rename would work. A power cut leaves the old file or the whole new one; after the
-//! answer, the new one.
+//! write to is refused even where the rename would work. A power cut leaves the old file or the whole new one; after
+//! the answer, the new one.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +41,7 @@ pub(super) fn write(channel: &mut Channel, path: &str) -> Result<(), Error> {
     channel.answer(Ok(Answer::Done))?;
     loop {
         let Some(frame) = channel.receive()? else {
-            // Given up: nothing is visible.
+            // The client cancelled: nothing is visible.
             return Ok(());
         };
         match frame.kind {
@@ -109,7 +109,7 @@ impl Beside {
 
     fn place(&mut self, name: &OsStr, mode: u32) -> Result<(), Errno> {
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode))?;
-        // Before the rename: else the new name could be on disk before the content is.
+        // Before the rename: otherwise the new name could be on disk before the content.
         path::flush(&self.file)?;
         let directory = self.directory.as_fd();
         rustix::fs::renameat(directory, &self.name, directory, name)?;
@@ -126,7 +126,7 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         if !self.placed {
-            // Already gone is as good.
+            // A file that is already gone is fine.
             let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
     }

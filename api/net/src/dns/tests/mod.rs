@@ -1,4 +1,4 @@
-//! The proxy against an upstream of the test, on the loopback of the test's own process: no privileges, no namespaces.
+//! Tests the proxy against an upstream of the test, on the loopback of the test process: no privileges, no namespaces.
 
 mod upstream;
 
@@ -21,19 +21,19 @@ use crate::policy::{BoxPolicy, PolicyText};
 use crate::table::BoxNet;
 use futures::future::BoxFuture;
 
-/// Never reached when all is well.
+/// Not reached in a passing test.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The box of the tests has the address they come from.
+/// The address of the test's box, from which the tests connect.
 const GUEST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// Notes what is pinned, and what has happened until then.
+/// Records pins, and the events until then.
 #[derive(Default)]
 struct Recorder {
     pins: Mutex<Vec<Pin>>,
     fails: AtomicBool,
     calls: AtomicUsize,
     gate: tokio::sync::Mutex<()>,
-    /// A policy that is put in force the moment something is pinned.
+    /// A policy that takes effect at the moment of a pin.
     changes_to: Mutex<Option<BoxPolicy>>,
 }
 
@@ -171,7 +171,7 @@ async fn custom_answers_what_is_allowed_and_pins_it() {
     assert!(world.box_.names.stands_for("www.example", [198, 51, 100, 2].into()));
     assert!(!world.box_.names.stands_for("cdn.other", [198, 51, 100, 2].into()));
     assert_eq!(world.asked(), ["a.example. A", "www.example. A"]);
-    // From memory: no question, but another pin.
+    // From the cache: no upstream question, but another pin.
     let (code, found) = world.lookup("a.example.").await;
     assert_eq!((code, found, world.pins().len(), world.asked().len()), (OK, vec![[198, 51, 100, 1]], 1, 0));
     assert_eq!(world.proxy.counters().cache_hits, 1);
@@ -196,7 +196,7 @@ async fn custom_refuses_what_is_not_allowed_and_asks_nobody() {
         assert!(denied.len() == 1 && denied[0].0 == "not in allowed_domains" && denied[0].1.is_some(), "{denied:?}");
     }
     assert_eq!((world.asked().len(), world.pins().len()), (0, 0));
-    // The owner has allowed the network of the one; the box has been told of the other.
+    // The policy allows the network of one address; the box was answered with the other.
     assert_eq!(world.ask("9.100.51.198.in-addr.arpa.", RecordType::PTR).await.answers.len(), 1);
     world.lookup("a.example.").await;
     assert_eq!(world.ask("1.100.51.198.in-addr.arpa.", RecordType::PTR).await.answers.len(), 1);
@@ -238,7 +238,7 @@ async fn closed_networks_are_in_no_answer() {
     let closed = |text: &str, address| ("answer in a closed network".to_owned(), Some(text.to_owned()), Some(address));
     for mode in ["custom", "allow-all"] {
         let world = World::new(mode, &["*.example"]).await;
-        // An alias alone would tell that there is something.
+        // An alias alone would reveal that the name exists.
         let inside = world.ask("inside.example.", RecordType::A).await;
         assert_eq!((inside.response_code, inside.answers.len()), (OK, 0));
         assert!(inside.edns.expect("EDNS").option(15.into()).is_some(), "it says why");
@@ -286,7 +286,7 @@ async fn no_answer_before_its_pin_and_none_without() {
         assert!(begun.elapsed() < DEADLINE, "nobody pins");
         tokio::task::yield_now().await;
     }
-    // Another question, sent later, is answered; this one is not while its pin is held.
+    // A later question is answered while this one waits for its pin.
     world.send("b.invalid.", RecordType::A).await;
     assert_eq!(world.receive().await.response_code, ResponseCode::NXDomain);
     assert!(world.socket.try_recv(&mut [0; 512]).is_err(), "answered before it is pinned");
@@ -305,7 +305,7 @@ async fn a_policy_that_changes_meanwhile_decides() {
     *world.recorder.changes_to.lock().unwrap() = Some(other);
     assert_eq!(world.lookup("a.example.").await.0, ResponseCode::Refused);
     assert_eq!(world.pins(), []);
-    // One that allows the name, too, is asked once more.
+    // If the new policy allows the name too, the question is decided once more.
     world.box_.set_policy(policy("custom", &["*.example"]));
     *world.recorder.changes_to.lock().unwrap() = Some(policy("custom", &["a.example", "b.example"]));
     assert_eq!(world.lookup("a.example.").await, (OK, vec![[198, 51, 100, 1]]));
@@ -322,21 +322,41 @@ async fn forgeries_do_not_count_and_long_answers_come_by_tcp() {
     assert!(cut.truncation && cut.answers.is_empty());
     let mut stream = TcpStream::connect(world.proxy.listening()).await.expect("connect");
     for _ in 0..2 {
-        let question = written("many.example.", RecordType::TXT);
-        stream.write_u16(question.len() as u16).await.expect("length");
-        stream.write_all(&question).await.expect("question");
-        let mut bytes = vec![0; stream.read_u16().await.expect("length").into()];
-        stream.read_exact(&mut bytes).await.expect("answer");
-        let whole = Message::from_vec(&bytes).expect("a message");
-        assert!(bytes.len() > 4000 && !whole.truncation && whole.answers.len() == 1);
+        let (bytes, whole) = ask_by_tcp(&mut stream, "many.example.", RecordType::TXT).await;
+        assert!(bytes > 4000 && !whole.truncation && whole.answers.len() == 1);
     }
     assert_eq!(world.asked().len(), 3, "by UDP, by TCP, and then from memory");
 }
 
 #[tokio::test]
+async fn hundreds_of_addresses_are_given_and_pinned_whatever_the_case_of_the_name() {
+    let world = World::new("custom", &["Many.Pool.EXAMPLE."]).await;
+    let cut = world.ask("many.pool.example.", RecordType::A).await;
+    assert!(cut.truncation, "a part is never told as the whole");
+    let mut stream = TcpStream::connect(world.proxy.listening()).await.expect("connect");
+    for _ in 0..2 {
+        let (_, whole) = ask_by_tcp(&mut stream, "MANY.pool.example.", RecordType::A).await;
+        assert!(!whole.truncation);
+        // One of the 240 is denied by the policy of these tests.
+        assert_eq!(whole.answers.len(), 239);
+    }
+    assert_eq!(world.asked().len(), 2, "by UDP, by TCP, and then from memory");
+}
+
+/// One question and its answer on a connection; the answer's length in bytes comes with it.
+async fn ask_by_tcp(stream: &mut TcpStream, name: &str, kind: RecordType) -> (usize, Message) {
+    let question = written(name, kind);
+    stream.write_u16(question.len() as u16).await.expect("length");
+    stream.write_all(&question).await.expect("question");
+    let mut bytes = vec![0; stream.read_u16().await.expect("length").into()];
+    stream.read_exact(&mut bytes).await.expect("answer");
+    (bytes.len(), Message::from_vec(&bytes).expect("a message"))
+}
+
+#[tokio::test]
 async fn the_next_upstream_is_asked_when_one_fails() {
     let (upstream, good) = Upstream::start().await;
-    // Nobody listens there; a refusal comes at once.
+    // A port without a listener: the refusal comes at once.
     let dead = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind").local_addr().expect("address");
     let world = World::with(upstream, vec![dead, good], policy("allow-all", &[])).await;
     assert_eq!(world.lookup("a.example.").await.0, OK);
@@ -352,7 +372,7 @@ async fn who_asks_the_same_at_once_asks_once() {
     for _ in 0..20 {
         world.send("a.example.", RecordType::A).await;
     }
-    // An answer that needs no upstream comes after all of them were taken.
+    // An answer that needs no upstream arrives after all questions were received.
     world.send("x.invalid.", RecordType::A).await;
     assert_eq!(world.receive().await.response_code, ResponseCode::NXDomain);
     drop(held);
@@ -396,7 +416,7 @@ async fn nonsense_gets_little_or_nothing() {
     other_class.add_query(query);
     world.socket.send(&other_class.to_vec().expect("bytes")).await.expect("send");
     assert_eq!(world.receive().await.response_code, ResponseCode::Refused);
-    // What is ignored is ignored: the next answer is to the next question.
+    // Ignored messages get no answer: the next answer is to the next question.
     for bytes in [&b""[..], b"\0\x01\x80\0\0\x01\0\0\0\0\0\0", &[0xff; 600]] {
         world.socket.send(bytes).await.expect("send");
     }

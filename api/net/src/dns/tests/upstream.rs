@@ -1,4 +1,4 @@
-//! A DNS server that plays the world, by UDP and TCP.
+//! A DNS server for tests, over UDP and TCP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ fn alias(owner: &str, target: &str) -> Record {
     Record::from_rdata(name(owner), 60, RData::CNAME(CNAME(name(target))))
 }
 
-/// What the upstream knows. Names below `many.` are asked in vain by UDP.
+/// The upstream's records. UDP answers for names below `many.` are truncated.
 fn zone(question: &Query) -> (ResponseCode, Vec<Record>) {
     let text = question.name().to_ascii().to_ascii_lowercase();
     let v6 = RData::AAAA(AAAA("2001:db8::1".parse().expect("address")));
@@ -53,17 +53,20 @@ fn zone(question: &Query) -> (ResponseCode, Vec<Record>) {
             let text = RData::TXT(TXT::new((0..40).map(|_| "x".repeat(100)).collect()));
             vec![Record::from_rdata(name("many.example."), 60, text)]
         }
+        ("many.pool.example.", RecordType::A) => {
+            (1..=240).map(|n| a("many.pool.example.", 60, [198, 51, 100, n])).collect()
+        }
         ("fails.example.", _) => return (ResponseCode::ServFail, Vec::new()),
         _ => return (ResponseCode::NXDomain, Vec::new()),
     };
     (ResponseCode::NoError, records)
 }
 
-/// The server. It notes what it was asked.
+/// The server. It records its questions.
 #[derive(Default)]
 pub(super) struct Upstream {
     pub(super) asked: Mutex<Vec<String>>,
-    /// Datagrams come from somebody who guesses, before the true one.
+    /// Sends a forged datagram before the true one.
     pub(super) forges: AtomicBool,
     pub(super) held: tokio::sync::Mutex<()>,
 }

@@ -1,4 +1,4 @@
-//! Headers that are added.
+//! Tests of added headers.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -23,7 +23,7 @@ fn headers() -> Option<serde_json::Value> {
     Some(json!({"*.example": {"Authorization": "hidden"}, "deep.api.example": {"X-Deep": "hidden"}}))
 }
 
-/// The server tells what it was sent.
+/// A world whose server echoes what it received.
 async fn world(policy: BoxPolicy, server_name: &str) -> World {
     let world = World::new(policy, headers()).await;
     let tls = world.outside.server(server_name);
@@ -74,7 +74,7 @@ fn hello_with(added: &[u8], name: &str) -> Vec<u8> {
     let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("client");
     let mut hello = Vec::new();
     client.write_tls(&mut hello).expect("hello");
-    // The lengths around the extensions: of the record, of the message, and of their list, after three other lists.
+    // The enclosing lengths: of the record, of the message, and of the extension list, which follows three other lists.
     let byte = |hello: &[u8], at: usize| usize::from(hello[at]);
     let session = 5 + 4 + 2 + 32;
     let suites = session + 1 + byte(&hello, session);
@@ -88,11 +88,11 @@ fn hello_with(added: &[u8], name: &str) -> Vec<u8> {
     hello
 }
 
-/// Where TLS ends here it is the outer name that counts, whatever else a client, a browser say, has encrypted for others.
+/// Where TLS ends here the outer name counts, whatever else a client such as a browser has encrypted.
 #[tokio::test]
 async fn an_encrypted_hello_does_not_matter_where_headers_are_added() {
     const SERVER_HELLO: u8 = 2;
-    // As draft-ietf-tls-esni, 5: outer; HKDF-SHA256 and AES-128-GCM; which key; a key of the client; what is hidden.
+    // As in draft-ietf-tls-esni, 5: outer type; HKDF-SHA256 and AES-128-GCM; key id; the client's key; the payload.
     let grease = [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[5; 32], &[0, 16], &[6; 16]].concat();
     let world = world(custom(&["api.example", "good.test"]), "api.example").await;
     for name in ["api.example", "good.test"] {
@@ -142,7 +142,7 @@ async fn nothing_is_sent_to_a_server_that_is_not_the_one() {
         "{text}"
     );
     assert_eq!(world.rules(), ["TLS of the server"]);
-    // Nor to one that somebody else vouches for.
+    // Nor to a server with a certificate of another authority.
     let world = World::new(BoxPolicy::AllowAll, headers()).await;
     let stranger = WorldAuthority::new().server("api.example");
     world.serve_http(443, Some(stranger), |_| async { Response::new(full("reached")) }).await;
@@ -175,7 +175,7 @@ async fn under_custom_a_name_must_be_allowed_even_if_headers_match() {
     world.dial_tls(443, "allowed.example").await.expect_err("it stands for another address");
     assert!(world.connected().is_empty());
     assert_eq!(world.rules(), ["not in allowed_domains", "the address is not one of this name"]);
-    // What speaks HTTP/2 only is told so inside of TLS.
+    // An HTTP/2-only client is refused by ALPN.
     world.box_.set_policy(BoxPolicy::AllowAll);
     let mut config = (**trusting(&world.authority.certificate_pem()).config()).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -235,7 +235,7 @@ async fn bodies_stream_both_ways_with_trailers() {
     const CHUNKS: usize = 256;
     let world = World::new(BoxPolicy::AllowAll, headers()).await;
     let tls = world.outside.server("api.example");
-    // Each chunk goes back at once, with the number of bytes at the end.
+    // Each chunk is echoed at once, with the byte count at the end.
     world
         .serve_http(443, Some(tls), |request: Request<hyper::body::Incoming>| async move {
             let bytes = Arc::new(AtomicUsize::new(0));
@@ -300,7 +300,7 @@ async fn events_arrive_when_they_are_sent() {
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
         send.send(event).await.expect("send");
         let mut seen = Vec::new();
-        // The next is sent only when this one was seen.
+        // The next is sent only after this one arrived.
         while !String::from_utf8_lossy(&seen).contains(event) {
             seen.push(tls.read_u8().await.expect("event"));
         }

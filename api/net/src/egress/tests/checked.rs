@@ -57,7 +57,7 @@ async fn tls_for_anything_else_ends_with_an_alert_and_reaches_nobody() {
         (SITE, hello_for("bad.example"), &DENIED),
         (SITE, hello_for("sub.good.example"), &DENIED),
         (SITE, hello_for("later.example"), &DENIED),
-        // Allowed, but not there.
+        // Allowed, but not resolvable to this address.
         (OTHER, hello_for("good.example"), &DENIED),
         (OTHER, hello_for("x.later.example"), &DENIED),
         (SITE, one(&[]), &UNNAMED),
@@ -86,7 +86,7 @@ async fn tls_for_anything_else_ends_with_an_alert_and_reaches_nobody() {
     assert_eq!(world.egress.counters().refused, 13);
 }
 
-/// What browsers send, if the operator takes the risk.
+/// Browsers' ClientHellos pass if the operator sets `ech_allowed`.
 #[tokio::test]
 async fn an_encrypted_hello_passes_by_its_outer_name_only_if_that_is_configured() {
     for ech_allowed in [false, true] {
@@ -271,7 +271,7 @@ async fn a_length_told_twice_does_not_make_two_requests_of_one() {
         let mut stream = world.dial(SITE, 80).await;
         let request = format!("POST /first HTTP/1.1\r\nHost: good.example\r\n{heads}\r\n{inner}");
         let text = ask(&mut stream, request.as_bytes()).await;
-        // The length counts for nothing, chunks do, and nothing that comes after them is looked at.
+        // The length is ignored, the chunks count, and later bytes are not read.
         assert!(
             text.contains("POST /first Some(\"good.example\")|\n") && text.matches("HTTP/1.1").count() == 1,
             "{text}"

@@ -1,4 +1,4 @@
-//! What must not grow, and how fast it is.
+//! Tests of memory growth and speed.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// Requests after which memory is looked at, and again after as many as the rest.
+/// Requests before the first memory measurement, and again before the second.
 const WARM: usize = 2_000;
 const ALL: usize = 12_000;
-/// What memory may grow by meanwhile; a kilobyte for each request would be ten times as much.
+/// Allowed growth between both; a kilobyte per request would be ten times as much.
 const GROWTH_BYTES_MAX: usize = 1 << 20;
 
-/// Memory of this process that is not shared.
+/// Private memory of this process.
 fn memory() -> usize {
     let text = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = text.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
@@ -42,7 +42,7 @@ async fn request(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite
     }
 }
 
-/// Measures the memory of the whole process: nextest, which the project runs its tests with, gives each test its own.
+/// Measures the memory of the whole process: nextest, the project's test runner, gives each test its own.
 #[tokio::test]
 async fn requests_leave_nothing_behind() {
     let world = world().await;
@@ -52,7 +52,7 @@ async fn requests_leave_nothing_behind() {
         if number == WARM {
             before = memory();
         }
-        // One connection has many requests, and there are many connections.
+        // Several requests per connection, on several connections.
         if number % 100 == 0 {
             tls = world.dial_tls(443, "api.example").await.expect("TLS");
         }

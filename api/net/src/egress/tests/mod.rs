@@ -1,5 +1,5 @@
-//! The proxy end to end, in one process: a box is a client with an address of its own on the loopback device, and where it
-//! was going is told by the test instead of the firewall.
+//! Tests the proxy end to end, in one process: the box is a client with its own address on the loopback device, and the
+//! test supplies the original destination instead of the firewall.
 
 mod attach;
 mod checked;
@@ -30,21 +30,21 @@ use crate::headers::HeaderRules;
 use crate::policy::DomainPattern;
 use crate::secret::SealingKey;
 
-/// Never reached when all is well.
+/// Not reached in a passing test.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// The box.
 const GUEST: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 3);
-/// What the names of the tests stand for, and what nobody's name stands for.
+/// The address of the tests' names, and an address without a name.
 pub(super) const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(super) const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
 #[derive(Default)]
 struct Roads {
-    /// Where the connection from this port of the box was going.
+    /// The original destination, by the box's source port.
     wanted: HashMap<u16, SocketAddrV4>,
-    /// Which server of the test plays an address.
+    /// The test server that stands in for an address.
     servers: HashMap<SocketAddrV4, SocketAddr>,
-    /// Where the proxy connected to.
+    /// The addresses that the proxy connected to.
     connected: Vec<SocketAddrV4>,
 }
 
@@ -82,7 +82,7 @@ impl NameSource for FakeNames {
     }
 }
 
-/// An authority of the world outside, and what it vouches for.
+/// A certificate authority of the outside world, with its certificate.
 pub(super) struct WorldAuthority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) pem: String,
@@ -204,7 +204,7 @@ impl World {
         trusting(&self.authority.certificate_pem()).connect(name, stream).await
     }
 
-    /// Plays an address.
+    /// Starts a server that stands in for an address.
     pub(super) async fn serve(&self, address: Ipv4Addr, port: u16) -> TcpListener {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listen");
         let server = listener.local_addr().expect("address");
@@ -212,7 +212,7 @@ impl World {
         listener
     }
 
-    /// Echoes what arrives at an address, until the end.
+    /// Echoes all bytes at an address, until the end.
     pub(super) async fn serve_echo(&self, address: Ipv4Addr, port: u16) {
         let listener = self.serve(address, port).await;
         tokio::spawn(async move {
@@ -226,7 +226,7 @@ impl World {
         });
     }
 
-    /// Serves HTTP at an address, inside of TLS where there is an acceptor.
+    /// Serves HTTP at an address, inside TLS if there is an acceptor.
     pub(super) async fn serve_http<F, R>(&self, port: u16, tls: Option<TlsAcceptor>, answer: F)
     where
         F: Fn(hyper::Request<hyper::body::Incoming>) -> R + Clone + Send + Sync + 'static,
@@ -256,7 +256,7 @@ impl World {
         });
     }
 
-    /// Where the proxy has connected to.
+    /// The addresses that the proxy has connected to.
     pub(super) fn connected(&self) -> Vec<SocketAddrV4> {
         self.way.0.lock().unwrap().connected.clone()
     }
@@ -267,14 +267,14 @@ impl World {
     }
 }
 
-/// Everything that comes, to the end or to a reset.
+/// Reads everything up to the end or a reset.
 pub(super) async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (Vec<u8>, Option<io::ErrorKind>) {
     let mut all = Vec::new();
     let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut all)).await.expect("it does not end");
     (all, read.err().map(|e| e.kind()))
 }
 
-/// Says something and hears everything.
+/// Sends a message and reads the whole answer.
 pub(super) async fn ask(
     stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
     bytes: &[u8],

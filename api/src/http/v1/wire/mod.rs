@@ -1,4 +1,4 @@
-//! The wire types of `/v1/…`: bills, what keeps a box awake, a look inside, and the network of a box.
+//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, and the network of a box.
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 

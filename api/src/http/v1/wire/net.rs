@@ -26,13 +26,13 @@ pub struct Counted {
 pub struct BoxConnection {
     /// `tcp`, `udp`, `icmp`.
     pub protocol: String,
-    /// Where it goes: what the box has asked for, not a proxy of ours.
+    /// Destination as the box requested it, not a proxy of ours.
     #[schema(value_type = String)]
     pub address: Ipv4Addr,
-    /// The port there.
+    /// Destination port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// State of a TCP connection, in the kernel's words.
+    /// State of a TCP connection, as the kernel names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
@@ -40,7 +40,7 @@ pub struct BoxConnection {
 /// Answer of `GET /v1/boxes/{id}/net`. It wakes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoxNetwork {
-    /// Whether the box has a link now; one without processes has none.
+    /// True if the box has a link now; one without processes has none.
     pub connected: bool,
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,22 +50,22 @@ pub struct BoxNetwork {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
-    /// Largest packet.
+    /// MTU in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// What it may reach.
+    /// Its network policy.
     pub policy: NetworkPolicy,
-    /// What left it since it was started.
+    /// Traffic that left it since it was started.
     pub sent: Counted,
-    /// What reached it.
+    /// Traffic that reached it.
     pub received: Counted,
-    /// What it was refused by the firewall.
+    /// Traffic that the firewall refused.
     pub refused: Counted,
-    /// Its connections, at most so many as a screen shows.
+    /// Its connections, limited to about a screenful.
     pub connections: Vec<BoxConnection>,
-    /// How many there are.
+    /// Number of all its connections.
     pub connections_total: u64,
-    /// What it was refused lately and why, the last first.
+    /// Recent refusals with their reasons, the last first.
     pub denials: Vec<Denied>,
 }
 
@@ -116,17 +116,17 @@ pub struct Denied {
     pub rule: String,
     /// `tcp`, `udp`, `icmp`, `dns`, `tls`, `http`, or a protocol's number.
     pub protocol: String,
-    /// Where it wanted to go.
+    /// Destination address.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
-    /// The port there.
+    /// Destination port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The name it wanted.
+    /// Requested name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// How often.
+    /// Number of attempts.
     pub count: u64,
     /// Unix milliseconds of the first time.
     pub first_ms: i64,

@@ -1,4 +1,4 @@
-//! Runs with all that is known of them.
+//! Runs with all recorded fields.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +21,7 @@ pub struct RunRecord {
     /// The end of the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// Why it failed, beyond its exit code.
+    /// Reason of its failure, beyond its exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
 }

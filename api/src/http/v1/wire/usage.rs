@@ -1,4 +1,4 @@
-//! Bills, what keeps a box awake, and a look inside.
+//! Bills, reasons why a box is awake, and resource usage.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ pub struct BoxView {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is doing.
+    /// Status of the box.
     pub status: BoxStatus,
     /// Id of its base image. A box keeps its image for life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub struct BoxView {
     pub created_ms: i64,
 }
 
-/// What one box has cost.
+/// The bill of one box.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoxBill {
     /// Id of the box.
@@ -34,7 +34,7 @@ pub struct BoxBill {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is doing; `deleted` boxes stay on the bill.
+    /// Status of the box; `deleted` boxes stay on the bill.
     pub status: BoxStatus,
     /// CPU time in microseconds, exact.
     pub cpu_usec: u64,
@@ -52,7 +52,7 @@ pub struct BoxBill {
     pub cpu_dollars: f64,
     /// Storage cost.
     pub storage_dollars: f64,
-    /// Both together.
+    /// Total cost.
     pub total_dollars: f64,
 }
 
@@ -69,7 +69,7 @@ pub struct BillTotals {
     pub cpu_dollars: f64,
     /// Storage cost.
     pub storage_dollars: f64,
-    /// Both together.
+    /// Total cost.
     pub total_dollars: f64,
 }
 
@@ -100,14 +100,14 @@ pub struct AccountUsage {
 /// Answer of `GET /v1/boxes/{id}/why`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Why {
-    /// What the box is doing.
+    /// Status of the box.
     pub status: BoxStatus,
-    /// What keeps it awake now.
+    /// Reasons why it is awake now.
     pub awake_because: Vec<String>,
-    /// Seconds until it falls asleep if nothing happens.
+    /// Seconds until it falls asleep if no work arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freezes_in_seconds: Option<f64>,
-    /// What a sleeping box waits for.
+    /// Events that wake a sleeping box.
     pub waiting_for: Vec<String>,
     /// Seconds without work until it sleeps.
     pub idle_seconds: u64,
@@ -140,10 +140,10 @@ pub struct TopProcess {
     pub comm: String,
 }
 
-/// How long the processes of a box stood still for want of something (the kernel's PSI).
+/// Time for which processes of the box stalled for want of a resource (the kernel's PSI).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TopStall {
-    /// Percent of the last 10 seconds in which at least one of them did.
+    /// Percent of the last 10 seconds in which at least one process stalled (PSI `some`).
     pub some_avg10: f64,
     /// Percent of the last minute.
     pub some_avg60: f64,
@@ -151,7 +151,7 @@ pub struct TopStall {
     pub some_avg300: f64,
     /// Microseconds since the start.
     pub some_usec: u64,
-    /// Percent of the last 10 seconds in which all did that had something to do.
+    /// Percent of the last 10 seconds in which all non-idle processes stalled (PSI `full`).
     pub full_avg10: f64,
     /// Percent of the last minute.
     pub full_avg60: f64,
@@ -161,7 +161,7 @@ pub struct TopStall {
     pub full_usec: u64,
 }
 
-/// Pressure by what is missing.
+/// Pressure by resource.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TopPressure {
     /// A CPU; the CPU limit counts.
@@ -180,11 +180,11 @@ pub struct TopPressure {
 pub struct ReclaimAnswer {
     /// Bytes of memory in use before.
     pub memory_before: u64,
-    /// And after.
+    /// Bytes of memory in use after.
     pub memory_after: u64,
     /// Bytes in swap before.
     pub swap_before: u64,
-    /// And after.
+    /// Bytes in swap after.
     pub swap_after: u64,
     /// It ended early, because the box was woken.
     pub cut_short: bool,
@@ -205,20 +205,20 @@ pub struct Top {
     pub memory_peak: u64,
     /// Memory that is swapped out.
     pub memory_swap: u64,
-    /// Times the box was slowed down because it used more than its `memory.high`.
+    /// Number of times the box was throttled because it exceeded its `memory.high`.
     pub memory_high_events: u64,
-    /// Times it was about to use more than its limit.
+    /// Number of times it was about to exceed its limit.
     pub memory_max_events: u64,
-    /// Times the kernel killed a process for want of memory.
+    /// Number of processes that the kernel killed for want of memory.
     pub oom_kills: u64,
-    /// What its processes wait for, where the kernel tells.
+    /// Pressure on its processes, where the kernel reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<TopPressure>,
     /// Processes and threads.
     pub pids: u64,
-    /// Asleep.
+    /// True if the box is asleep (frozen).
     pub frozen: bool,
-    /// The processes, where they can be told.
+    /// The processes, where they can be listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<Vec<TopProcess>>,
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::domain;
 
-/// How large a box is. Fixed when it is created.
+/// Size of a box. Fixed when it is created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BoxSize {
@@ -20,27 +20,27 @@ pub enum BoxSize {
     Large,
 }
 
-/// What a box is doing.
+/// Status of a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BoxStatus {
-    /// Being made.
+    /// In creation.
     Creating,
-    /// Ready, nothing to do.
+    /// Ready, without work.
     Idle,
-    /// Work is going on.
+    /// Work is in progress.
     Running,
     /// Asleep: costs no CPU; the next request wakes it.
     Paused,
-    /// Without processes; the next request starts it again on its disk.
+    /// Without processes; the next request restarts it on its disk.
     Stopped,
-    /// It cannot be used; the logs say why.
+    /// It cannot be used; its logs have the reason.
     Error,
-    /// It is going away.
+    /// In deletion.
     Deleted,
 }
 
-/// Which connections a box may make.
+/// The connections that a box may make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkPolicy {
     /// `allow-all`, `deny-all` or `custom`.
@@ -57,7 +57,7 @@ pub struct NetworkPolicy {
 }
 
 impl NetworkPolicy {
-    /// Nothing.
+    /// No connections.
     #[must_use]
     pub fn deny_all() -> Self {
         domain::NetworkPolicy::deny_all().into()
@@ -69,21 +69,21 @@ impl NetworkPolicy {
 pub struct BoxData {
     /// Two words and a number, unique for ever.
     pub id: String,
-    /// The name its owner gave it.
+    /// The name given by its owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is doing now.
+    /// Current status.
     pub status: BoxStatus,
     /// Size class.
     pub size: BoxSize,
-    /// The runtime that was asked for.
+    /// The runtime that was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// Labels, for filtering.
     pub labels: Vec<String>,
     /// Skills of the agent; always empty in this version.
     pub enabled_skills: Vec<String>,
-    /// Never put to sleep by idling.
+    /// True if it never falls asleep when idle.
     pub keep_alive: bool,
     /// The connections it may make.
     pub network_policy: NetworkPolicy,
@@ -97,15 +97,15 @@ pub struct BoxData {
     pub last_activity_at: i64,
     /// CPU time billed so far.
     pub total_cpu_ns: u64,
-    /// What that CPU time costs.
+    /// Cost of that CPU time.
     pub total_compute_cost_usd: f64,
-    /// Harness of its agent, if one was asked for.
+    /// Harness of its agent, if one was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
     /// Model of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Deleted by itself when its time is over.
+    /// True if it is deleted at the end of its lifetime.
     pub ephemeral: bool,
     /// Unix seconds at which an ephemeral box is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,7 +148,7 @@ pub struct CreateBox {
     /// Connections the box may make. Default: `allow-all` if boxes of this server have a network, else `deny-all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
-    /// Delete the box by itself after `ttl` seconds.
+    /// Delete the box automatically after `ttl` seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
     /// Life of an ephemeral box in seconds; 3 days at most and by default.
@@ -177,8 +177,8 @@ pub struct CreateBox {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub browser: Option<serde_json::Value>,
-    /// Headers that the box's HTTPS requests get on their way out, by domain: `{"api.example.com": {"Authorization": "…"}}`.
-    /// The box never sees them.
+    /// Headers that are added to the box's outgoing HTTPS requests, by domain: `{"api.example.com": {"Authorization":
+    /// "…"}}`. The box never sees them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub attach_headers: Option<serde_json::Value>,
@@ -203,7 +203,7 @@ pub struct DeleteBoxes {
 /// Answer of `GET …/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusAnswer {
-    /// What the box is doing.
+    /// Status of the box.
     pub status: BoxStatus,
 }
 
@@ -229,7 +229,7 @@ pub struct Labels {
     pub labels: Vec<String>,
 }
 
-/// Body of `PUT …/git-config` and `PUT …/config/git`; what is unset keeps its value.
+/// Body of `PUT …/git-config` and `PUT …/config/git`; absent fields keep their value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct GitConfigChange {

@@ -11,7 +11,7 @@ use crate::ledger::cpu_micro_dollars;
 /// Body of `POST …/exec` and `POST …/exec-stream`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExecBody {
-    /// The argument vector. No shell is put in front.
+    /// The argument vector. It is executed without a shell.
     pub command: Vec<String>,
     /// Working directory, relative to `/workspace/home` or absolute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,10 +55,10 @@ pub struct ExecResult {
     /// Standard error; absent when it is empty, because old clients take any `error` for the result.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
-    /// Output beyond the limit was dropped (our extension; absent when nothing was).
+    /// Output beyond the limit was dropped (our extension; absent otherwise).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
-    /// CPU time of the command and what it started (our extension).
+    /// CPU time of the command and its descendants (our extension).
     #[serde(default)]
     pub cpu_ns: u64,
 }
@@ -68,11 +68,11 @@ pub struct ExecResult {
 pub struct ExitTrailer {
     /// The exit code; 128 + n after signal n.
     pub exit_code: i32,
-    /// CPU time of the command and what it started.
+    /// CPU time of the command and its descendants.
     pub cpu_ns: u64,
 }
 
-/// What kind of run it is.
+/// Kind of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunType {
@@ -86,11 +86,11 @@ pub enum RunType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// Still going.
+    /// In progress.
     Running,
     /// Ended with exit code 0.
     Completed,
-    /// Ended otherwise.
+    /// Ended with another exit code or an error.
     Failed,
     /// Stopped by a cancel request.
     Cancelled,
@@ -116,7 +116,7 @@ pub struct BoxRunData {
     pub input_tokens: u64,
     /// Always 0 for commands.
     pub output_tokens: u64,
-    /// CPU time of the run and what it started.
+    /// CPU time of the run and its descendants.
     pub cpu_ns: u64,
     /// Cost of the run.
     pub cost_usd: f64,
@@ -138,7 +138,7 @@ pub struct Runs {
     pub runs: Vec<BoxRunData>,
 }
 
-/// How serious a log entry is.
+/// Level of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -150,7 +150,7 @@ pub enum LogLevel {
     Error,
 }
 
-/// Where a log entry comes from.
+/// Source of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogSource {
@@ -167,9 +167,9 @@ pub enum LogSource {
 pub struct LogEntry {
     /// Unix seconds.
     pub timestamp: i64,
-    /// How serious.
+    /// Level.
     pub level: LogLevel,
-    /// From where.
+    /// Source.
     pub source: LogSource,
     /// The text.
     pub message: String,

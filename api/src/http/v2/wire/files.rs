@@ -6,14 +6,14 @@ use utoipa::ToSchema;
 /// Answer of `GET …/files/read`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileContent {
-    /// Text, or base64 if that was asked for.
+    /// Text, or base64 if that was requested.
     pub content: String,
 }
 
 /// Body of `POST …/files/write`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WriteFile {
-    /// Where to; parents are created.
+    /// Destination; parents are created.
     pub path: String,
     /// Text, or base64 with `encoding: "base64"`.
     pub content: String,
@@ -54,7 +54,7 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
-    /// Anything else.
+    /// Any other kind.
     Other,
 }
 

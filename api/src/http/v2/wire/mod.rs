@@ -1,7 +1,8 @@
-//! The wire types of `/v2/…`, as the public clients expect them: what goes over HTTP, and nothing else.
+//! The wire types of `/v2/…`, as the public clients expect them: only what goes over HTTP.
 //!
-//! Owns the JSON shapes and their conversions from and to the domain. Plain data; only `http` uses them. Invariants: in requests `null` means the same as a missing key; in
-//! answers an optional field is left out rather than sent as `null`, because one of the clients tells them apart.
+//! Owns the JSON shapes and their conversions from and to the domain. Plain data; only `http` uses them. Invariants: in
+//! requests `null` means the same as a missing key; in answers an optional field is left out rather than sent as
+//! `null`, because one of the clients distinguishes them.
 
 mod boxes;
 mod exec;
@@ -21,7 +22,7 @@ pub use urls::*;
 /// The body of every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong, for a person.
+    /// Description of the error, for a person.
     pub error: String,
 }
 

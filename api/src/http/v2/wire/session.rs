@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Client to server. What is unknown is ignored by the server.
+/// Client to server. The server ignores unknown frames.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientFrame {
@@ -35,7 +35,7 @@ pub enum ClientFrame {
     },
 }
 
-/// What to start.
+/// The program to start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Start {
@@ -89,9 +89,9 @@ pub enum ServerFrame {
         /// The exit code; 128 + n after signal n.
         code: i32,
     },
-    /// The session cannot go on.
+    /// The session cannot continue.
     Error {
-        /// Why.
+        /// Reason.
         message: String,
         /// The exit code that a shell gives, if there is no such program (127) or it cannot be executed (126).
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! The shapes that strict clients insist on, as literal JSON.
+//! The shapes that strict clients require, as literal JSON.
 
 use serde_json::json;
 
@@ -43,7 +43,7 @@ fn a_box_has_whole_second_times_and_leaves_out_what_is_unset() {
 
 #[test]
 fn a_box_without_an_agent_reports_none() {
-    // Clients let their users start an agent as soon as `agent` or `model` is there.
+    // Clients let their users start an agent as soon as `agent` or `model` is present.
     let text = serde_json::to_string(&described()).expect("json");
     assert!(!text.contains("agent") && !text.contains("model"), "{text}");
 }

@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 pub struct OpenUrl {
     /// Port of the box, 1 to 65535.
     pub port: Option<i64>,
-    /// Make a token that opens it.
+    /// Make a bearer token for access.
     pub bearer_token: Option<bool>,
-    /// Make a password that opens it.
+    /// Make a password for access.
     pub basic_auth: Option<bool>,
 }
 
@@ -22,21 +22,22 @@ pub struct PublicUrl {
     pub url: String,
     /// Port of the box.
     pub port: u16,
-    /// Opens it, as `Authorization: Bearer`. Shown only here.
+    /// Token for `Authorization: Bearer`. Shown only here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
     /// The user of basic authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// Opens it, with `username`. Shown only here.
+    /// Password for basic authentication with `username`. Shown only here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// The same at the address of this API, for clients that cannot resolve the name; if the server has this form.
+    /// The same URL at the address of this API, for clients that cannot resolve the name; present if the server offers
+    /// this form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
 
-/// Secrets are not for logs.
+/// Keeps secrets out of logs.
 impl std::fmt::Debug for PublicUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PublicUrl").field("url", &self.url).field("port", &self.port).finish_non_exhaustive()
@@ -54,11 +55,11 @@ pub struct PublicUrlItem {
     pub url: String,
     /// Unix seconds.
     pub created_at: i64,
-    /// It opens with a password.
+    /// True if a password gives access.
     pub basic_auth: bool,
-    /// It opens with a token.
+    /// True if a token gives access.
     pub bearer_token: bool,
-    /// The same at the address of this API; if the server has this form.
+    /// The same URL at the address of this API; present if the server offers this form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
@@ -66,6 +67,6 @@ pub struct PublicUrlItem {
 /// The public URLs of a box.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PublicUrlList {
-    /// By port.
+    /// The URLs, by port.
     pub previews: Vec<PublicUrlItem>,
 }

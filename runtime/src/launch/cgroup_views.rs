@@ -1,0 +1,96 @@
+//! The cgroup hierarchies as a container sees them below `/sys/fs/cgroup`.
+//!
+//! On pure cgroup v2 that is the v2 tree itself. On a hybrid host it is the layout that language runtimes know from other
+//! container runtimes: a directory for each v1 hierarchy in which the container has a cgroup, named after its
+//! controllers, a link per controller where several share a hierarchy, and the v2 tree in `unified`. A hierarchy in
+//! which the container has no cgroup is not shown: it would show the cgroup of whatever started the container.
+
+use std::{io, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{Mode, mkdirat, symlinkat},
+    mount::MountAttrFlags,
+};
+
+use super::{
+    inside::Inside,
+    mounts::{self, flags},
+    root::{attach, attach_at, new_filesystem},
+};
+use crate::{
+    Result, Step,
+    cgroup::Controller,
+    error::OnStep as _,
+    plan::{Mount, MountAttributes, MountSource},
+    sys::mount::{self as sys_mount, MountAttr},
+};
+
+/// Size of the tmpfs that holds the directories of a hybrid layout.
+const LAYOUT_BYTES_MAX: &str = "64k";
+/// Where the v2 tree is in a hybrid layout.
+const UNIFIED: &str = "unified";
+
+/// Detached mounts of the hierarchies.
+#[derive(Default)]
+pub(super) struct Views {
+    pub(super) unified: Option<OwnedFd>,
+    v1: Vec<(Vec<Controller>, OwnedFd)>,
+}
+
+impl Views {
+    /// Makes them as seen from the cgroup namespace of this process, if the plan mounts cgroups. `v1` has the
+    /// controllers of each v1 hierarchy to be shown.
+    pub(super) fn make(mounts: &[Mount], v1: &[Vec<Controller>]) -> Result<Self> {
+        let Some(mount) = mounts.iter().find(|mount| mount.source == MountSource::Cgroup2) else {
+            return Ok(Self::default());
+        };
+        let unified = mounts::unified(mount.attributes).on(Step::Mounts, mount.target.display())?;
+        let view = |controllers: &Vec<Controller>| -> Result<(Vec<Controller>, OwnedFd)> {
+            let options: Vec<_> = controllers.iter().map(|c| (c.name().to_owned(), None)).collect();
+            let view = new_filesystem("cgroup", &options, flags(mount.attributes));
+            Ok((controllers.clone(), view.on(Step::Mounts, name_of(controllers))?))
+        };
+        Ok(Self { unified, v1: v1.iter().map(view).collect::<Result<_>>()? })
+    }
+
+    /// Whether there is a v1 hierarchy to be shown.
+    pub(super) fn is_hybrid(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Attaches a hybrid layout at the target of `mount`.
+    pub(super) fn attach(self, inside: &Inside, mount: &Mount) -> Result<()> {
+        self.attach_layout(inside, mount).on(Step::Mounts, mount.target.display())
+    }
+
+    fn attach_layout(self, inside: &Inside, mount: &Mount) -> io::Result<()> {
+        let options = [("mode", "0755"), ("size", LAYOUT_BYTES_MAX)];
+        let options = options.map(|(key, value)| (key.to_owned(), Some(value.to_owned())));
+        let writable = MountAttributes { readonly: false, ..mount.attributes };
+        let layout = new_filesystem("tmpfs", &options, flags(writable) & !MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        let target = mounts::target(inside, mount, &layout)?;
+        // Attached first: before Linux 6.15 nothing can be attached to a mount that is detached itself.
+        attach_at(&layout, &target)?;
+        let unified = self.unified.map(|view| (UNIFIED.to_owned(), view));
+        let v1 = self.v1.into_iter().map(|(controllers, view)| {
+            let name = name_of(&controllers);
+            if controllers.len() > 1 {
+                for one in &controllers {
+                    symlinkat(name.as_str(), &layout, one.name())?;
+                }
+            }
+            Ok((name, view))
+        });
+        for (name, view) in v1.collect::<io::Result<Vec<_>>>()?.into_iter().chain(unified) {
+            mkdirat(&layout, name.as_str(), Mode::from_raw_mode(0o755))?;
+            attach(&view, std::os::fd::AsFd::as_fd(&layout), name.as_ref())?;
+        }
+        let readonly = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        sys_mount::mount_setattr(std::os::fd::AsFd::as_fd(&layout), c"", false, &readonly)
+    }
+}
+
+/// The name of a v1 hierarchy's directory, `cpu,cpuacct`.
+fn name_of(controllers: &[Controller]) -> String {
+    controllers.iter().map(|c| c.name()).collect::<Vec<_>>().join(",")
+}
