@@ -1,4 +1,4 @@
-//! Network namespaces of a test's own. They have no name and no mount: they exist as long as a descriptor or a thread holds them, and
+//! Network namespaces of a test's own. They have no name and no mount: they exist as long as they are held, and
 //! nothing is left when the test process has ended, however it did.
 
 use std::fs::File;

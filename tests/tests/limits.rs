@@ -1,4 +1,4 @@
-//! Limits, measured on this machine: a process that exceeds one is stopped inside its own box, without effect on others.
+//! Limits, measured on this machine: a process that exceeds one is stopped inside its box, and others are unaffected.
 
 use std::io::Read;
 use std::time::{Duration, Instant};

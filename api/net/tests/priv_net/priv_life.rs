@@ -71,7 +71,7 @@ fn priv_nothing_is_left_of_a_box_that_was_detached() {
     echo(&mut again.connect(SITE, 80).expect("connect")).expect("echo");
 }
 
-/// A daemon that dies between closing a box in and forgetting its connections leaves nothing to the next box at its address.
+/// A daemon that dies between closing a box in and forgetting its connections leaves nothing to the address's next box.
 #[test]
 fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() {
     let mut world = World::new();
@@ -178,7 +178,7 @@ fn priv_connections_outlive_the_daemon() {
     streams.iter_mut().for_each(|s| assert!(echo(s).is_err(), "the new daemon's policy does not count"));
 }
 
-/// A daemon that dies after any of the steps leaves a box that reaches nothing, and what is left can be swept, or finished.
+/// A daemon that dies after any step leaves a box that reaches nothing, and what is left can be swept, or finished.
 #[test]
 fn priv_a_crash_between_any_two_steps_leaves_no_hole() {
     for done in 0..=Step::ALL.len() {
