@@ -254,7 +254,7 @@ impl Daemon {
         child.wait().expect("reap iceboxd");
     }
 
-    /// Reaps an `iceboxd` that somebody has killed.
+    /// Reaps an `iceboxd` that was killed.
     pub fn reap(&mut self) {
         let mut child = self.child.take().expect("iceboxd was started");
         match child.wait() {

@@ -1,4 +1,4 @@
-//! Network namespaces of a test's own. They have no name and no mount: they are there as long as somebody holds them, and
+//! Network namespaces of a test's own. They have no name and no mount: they exist as long as they are held, and
 //! nothing is left when the test process has ended, however it did.
 
 use std::fs::File;
@@ -18,7 +18,7 @@ impl Netns {
     /// A new one, with nothing but a loopback interface that is down.
     #[must_use]
     pub fn new() -> Self {
-        // The namespace of a thread that nobody else has: the machine's own is never left by the test itself.
+        // The namespace of a dedicated thread: the machine's own is never left by the test itself.
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
             File::open("/proc/thread-self/ns/net").expect("open the namespace")

@@ -1,7 +1,7 @@
 //! Icebox as a service of this machine's systemd, installed as users do it, by `dist/install.sh`.
 //!
 //! There is one systemd and one set of unit names, so these tests run one after the other, by a lock. They are for
-//! machines that nobody else uses: a guest (`cargo xtask vm --flavour systemd`).
+//! dedicated machines: a guest (`cargo xtask vm --flavour systemd`).
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;

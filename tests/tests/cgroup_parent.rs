@@ -40,7 +40,7 @@ fn hierarchies(cgroups: &machine::Cgroups, path: &str) -> BTreeSet<PathBuf> {
 #[test]
 fn a_box_is_below_the_parent_in_every_hierarchy_with_its_limits() {
     let parent = Parent::new();
-    // Kept by nobody else: the daemon is the first to be dropped.
+    // The only owner of the daemon: it is the first to be dropped.
     let daemon = Daemon::start_with(&parent.config());
     let made = daemon.api().create_default();
     assert_eq!(made.out("echo works"), "works");

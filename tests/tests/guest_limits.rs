@@ -201,7 +201,7 @@ fn show(path: &Path, init: i32, inside: &str) {
     let tree = open_tree(rustix::fs::CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC);
     let tree = tree.expect("clone the mount");
     let namespace = fs::File::open(format!("/proc/{init}/ns/mnt")).expect("the box's mount namespace");
-    // A thread of its own: only one that shares its root with nobody may enter.
+    // A thread of its own: only a thread with an unshared root may enter.
     std::thread::scope(|scope| {
         let entered = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).expect("unshare");

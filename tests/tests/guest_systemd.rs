@@ -226,7 +226,7 @@ fn a_start_that_takes_long_is_given_time_while_it_gets_on() {
     assert_eq!(service.again(&made).out("echo works"), "works");
 }
 
-/// A later build, as far as anybody can tell: the same programs, with something appended to each.
+/// What looks like a later build: the same programs, with something appended to each.
 fn newer_binaries() -> std::path::PathBuf {
     let dir = icebox_tests::daemon::scratch_dir().join(icebox_tests::daemon::unique("newer"));
     fs::create_dir_all(&dir).expect("make a directory");

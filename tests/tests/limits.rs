@@ -1,4 +1,4 @@
-//! Limits, measured on this machine: who exceeds one is stopped inside its own box, and nobody else notices.
+//! Limits, measured on this machine: a process that exceeds one is stopped inside its box, and others are unaffected.
 
 use std::io::Read;
 use std::time::{Duration, Instant};

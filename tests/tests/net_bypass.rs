@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// wait side by side, on slow machines too.
 const TRY_S: f64 = 6.0;
 const VAIN_TRY_S: f64 = 3.0;
-/// Nobody limits the number of connections here: a limit would look like a closed port.
+/// The number of connections is not limited here: a limit would look like a closed port.
 const NO_LIMITS: &str = "[network.limits]\nconnections_max = 0\nnew_connections_per_second_max = 0";
 
 fn place(made: &TestBox) -> Place {

@@ -1,4 +1,4 @@
-//! `attach_headers`: headers that a box's requests get on their way out, and that nobody in the box ever sees.
+//! `attach_headers`: headers that a box's requests get on their way out, and that no process in the box ever sees.
 
 use std::net::Ipv4Addr;
 
@@ -49,7 +49,7 @@ fn every_usual_client_gets_the_headers_and_trusts_the_proxy() {
     ] {
         let before = world.web.visits_of("api.test").len();
         let result = made.exec(&argv);
-        // There is no repository, only somebody who answers.
+        // There is no repository, only a server that answers.
         assert!(result.code == 0 || client == "git", "{client}: {result:?}");
         assert!(world.web.visits_of("api.test").len() > before, "{client} did not come through: {result:?}");
         assert_eq!(last(&world, "api.test"), [SECRET], "{client}");

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde_json::{Value, json};
 
-/// Whom nobody may reach.
+/// An address that no box may reach.
 const CANARY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 /// Whom open boxes may reach.
 const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);

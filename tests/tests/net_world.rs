@@ -43,6 +43,6 @@ fn the_internet_answers_for_every_address() {
         assert!(world.capture.to(address) > 0, "{address} was not seen");
     }
     wait_until(icebox_tests::net::DEADLINE, "the connections to be noted", || world.sink.hits().len() >= 4);
-    // And nobody else is there: the machine's own namespace has none of these links.
+    // The links are in the world only: the machine's own namespace has none of these links.
     assert!(!icebox_tests::machine::links().contains(icebox_tests::net::links::UPLINK));
 }

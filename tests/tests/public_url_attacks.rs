@@ -287,7 +287,7 @@ fn connections_have_a_limit_per_box_and_the_api_stays_open() {
     icebox_tests::wait_until(Duration::from_secs(20), "room for one more", || url.get("/").status == 200);
 }
 
-/// Clients that take their time for a head hold a connection for a while, and nobody else up.
+/// Clients that take their time for a head hold a connection for a while, and delay no other client.
 #[test]
 fn clients_that_do_not_come_to_the_point_are_sent_away() {
     let daemon = Daemon::start();

@@ -1,4 +1,4 @@
-//! Many hands on one box at the same moment: nobody hangs, nobody is lied to, nothing is left.
+//! Concurrent requests for one box: none hangs, each answer is true, nothing is left.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};

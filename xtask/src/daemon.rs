@@ -1,7 +1,7 @@
 //! The `iceboxd` that `cargo xtask up` starts and `down` stops.
 //!
 //! Invariant: a process is only signalled when pid, start time and boot are those that were recorded when it was started;
-//! a pid alone may be anybody's by now.
+//! a pid alone may have been reused.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -66,7 +66,7 @@ pub(crate) enum HostSide {
     Apart,
     /// In this machine's own.
     Own,
-    /// In a namespace that somebody else has made.
+    /// In an existing namespace.
     Named(String),
 }
 
@@ -309,7 +309,7 @@ fn boot_id() -> Result<String> {
     Ok(fs::read_to_string(path).or_fail("read", path)?.trim().to_owned())
 }
 
-/// Says clearly that somebody else has the address, before a daemon's log has to.
+/// Reports that the address is in use, before a daemon's log has to.
 fn check_port(listen: SocketAddr) -> Result<()> {
     match TcpListener::bind(listen) {
         Ok(_) => Ok(()),

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// How long we look at the frozen box's CPU meter.
 const METER_TIME: Duration = Duration::from_secs(1);
 
-/// A process that counts its visitors in memory and nowhere else, and costs nothing while nobody comes.
+/// A process that counts its visitors in memory and nowhere else, and costs nothing without visitors.
 const SERVER: &str = "\
 import http.server
 visitors = 0

@@ -1,6 +1,6 @@
 //! `cargo xtask down`: puts the boxes to sleep and stops `iceboxd`.
 //!
-//! Boxes do not depend on the daemon, so ending it alone would leave them awake with nobody to put them to sleep.
+//! Boxes do not depend on the daemon, so ending it alone would leave them awake without a daemon to put them to sleep.
 
 use std::path::Path;
 

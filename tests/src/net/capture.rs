@@ -1,7 +1,7 @@
 //! Counts the packets that come to a namespace, by where they want to go.
 //!
 //! It sees what the wire carries, before anything there could refuse it. So a test that finds nothing here knows that
-//! nothing was let out, not only that nobody answered.
+//! nothing was let out, not only that no answer came.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

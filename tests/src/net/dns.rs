@@ -176,7 +176,7 @@ impl Dns {
         }
         let key = keys.into_iter().find(|key| shared.table.contains_key(key))?;
         let turns = shared.table.get_mut(&key)?;
-        // Only questions for addresses take a turn: how often the other types are asked is nobody's business.
+        // Only questions for addresses take a turn: the number of questions of other types varies.
         if turns.len() > 1 && is_for_addresses { Some(turns.remove(0)) } else { turns.first().cloned() }
     }
 }

@@ -45,7 +45,7 @@ pub const OTHER_RESOLVERS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(9, 9, 9, 9)];
 /// Ports on which the host itself listens, on all its addresses.
 pub const HOST_PORTS: [u16; 5] = [22, 80, 443, 5432, 8080];
-/// Ports of the internet behind which somebody takes whatever is sent.
+/// Ports of the internet on which a sink listens.
 pub const SINK_PORTS: [u16; 5] = [22, 25, 853, 5353, 9999];
 /// The addresses of boxes.
 pub const POOL: &str = "10.88.0.0/16";
@@ -57,7 +57,7 @@ pub struct World {
     pub host: Netns,
     /// Plays the internet.
     pub internet: Netns,
-    /// Whoever signs the certificates of the internet's servers.
+    /// The CA that signs the certificates of the internet's servers.
     pub authority: Authority,
     /// Name servers.
     pub dns: Dns,

@@ -10,13 +10,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// Names below this are signed by somebody whom nobody trusts.
+/// Names below this are signed by an untrusted CA.
 pub const UNTRUSTED: &str = "untrusted.test";
 /// Names below this have certificates whose time is over.
 pub const EXPIRED: &str = "expired.test";
 /// Names below this show the certificate of another name.
 pub const MISNAMED: &str = "misnamed.test";
-/// The certificate of whoever asks for no name.
+/// The certificate for a client without SNI.
 const NAMELESS: &str = "nameless.test";
 
 struct Signer {

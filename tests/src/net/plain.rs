@@ -97,7 +97,7 @@ impl World {
                     gateway: Option<Ipv6Addr>,
                     to: Ipv6Addr,
                     length| {
-            // An address is usable at once when nobody is asked whether it is free.
+            // An address is usable at once without duplicate address detection.
             set_sysctl(namespace, &format!("net/ipv6/conf/{name}/accept_dad"), "0");
             netlink(namespace, move |handle| async move {
                 let index = links::find(&handle, name).await.header.index;

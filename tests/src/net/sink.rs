@@ -1,4 +1,4 @@
-//! Somebody who listens on some ports of all addresses, takes whatever comes, and says a word.
+//! A server that listens on some ports of all addresses, reads its input, and answers with a word.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -8,7 +8,7 @@ use std::thread;
 use super::{DEADLINE, listen};
 use crate::netns::Netns;
 
-/// What is said to whoever connects or sends.
+/// The answer to each connection or datagram.
 pub const WORD: &[u8] = b"SINK\n";
 
 /// Something that came.

@@ -38,7 +38,7 @@ pub enum Proof {
     Visit(&'static str),
     /// The same for the way's own address as a host.
     OwnVisit,
-    /// Somebody on the host was connected to, or got a datagram.
+    /// A listener on the host got a connection or a datagram.
     Host(&'static str, u16),
     /// A packet came to the way's own address; without a proxy, its port on the host was connected to.
     Proxy,

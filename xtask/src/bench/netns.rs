@@ -16,7 +16,7 @@ pub(super) struct Netns {
 
 impl Netns {
     pub(super) fn new() -> Result<Self> {
-        // The namespace of a thread that nobody else has.
+        // The namespace of a dedicated thread.
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|e| Error::new("make", "a network namespace", Cause::Io(e.into())))?;

@@ -75,7 +75,7 @@ pub(super) fn choose(seed: u64, round: u32, strict: bool) -> Choice {
     Choice { way, delay, end, guest_seed: random.next(), disk_seed: random.next() }
 }
 
-/// A seed that nobody has chosen.
+/// A random seed.
 pub(super) fn new_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // Short enough to be typed.

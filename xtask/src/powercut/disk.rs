@@ -156,7 +156,7 @@ impl Disk {
             }
             let error = match self.perform(kind, offset, &mut data)? {
                 Some(error) => error,
-                // Without power nobody answers, and nobody hangs up either.
+                // Without power the disk neither answers nor hangs up.
                 None => return hold(stream),
             };
             let mut reply = Vec::with_capacity(16 + data.len());
@@ -180,7 +180,7 @@ impl Disk {
             match &mut state.end {
                 Some(End { after: 0, at_flush }) if kind == FLUSH || !*at_flush => {
                     state.off = true;
-                    // Half-way at this moment: it has come, and nobody hears of it.
+                    // Half-way at this moment: it was received, and is not answered.
                     if kind == WRITE {
                         state.write(offset, std::mem::take(data))?;
                     }

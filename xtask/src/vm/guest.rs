@@ -1,6 +1,6 @@
 //! One guest: QEMU, the ports that connect it with the host, and the deadlines.
 //!
-//! Each port is a Unix socket that we listen on before QEMU starts, so nothing is said before somebody hears it. The
+//! Each port is a Unix socket that we listen on before QEMU starts, so no output is lost. The
 //! guest says `ready`, then `exit STATUS`, on the control port; a guest that does not is ended and its console is shown.
 //! We say at most `reset` there, and the guest resets itself at once: one of the two ways in which its power is cut.
 
@@ -144,7 +144,7 @@ impl Guest<'_> {
         qemu.args(self.accelerator.arguments()).args(["-m", &MEMORY_MIB.to_string()]);
         qemu.args(["-smp", &self.processors.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
-        // A panic ends the guest instead of waiting for somebody to look.
+        // A panic ends the guest instead of hanging it.
         let line = format!(
             "console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={} {}",
             self.flavour.name(),
@@ -350,7 +350,7 @@ fn ended(what: &str) -> Error {
 fn hear_control(listener: UnixListener, ours: Arc<OnceLock<UnixStream>>, sender: Sender<Said>) {
     thread::spawn(move || {
         let stream = listener.accept().and_then(|(stream, _)| {
-            // Nobody else sets it.
+            // Set only here.
             let _ = ours.set(stream.try_clone()?);
             Ok(BufReader::new(stream))
         });
@@ -363,7 +363,7 @@ fn hear_control(listener: UnixListener, ours: Arc<OnceLock<UnixStream>>, sender:
 
 fn copy_port(port: &'static str, listener: UnixListener, mut to: impl Write + Send + 'static, sender: Sender<Said>) {
     thread::spawn(move || {
-        // Where it can't be written (a closed pipe) there is nobody to tell; the guest must not block on it.
+        // Write errors (a closed pipe) are ignored; the guest must not block on it.
         let mut copy = |mut stream: UnixStream| {
             let mut buffer = vec![0; BUFFER_BYTES];
             while let Ok(length @ 1..) = stream.read(&mut buffer) {

@@ -111,7 +111,7 @@ fn make(image: &Image) -> Result<()> {
             .arg(&tree)
             .arg(mirror()?),
     )?;
-    // A guest has no name of its own, and nobody logs in but who started it.
+    // A guest has no name of its own, and only the user who started it logs in.
     let hostname = tree.join("etc/hostname");
     fs::write(&hostname, "icebox-guest\n").or_fail("write", hostname.display().to_string())?;
     let boot = tree.join("boot");

@@ -177,7 +177,7 @@ fn priv_boxes_do_not_reach_each_other() {
         world.seen();
         assert!(!there.seen().iter().any(|s| s.has(&packet.text)), "protocol {protocol} reached the other box");
     }
-    // Nor does the host, by itself or for somebody on the uplink.
+    // Nor does the host, by itself or for a peer on the uplink.
     assert!(connect_quickly(&world, other.address()).is_err(), "the host reached a box");
     let packet = Packet::new(UDP, UPLINK, other.address(), "from-the-host.");
     let _ = packet.send(&world.host);

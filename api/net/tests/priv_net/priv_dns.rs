@@ -23,7 +23,7 @@ use crate::world::{DEADLINE, EGRESS_PORT, SITE, SITE_2, SITE_3, TestBox, World, 
 const DNS_PORT: u16 = 30_053;
 /// Where the upstream listens: boxes could not reach it there if they tried.
 const UPSTREAM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5300);
-/// Nobody has an opinion of this port, so a pin alone opens it.
+/// This port has no rule, so a pin alone opens it.
 const PORT: u16 = crate::world::PLAIN_PORT;
 
 /// What the upstream knows.

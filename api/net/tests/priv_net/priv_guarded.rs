@@ -18,7 +18,7 @@ const WAYS: [&[&str]; 4] = [
     &["flush", "chain", "inet", "icebox", "from_box"],
     &["insert", "rule", "inet", "icebox", "to_host", "accept"],
 ];
-/// Somebody on the internet whom no box may reach.
+/// A server on the internet that no box may reach.
 const CLOSED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// What is sent to him.
 const LEAK: &str = "leak ";
@@ -30,7 +30,7 @@ fn kernel_guards() -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(9))
 }
 
-/// Whether somebody owns the table.
+/// True if the table has an owner.
 fn is_owned(world: &World) -> bool {
     let text = world.nft(&["-j", "list", "table", "inet", "icebox"]);
     let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -110,7 +110,7 @@ fn priv_nft_what_others_do_to_a_guarded_table_is_refused() {
     assert!(after > before, "the table was put in anew");
 }
 
-/// Between two daemons the table has no owner: it holds, and anybody may change it. The next one owns it again.
+/// Between two daemons the table has no owner: it holds, and any process may change it. The next one owns it again.
 #[test]
 fn priv_nft_a_table_without_a_daemon_holds_and_is_owned_by_the_next() {
     let mut world = World::new();
@@ -126,7 +126,7 @@ fn priv_nft_a_table_without_a_daemon_holds_and_is_owned_by_the_next() {
         assert_eq!(is_owned(&world), kernel_guards(), "guarded");
         echo(&mut stream).expect("after the restart");
         assert!(world.wait(world.side().counters(b.pair)).sent.packets > before, "the table is another");
-        // Whoever has it can change it.
+        // Its owner can change it.
         world.wait(world.side().set_policy(b.pair, Policy::DenyAll, Vec::new()));
         assert!(b.connect(SITE, 80).is_err());
         world.wait(world.side().set_policy(b.pair, Policy::AllowAll, Vec::new()));
@@ -234,7 +234,7 @@ fn priv_nft_a_table_that_somebody_removes_is_put_back_with_its_boxes() {
     assert!(world.seen().iter().any(|s| s.has("after-all.")));
 }
 
-/// Whoever changes a box before the removal was noticed does not fail for it.
+/// A change of a box before the removal was noticed does not fail for it.
 #[test]
 fn priv_nft_a_change_just_after_a_removal_is_done() {
     let mut world = World::new();

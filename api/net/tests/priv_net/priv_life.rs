@@ -71,7 +71,7 @@ fn priv_nothing_is_left_of_a_box_that_was_detached() {
     echo(&mut again.connect(SITE, 80).expect("connect")).expect("echo");
 }
 
-/// Whoever dies between closing a box in and forgetting its connections leaves nothing to the next box at its address.
+/// A daemon that dies between closing a box in and forgetting its connections leaves nothing to the address's next box.
 #[test]
 fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() {
     let mut world = World::new();
@@ -86,7 +86,7 @@ fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() 
     echo(&mut kept).expect("another box's connection was forgotten");
 }
 
-/// What is left to the kernel, the kernel does: nobody else is there.
+/// The kernel does its part without a daemon.
 #[test]
 fn priv_a_link_goes_with_its_namespace() {
     let mut world = World::new();
@@ -123,7 +123,7 @@ fn priv_a_box_with_the_addresses_of_one_that_was_detached_is_the_only_one() {
     assert!(!passes(&mut world, &former, "former."), "the box that was detached passes");
 }
 
-/// A box that starts again at once gets a link again, and whoever looks after the old one leaves the new one alone.
+/// A box that starts again at once gets a link again, and the old one's cleanup leaves the new one alone.
 #[test]
 fn priv_a_box_that_comes_back_at_once_keeps_its_new_link() {
     const ROUNDS: usize = 60;
@@ -178,7 +178,7 @@ fn priv_connections_outlive_the_daemon() {
     streams.iter_mut().for_each(|s| assert!(echo(s).is_err(), "the new daemon's policy does not count"));
 }
 
-/// Whoever dies after any of the steps leaves a box that reaches nothing, and what is left can be swept, or finished.
+/// A daemon that dies after any step leaves a box that reaches nothing, and what is left can be swept, or finished.
 #[test]
 fn priv_a_crash_between_any_two_steps_leaves_no_hole() {
     for done in 0..=Step::ALL.len() {
@@ -225,7 +225,7 @@ fn priv_a_crash_on_the_way_back_leaves_no_hole() {
     let take_out = || -> Result<(), Error> { Firewall::open(&settings())?.remove(b.pair) };
     world.host.run(take_out).expect("take out");
     assert!(!passes(&mut world, &b, "half-gone."));
-    // The link went with the box's namespace, and nobody was there to see it.
+    // The link went with the box's namespace, while no daemon ran.
     world.host.run(|| Links::open()?.remove(&other.id)).expect("remove");
     world.start();
     let swept = world.wait(world.side().sweep(Vec::new()));
@@ -311,7 +311,7 @@ fn priv_nft_what_others_did_to_the_table_is_repaired() {
     let mut world = World::new();
     let (b, other) = (world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll));
     let rules = count(&world, "rule");
-    // While somebody is there, he would notice.
+    // A running daemon would notice.
     world.die();
     // Half a box is no box.
     world.nft(&["delete", "element", "inet", "icebox", "policy_in", &format!("{{ {} }}", b.address())]);

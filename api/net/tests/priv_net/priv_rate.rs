@@ -14,7 +14,7 @@ const LASTS: Duration = Duration::from_secs(3);
 /// One second's worth at once, and the burst.
 const AT_ONCE: u64 = PER_SECOND + (128 << 10);
 
-/// Sends to somebody who sends it back, as fast as it goes.
+/// Sends to an echo server, as fast as possible.
 fn exchange(b: &TestBox) -> thread::JoinHandle<()> {
     let stream = b.connect(SITE, 80).expect("connect");
     let mut reader = stream.try_clone().expect("clone");

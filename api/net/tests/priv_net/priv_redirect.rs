@@ -229,7 +229,7 @@ fn priv_a_new_policy_cuts_what_went_directly_to_ports_that_names_decide() {
     let b = world.add_box(Policy::AllowAll);
     let mut streams: Vec<TcpStream> = [80, 443].map(|port| b.connect(SITE, port).expect("connect")).into();
     streams.iter_mut().for_each(|s| echo(s).expect("echo"));
-    // A name stands for the address, but nobody knows whether these were begun by it.
+    // A name stands for the address, but it is unknown whether these were begun by it.
     let pins = vec![Pin { address: SITE, time: Duration::from_secs(60) }];
     world.wait(world.side().set_policy(b.pair, custom(&[], &[]), pins));
     streams.iter_mut().for_each(|s| assert!(echo(s).is_err(), "it goes on without a name"));

@@ -14,7 +14,7 @@ use crate::world::{DEADLINE, SITE, TestBox, World, echo, original, udp};
 /// Long enough for what was sent to be told.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Both ends of a connection from the box to somebody on the internet.
+/// Both ends of a connection from the box to a server on the internet.
 fn connection(world: &World, b: &TestBox, port: u16) -> (TcpStream, TcpStream) {
     let listen = || Ok(TcpListener::bind((SITE, port)).expect("listen"));
     let listener = world.internet.run(listen).expect("a thread there");

@@ -27,7 +27,7 @@ use crate::packet::{Packet, Recorder, Seen, UDP};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// The host's address on its uplink; what boxes send comes from here.
 pub(crate) const UPLINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-/// Somebody behind the host who is no box.
+/// A host behind this host that is no box.
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Public addresses of the internet.
@@ -36,7 +36,7 @@ pub(crate) const SITE_2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 pub(crate) const SITE_3: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
 /// Where the internet's servers listen.
 pub(crate) const PORTS: [u16; 6] = [25, 53, 80, 443, 853, PLAIN_PORT];
-/// One that nobody has an opinion of.
+/// One without a rule.
 pub(crate) const PLAIN_PORT: u16 = 8000;
 /// Where the host's proxies listen.
 pub(crate) const DNS_PORT: u16 = 21_053;
@@ -276,7 +276,7 @@ impl World {
         world
     }
 
-    /// Somebody behind another interface of the host, who is no box; the internet sends packets for it to the host.
+    /// A peer behind another interface of the host, not a box; the internet sends packets for it to the host.
     pub(crate) fn add_stranger(&self) -> Namespace {
         let stranger = namespace();
         let there = stranger.raw_fd();
@@ -411,7 +411,7 @@ impl World {
         all
     }
 
-    /// `nft` in the host's namespace: what the kernel has, told by somebody else than the code under test.
+    /// `nft` in the host's namespace: what the kernel has, reported independently of the code under test.
     pub(crate) fn nft(&self, arguments: &[&str]) -> String {
         self.try_nft(arguments).unwrap_or_else(|said| panic!("nft {arguments:?}: {said}"))
     }

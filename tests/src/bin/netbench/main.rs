@@ -2,7 +2,7 @@
 //! line: title, unit, cases with their samples, marks, notes. All candidates of a report are measured in turns.
 //!
 //! The clients are threads of this program that have entered a box's network namespace: what is measured is the way of
-//! the packets, not the language that somebody in a box happens to use. Servers that have to freeze live in the boxes.
+//! the packets, not the language of a program in a box. Servers that have to freeze live in the boxes.
 
 mod fleet;
 mod places;

@@ -21,7 +21,7 @@ const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
 const BLOCK: usize = 20;
 const FRESH_BLOCK: usize = 4;
 
-/// Trusts anybody: this measures.
+/// Trusts any certificate: this is a benchmark.
 #[derive(Debug)]
 struct Anybody(CryptoProvider);
 

@@ -46,7 +46,7 @@ struct Wanted {
 }
 
 fn main() -> ExitCode {
-    // Nobody restarts a thread: the round has failed, and the host is told why.
+    // A thread is not restarted: the round has failed, and the host is told why.
     std::panic::set_hook(Box::new(|panic| {
         report::violation(&format!("a thread of the test panicked: {panic}"));
     }));

@@ -189,7 +189,7 @@ impl BoxFacts {
     }
 
     fn may_hold(&mut self, path: String, texts: impl IntoIterator<Item = Option<Text>>) {
-        // A path that nobody has spoken of holds nothing.
+        // A path without a record holds nothing.
         self.files.entry(path).or_insert_with(|| vec![None]).extend(texts);
     }
 }

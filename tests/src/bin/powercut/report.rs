@@ -9,7 +9,7 @@ static VIOLATIONS: AtomicUsize = AtomicUsize::new(0);
 
 fn line(text: &str) {
     let mut out = std::io::stdout().lock();
-    // Without the host there is nobody to tell.
+    // Without the host, a report has no reader.
     let _ = out.write_all(format!("{}\n", text.replace('\n', " | ")).as_bytes()).and_then(|()| out.flush());
 }
 
