@@ -104,7 +104,7 @@ async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
             Err(error) => break Err(error),
         }
     };
-    let Output { stdout, mut stderr, truncated, share, tail } = output;
+    let Output { stdout, mut stderr, truncated, share, tail, .. } = output;
     let finished = ticket.finish(Ended { truncated, ..ended_now(exit, tail.bytes()) }).await;
     if finished.lost {
         stderr.extend_from_slice(stopped_text().as_bytes());
@@ -164,7 +164,10 @@ enum Stream {
 struct Output {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    /// Some output of a stream was dropped.
     truncated: bool,
+    stdout_cut: bool,
+    stderr_cut: bool,
     share: Share,
     tail: Tail,
 }
@@ -172,20 +175,21 @@ struct Output {
 impl Output {
     fn add(&mut self, bytes: &Bytes, stream: Stream) {
         let held = self.stdout.len() + self.stderr.len();
-        let kept = match stream {
-            Stream::Out => &mut self.stdout,
-            Stream::Err => &mut self.stderr,
+        let (kept, cut) = match stream {
+            Stream::Out => (&mut self.stdout, &mut self.stdout_cut),
+            Stream::Err => (&mut self.stderr, &mut self.stderr_cut),
         };
         self.tail.add(bytes);
-        // Output after a gap is dropped too.
-        let room = if self.truncated { 0 } else { EXEC_OUTPUT_BYTES_MAX - kept.len() };
+        // Output of the same stream after a gap is dropped too.
+        let room = if *cut { 0 } else { EXEC_OUTPUT_BYTES_MAX - kept.len() };
         let taken = bytes.get(..room).unwrap_or(bytes);
         if self.share.holds(held + taken.len()) {
             kept.extend_from_slice(taken);
-            self.truncated |= taken.len() < bytes.len();
+            *cut |= taken.len() < bytes.len();
         } else {
-            self.truncated = true;
+            *cut = true;
         }
+        self.truncated |= *cut;
     }
 }
 
@@ -228,7 +232,9 @@ mod tests {
         output.add(&Bytes::from_static(b"y"), Stream::Out);
         output.add(&Bytes::from_static(b"z"), Stream::Err);
         assert!(output.truncated);
-        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (EXEC_OUTPUT_BYTES_MAX, b"".as_slice()));
+        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (EXEC_OUTPUT_BYTES_MAX, b"z".as_slice()));
+        output.add(&Bytes::from_static(b"y"), Stream::Out);
+        assert_eq!(output.stdout.len(), EXEC_OUTPUT_BYTES_MAX, "nothing after a gap");
     }
 
     #[test]
