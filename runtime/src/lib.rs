@@ -18,5 +18,6 @@ pub mod seccomp;
 pub mod stdio;
 mod step;
 
+pub use bundle::features;
 pub use error::{Error, Kind, Result};
 pub use step::Step;

@@ -221,6 +221,8 @@ pub struct MountAttributes {
     pub nodiratime: bool,
     /// Apply to the mounts below as well (the OCI options `rro`, `rnosuid`, …).
     pub recursive: bool,
+    /// Bits of mount_setattr(2) to take away from a bind (the OCI options `rrw`, `rsuid`, …).
+    pub cleared: u64,
 }
 
 /// Mount propagation (mount_namespaces(7)).

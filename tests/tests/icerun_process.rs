@@ -70,12 +70,16 @@ fn exec_reads_the_whole_process_object_and_sets_limits() {
         ("selinuxLabel", json!("x")),
         ("ioPriority", json!({ "class": "IOPRIO_CLASS_IDLE" })),
         ("scheduler", json!({ "policy": "SCHED_IDLE" })),
-        ("fromTheFuture", json!(1)),
     ] {
         let mut process = process.clone();
         process[key] = value;
         assert!(exec(process).failed().contains(key), "{key}");
     }
+    let mut unknown = process.clone();
+    unknown["fromTheFuture"] = json!(1);
+    let ran = exec(unknown);
+    assert!(ran.ok().starts_with("0077\n"), "{ran:?}");
+    assert!(ran.stderr.contains("process.fromTheFuture is ignored"), "{ran:?}");
     let error = bundle.icerun(&["exec", "whole", "no-such-program"]).failed();
     assert!(error.contains("executable file not found") && error.contains("no such file or directory"), "{error}");
 }
@@ -205,4 +209,69 @@ fn a_filter_needs_to_allow_nothing_of_the_runtime_but_execve() {
         bundle.icerun(&["start", "narrow"]).ok();
         bundle.icerun(&["delete", "--force", "narrow"]).ok();
     }
+}
+
+#[test]
+fn features_are_printed_as_the_specification_has_them() {
+    let bundle = Bundle::new(&["true"]);
+    let printed: Value = serde_json::from_str(&bundle.icerun(&["features"]).ok()).expect("JSON");
+    assert_eq!(printed["ociVersionMin"], "1.0.0");
+    assert_eq!(printed["hooks"], json!([]), "a hook is named when it is run");
+    let options = printed["mountOptions"].as_array().expect("a list");
+    assert!(options.contains(&json!("rro")) && !options.contains(&json!("idmap")), "{options:?}");
+    assert_eq!(printed["linux"]["cgroup"]["v2"], true);
+}
+
+#[test]
+fn a_key_of_the_bundle_is_carried_out_refused_by_its_path_or_ignored_with_a_warning() {
+    let bundle = Bundle::new(&["true"]);
+    bundle.edit(|spec| {
+        spec["x-vendor"] = json!({ "a": 1 });
+        spec["windows"] = json!({ "layerFolders": ["x"] });
+        spec["hooks"] = json!({ "poststop": [] });
+        spec["linux"]["rootfsPropagation"] = json!("rprivate");
+    });
+    let ran = bundle.icerun(&["run", "keys"]);
+    ran.ok();
+    for key in ["x-vendor", "windows"] {
+        assert!(ran.stderr.contains(&format!("icerun: warning: {key} is ignored")), "{}", ran.stderr);
+    }
+    assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
+
+    let maps = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    bundle.edit(|spec| spec["mounts"][1]["gidMappings"] = maps);
+    let error = bundle.icerun(&["run", "keys"]).failed();
+    assert!(error.contains("bundle: mounts[1].gidMappings: idmapped mounts are not supported; remove"), "{error}");
+    bundle.edit(|spec| {
+        spec["mounts"][1].as_object_mut().expect("a mount").remove("gidMappings");
+        spec["linux"]["rootfsPropagation"] = json!("rshared");
+    });
+    let error = bundle.icerun(&["run", "keys"]).failed();
+    assert!(error.contains("bundle: linux.rootfsPropagation: "), "{error}");
+}
+
+#[test]
+fn recursive_mount_options_reach_the_mounts_below() {
+    let bundle = Bundle::new(&["sh", "-c", "touch /a/f /a/b/f; echo $?"]);
+    fs::create_dir_all(bundle.dir().join("below")).expect("make");
+    for dir in ["src/b", "rootfs/a"] {
+        fs::create_dir_all(bundle.dir().join(dir)).expect("make");
+    }
+    // A read-only mount inside the source, which only a recursive word can change.
+    let script = "mount --make-rprivate / && mount --bind src src && mount --bind below src/b \
+        && mount -o remount,bind,ro src/b && exec \"$@\"";
+    let run = |option: &str| {
+        bundle.edit(|spec| {
+            let mounts = spec["mounts"].as_array_mut().expect("mounts");
+            mounts.retain(|mount| mount["destination"] != "/a");
+            mounts.push(json!({ "destination": "/a", "type": "bind", "source": "src", "options": ["rbind", option] }));
+        });
+        let icerun = bundle.icerun_command(&["run", "below"]);
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, "sh"]).arg(icerun.get_program()).args(icerun.get_args());
+        Ran::from(command.current_dir(bundle.dir()).output().expect("start")).ok()
+    };
+    assert_eq!(run("rw"), "1", "the mount below stays read-only");
+    assert_eq!(run("rrw"), "0", "the word takes it away below as well");
+    assert_eq!(run("rro"), "1", "and sets it");
 }

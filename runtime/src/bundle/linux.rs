@@ -14,31 +14,35 @@ use crate::{
 
 const DEVICE_MODE_DEFAULT: u32 = 0o666;
 
+/// The place of a namespace in the plan.
+type Slot = fn(&mut Namespaces) -> &mut Namespace;
+
+/// The namespaces that a container can have, each with its place in the plan.
+pub(super) const NAMESPACES: [(LinuxNamespaceType, Slot); 7] = [
+    (LinuxNamespaceType::User, |n| &mut n.user),
+    (LinuxNamespaceType::Mount, |n| &mut n.mount),
+    (LinuxNamespaceType::Pid, |n| &mut n.pid),
+    (LinuxNamespaceType::Network, |n| &mut n.net),
+    (LinuxNamespaceType::Ipc, |n| &mut n.ipc),
+    (LinuxNamespaceType::Uts, |n| &mut n.uts),
+    (LinuxNamespaceType::Cgroup, |n| &mut n.cgroup),
+];
+
 pub(super) fn namespaces(linux: &Linux) -> Result<Namespaces> {
     let mut namespaces = Namespaces::default();
-    for entry in linux.namespaces().as_deref().unwrap_or_default() {
+    for (index, entry) in linux.namespaces().iter().flatten().enumerate() {
+        let subject = format!("linux.namespaces[{index}]");
         let wanted = match entry.path() {
             Some(path) if !path.as_os_str().is_empty() => Namespace::Join(path.clone()),
             _ => Namespace::New,
         };
-        let slot = match entry.typ() {
-            LinuxNamespaceType::User => &mut namespaces.user,
-            LinuxNamespaceType::Mount => &mut namespaces.mount,
-            LinuxNamespaceType::Pid => &mut namespaces.pid,
-            LinuxNamespaceType::Network => &mut namespaces.net,
-            LinuxNamespaceType::Ipc => &mut namespaces.ipc,
-            LinuxNamespaceType::Uts => &mut namespaces.uts,
-            LinuxNamespaceType::Cgroup => &mut namespaces.cgroup,
-            LinuxNamespaceType::Time => {
-                return Err(Error::unsupported(
-                    Step::Bundle,
-                    "linux.namespaces",
-                    "time namespaces are not supported yet",
-                ));
-            }
+        let Some((_, slot)) = NAMESPACES.iter().find(|(kind, _)| *kind == entry.typ()) else {
+            let cause = format!("{} namespaces are not supported; remove the entry", entry.typ());
+            return Err(Error::unsupported(Step::Bundle, subject, cause));
         };
+        let slot = slot(&mut namespaces);
         if *slot != Namespace::Host {
-            return Err(Error::invalid(Step::Bundle, "linux.namespaces", format!("{:?} is listed twice", entry.typ())));
+            return Err(Error::invalid(Step::Bundle, subject, format!("{} is listed twice", entry.typ())));
         }
         *slot = wanted;
     }
@@ -109,7 +113,7 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
     };
     limits.devices = device_rules(resources.devices().as_deref().unwrap_or_default())?;
     memory(resources, &mut limits)?;
-    cpu(resources, &mut limits)?;
+    cpu(resources, &mut limits);
     block_io(resources, &mut limits)?;
     if let Some(pids) = resources.pids() {
         // An absent limit reads as 0 here, and 0 means "unlimited" in runc as well.
@@ -121,13 +125,6 @@ pub(super) fn limits(linux: &Linux) -> Result<Limits> {
     }
     for (key, value) in resources.unified().iter().flatten() {
         limits.unified.insert(key.clone(), value.clone());
-    }
-    if resources.network().is_some() || resources.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
-        return Err(Error::unsupported(
-            Step::Cgroup,
-            "linux.resources",
-            "network and rdma limits are not supported yet",
-        ));
     }
     Ok(limits)
 }
@@ -148,19 +145,11 @@ fn memory(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
             return Err(Error::invalid(Step::Cgroup, "linux.resources.memory.swap", cause));
         }
     };
-    if memory.kernel().is_some_and(|bytes| bytes > 0) || memory.kernel_tcp().is_some_and(|bytes| bytes > 0) {
-        let cause = "limits of kernel memory alone are not supported: it is part of memory.limit";
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory.kernel", cause));
-    }
-    if memory.disable_oom_killer() == Some(true) || memory.swappiness().is_some() {
-        let cause = "swappiness and disableOOMKiller are not supported yet";
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources.memory", cause));
-    }
     Ok(())
 }
 
-fn cpu(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
-    let Some(cpu) = resources.cpu() else { return Ok(()) };
+fn cpu(resources: &LinuxResources, limits: &mut Limits) {
+    let Some(cpu) = resources.cpu() else { return };
     limits.cpu_quota_us = cpu.quota().filter(|quota| *quota != 0);
     limits.cpu_period_us = cpu.period().filter(|period| *period != 0);
     limits.cpu_burst_us = cpu.burst();
@@ -168,10 +157,6 @@ fn cpu(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
     limits.cpu_idle = cpu.idle().map(|idle| idle != 0);
     limits.cpuset_cpus = cpu.cpus().clone().filter(|list| !list.is_empty());
     limits.cpuset_mems = cpu.mems().clone().filter(|list| !list.is_empty());
-    if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0) {
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources.cpu", "realtime limits are not supported yet"));
-    }
-    Ok(())
 }
 
 fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
@@ -184,17 +169,6 @@ fn block_io(resources: &LinuxResources, limits: &mut Limits) -> Result<()> {
         }
         weight => weight.map(|weight| io_weight_from_blkio(u64::from(weight))),
     };
-    if io.leaf_weight().is_some_and(|weight| weight != 0) {
-        let cause = "no kernel that this runs on has leaf weights";
-        return Err(Error::unsupported(Step::Cgroup, "linux.resources.blockIO.leafWeight", cause));
-    }
-    if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
-        return Err(Error::unsupported(
-            Step::Cgroup,
-            "linux.resources.blockIO",
-            "weights per device are not supported yet",
-        ));
-    }
     let mut add = |list: &Option<Vec<LinuxThrottleDevice>>, set: fn(&mut IoMax, u64)| -> Result<()> {
         for entry in list.iter().flatten() {
             let number = |n: i64| {
@@ -308,13 +282,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_enforced_is_refused_by_name() {
+    fn wrong_values_are_refused_by_name() {
         for (resources, name) in [
-            (serde_json::json!({ "memory": { "kernel": 5 } }), "memory.kernel"),
             (serde_json::json!({ "memory": { "swap": 5 } }), "memory.swap"),
-            (serde_json::json!({ "memory": { "swappiness": 5 } }), "swappiness"),
             (serde_json::json!({ "blockIO": { "weight": 5 } }), "blockIO.weight"),
-            (serde_json::json!({ "blockIO": { "leafWeight": 500 } }), "leafWeight"),
         ] {
             let refused = mapped(resources.clone()).unwrap_err();
             let text = format!("{} {}", refused.subject, refused.cause);

@@ -1,6 +1,8 @@
-//! Reads an OCI bundle's `config.json` into a [`Plan`]. Unsupported fields are refused by name, so that no container
-//! runs with less than it asked for.
+//! Reads an OCI bundle's `config.json` into a [`Plan`]. Only the keys in the table of [`fields`] are carried out; other
+//! keys of the specification are refused by their path, so that no container runs with less than it asked for.
 
+mod features;
+mod fields;
 mod linux;
 mod mounts;
 mod ownership;
@@ -16,6 +18,7 @@ use std::{
 
 use oci_spec::runtime::Spec;
 
+pub use self::features::features;
 pub(crate) use self::process::{ExecOverrides, ForExec, for_exec};
 use crate::{
     Error, Result, Step,

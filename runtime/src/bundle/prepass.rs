@@ -1,31 +1,16 @@
-//! The first pass over `config.json`, on plain JSON: it corrects values that the typed reader would misread and refuses
-//! unsupported fields by name.
+//! The first pass over `config.json`, on plain JSON: it leaves only keys that icerun carries out (see [`super::fields`])
+//! and corrects values that the typed reader would misread.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::fields;
 use crate::{Error, Result, Step};
 
-/// Unsupported parts of the specification that change the container's rights or guarantees.
-const UNSUPPORTED: [(&str, &str); 17] = [
-    ("/hooks/prestart", "hooks"),
-    ("/hooks/createRuntime", "hooks"),
-    ("/hooks/createContainer", "hooks"),
-    ("/hooks/startContainer", "hooks"),
-    ("/hooks/poststart", "hooks"),
-    ("/hooks/poststop", "hooks"),
-    ("/process/apparmorProfile", "AppArmor profiles"),
-    ("/process/selinuxLabel", "SELinux labels"),
-    ("/process/ioPriority", "I/O priorities"),
-    ("/process/scheduler", "schedulers"),
-    ("/process/execCPUAffinity", "exec CPU affinity"),
-    ("/linux/intelRdt", "Intel RDT"),
-    ("/linux/memoryPolicy", "memory policies"),
-    ("/linux/netDevices", "network devices"),
-    ("/linux/personality", "personalities"),
-    ("/linux/timeOffsets", "time namespaces"),
-    ("/linux/mountLabel", "SELinux labels"),
-];
+/// The first version of the specification that `ociVersion` may name.
+pub(super) const OCI_VERSION_MIN: &str = "1.0.0";
+/// The version of the specification whose keys are in [`fields`].
+pub(super) const OCI_VERSION_MAX: &str = "1.3.0";
 
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 
@@ -33,79 +18,51 @@ const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inher
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::invalid(Step::Bundle, "config.json", format!("not valid JSON: {error}")))?;
-    refuse_unsupported(&value)?;
-    let warnings = drop_unknown_capabilities(&mut value);
+    check_version(&value)?;
+    let mut warnings = Vec::new();
+    fields::keep(&mut value, fields::CONFIG, "", &mut warnings)?;
+    drop_unknown_capabilities(value.get_mut("process"), &mut warnings);
     serde_json::from_value(value)
         .map(|spec| (spec, warnings))
         .map_err(|error| Error::invalid(Step::Bundle, "config.json", format!("not an OCI configuration: {error}")))
 }
 
-/// The fields of a process object that take effect, or that are refused by name.
-const PROCESS_KEYS: [&str; 15] = [
-    "terminal",
-    "consoleSize",
-    "user",
-    "args",
-    "env",
-    "cwd",
-    "capabilities",
-    "rlimits",
-    "noNewPrivileges",
-    "apparmorProfile",
-    "oomScoreAdj",
-    "scheduler",
-    "selinuxLabel",
-    "ioPriority",
-    "execCPUAffinity",
-];
+/// The specification follows semantic versioning: every 1.x is read alike. A configuration without a version is taken, as
+/// runc takes it.
+fn check_version(value: &Value) -> Result<()> {
+    let Some(version) = value.get("ociVersion").and_then(Value::as_str) else { return Ok(()) };
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u32>> = core.split('.').map(|part| part.parse().ok()).collect();
+    if matches!(numbers[..], [Some(1), Some(_), Some(_)]) {
+        return Ok(());
+    }
+    let cause = format!("unknown version {version:?}; versions from {OCI_VERSION_MIN} to {OCI_VERSION_MAX} are read");
+    Err(Error::unsupported(Step::Bundle, "ociVersion", cause))
+}
 
 /// Parses the process object of an exec. `subject` names the file in errors.
 pub(super) fn parse_process(bytes: &[u8], subject: &str) -> Result<(oci_spec::runtime::Process, Vec<String>)> {
-    let value: Value = serde_json::from_slice(bytes)
+    let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not valid JSON: {error}")))?;
-    let unknown = value.as_object().into_iter().flatten().find(|(key, _)| !PROCESS_KEYS.contains(&key.as_str()));
-    if let Some((key, _)) = unknown {
-        return Err(Error::unsupported(Step::Bundle, format!("process.{key}"), "unknown, so it would have no effect"));
-    }
-    let mut value = serde_json::json!({ "process": value });
-    refuse_unsupported(&value)?;
-    let warnings = drop_unknown_capabilities(&mut value);
+    let mut warnings = Vec::new();
+    fields::keep(&mut value, fields::PROCESS, "process", &mut warnings)?;
+    drop_unknown_capabilities(Some(&mut value), &mut warnings);
     // A process object without a user is root's, as runc reads it.
-    if let Some(process) = value["process"].as_object_mut() {
+    if let Some(process) = value.as_object_mut() {
         process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
         process.entry("cwd").or_insert_with(|| "/".into());
     }
-    serde_json::from_value(value["process"].take())
+    serde_json::from_value(value)
         .map(|process| (process, warnings))
         .map_err(|error| Error::invalid(Step::Bundle, subject, format!("not an OCI process: {error}")))
 }
 
-fn refuse_unsupported(value: &Value) -> Result<()> {
-    for (pointer, what) in UNSUPPORTED {
-        let set = match value.pointer(pointer) {
-            None | Some(Value::Null) => false,
-            Some(Value::String(text)) => !text.is_empty(),
-            Some(Value::Array(list)) => !list.is_empty(),
-            Some(Value::Object(map)) => !map.is_empty(),
-            Some(_) => true,
-        };
-        if set {
-            return Err(Error::unsupported(
-                Step::Bundle,
-                pointer.trim_start_matches('/').replace('/', "."),
-                format!("{what} are not supported yet"),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// "Any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning" (OCI config,
 /// "Linux Process"); the typed reader would fail instead.
-fn drop_unknown_capabilities(value: &mut Value) -> Vec<String> {
-    let mut warnings = Vec::new();
+fn drop_unknown_capabilities(process: Option<&mut Value>, warnings: &mut Vec<String>) {
+    let Some(sets) = process.and_then(|process| process.get_mut("capabilities")) else { return };
     for set in CAPABILITY_SETS {
-        let Some(Value::Array(list)) = value.pointer_mut(&format!("/process/capabilities/{set}")) else { continue };
+        let Some(Value::Array(list)) = sets.get_mut(set) else { continue };
         list.retain(|name| {
             let known = name.as_str().is_some_and(|n| n.parse::<caps::Capability>().is_ok());
             if !known {
@@ -114,7 +71,6 @@ fn drop_unknown_capabilities(value: &mut Value) -> Vec<String> {
             known
         });
     }
-    warnings
 }
 
 #[cfg(test)]
@@ -136,13 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_done_is_refused_by_name() {
-        let text = MINIMAL.replace(r#""linux":{}"#, r#""linux":{},"hooks":{"poststop":[{"path":"/x"}]}"#);
-        let error = parse::<Value>(text.as_bytes()).unwrap_err();
-        assert_eq!(error.kind, Kind::Unsupported);
-        assert_eq!(error.subject, "hooks.poststop");
-        let empty = MINIMAL.replace(r#""linux":{}"#, r#""linux":{},"hooks":{"poststop":[]}"#);
-        parse::<Value>(empty.as_bytes()).unwrap();
+    fn versions_of_another_major_are_refused() {
+        let with = |version: &str| parse::<Value>(MINIMAL.replace("1.0.2", version).as_bytes());
+        for good in [super::OCI_VERSION_MIN, super::OCI_VERSION_MAX, "1.0.2-dev", "1.0.0-rc5+x", "1.9.0"] {
+            with(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        }
+        for bad in ["0.9.0", "2.0.0", "1", "1.0", "1.0.0.0", "one", ""] {
+            let error = with(bad).unwrap_err();
+            assert_eq!((error.kind, error.subject.as_str()), (Kind::Unsupported, "ociVersion"), "{bad}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!
 //! Not as runc: SPEC_ALLOW is set only on request, and a call of an architecture that is not listed ends the process,
 //! not the thread; conditions compare all 64 bits for x32 too, where libseccomp looks at 32.
-//! Left out, and refused: SCMP_ACT_NOTIFY with its listener.
+//! Left out, and refused: SCMP_ACT_NOTIFY. [`super::fields`] refuses its listener.
 
 use std::borrow::Cow;
 
@@ -25,9 +25,6 @@ use crate::seccomp::{self, Action, Arch, Condition, Entry, Error, Flags, Op, Rul
 
 /// The meaning of an OCI profile.
 pub(crate) fn from_oci(oci: &LinuxSeccomp) -> Result<Rules, Error> {
-    if oci.listener_path().is_some() || oci.listener_metadata().is_some() {
-        return Err(Error::Unsupported { what: "listenerPath" });
-    }
     let default = action(oci.default_action(), oci.default_errno_ret())?;
     let mut entries = Vec::new();
     for syscall in oci.syscalls().iter().flatten() {
@@ -114,17 +111,24 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Action, Erro
 /// The native architecture, and of the listed ones those that a native kernel can run besides.
 fn arches<'a>(listed: impl Iterator<Item = &'a OciArch>) -> Vec<Arch> {
     let mut arches = vec![Arch::NATIVE];
-    for oci in listed {
-        let arch = match oci {
-            OciArch::ScmpArchX32 => Arch::X32,
-            OciArch::ScmpArchX86 => Arch::X86,
-            _ => continue,
-        };
-        if Arch::NATIVE == Arch::X86_64 && !arches.contains(&arch) {
+    for arch in listed.filter_map(|oci| arch(*oci)) {
+        if !arches.contains(&arch) {
             arches.push(arch);
         }
     }
     arches
+}
+
+/// The architecture, if a native kernel runs its programs.
+fn arch(oci: OciArch) -> Option<Arch> {
+    let (arch, of) = match oci {
+        OciArch::ScmpArchX86_64 => (Arch::X86_64, Arch::X86_64),
+        OciArch::ScmpArchX32 => (Arch::X32, Arch::X86_64),
+        OciArch::ScmpArchX86 => (Arch::X86, Arch::X86_64),
+        OciArch::ScmpArchAarch64 => (Arch::Aarch64, Arch::Aarch64),
+        _ => return None,
+    };
+    (of == Arch::NATIVE).then_some(arch)
 }
 
 fn flags<'a>(listed: impl Iterator<Item = &'a LinuxSeccompFilterFlag>) -> Flags {
@@ -138,6 +142,47 @@ fn flags<'a>(listed: impl Iterator<Item = &'a LinuxSeccompFilterFlag>) -> Flags 
         }
     }
     flags
+}
+
+/// The names of a profile that this module takes, for `icerun features`.
+pub(super) struct Names {
+    pub(super) actions: Vec<LinuxSeccompAction>,
+    pub(super) operators: Vec<LinuxSeccompOperator>,
+    pub(super) arches: Vec<OciArch>,
+    pub(super) flags: Vec<LinuxSeccompFilterFlag>,
+}
+
+/// Every action, operator, architecture and flag of the specification that has an effect here.
+pub(super) fn names() -> Names {
+    use LinuxSeccompAction as A;
+    use LinuxSeccompFilterFlag as F;
+    use LinuxSeccompOperator as O;
+    let actions = [
+        A::ScmpActKill,
+        A::ScmpActKillThread,
+        A::ScmpActKillProcess,
+        A::ScmpActTrap,
+        A::ScmpActErrno,
+        A::ScmpActNotify,
+        A::ScmpActTrace,
+        A::ScmpActLog,
+        A::ScmpActAllow,
+    ];
+    let operators =
+        [O::ScmpCmpNe, O::ScmpCmpLt, O::ScmpCmpLe, O::ScmpCmpEq, O::ScmpCmpGe, O::ScmpCmpGt, O::ScmpCmpMaskedEq];
+    let arches = [OciArch::ScmpArchX86_64, OciArch::ScmpArchX32, OciArch::ScmpArchX86, OciArch::ScmpArchAarch64];
+    let flags = [
+        F::SeccompFilterFlagTsync,
+        F::SeccompFilterFlagLog,
+        F::SeccompFilterFlagSpecAllow,
+        F::SeccompFilterFlagWaitKillableRecv,
+    ];
+    Names {
+        actions: actions.into_iter().filter(|oci| action(*oci, None).is_ok()).collect(),
+        operators: operators.to_vec(),
+        arches: arches.into_iter().filter(|oci| arch(*oci).is_some()).collect(),
+        flags: flags.to_vec(),
+    }
 }
 
 #[cfg(test)]

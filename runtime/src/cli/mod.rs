@@ -104,6 +104,8 @@ enum Verb {
         /// Name of the container.
         id: String,
     },
+    /// Print what this runtime can do as JSON (OCI features structure).
+    Features,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +253,7 @@ fn dispatch(cli: Cli, log: &report::Log) -> Result<u8> {
         Verb::List { format, quiet } => report::list(container::list(&store)?, &format, quiet, log)?,
         Verb::Pause { id } => container::pause(&store, &id)?,
         Verb::Resume { id } => container::resume(&store, &id)?,
+        Verb::Features => report::json(&icebox_runtime::features())?,
         Verb::Ps { format, id } => report::processes(&container::processes(&store, &id)?, &format)?,
     }
     Ok(0)

@@ -42,7 +42,7 @@ pub(super) fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::
 /// The attributes as bits to set and to clear.
 pub(super) fn bits(a: MountAttributes) -> (u64, u64) {
     let mut set = 0;
-    let mut clear = 0;
+    let mut clear = a.cleared;
     for (wanted, bit) in [
         (a.readonly, sys_mount::MOUNT_ATTR_RDONLY),
         (a.nosuid, sys_mount::MOUNT_ATTR_NOSUID),
