@@ -306,8 +306,9 @@ async fn download_file(files: &Files<'_>, source: &str, target: &Path) -> Result
         return download_to(files, source, &mut file, &target.display().to_string()).await;
     }
     let partial = Partial(partial_path(target));
-    let mut file =
-        tokio::fs::File::create_new(&partial.0).await.map_err(|cause| Error::io("write", partial.0.display(), cause))?;
+    let mut file = tokio::fs::File::create_new(&partial.0)
+        .await
+        .map_err(|cause| Error::io("write", partial.0.display(), cause))?;
     let bytes = download_to(files, source, &mut file, &partial.0.display().to_string()).await?;
     if let Some(before) = before {
         file.set_permissions(before.permissions()).await.map_err(failed)?;
