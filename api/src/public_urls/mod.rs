@@ -17,8 +17,8 @@ mod proxy;
 mod secret;
 mod stream;
 mod table;
-mod trouble;
 mod told;
+mod trouble;
 mod tunnel;
 
 use std::ops::Deref;

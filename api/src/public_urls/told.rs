@@ -70,7 +70,8 @@ pub(super) fn local_names_resolve() -> bool {
 /// nss-myhostname(8), nss-resolve(8), or the stub of systemd-resolved(8) as the name server.
 fn knows_local_names(nsswitch: &str, resolv: &str) -> bool {
     let mut hosts = nsswitch.lines().filter_map(|line| line.trim().strip_prefix("hosts:"));
-    let has_module = hosts.any(|modules| modules.split_whitespace().any(|name| matches!(name, "myhostname" | "resolve")));
+    let has_module =
+        hosts.any(|modules| modules.split_whitespace().any(|name| matches!(name, "myhostname" | "resolve")));
     let servers = resolv.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     has_module || servers.map(str::trim).any(|server| matches!(server, "127.0.0.53" | "127.0.0.54"))
 }
