@@ -104,7 +104,6 @@ impl Store {
     /// One lock per container around every change of its life; released when the descriptor is closed.
     pub(crate) fn lock(&self, id: &str) -> Result<OwnedFd> {
         check_id(id)?;
-        check_id(id)?;
         let dir = self.dir(id);
         let file = match fs::File::open(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
