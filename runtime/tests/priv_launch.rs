@@ -255,6 +255,20 @@ fn priv_a_failed_step_says_which_and_leaves_nothing() {
     });
 }
 
+#[test]
+fn priv_a_filter_that_the_kernel_does_not_take_fails_before_start() {
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("filter", "true");
+        plan.wait_for_start = true;
+        plan.process.seccomp.as_mut().unwrap().flags = 1 << 30;
+        let socket = std::os::unix::net::UnixListener::bind(bench.dir.path().join("start")).unwrap();
+        let error = launch(&plan, Inherit { start_socket: Some(socket.into()), ..Inherit::default() }).unwrap_err();
+        assert_eq!((error.step, error.errno), (Step::Seccomp, Some(libc::EINVAL)), "{error}");
+        remove_parent();
+    });
+}
+
 /// The cgroup above those of this process's plans.
 fn parent() -> String {
     format!("icerun-test.{}", std::process::id())

@@ -3,19 +3,16 @@
 use std::os::fd::{OwnedFd, RawFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::{
-    fs::Mode,
-    process::{DumpableBehavior, set_dumpable_behavior, setsid, umask},
-};
+use rustix::{fs::Mode, process::umask};
 
 use super::{
     cgroup_views::Views,
-    credentials, dev,
+    dev,
     inside::{Inside, reopen_dir},
     masks::Masks,
     mounts, names,
     process::{self, Entry},
-    root,
+    root, session,
     sync::{Down, Sync, Up},
     terminal,
 };
@@ -23,7 +20,7 @@ use crate::{
     Error, Result, Step,
     error::OnStep as _,
     plan::{MountSource, Namespace, Plan, RootSource},
-    sys::process as sys,
+    process::{exit_now, join_tasks},
 };
 
 /// Everything the first process brings along from its maker.
@@ -50,7 +47,7 @@ pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
         Ok(()) => process::become_program(&plan.process, sync, Entry { make_cwd: true, fds, start_socket }),
         Err(error) => {
             let _ = sync.send(&Up::Failed(error), None);
-            sys::exit_now(1)
+            exit_now(1)
         }
     }
 }
@@ -63,10 +60,9 @@ fn set_up(
     own_cgroup_namespace: bool,
     mut cgroup_views: Views,
 ) -> Result<()> {
-    // Before anything of the container's can be seen: no tracing and no /proc/PID access for anybody without
-    // CAP_SYS_PTRACE over us (CVE-2016-9962). execve of the program undoes it.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
-    join_cgroups(tasks)?;
+    // Before anything of the container's can be seen.
+    session::hide(Step::Clone)?;
+    join_tasks(tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
     join_namespaces(joins)?;
     if own_cgroup_namespace {
         unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
@@ -88,11 +84,10 @@ fn set_up(
         plan.dev.nodes.iter().map(|_| None).collect()
     };
     if in_user_namespace {
-        credentials::become_root_inside()?;
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
+        session::become_root_inside()?;
     }
     umask(Mode::empty());
-    new_session()?;
+    session::start()?;
 
     let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &spare)?;
     for (mount, source) in plan.mounts.iter().zip(&mut sources) {
@@ -126,15 +121,6 @@ fn set_up(
     root::pivot(&inside)
 }
 
-fn join_cgroups(tasks: &[OwnedFd]) -> Result<()> {
-    for fd in tasks {
-        // "0" is the writer itself: for a single-threaded process the kernel then skips the grace period that makes
-        // a write to cgroup.procs take some 12 ms.
-        rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
-    }
-    Ok(())
-}
-
 fn join_namespaces(joins: &[(OwnedFd, CloneFlags)]) -> Result<()> {
     for (fd, kind) in joins {
         setns(fd, *kind).on(Step::Join, format!("{kind:?}"))?;
@@ -147,18 +133,6 @@ fn expect(sync: &Sync, wanted: &Down, step: Step) -> Result<Option<OwnedFd>> {
         Some((message, fd)) if message == *wanted => Ok(fd),
         Some((other, _)) => Err(Error::invalid(step, "sync", format!("{other:?} came, {wanted:?} was due"))),
         None => Err(Error::invalid(step, "sync", "the caller went away")),
-    }
-}
-
-fn new_session() -> Result<()> {
-    match setsid() {
-        // Already a leader: nothing to leave.
-        Ok(_) | Err(rustix::io::Errno::PERM) => {}
-        Err(error) => return Err(Error::os(Step::Identity, "setsid(2)", error)),
-    }
-    match sys::new_session_keyring() {
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
-        other => other.on(Step::Identity, "session keyring"),
     }
 }
 

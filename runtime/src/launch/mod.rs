@@ -21,7 +21,6 @@
 
 mod cgroup_views;
 mod child;
-pub(crate) mod credentials;
 mod dev;
 mod inside;
 mod masks;
@@ -31,6 +30,7 @@ mod names;
 mod owner;
 pub(crate) mod process;
 mod root;
+pub(crate) mod session;
 pub(crate) mod sync;
 pub(crate) mod terminal;
 
@@ -57,7 +57,7 @@ use crate::{
     error::OnStep as _,
     identity,
     plan::{CgroupPlan, IdMap, Namespace, Namespaces, Plan, RootSource},
-    sys::process::{self as sys, Cloned},
+    process::{Cloned, clone3, exit_now, join_tasks},
 };
 
 const CGROUP_REMOVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -299,11 +299,11 @@ fn make_leaf(cgroup: &Cgroup, name: &str, own_namespace: bool) -> Result<Leaf> {
 /// Makes a cgroup namespace whose root is `cgroup`, by a short process in it.
 fn cgroup_namespace(cgroup: &Cgroup) -> Result<OwnedFd> {
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
-    match sys::clone3(0, cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the scout")? {
+    match clone3(0, cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the scout")? {
         Cloned::Child => {
             let made = scout(cgroup);
             let sent = theirs.send(&made.as_ref().map(|_| ()), made.as_ref().ok());
-            sys::exit_now(i32::from(sent.is_err()))
+            exit_now(i32::from(sent.is_err()))
         }
         Cloned::Parent(scout, _) => {
             drop(theirs);
@@ -344,7 +344,7 @@ fn clone_first(
             Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
         };
     };
-    match sys::clone3(0, leaf.cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the maker")? {
+    match clone3(0, leaf.cgroup.unified_fd()).on(Step::Clone, "clone3(2) of the maker")? {
         Cloned::Child => make_from_within(plan, luggage, leaf),
         Cloned::Parent(maker, _) => {
             drop(luggage);
@@ -370,9 +370,7 @@ pub(crate) fn child_of(sync: &Sync, helper: Pid, step: Step, who: &str) -> Resul
 
 fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Leaf) -> ! {
     let mut clone = || -> Result<Cloned> {
-        for fd in &luggage.tasks {
-            rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
-        }
+        join_tasks(&luggage.tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
         if let Some(namespace) = &leaf.namespace {
             setns(namespace, CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
             luggage.cgroup_views = Views::make(&plan.mounts, &leaf.v1)?;
@@ -389,7 +387,7 @@ fn make_from_within(plan: &Plan, mut luggage: Luggage, leaf: &Leaf) -> ! {
         Err(error) => Err(error),
     };
     let code = i32::from(luggage.sync.send(&reply, None).is_err());
-    sys::exit_now(code)
+    exit_now(code)
 }
 
 fn write_maps(pid: Pid, maps: &crate::plan::IdMaps) -> Result<()> {

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use icebox_runtime::process::{Cloned, clone3};
+
 use super::conn::Connection;
 use super::exec::KILL_GRACE_MS;
 use super::files;
@@ -16,7 +18,6 @@ use crate::protocol::{
     Answer, Entry, Envelope, Frame, FrameType, Hello, Operation, Resize, STDIN_WINDOW_BYTES, Scope, SignalMessage,
     Started, VERSION, decode, encode,
 };
-use crate::sys::{self, Fork};
 
 /// Most clients attached to one run.
 const ATTACHED_MAX: usize = 8;
@@ -238,13 +239,13 @@ impl Server {
             let error = Error::new(ErrorKind::Limit, "start file operation", workers);
             return self.refuse(id, &error);
         }
-        match sys::fork_into(None) {
-            Ok(Fork::Child) => {
+        match clone3(0, None) {
+            Ok(Cloned::Child) => {
                 let conn: Option<Connection> = self.clients.remove(&id).map(|client| client.conn);
                 files::work(conn, operation)
             }
-            Ok(Fork::Parent { pid, .. }) => {
-                self.children.insert(pid, Child::FileWorker);
+            Ok(Cloned::Parent(pid, _)) => {
+                self.children.insert(pid.as_raw_pid(), Child::FileWorker);
                 // The child owns the connection now; it must not stay watched here through the shared file.
                 drop(self.take_client(id));
             }

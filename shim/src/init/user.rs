@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 
+use icebox_runtime::process::User;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, ErrorKind};
@@ -32,6 +33,13 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
     pub(crate) shell: String,
+}
+
+impl Identity {
+    /// Its ids.
+    pub(crate) fn user(&self) -> User<'_> {
+        User { uid: self.uid, gid: self.gid, groups: &self.groups }
+    }
 }
 
 /// The texts of the account files.

@@ -144,7 +144,7 @@ fn end_as(exit: Option<Exit>) -> i32 {
         Some(ExitStatus::Signal(number)) => {
             if let Ok(signal) = Signal::try_from(number) {
                 // Rust ignores SIGPIPE, and the signals below are blocked; undo both so that the signal ends us.
-                let _ = crate::sys::reset_signals();
+                let _ = icebox_runtime::process::reset_signals();
                 let _ = nix::sys::signal::raise(signal);
             }
             128 + number

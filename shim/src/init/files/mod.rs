@@ -17,21 +17,18 @@ mod remove;
 mod write;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use icebox_runtime::process::{become_user, close_all_but, exit_now};
 use rustix::fs::Mode;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::child;
 use super::conn::Connection;
 use super::user::Accounts;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Decoder, Envelope, Frame, FrameType, Operation, VERSION, WireError, encode, header};
-use crate::sys;
 
-/// Where the child keeps its connection.
-const CONNECTION_FD: i32 = 3;
 /// The client must take or give bytes within this time.
 const CLIENT_IDLE_SECONDS_MAX: u64 = 120;
 /// An operation ends after this time, counted anew with each piece of data.
@@ -50,12 +47,12 @@ pub(crate) fn work(conn: Option<Connection>, operation: Operation) -> ! {
             let _ = channel.answer(Err(&error));
         }
     }
-    sys::exit_now(0)
+    exit_now(0)
 }
 
 fn become_box_user() -> Result<(), Error> {
     let identity = Accounts::read().resolve(None)?;
-    child::become_user(&identity).map_err(|(step, errno)| Error::io(step.name(), "", errno))?;
+    become_user(&identity.user()).map_err(|failure| Error::io(failure.step.name(), "", failure.errno))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
 }
@@ -90,11 +87,7 @@ impl Channel {
     /// Keeps the connection and closes everything else.
     fn take(conn: Connection) -> Option<Self> {
         let Connection { fd, decoder, .. } = conn;
-        sys::place_fd(fd.as_fd(), CONNECTION_FD, true).ok()?;
-        // Its number is closed or taken over by the next calls: the owner must not close it again.
-        std::mem::forget(fd);
-        sys::close_from(CONNECTION_FD + 1).ok()?;
-        let fd = sys::adopt_fd(CONNECTION_FD).ok()?;
+        close_all_but(std::iter::once(fd.as_raw_fd())).ok()?;
         rustix::io::ioctl_fionbio(&fd, false).ok()?;
         let idle = Some(Duration::from_secs(CLIENT_IDLE_SECONDS_MAX));
         set_socket_timeout(&fd, Timeout::Recv, idle).ok()?;
