@@ -27,7 +27,7 @@ use crate::{
         child_of, listen,
         process::{Entry, become_program},
         session, set_oom_score,
-        sync::{Sync, Up},
+        sync::{Sync, ToParent},
         terminal,
     },
     plan::Process,
@@ -127,13 +127,11 @@ fn join(
     oom_score_adj: Option<i32>,
     fds: Vec<(OwnedFd, i32)>,
 ) -> Result<Joined> {
-    let failed = |error: crate::cgroup::Error| {
-        Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
-    };
     let target = pidfd(container)?;
     let flags = different_namespaces(container.facts.pid)?;
     let cgroup = container.cgroup()?;
-    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().map_err(failed)).transpose()?.unwrap_or_default();
+    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().on(Step::JoinCgroup, &container.facts.cgroup)).transpose()?;
+    let tasks = tasks.unwrap_or_default();
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
     let place = cgroup.as_ref().and_then(crate::cgroup::Cgroup::unified_fd);
     match clone3(0, place).on(Step::Clone, "clone3(2)")? {
@@ -197,7 +195,7 @@ fn enter(
         Ok(Cloned::Child) => {
             for text in warnings {
                 // The reader may be gone already; a warning is not worth a failure.
-                let _ = sync.send(&Up::Warning(text), None);
+                let _ = sync.send(&ToParent::Warning(text), None);
             }
             become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER))
         }
@@ -215,16 +213,12 @@ fn become_process(process: &Process, sync: Sync, fds: Vec<(OwnedFd, i32)>, in_us
             session::become_root_inside()?;
         }
         setsid().on(Step::Identity, "setsid(2)")?;
-        if let Some(size) = process.terminal {
-            let master = terminal::open_here(size, process.uid)?;
-            sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
-        }
-        Ok(())
+        terminal::hand_over_here(process, &sync)
     };
     match enter() {
         Ok(()) => become_program(process, sync, Entry { make_cwd: false, fds, start_socket: None }),
         Err(error) => {
-            let _ = sync.send(&Up::Failed(error), None);
+            let _ = sync.send(&ToParent::Failed(error), None);
             exit_now(1)
         }
     }

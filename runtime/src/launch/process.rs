@@ -21,7 +21,7 @@ use std::{
 
 use rustix::fs::{Access, CWD, accessat};
 
-use super::sync::{Sync, Up};
+use super::sync::{Sync, ToParent};
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
@@ -55,7 +55,7 @@ pub(crate) fn become_program(process: &Process, sync: Sync, entry: Entry) -> ! {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let _ = listener.send(&Up::Failed(error), None);
+    let _ = listener.send(&ToParent::Failed(error), None);
     exit_now(1)
 }
 
@@ -96,7 +96,7 @@ fn steps(process: &Process, listener: &mut Sync, entry: Entry) -> Result<Infalli
         if let Some(filter) = &process.seccomp {
             seccomp::check(filter).on(Step::Seccomp, "filter")?;
         }
-        listener.send(&Up::Waiting, None).on(Step::Start, "telling the caller")?;
+        listener.send(&ToParent::Waiting, None).on(Step::Start, "telling the caller")?;
         starter = Some(wait_for_start(socket).on(Step::Start, "start socket")?);
     }
     let error = failed(ready.execute());
@@ -128,7 +128,7 @@ fn tell(listener: &Sync, note: Note) {
             .collect(),
     };
     for text in texts {
-        let _ = listener.send(&Up::Warning(text), None);
+        let _ = listener.send(&ToParent::Warning(text), None);
     }
 }
 

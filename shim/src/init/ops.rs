@@ -190,7 +190,7 @@ impl Server {
         let run = self.runs.get(&number).ok_or_else(missing)?;
         let tree = run.tree.as_ref().ok_or_else(missing)?;
         match message.scope {
-            Scope::Leader => tree::signal_leader(run, message.signal).map_err(|e| Error::io(step, number, e)),
+            Scope::Leader => run.signal_leader(message.signal).map_err(|e| Error::io(step, number, e)),
             Scope::Tree => {
                 tree::signal_tree(tree, message.signal);
                 Ok(())
@@ -205,7 +205,7 @@ impl Server {
                 tree::signal_tree(tree, libc::SIGKILL);
             }
             // A child that is still on its way into its cgroup is not in the list.
-            let _ = tree::signal_leader(run, libc::SIGKILL);
+            let _ = run.signal_leader(libc::SIGKILL);
         }
     }
 
@@ -218,7 +218,7 @@ impl Server {
             && let Some(tree) = &run.tree
         {
             tree::signal_tree(tree, libc::SIGKILL);
-            let _ = tree::signal_leader(run, libc::SIGKILL);
+            let _ = run.signal_leader(libc::SIGKILL);
         }
     }
 

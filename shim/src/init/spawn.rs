@@ -24,7 +24,7 @@ use super::deny::Filter;
 use super::leaf::Leaf;
 use super::program::Program;
 use super::user::Identity;
-use crate::error::{Error, ErrorKind, Reported};
+use crate::error::{Error, ErrorKind, ExecFailure, Reported};
 
 /// Exit code of a child whose exec failed; only the init's reaper sees it.
 const FAILED: i32 = 127;
@@ -186,7 +186,8 @@ impl StartPipe {
             _ => "",
         };
         match step {
-            ProcessStep::Execute | ProcessStep::Folder => Error::io(step.name(), subject, errno),
+            ProcessStep::Execute => Error::io(step.name(), subject, errno).in_exec(ExecFailure::Program),
+            ProcessStep::Folder => Error::io(step.name(), subject, errno).in_exec(ExecFailure::Folder),
             _ => Error::own(step.name(), subject, errno),
         }
     }

@@ -14,20 +14,11 @@ use icebox_runtime::process::pidfd_signal;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::leaf::Leaf;
-use super::run::Run;
 
 /// Most rounds of a kill, which is repeated until no process is left: processes may fork meanwhile.
 const KILL_ROUNDS_MAX: usize = 32;
 /// Longest file of /proc that is read here.
 const PROC_FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// Sends a signal to the run's direct process.
-pub(crate) fn signal_leader(run: &Run, signal: i32) -> std::io::Result<()> {
-    match &run.pidfd {
-        Some(pidfd) if run.live() => pidfd_signal(pidfd.as_fd(), signal),
-        _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
-    }
-}
 
 /// The processes of a run, also after its direct process has ended.
 #[derive(Debug)]
