@@ -15,7 +15,7 @@ use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, AppParts, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
+use crate::http::{self, App, AppParts, Door, HostRouter, Listening, OperatorSocket, SeatLimits, UrlsOnly};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::{Certificate, Urls};
@@ -95,11 +95,11 @@ async fn serve(config: Config) -> Result<Stop, Error> {
         metrics: Arc::clone(&metrics),
     };
     let api = http::api(App::new(parts));
-    let front = Front { api, urls };
+    let router = HostRouter { api, urls };
     let operator = OperatorSocket::bind(&config.run_dir.join(OPERATOR_SOCKET))?;
-    tokio::spawn(operator.serve(front.clone(), stopping.clone()));
+    tokio::spawn(operator.serve(router.clone(), stopping.clone()));
     let door =
-        Door { listening, certificate: None, answers: front, limits: SeatLimits::of(&config), metrics: Some(metrics) };
+        Door { listening, certificate: None, answers: router, limits: SeatLimits::of(&config), metrics: Some(metrics) };
     let urls_serving = urls_door.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
     let serving = tokio::spawn(http::serve(door, stopping.clone()));
     let stop = until_stopped(&mut signals, commit_failure).await;

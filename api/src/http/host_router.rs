@@ -22,7 +22,7 @@ pub trait Answers: Clone + Send + Sync + 'static {
 
 /// Serves the API, and boxes by their names.
 #[derive(Debug, Clone)]
-pub struct Front {
+pub struct HostRouter {
     /// The API.
     pub api: Api,
     /// The public URLs.
@@ -36,7 +36,7 @@ pub struct UrlsOnly {
     pub urls: Urls,
 }
 
-impl Answers for Front {
+impl Answers for HostRouter {
     async fn answer(&self, request: Request) -> Response {
         match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,

@@ -16,15 +16,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::not_implemented::LATER;
 use super::patient::patient;
 use super::seats::Seat;
 use super::shares::{Full, Share};
 use super::system::Peer;
-use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, public_urls, reply, session, settings, system, upload,
-    v1,
-};
+use super::v2::not_implemented::NOT_IMPLEMENTED;
+use super::v2::{account, boxes, create, exec, files, lifecycle, public_urls, session, settings, upload};
+use super::{App, auth, reply, system, v1};
 use crate::refusal::Refusal;
 
 /// The whole API as a service.
@@ -107,8 +105,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[must_use]
 pub fn api(app: App) -> Api {
     let (mut router, _) = documented();
-    for later in &LATER {
-        router = router.route(later.path, later.route());
+    for endpoint in &NOT_IMPLEMENTED {
+        router = router.route(endpoint.path, endpoint.route());
     }
     // Computed once: it does not change while the daemon runs.
     let description = openapi();

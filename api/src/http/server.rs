@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::flush::{Gate, Gated};
+use super::flush::{FlushWatch, Watched};
 use super::host_router::Answers;
 use super::seats::{Busy, Seat, SeatLimits, Seats};
 use super::system::Peer;
@@ -149,21 +149,21 @@ where
     A: Answers,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let gate = Gate::default();
-    let io = TokioIo::new(Gated::new(stream, gate.clone()));
+    let flushes = FlushWatch::default();
+    let io = TokioIo::new(Watched::new(stream, flushes.clone()));
     let taken = seat.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, gate, seat) = (answers.clone(), gate.clone(), taken.clone());
+        let (answers, flushes, seat) = (answers.clone(), flushes.clone(), taken.clone());
         // From the head of the request to the end of the answer.
         let busy = seat.as_ref().map(Seat::busy);
         async move {
             let (mut request, rest) = unread::share(request);
-            request.extensions_mut().insert(gate.clone());
+            request.extensions_mut().insert(flushes.clone());
             request.extensions_mut().insert(peer);
             if let Some(seat) = seat {
                 request.extensions_mut().insert(seat);
             }
-            let response = rest.dropped(answers.answer(request).await, &gate).await;
+            let response = rest.dropped(answers.answer(request).await, &flushes).await;
             Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
         }
     });
