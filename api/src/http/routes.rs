@@ -80,12 +80,14 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::why))
         .routes(routes!(v1::boxes::list_runs))
         .routes(routes!(v1::boxes::box_idle))
+        .routes(routes!(v1::boxes::keep, v1::boxes::release))
         .routes(routes!(v1::boxes::account_idle))
         .routes(routes!(v1::boxes::account_headers))
         .routes(routes!(v1::boxes::top))
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .routes(routes!(v1::events::events))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
         .split_for_parts()
@@ -211,8 +213,10 @@ fn cors(origins: &[String]) -> CorsLayer {
         return CorsLayer::new();
     }
     let telemetry = ["upstash-telemetry-sdk", "upstash-telemetry-runtime", "upstash-telemetry-platform"];
-    let headers = [HeaderName::from_static(auth::KEY_HEADER), header::CONTENT_TYPE]
+    let headers = [auth::KEY_HEADER, v1::events::LAST_EVENT_ID]
+        .map(HeaderName::from_static)
         .into_iter()
+        .chain([header::CONTENT_TYPE])
         .chain(telemetry.map(HeaderName::from_static));
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))

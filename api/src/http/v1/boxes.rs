@@ -3,6 +3,7 @@
 use axum::extract::State;
 use icebox_shim::handle::{BoxPressure, Pressure};
 
+use crate::clock;
 use crate::config::check_idle_seconds;
 use crate::error::{Cause, Error};
 use crate::http::App;
@@ -10,11 +11,11 @@ use crate::http::auth::Caller;
 use crate::http::extract::TheBox;
 use crate::http::reply::{Answer, Json, done};
 use crate::http::v1::wire::{
-    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, ReclaimAnswer, RunRecord, RunRecords, Top,
-    TopPressure, TopStall, Why,
+    AccountUsage, BoxBill, BoxNetwork, BoxView, IdleAnswer, IdleChange, KeepRequest, ReclaimAnswer, RunRecord,
+    RunRecords, Top, TopPressure, TopStall, Why,
 };
 use crate::http::v2::create::headers_of;
-use crate::http::v2::wire::{Empty, ErrorBody};
+use crate::http::v2::wire::{Empty, ErrorBody, Kept};
 use crate::lifecycle::check_headers;
 use crate::refusal::Refusal;
 use crate::runs;
@@ -41,6 +42,7 @@ pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
         status: entry.status().into(),
         image: entry.view().image,
         created_ms: entry.created_ms,
+        kept: entry.settings().kept(clock::unix_ms()).map(Kept::from),
     }))
 }
 
@@ -61,6 +63,26 @@ pub(in crate::http) async fn box_idle(
     let change = |settings: &mut crate::domain::BoxSettings| settings.idle_seconds = body.idle_seconds;
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     Ok(axum::Json(IdleAnswer { idle_seconds: found.entry.idle().as_secs() }))
+}
+
+/// Keeps a box awake for a number of seconds, or, with `null`, until it is ended by DELETE. Wakes the box. Replaces an
+/// earlier request; survives a restart of the daemon. An explicit pause freezes the box all the same.
+#[utoipa::path(post, path = "/v1/boxes/{id}/keep", tag = "v1", params(("id" = String, Path)), request_body = KeepRequest, responses((status = 200, body = Kept), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn keep(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<KeepRequest>,
+) -> Answer<Kept> {
+    let keep = app.boxes.keep(&found.entry, found.account.idle_seconds, body.seconds).await?;
+    app.lifecycle.resume(&found.entry).await?;
+    Ok(axum::Json(keep.into()))
+}
+
+/// Ends a request to keep the box awake. The idle rule applies again. No effect if there is none.
+#[utoipa::path(delete, path = "/v1/boxes/{id}/keep", tag = "v1", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
+pub(in crate::http) async fn release(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+    app.boxes.release(&found.entry, found.account.idle_seconds).await?;
+    done()
 }
 
 /// Sets the idle time of the account's boxes; `null` returns to the server's. Boxes with one of their own keep it.

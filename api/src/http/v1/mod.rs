@@ -1,4 +1,6 @@
 //! `/v1`: our own name space.
 
 pub(super) mod boxes;
+mod event_body;
+pub(super) mod events;
 pub mod wire;

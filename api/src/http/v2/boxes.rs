@@ -8,12 +8,13 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 use utoipa::IntoParams;
 
+use crate::boxes::{Deleted, Entry};
+use crate::clock;
+use crate::error::{Cause, Error};
 use crate::http::App;
 use crate::http::auth::Caller;
 use crate::http::extract::TheBox;
 use crate::http::reply::{Answer, Json, Query};
-use crate::boxes::{Deleted, Entry};
-use crate::error::{Cause, Error};
 use crate::http::v2::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
@@ -27,6 +28,7 @@ const BULK_AT_ONCE: usize = 16;
 pub(in crate::http) fn describe(entry: &Entry) -> BoxData {
     let (settings, usage) = (entry.settings(), entry.meter.usage());
     let network_policy = settings.shown_policy();
+    let kept = settings.kept(clock::unix_ms()).map(Into::into);
     #[expect(clippy::cast_precision_loss, reason = "for people; the bill has the exact integers")]
     let cost = cpu_micro_dollars(usage.cpu_usec) as f64 / 1e6;
     BoxData {
@@ -50,6 +52,7 @@ pub(in crate::http) fn describe(entry: &Entry) -> BoxData {
         ephemeral: settings.ephemeral,
         expires_at: entry.expires_ms.map(|ms| ms.div_euclid(1000)),
         idle_seconds: entry.idle().as_secs(),
+        kept,
     }
 }
 
@@ -86,7 +89,10 @@ pub(in crate::http) async fn get(found: TheBox) -> Answer<BoxData> {
 
 /// Deletes a box for good.
 #[utoipa::path(delete, path = "/v2/box/{id}", tag = "boxes", params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = Empty), (status = 202, body = Empty, description = "Its deletion goes on in the background"), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn delete(State(app): State<App>, found: TheBox) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
+pub(in crate::http) async fn delete(
+    State(app): State<App>,
+    found: TheBox,
+) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
     let status = match app.boxes.delete(&found.entry).await? {
         Deleted::Whole => StatusCode::OK,
         Deleted::GoingOn => StatusCode::ACCEPTED,

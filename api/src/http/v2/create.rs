@@ -3,11 +3,11 @@
 use axum::extract::State;
 use serde_json::Value;
 
+use super::boxes::describe;
+use crate::boxes::Secret;
 use crate::http::App;
 use crate::http::auth::Caller;
-use super::boxes::describe;
 use crate::http::reply::{Answer, Json};
-use crate::boxes::Secret;
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::lifecycle::{AgentRequest, BoxRequest};
 use crate::refusal::Refusal;

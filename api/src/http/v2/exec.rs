@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::oneshot;
 
+use super::stream_body::StreamBody;
+use crate::boxes::StreamClient;
 use crate::http::App;
 use crate::http::extract::TheBox;
 use crate::http::flush::FlushWatch;
 use crate::http::reply::Json;
-use super::stream_body::StreamBody;
 use crate::http::system::Peer;
-use crate::boxes::StreamClient;
 use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 use crate::refusal::Refusal;
 use crate::runs::{self, Command, Outcome, Share};
@@ -79,7 +79,12 @@ pub(in crate::http) async fn code_stream(
     run_as_stream(&app, &found, runs::code_command(body.into())?, client).await
 }
 
-async fn run_as_stream(app: &App, found: &TheBox, command: Command, (flushes, peer): Reader) -> Result<Response, Refusal> {
+async fn run_as_stream(
+    app: &App,
+    found: &TheBox,
+    command: Command,
+    (flushes, peer): Reader,
+) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
     let client = StreamClient { address: peer.map(|Extension(peer)| peer.address) };
     let command = Command { streamed_to: Some(client), ..command };

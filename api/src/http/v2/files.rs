@@ -11,12 +11,12 @@ use icebox_shim::handle::{EntryKind, FileReader};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::http::App;
-use crate::http::extract::TheBox;
-use crate::http::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::boxes::Awake;
 use crate::clock::rfc3339;
 use crate::files::FILE_BYTES_MAX;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::http::v2::wire::{
     Empty, ErrorBody, FileContent, FileEntry, FileKind, FileList, FileStat, MakeDir, RemoveFile, RenameFile, WriteFile,
 };
@@ -46,7 +46,11 @@ pub(in crate::http) struct ReadQuery {
 
 /// Reads a file, or a range of it.
 #[utoipa::path(get, path = "/v2/box/{id}/files/read", tag = "files", params(("id" = String, Path), ReadQuery), responses((status = 200, body = FileContent), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn read(State(app): State<App>, found: TheBox, Query(query): Query<ReadQuery>) -> Answer<FileContent> {
+pub(in crate::http) async fn read(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<ReadQuery>,
+) -> Answer<FileContent> {
     let path = resolve_path(&query.path)?;
     let range = range_of(&query)?;
     let awake = found.awake(&app).await?;
@@ -128,7 +132,11 @@ pub(in crate::http) struct FolderQuery {
 
 /// Lists one level of a folder, or the one entry of a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/list", tag = "files", params(("id" = String, Path), FolderQuery), responses((status = 200, body = FileList), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn list(State(app): State<App>, found: TheBox, Query(query): Query<FolderQuery>) -> Answer<FileList> {
+pub(in crate::http) async fn list(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<FolderQuery>,
+) -> Answer<FileList> {
     let path = resolve_folder(query.folder.as_deref())?;
     let awake = found.awake(&app).await?;
     let entries = awake.entry.handle().file_list(&path).await?;
@@ -197,7 +205,11 @@ pub(in crate::http) struct StatQuery {
 
 /// Describes a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/stat", tag = "files", params(("id" = String, Path), StatQuery), responses((status = 200, body = FileStat), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn stat(State(app): State<App>, found: TheBox, Query(query): Query<StatQuery>) -> Answer<FileStat> {
+pub(in crate::http) async fn stat(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<StatQuery>,
+) -> Answer<FileStat> {
     let path = resolve_path(&query.path)?;
     let awake = found.awake(&app).await?;
     let stat = awake.entry.handle().file_stat(&path, query.follow.unwrap_or(false)).await?;
@@ -227,7 +239,11 @@ pub(in crate::http) async fn mkdir(State(app): State<App>, found: TheBox, Json(b
 
 /// Renames a file or folder.
 #[utoipa::path(post, path = "/v2/box/{id}/files/rename", tag = "files", params(("id" = String, Path)), request_body = RenameFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn rename(State(app): State<App>, found: TheBox, Json(body): Json<RenameFile>) -> Answer<Empty> {
+pub(in crate::http) async fn rename(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<RenameFile>,
+) -> Answer<Empty> {
     let (from, to) = (resolve_path(&body.from)?, resolve_path(&body.to)?);
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_rename(&from, &to).await?;
@@ -236,7 +252,11 @@ pub(in crate::http) async fn rename(State(app): State<App>, found: TheBox, Json(
 
 /// Removes a file, or a folder with all that is in it.
 #[utoipa::path(post, path = "/v2/box/{id}/files/remove", tag = "files", params(("id" = String, Path)), request_body = RemoveFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(in crate::http) async fn remove(State(app): State<App>, found: TheBox, Json(body): Json<RemoveFile>) -> Answer<Empty> {
+pub(in crate::http) async fn remove(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<RemoveFile>,
+) -> Answer<Empty> {
     let path = resolve_path(&body.path)?;
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_remove(&path, body.recursive.unwrap_or(false)).await?;

@@ -44,7 +44,11 @@ pub(in crate::http) async fn get_startup(found: TheBox) -> Answer<Startup> {
 
 /// Sets the init command. It runs at the next start of the box.
 #[utoipa::path(put, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), request_body = Startup, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(in crate::http) async fn set_startup(State(app): State<App>, found: TheBox, Json(body): Json<Startup>) -> Answer<Empty> {
+pub(in crate::http) async fn set_startup(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<Startup>,
+) -> Answer<Empty> {
     let command = check_init_command(body.init_command)?;
     let command = command.ok_or_else(|| Refusal::Invalid("init_command must not be empty".into()))?;
     let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = Some(command);
@@ -72,7 +76,11 @@ pub(in crate::http) struct LogsQuery {
 
 /// The log of the box, oldest entry first.
 #[utoipa::path(get, path = "/v2/box/{id}/logs", tag = "life", params(("id" = String, Path), LogsQuery), responses((status = 200, body = Logs), (status = 400, body = ErrorBody)))]
-pub(in crate::http) async fn logs(State(app): State<App>, found: TheBox, Query(query): Query<LogsQuery>) -> Answer<Logs> {
+pub(in crate::http) async fn logs(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<LogsQuery>,
+) -> Answer<Logs> {
     found.not_ephemeral("logs are")?;
     app.db.settle().await?;
     let limit = query.limit.filter(|limit| *limit > 0);

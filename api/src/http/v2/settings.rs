@@ -2,10 +2,10 @@
 
 use axum::extract::{Path, State};
 
+use crate::domain::BoxStatus;
 use crate::http::App;
 use crate::http::extract::TheBox;
 use crate::http::reply::{Answer, Json, done};
-use crate::domain::BoxStatus;
 use crate::http::v2::wire::{AddLabel, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 use crate::ids;
 use crate::lifecycle::check_git_identity;
@@ -24,7 +24,11 @@ pub(in crate::http) async fn network_policy(
 
 /// Adds a label.
 #[utoipa::path(post, path = "/v2/box/{id}/config/labels", tag = "settings", params(("id" = String, Path)), request_body = AddLabel, responses((status = 200, body = Labels), (status = 400, body = ErrorBody)))]
-pub(in crate::http) async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<AddLabel>) -> Answer<Labels> {
+pub(in crate::http) async fn add_label(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<AddLabel>,
+) -> Answer<Labels> {
     ids::check_label(&body.label).map_err(Refusal::Invalid)?;
     let full = found.entry.settings().labels;
     if !full.contains(&body.label) && full.len() >= ids::LABELS_MAX {

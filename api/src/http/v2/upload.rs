@@ -5,10 +5,10 @@ use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 
+use crate::files::{FILE_BYTES_MAX, Upload};
 use crate::http::App;
 use crate::http::extract::TheBox;
 use crate::http::reply::{Answer, done, read_body};
-use crate::files::{FILE_BYTES_MAX, Upload};
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 
