@@ -120,13 +120,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
 
 /// Makes the cgroup of all runs. Its pids limit keeps some processes for the init.
 fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
-    let failed = |e: icebox_runtime::cgroup::Error| {
-        let kind = match e.kind {
-            icebox_runtime::cgroup::ErrorKind::Unenforced(_) => ErrorKind::Unenforced,
-            _ => ErrorKind::Internal,
-        };
-        Error::new(kind, "limit processes of runs", &spec.cgroup).because(e)
-    };
+    let failed = |e| Error::cgroup("limit processes of runs", &spec.cgroup, e);
     let most = i64::try_from(spec.pids_max).unwrap_or(i64::MAX);
     let limits = Limits { pids_max: Some(most), ..Limits::default() };
     let unenforced = if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse };
@@ -144,9 +138,7 @@ fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
     let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?.to_owned();
     let inode = match &child.cgroup {
-        Some(cgroup) => {
-            cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?
-        }
+        Some(cgroup) => cgroup.inode().map_err(|e| Error::cgroup("read cgroup", &spec.cgroup, e))?,
         None => 0,
     };
     Ok(Launched {

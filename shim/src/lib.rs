@@ -20,4 +20,4 @@ pub mod sudo;
 mod sys;
 mod translate;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, ExecFailure};

@@ -3,4 +3,5 @@
 pub(super) mod boxes;
 mod event_body;
 pub(super) mod events;
+pub(super) mod files;
 pub mod wire;
