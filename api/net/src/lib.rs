@@ -15,6 +15,7 @@ mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod denial;
+mod devconf;
 pub mod dns;
 pub mod egress;
 pub mod error;

@@ -237,7 +237,7 @@ fn priv_nft_ipv6_does_not_pass_even_if_everybody_turns_it_on() {
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6/conf/all/disable_ipv6").exists();
     assert!(has_ipv6, "this test needs a kernel with IPv6");
     let interface = b.interface();
-    for name in ["all/disable_ipv6", "eth0/disable_ipv6"] {
+    for name in ["all/disable_ipv6", "eth0/disable_ipv6", "eth0/addr_gen_mode"] {
         write_sysctl(&b.namespace, &format!("net/ipv6/conf/{name}"), "0");
     }
     write_sysctl(&world.host, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "0");

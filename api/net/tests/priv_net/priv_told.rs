@@ -92,7 +92,7 @@ fn priv_ipv6_is_told_with_the_box_it_came_from() {
     let mut world = World::new();
     let b = world.add_box(Policy::AllowAll);
     let interface = b.interface();
-    for name in ["all/disable_ipv6", "eth0/disable_ipv6"] {
+    for name in ["all/disable_ipv6", "eth0/disable_ipv6", "eth0/addr_gen_mode"] {
         write_sysctl(&b.namespace, &format!("net/ipv6/conf/{name}"), "0");
     }
     write_sysctl(&world.host, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "0");
