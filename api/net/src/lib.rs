@@ -21,6 +21,7 @@ pub mod egress;
 pub mod error;
 pub mod firewall;
 pub mod headers;
+pub mod hop_by_hop;
 mod leaving;
 pub mod link;
 pub mod names;

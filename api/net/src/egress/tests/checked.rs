@@ -279,3 +279,35 @@ async fn a_length_told_twice_does_not_make_two_requests_of_one() {
     }
     assert_eq!((world.connected().len(), world.egress.counters().requests), (2, 2));
 }
+
+/// What a box or a server says of its own connection does not reach the other.
+#[tokio::test]
+async fn what_concerns_one_connection_stays_on_it() {
+    const OF_ONE_HOP: &str = "Keep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nProxy-Authorization: Basic eA==\r\n\
+                              Proxy-Connection: close\r\nTE: gzip\r\nTrailer: X-After\r\nUpgrade: h2c\r\n\
+                              HTTP2-Settings: AAA\r\nX-Hop: 1\r\nConnection: close, X-Hop\r\nX-Other: 2\r\n";
+    let world = world().await;
+    let listener = world.serve(SITE, 80).await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accept");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("request"));
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\n{OF_ONE_HOP}Content-Length: 2\r\n\r\nok");
+        stream.write_all(answer.as_bytes()).await.expect("write");
+        String::from_utf8(head).expect("text")
+    });
+    let mut stream = world.dial(SITE, 80).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: good.example\r\n{OF_ONE_HOP}\r\n");
+    let answer = ask(&mut stream, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+    for head in [server.await.expect("server"), answer] {
+        // The library may say of its own connection that it closes.
+        let names: Vec<String> =
+            head.lines().filter_map(|line| Some(line.split_once(':')?.0.to_ascii_lowercase())).collect();
+        assert!(names.contains(&"x-other".to_owned()), "{head}");
+        let known = ["host", "x-other", "content-length", "date", "connection"];
+        assert!(names.iter().all(|name| known.contains(&name.as_str())) && !head.contains("X-Hop"), "{head}");
+    }
+}
