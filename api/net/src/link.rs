@@ -36,7 +36,7 @@ use super::{devconf, sysctl};
 use crate::error::{Cause, Error};
 
 /// The name of the box's end inside the box.
-pub const GUEST_NAME: &str = "eth0";
+pub(crate) const GUEST_NAME: &str = "eth0";
 /// The MTU without an uplink.
 const MTU_DEFAULT: u32 = 1500;
 /// Least MTU of IPv4 hosts; a lower value of an uplink is ignored.

@@ -220,7 +220,7 @@ impl Exchange {
                     let text = format!("this box may not reach {what}: {rule}");
                     return Err(Refused::new(StatusCode::FORBIDDEN, text));
                 }
-                self.connection.allow("http", host, true);
+                self.connection.allow(host, true);
                 Ok(())
             }
         }

@@ -144,7 +144,7 @@ fn priv_a_box_cannot_use_another_address() {
         (other.pair.host(), "another box's gateway's"),
         (UPLINK, "the host's"),
         (SITE_3, "a stranger's"),
-        (Ipv4Addr::new(10, 88, 77, 77), "one of the pool that nobody has"),
+        (Ipv4Addr::new(10, 88, 77, 77), "one of the pool that no box has"),
         (Ipv4Addr::LOCALHOST, "the loopback's"),
         (Ipv4Addr::BROADCAST, "the broadcast's"),
     ];
@@ -330,7 +330,7 @@ fn priv_the_uplink_forwards_for_boxes_and_for_nobody_else() {
     let seen = seen.seen();
     assert!(seen.iter().any(|s| s.has(&from_host.text)), "not even the host reaches the stranger");
     assert!(!seen.iter().any(|s| s.has(&through.text)), "the host became a router");
-    // The one that comes after a crash knows that it was us who opened the uplink.
+    // The one that comes after a crash knows that Icebox has opened the uplink.
     world.die();
     world.start();
     let through = Packet::new(UDP, SITE, STRANGER, "after-a-crash.");

@@ -81,7 +81,7 @@ fn priv_connections_of_boxes_that_are_no_more_are_forgotten_at_the_next_start() 
     world.wait(world.side().detach(&gone.id, gone.pair));
     world.die();
     world.start();
-    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 1, "somebody has forgotten it already");
+    assert_eq!(world.wait(world.side().connections(gone.pair)).count, 1, "it is forgotten already");
     world.wait(world.side().sweep(vec![stays.id.clone()]));
     assert_eq!(world.wait(world.side().connections(gone.pair)).count, 0);
     echo(&mut kept).expect("another box's connection was forgotten");
@@ -99,7 +99,7 @@ fn priv_a_link_goes_with_its_namespace() {
     wait_for_links(&world, &BTreeSet::new());
 }
 
-/// An orderly end leaves nothing of boxes that are no more, whoever holds their namespaces, and all of those that are.
+/// An orderly end leaves nothing of boxes that are no more, even if their namespaces are held, and all of those that are.
 #[test]
 fn priv_nothing_is_left_by_a_daemon_that_stops() {
     let mut world = World::new();
@@ -166,8 +166,8 @@ fn priv_connections_outlive_the_daemon() {
     let mut streams = [b.connect(SITE, 80).expect("connect"), b.connect(SITE, 80).expect("connect")];
     let before = world.wait(world.side().counters(b.pair));
     world.die();
-    streams.iter_mut().for_each(|s| echo(s).expect("while nobody is there"));
-    assert!(b.connect(SITE, 25).is_err(), "mail passes while nobody is there");
+    streams.iter_mut().for_each(|s| echo(s).expect("while no daemon runs"));
+    assert!(b.connect(SITE, 25).is_err(), "mail passes while no daemon runs");
     world.start_limited(2);
     streams.iter_mut().for_each(|s| echo(s).expect("after the restart"));
     assert!(b.connect(SITE, 80).is_err(), "a third connection: the limit was lost");

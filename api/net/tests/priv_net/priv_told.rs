@@ -64,7 +64,11 @@ fn priv_every_rule_tells_whom_it_refused_what() {
     let spoofed = Packet::new(UDP, denied.address(), SITE, "spoofed.");
     spoofed.send(&free.namespace).expect("send");
     let of_spoofed = refused(&mut world);
-    assert_eq!((of_spoofed.guest, of_spoofed.rule), (free.address(), "source address"), "not who it says it is");
+    assert_eq!(
+        (of_spoofed.guest, of_spoofed.rule),
+        (free.address(), "source address"),
+        "the source address is another box's"
+    );
     // Nothing that passes is told.
     echo(&mut free.connect(SITE, 80).expect("connect")).expect("echo");
     assert_eq!(world.event(Duration::from_millis(200)), None);
