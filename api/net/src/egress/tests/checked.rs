@@ -180,7 +180,8 @@ async fn a_policy_that_changes_cuts_what_it_forbids_and_nothing_else() {
 
 #[tokio::test]
 async fn a_box_and_an_account_have_so_many_connections_and_no_more() {
-    let limits: [(fn(&mut SlotLimits), &str); 3] = [
+    type Limit = fn(&mut SlotLimits);
+    let limits: [(Limit, &str); 3] = [
         (|slots| slots.per_box = 2, "connection limit of the proxy for a box"),
         (|slots| slots.per_account = 2, "connection limit of the proxy for an account"),
         (|slots| slots.all = 2, "connection limit of the proxy"),
