@@ -11,7 +11,9 @@ use super::service::Runs;
 use super::ticket::{Ended, Finished, Ticket};
 use crate::boxes::{Awake, Entry, LiveRun, WorkKind};
 use crate::clock;
+use crate::events::Fact;
 use crate::refusal::{Refusal, without_errno};
+use crate::text::one_line;
 
 /// A run that lives longer than this gets a record before its end. Shorter ones need only the final one.
 pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
@@ -63,8 +65,18 @@ pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Star
     let work = (!command.hidden).then(|| entry.activity.begin(kind));
     let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     match handle.exec(request(number, command, entry, &ticket.run)).await {
-        Ok(run) => Ok(running(run, ticket)),
+        Ok(run) => {
+            publish_started(&ticket);
+            Ok(running(run, ticket))
+        }
         Err(error) => refused(error, ticket, command).await,
+    }
+}
+
+fn publish_started(ticket: &Ticket) {
+    if !ticket.run.hidden {
+        let (run_id, command) = (ticket.run.id.clone(), one_line(&ticket.run.prompt));
+        ticket.runs.events().publish(ticket.entry.event(Fact::RunStarted { run_id, command }));
     }
 }
 
@@ -119,6 +131,7 @@ async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -
         }
         _ => return Err(error.into()),
     };
+    publish_started(&ticket);
     let exit = Exit { status: ExitStatus::Code(exit_code), timed_out: false };
     let ended = Ended {
         exit: Ok(exit),
