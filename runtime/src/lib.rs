@@ -1,7 +1,7 @@
 //! The Icebox OCI runtime, from scratch: one-shot and single-threaded, no async, no HTTP.
 //!
-//! `bundle` reads a `config.json` into a [`plan::Plan`]; [`launch`] carries a plan out; `container` keeps the OCI
-//! verbs and their state directory; [`cgroup`] and [`seccomp`] are usable alone.
+//! `bundle` reads a `config.json` into a [`plan::Plan`]; [`launch`] carries a plan out; [`process`] becomes the program;
+//! `container` keeps the OCI verbs and their state directory; [`cgroup`] and [`seccomp`] are usable alone.
 
 #[allow(unsafe_code)]
 mod sys;
@@ -13,6 +13,7 @@ mod error;
 pub mod identity;
 pub mod launch;
 pub mod plan;
+pub mod process;
 pub mod sealed;
 pub mod seccomp;
 pub mod stdio;

@@ -1,16 +1,14 @@
-//! Shared parts of all runs: the database, the counters, and the limits of the configuration.
-
-use std::sync::Arc;
+//! Shared parts of all runs: the database, the events, and the limits of the configuration.
 
 use crate::config::Config;
 use crate::db::Db;
-use crate::metrics::Metrics;
+use crate::events::Events;
 
 /// The runs of all boxes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runs {
     db: Db,
-    metrics: Arc<Metrics>,
+    events: Events,
     /// Commands that may run in one box at once.
     pub(super) per_box_max: u32,
     /// Answer a run only when its record is on disk.
@@ -20,16 +18,16 @@ pub struct Runs {
 impl Runs {
     /// The runs with the limits of the configuration.
     #[must_use]
-    pub fn new(config: &Config, db: Db, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, db: Db, events: Events) -> Self {
         let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);
-        Self { db, metrics, per_box_max, reply_after_commit }
+        Self { db, events, per_box_max, reply_after_commit }
     }
 
     pub(super) fn db(&self) -> &Db {
         &self.db
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(super) fn events(&self) -> &Events {
+        &self.events
     }
 }

@@ -33,3 +33,8 @@ use std::os::fd::OwnedFd;
 pub fn load(program: &Program) -> Result<Option<OwnedFd>, Error> {
     crate::sys::seccomp::set_filter(&program.insns, program.flags)
 }
+
+/// Whether this kernel would take `program`, as far as it tells without loading it: it offers filters, with these flags.
+pub(crate) fn check(program: &Program) -> std::io::Result<()> {
+    crate::sys::seccomp::check_flags(program.flags)
+}

@@ -8,17 +8,18 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use icebox_runtime::plan::Rlimit;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::SocketFlags;
-use rustix::process::{Rlimit, WaitOptions};
+use rustix::process::WaitOptions;
 
 use super::conn::{Connection, Received};
 use super::deny::Filter;
 use super::keep::KeepFile;
 use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
-use super::sudo_server::SudoServer;
+use super::sudo_clients::SudoServer;
 use super::tree::Tree;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX, VERSION, WireError, encode};
