@@ -6,8 +6,10 @@
 #[allow(unsafe_code)]
 mod sys;
 
+#[cfg(feature = "oci")]
 mod bundle;
 pub mod cgroup;
+#[cfg(feature = "oci")]
 pub mod container;
 mod error;
 pub mod identity;
