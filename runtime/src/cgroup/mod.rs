@@ -18,7 +18,9 @@ mod device_bpf;
 mod devices;
 mod error;
 mod file;
+mod gauges;
 mod hierarchy;
+mod leaf;
 mod life;
 mod limits;
 mod parse;
@@ -32,7 +34,9 @@ mod v2;
 
 pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
+pub use gauges::Gauges;
 pub use hierarchy::{Backend, Controller, Hierarchy, Layout};
+pub use leaf::LeafUsage;
 pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
     shares_from_weight, weight_from_shares,
