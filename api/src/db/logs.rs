@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Db, to_sql};
+use super::{Commit, Db, to_sql};
 use crate::clock;
 use crate::domain::{LogEntry, LogLevel, LogSource};
 use crate::error::Error;
@@ -49,7 +49,7 @@ impl LogRow {
 impl Db {
     /// Writes an entry without waiting.
     pub fn log(&self, row: LogRow) {
-        self.write_later("write a log entry", move |connection| row.insert(connection), |_| ());
+        self.write_later("write a log entry", Commit::Soon, move |connection| row.insert(connection), |_| ());
     }
 
     /// Entries of a box, oldest first. Without a limit, all that are kept.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::lasting::Lasting;
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
@@ -11,6 +12,7 @@ use crate::metrics::Metrics;
 pub struct Runs {
     db: Db,
     metrics: Arc<Metrics>,
+    lasting: Arc<Lasting>,
     /// Commands that may run in one box at once.
     pub(super) per_box_max: u32,
     /// Answer a run only when its record is on disk.
@@ -22,11 +24,15 @@ impl Runs {
     #[must_use]
     pub fn new(config: &Config, db: Db, metrics: Arc<Metrics>) -> Self {
         let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);
-        Self { db, metrics, per_box_max, reply_after_commit }
+        Self { db, metrics, lasting: Arc::default(), per_box_max, reply_after_commit }
     }
 
     pub(super) fn db(&self) -> &Db {
         &self.db
+    }
+
+    pub(super) fn lasting(&self) -> &Arc<Lasting> {
+        &self.lasting
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
