@@ -5,7 +5,11 @@
 
 use std::sync::LazyLock;
 
+use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+
+/// The year 0000, the first that RFC 3339 can write.
+const FIRST_S: i64 = -62_167_219_200;
 
 /// A point in time on all relevant clocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,28 +53,20 @@ pub fn unix_ms() -> i64 {
     now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }
 
-/// `seconds` and `nanos` since 1970 as RFC 3339 in UTC, with the fraction only if there is one.
+/// `seconds` and `nanos` since 1970 as RFC 3339 in UTC, with nine digits of a fraction if there is one. A box sets the
+/// times of its files: one before the year 0000, or after `Timestamp::MAX` in the last days of 9999, is shown as that
+/// moment.
 #[must_use]
 pub fn rfc3339(seconds: i64, nanos: u32) -> String {
-    let days = seconds.div_euclid(86_400);
-    let of_day = seconds.rem_euclid(86_400);
-    let (year, month, day) = civil_from_days(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let fraction = if nanos == 0 { String::new() } else { format!(".{nanos:09}") };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
-/// Howard Hinnant's `civil_from_days`: days since 1970-01-01 to year, month, day of the Gregorian calendar.
-pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, day)
+    let first = Timestamp::from_second(FIRST_S).unwrap_or(Timestamp::MIN);
+    let nanos = i32::try_from(nanos).unwrap_or(0);
+    let time = match Timestamp::new(seconds, nanos) {
+        Ok(time) => time.max(first),
+        Err(_) if seconds < 0 => first,
+        Err(_) => Timestamp::MAX,
+    };
+    let format = if time.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%9fZ" };
+    time.strftime(format).to_string()
 }
 
 #[cfg(test)]
@@ -84,6 +80,15 @@ mod tests {
         assert_eq!(rfc3339(1_763_856_000, 5), "2025-11-23T00:00:00.000000005Z");
         assert_eq!(rfc3339(-1, 0), "1969-12-31T23:59:59Z");
         assert_eq!(rfc3339(4_102_444_800, 0), "2100-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1, 120_000_000), "1970-01-01T00:00:01.120000000Z");
+    }
+
+    #[test]
+    fn a_time_that_no_calendar_has_is_its_first_or_last() {
+        for beyond in [FIRST_S - 1, i64::MIN] {
+            assert_eq!(rfc3339(beyond, 999_999_999), "0000-01-01T00:00:00Z");
+        }
+        assert_eq!(rfc3339(i64::MAX, 0), "9999-12-30T22:00:00.999999999Z");
     }
 
     #[test]

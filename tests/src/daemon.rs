@@ -211,6 +211,13 @@ impl Daemon {
         &self.key
     }
 
+    /// The command line client, with the address and the key of this daemon.
+    pub fn icebox(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("icebox"));
+        command.args(["--url", self.url(), "--key", self.key()]).args(args);
+        command
+    }
+
     /// The pid of the running `iceboxd`.
     pub fn pid(&self) -> i32 {
         let child = self.child.as_ref().expect("iceboxd runs");

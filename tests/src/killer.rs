@@ -39,9 +39,9 @@ pub struct Killed {
 pub fn kill_at(pid: i32, thread_name: &str, at: u32, work: impl FnOnce()) -> Killed {
     let watch_all = || {
         let mut tids = threads(pid);
-        tids.retain(|tid| is_called(*tid, &[thread_name]));
+        // A thread that the one has just started still has its name, and may be gone before it is watched.
+        tids.retain(|tid| is_called(*tid, &[thread_name]) && watch(*tid));
         assert!(!tids.is_empty(), "{pid} has no thread {thread_name:?}");
-        tids.into_iter().for_each(|tid| assert!(watch(tid), "the thread is gone"));
     };
     watched(pid, at, watch_all, is_step, work)
 }
@@ -93,9 +93,9 @@ fn watched(
     })
 }
 
-/// The threads of a process.
+/// The threads of a process; none if it is gone.
 fn threads(pid: i32) -> Vec<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of the process");
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
     tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect()
 }
 
@@ -111,10 +111,20 @@ fn watch(tid: Pid) -> bool {
         Err(Errno::ESRCH | Errno::EPERM) => return false,
         other => other.expect("trace the thread"),
     }
-    ptrace::interrupt(tid).expect("stop the thread");
-    waitpid(tid, Some(WaitPidFlag::__WALL)).expect("the thread stops");
-    ptrace::syscall(tid, None).expect("let the thread go on");
-    true
+    // It may end at any moment; then it is reaped here, and is not watched.
+    match ptrace::interrupt(tid) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(e) => panic!("stop {tid}: {e}"),
+    }
+    match waitpid(tid, Some(WaitPidFlag::__WALL)) {
+        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => return false,
+        other => other.expect("the thread stops"),
+    };
+    match ptrace::syscall(tid, None) {
+        Ok(()) => true,
+        Err(Errno::ESRCH) => false,
+        Err(e) => panic!("let {tid} go on: {e}"),
+    }
 }
 
 /// Counts steps until all threads that are watched have ended. The kill comes from here, or from elsewhere.

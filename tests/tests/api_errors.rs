@@ -2,10 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use icebox_tests::api::encode;
-use icebox_tests::daemon::binary;
 use icebox_tests::{Api, Daemon, PATIENCE, machine, wait_until};
 use serde_json::{Value, json};
 
@@ -311,13 +310,6 @@ fn a_failed_command_is_not_an_error() {
     assert_eq!(made.exec(&["printf", "%s|", "a b", "", "c'd", "\n"]).stdout, "a b||c'd|\n|");
 }
 
-/// The command line client with this daemon.
-fn icebox(daemon: &Daemon, args: &[&str]) -> Command {
-    let mut command = Command::new(binary("icebox"));
-    command.args(["--url", daemon.url(), "--key", daemon.key()]).args(args);
-    command
-}
-
 #[test]
 fn a_session_gives_all_output_then_its_code_and_leaves_nothing_behind() {
     let daemon = Daemon::start();
@@ -325,7 +317,7 @@ fn a_session_gives_all_output_then_its_code_and_leaves_nothing_behind() {
     let wanted: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
     for round in 0..10 {
         // Input that the command never reads is under way when it ends.
-        let mut child = icebox(&daemon, &["exec", "-T", &made.id, "--", "seq", "1", "200000"]);
+        let mut child = daemon.icebox(&["exec", "-T", &made.id, "--", "seq", "1", "200000"]);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start icebox");
         let mut stdin = child.stdin.take().expect("a pipe");
         let writer = std::thread::spawn(move || while stdin.write_all(&[b'y'; 4096]).is_ok() {});
@@ -342,13 +334,13 @@ fn a_session_gives_all_output_then_its_code_and_leaves_nothing_behind() {
         (&["sh", "-c", "sleep 3004 & exit 3"], 3, ""),
     ] {
         let args: Vec<&str> = ["exec", "-n", "-T", &made.id, "--"].iter().chain(argv).copied().collect();
-        let done = icebox(&daemon, &args).output().expect("icebox ends");
+        let done = daemon.icebox(&args).output().expect("icebox ends");
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(code), "{argv:?}: {said}");
         assert!(said.contains(text), "{argv:?}: {said}");
     }
     wait_until(PATIENCE, "the session's background to end", || made.sh("ps -eo args | grep '[s]leep 3004'").code == 1);
-    let done = icebox(&daemon, &["exec", "-n", "-T", "no-such-box-1", "--", "true"]).output().expect("icebox ends");
+    let done = daemon.icebox(&["exec", "-n", "-T", "no-such-box-1", "--", "true"]).output().expect("icebox ends");
     assert_eq!(done.status.code(), Some(125));
 }
 

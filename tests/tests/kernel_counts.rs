@@ -281,7 +281,8 @@ fn limits_can_be_read_in_the_box_and_hold_for_socket_buffers() {
         // Smaller than any box has: the test need not take so much of the machine.
         std::fs::write(&limit, SMALLER_BYTES.to_string()).expect("a smaller limit");
     }
-    let sockets = if is_v1 { "40" } else { "8" };
+    // Linux 6.1 lets a UDP socket queue 416 KiB at most (twice rmem_max), so 16 of them are well above 4 MiB.
+    let sockets = if is_v1 { "40" } else { "16" };
     for protocol in ["tcp", "udp"] {
         let name = protocol.to_uppercase();
         let before = socket_pages(&name);

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use icebox_tests::api::split_stream;
-use icebox_tests::daemon::binary;
 use icebox_tests::{Daemon, PATIENCE, TestBox, machine, wait_until};
 use serde_json::json;
 
@@ -182,10 +181,7 @@ fn a_sleeping_box_gives_its_cached_files_back() {
         bytes("memory_before") > 64 << 20 && bytes("memory_after") < bytes("memory_before") - (48 << 20),
         "{answer}"
     );
-    let again = std::process::Command::new(binary("icebox"))
-        .args(["--url", daemon.url(), "--key", daemon.key(), "reclaim", &made.id])
-        .output()
-        .expect("start icebox");
+    let again = daemon.icebox(&["reclaim", &made.id]).output().expect("start icebox");
     assert!(again.status.success() && again.stdout.starts_with(b"memory "), "{again:?}");
     assert_eq!(made.status(), "paused");
     assert_eq!(daemon.cgroups().cpu_stat(&daemon.cgroup(&made), "usage_usec"), used);

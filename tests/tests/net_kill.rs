@@ -63,14 +63,12 @@ fn remains(world: &World) -> Vec<String> {
     all
 }
 
-/// The network namespaces of all boxes of which there is a process, whole or half-made.
+/// The network namespaces of all boxes of which there is a process, whole or half-made. Processes end meanwhile: the
+/// knocking program's children, and boxes that are being deleted.
 fn namespaces(daemon: &Daemon) -> Vec<Netns> {
-    let groups = daemon.cgroups().below(daemon.cgroup_root());
-    let lists = groups.iter().filter_map(|group| std::fs::read_to_string(group.join("cgroup.procs")).ok());
-    let pids: Vec<String> = lists.flat_map(|list| list.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    let of = |pid: String| Some((machine::namespace(&pid, "net")?, format!("/proc/{pid}/ns/net")));
-    let paths: BTreeMap<String, String> = pids.into_iter().filter_map(of).collect();
-    paths.values().map(|path| Netns::open(path)).collect()
+    let found = daemon.cgroups().procs(daemon.cgroup_root()).into_iter().filter_map(Netns::of_process);
+    let distinct: BTreeMap<_, _> = found.map(|namespace| (namespace.identity(), namespace)).collect();
+    distinct.into_values().collect()
 }
 
 /// Tries to reach the canary from every box, also from those in which nothing runs yet.

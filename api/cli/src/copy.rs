@@ -1,15 +1,15 @@
 //! `icebox cp`: files and directories into and out of a box.
 //!
 //! The rules are those of cp: into a directory that exists, else under the new name. Symbolic links to files are
-//! followed; links to directories, devices, sockets and names that can not be carried are left out, named on standard
-//! error, and make the copy a failure at its end. A name that a box reports becomes a local name only if it is one plain
-//! part, so a box can not write beside the destination.
+//! followed. The copy leaves out links to directories, link loops, pipes, devices, sockets, and what can't be read or
+//! written. It names each of them on standard error, copies the rest, and ends with a failure. A name that a box reports
+//! becomes a local name only if it is one plain part, so a box can not write beside the destination.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::stream::{self, TryStreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use reqwest::Body;
 use serde_json::json;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -19,6 +19,7 @@ use super::client::Client;
 use super::error::{Error, STDOUT};
 use super::files::Files;
 use super::human;
+use super::names;
 use super::output::{Output, stream as open_standard};
 use super::place::{Place, Remote, base_name, is_plain_name, join};
 
@@ -124,16 +125,18 @@ async fn upload(files: &Files<'_>, tally: &Tally, source: &Path, content_only: b
     let metadata = std::fs::metadata(source).map_err(|cause| Error::io("read", source.display(), cause))?;
     let existing = files.stat(&to.path, true).await?;
     let into = existing.as_ref().is_some_and(|stat| stat.is_directory()) || (!metadata.is_dir() && to.directory);
-    let target = match source.file_name().and_then(|name| name.to_str()) {
+    let target = match source.file_name() {
         _ if !into || content_only => to.path.clone(),
-        Some(name) => join(&to.path, name),
+        Some(name) => join(&to.path, &names::to_text(name)),
         None => {
             return Err(Error::usage(format!("{} has no name to copy it under", source.display())));
         }
     };
     if !metadata.is_dir() {
         let file = LocalFile { path: source.to_owned(), target, executable: is_executable(&metadata) };
-        return upload_all(files, tally, vec![file]).await;
+        tally.add(upload_file(files, &file).await?);
+        let executable: Vec<_> = file.executable.then_some(file.target).into_iter().collect();
+        return files.make_executable(&executable).await;
     }
     if existing.is_some_and(|stat| !stat.is_directory()) {
         return Err(Error::usage(format!("{} is a file in the box, {} a directory here", to.path, source.display())));
@@ -145,21 +148,36 @@ async fn upload(files: &Files<'_>, tally: &Tally, source: &Path, content_only: b
     upload_all(files, tally, found).await
 }
 
+/// Uploads each file that can be read here and written there.
 async fn upload_all(files: &Files<'_>, tally: &Tally, found: Vec<LocalFile>) -> Result<(), Error> {
-    let executable: Vec<String> = found.iter().filter(|file| file.executable).map(|file| file.target.clone()).collect();
-    stream::iter(found.into_iter().map(Ok))
-        .try_for_each_concurrent(TRANSFERS_MAX, |file| async move {
-            let failed = |cause| Error::io("read", file.path.display(), cause);
-            let opened = tokio::fs::File::open(&file.path).await.map_err(failed)?;
-            let metadata = opened.metadata().await.map_err(failed)?;
-            // The length of a pipe, such as a shell's <(command), is not known.
-            let length = metadata.is_file().then_some(metadata.len());
-            files.upload(&file.target, Body::wrap_stream(ReaderStream::new(opened)), length).await?;
-            tally.add(metadata.len());
-            Ok(())
+    let executable = stream::iter(found)
+        .map(|file| async move {
+            match upload_file(files, &file).await {
+                Ok(bytes) => tally.add(bytes),
+                Err(error) if error.is_of_one_path() || error.is_of_local_file() => {
+                    tally.leave_out(&file.path.display().to_string(), &error.to_string());
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(file.executable.then_some(file.target))
         })
+        .buffer_unordered(TRANSFERS_MAX)
+        .try_filter_map(|target| std::future::ready(Ok(target)))
+        .try_collect::<Vec<_>>()
         .await?;
     files.make_executable(&executable).await
+}
+
+/// Uploads one file and returns its length.
+async fn upload_file(files: &Files<'_>, file: &LocalFile) -> Result<u64, Error> {
+    let failed = |cause| Error::io("read", file.path.display(), cause);
+    let opened = tokio::fs::File::open(&file.path).await.map_err(failed)?;
+    let metadata = opened.metadata().await.map_err(failed)?;
+    // The length of a pipe, such as a shell's <(command), is not known.
+    let length = metadata.is_file().then_some(metadata.len());
+    files.upload(&file.target, Body::wrap_stream(ReaderStream::new(opened)), length).await?;
+    Ok(metadata.len())
 }
 
 fn is_executable(metadata: &std::fs::Metadata) -> bool {
@@ -172,14 +190,19 @@ fn walk(root: &Path, target: &str, tally: &Tally) -> Result<(Vec<String>, Vec<Lo
     let mut ahead = vec![(root.to_owned(), target.to_owned(), 0)];
     while let Some((directory, target, depth)) = ahead.pop() {
         let failed = |cause| Error::io("read", directory.display(), cause);
-        for entry in std::fs::read_dir(&directory).map_err(failed)? {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(cause) if depth > 0 => {
+                tally.leave_out(&directory.display().to_string(), &cause.to_string());
+                continue;
+            }
+            Err(cause) => return Err(failed(cause)),
+        };
+        for entry in entries {
             let entry = entry.map_err(failed)?;
             let path = entry.path();
             let shown = path.display().to_string();
-            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-                tally.leave_out(&shown, "its name is not UTF-8");
-                continue;
-            };
+            let name = names::to_text(&entry.file_name());
             let is_link = entry.file_type().map_err(failed)?.is_symlink();
             let metadata = match std::fs::metadata(&path) {
                 Ok(metadata) => metadata,
@@ -211,7 +234,7 @@ async fn download(files: &Files<'_>, tally: &Tally, from: &Remote, to: &Path, di
     let into = to.is_dir() || (directory && !stat.is_directory());
     let target = match base_name(&from.path) {
         _ if !into || from.content_only => to.to_owned(),
-        Some(name) => to.join(name),
+        Some(name) => to.join(names::to_name(name)),
         None => {
             return Err(Error::usage(format!("{} has no name to copy it under", from.path)));
         }
@@ -222,8 +245,8 @@ async fn download(files: &Files<'_>, tally: &Tally, from: &Remote, to: &Path, di
             .try_for_each_concurrent(TRANSFERS_MAX, |(source, target)| async move {
                 match download_file(files, &source, &target).await {
                     Ok(bytes) => tally.add(bytes),
-                    // A dangling link, or a file that went away meanwhile.
-                    Err(error) if error.is_not_found() => tally.leave_out(&source, &error.to_string()),
+                    // A pipe, a dangling link, a file that is closed to the box or went away meanwhile.
+                    Err(error) if error.is_of_one_path() => tally.leave_out(&source, &error.to_string()),
                     Err(error) => return Err(error),
                 }
                 Ok(())
@@ -246,7 +269,14 @@ async fn list_tree(
     let mut ahead = vec![(root.to_owned(), target.to_owned(), 0)];
     while let Some((directory, target, depth)) = ahead.pop() {
         std::fs::create_dir_all(&target).map_err(|cause| Error::io("make the directory", target.display(), cause))?;
-        for entry in files.list(&directory).await? {
+        let listed = match files.list(&directory).await {
+            Err(error) if depth > 0 && error.is_of_one_path() => {
+                tally.leave_out(&directory, &error.to_string());
+                continue;
+            }
+            other => other?,
+        };
+        for entry in listed {
             entries += 1;
             if entries > ENTRIES_MAX {
                 return Err(Error::usage(format!("{root} holds more than {ENTRIES_MAX} entries")));
@@ -255,9 +285,9 @@ async fn list_tree(
             if !is_plain_name(&entry.name) {
                 tally.leave_out(&path, "its name leads elsewhere");
             } else if !entry.is_dir {
-                found.push((path, target.join(&entry.name)));
+                found.push((path, target.join(names::to_name(&entry.name))));
             } else if depth < DEPTH_MAX && files.stat(&path, false).await?.is_some_and(|stat| stat.is_directory()) {
-                ahead.push((path, target.join(&entry.name), depth + 1));
+                ahead.push((path, target.join(names::to_name(&entry.name)), depth + 1));
             } else {
                 tally.leave_out(&path, "not a plain directory");
             }
@@ -275,24 +305,28 @@ async fn download_file(files: &Files<'_>, source: &str, target: &Path) -> Result
         let mut file = tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(failed)?;
         return download_to(files, source, &mut file, &target.display().to_string()).await;
     }
-    let partial = partial_path(target);
-    let file =
-        tokio::fs::File::create_new(&partial).await.map_err(|cause| Error::io("write", partial.display(), cause))?;
-    let outcome = async {
-        let mut file = file;
-        let bytes = download_to(files, source, &mut file, &partial.display().to_string()).await?;
-        if let Some(before) = before {
-            file.set_permissions(before.permissions()).await.map_err(failed)?;
-        }
-        std::fs::rename(&partial, target).map_err(failed)?;
-        Ok(bytes)
+    let partial = Partial(partial_path(target));
+    let mut file = tokio::fs::File::create_new(&partial.0)
+        .await
+        .map_err(|cause| Error::io("write", partial.0.display(), cause))?;
+    let bytes = download_to(files, source, &mut file, &partial.0.display().to_string()).await?;
+    if let Some(before) = before {
+        file.set_permissions(before.permissions()).await.map_err(failed)?;
     }
-    .await;
-    if outcome.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&partial);
+    std::fs::rename(&partial.0, target).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// A file that is still being written. Dropping it removes the file, if it has not been renamed: also when the copy ends
+/// because another file failed.
+#[derive(Debug)]
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // It is gone after the rename.
+        let _ = std::fs::remove_file(&self.0);
     }
-    outcome
 }
 
 /// A name beside the target that no other copy uses.

@@ -94,6 +94,17 @@ impl Error {
         matches!(self, Self::Server { status: 404, .. })
     }
 
+    /// Whether the server refuses one path: it is no regular file, it is closed to the box, or it is gone. The same request
+    /// for another path may succeed.
+    pub(crate) fn is_of_one_path(&self) -> bool {
+        matches!(self, Self::Server { status: 400 | 403 | 404, .. })
+    }
+
+    /// Whether a local file could not be read or written.
+    pub(crate) fn is_of_local_file(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
     fn hint(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } | Self::Server { hint, .. } => hint.as_deref(),

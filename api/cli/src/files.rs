@@ -1,11 +1,14 @@
 //! The file operations of the server, one function each.
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method, Response};
 use serde_json::json;
 
 use super::client::{Client, Patience, read};
 use super::error::Error;
+use super::names;
 use super::types::{ExecResult, FileEntry, FilePage, FileStat};
 
 /// Paths given to one chmod: far below the kernel's limit for arguments.
@@ -70,14 +73,23 @@ impl<'a> Files<'a> {
 
     /// Makes files executable. File modes are no part of the file operations, so a command in the box does it.
     pub(crate) async fn make_executable(&self, paths: &[String]) -> Result<(), Error> {
-        for chunk in paths.chunks(CHMOD_PATHS_MAX) {
-            let mut argv = vec!["chmod", "+x", "--"];
-            argv.extend(chunk.iter().map(String::as_str));
-            let request = self.client.request(Method::POST, &["v2", "box", &self.id, "exec"], Patience::Work);
-            let result: ExecResult = read(self.client.json(request.json(&json!({ "command": argv }))).await?)?;
-            if result.exit_code != Some(0) {
-                return Err(Error::protocol("make the copies executable", result.error.trim().to_owned()));
-            }
+        let (odd, plain): (Vec<&str>, Vec<&str>) = paths.iter().map(String::as_str).partition(|p| names::is_escaped(p));
+        for chunk in plain.chunks(CHMOD_PATHS_MAX) {
+            self.run(&[&["chmod", "+x", "--"], chunk].concat()).await?;
+        }
+        // An argument of a command is UTF-8, so printf writes these paths.
+        for path in odd {
+            let octal: String = names::to_name(path).as_bytes().iter().map(|byte| format!("\\0{byte:03o}")).collect();
+            self.run(&["sh", "-c", "printf %b \"$1\" | xargs -0 chmod +x --", "sh", &octal]).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, argv: &[&str]) -> Result<(), Error> {
+        let request = self.client.request(Method::POST, &["v2", "box", &self.id, "exec"], Patience::Work);
+        let result: ExecResult = read(self.client.json(request.json(&json!({ "command": argv }))).await?)?;
+        if result.exit_code != Some(0) {
+            return Err(Error::protocol("make the copies executable", result.error.trim().to_owned()));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod error;
 mod exec;
 mod files;
 mod human;
+mod names;
 mod net;
 mod output;
 mod place;

@@ -82,8 +82,8 @@ fn counted(count: Counted) -> String {
 fn policy_text(policy: &NetworkPolicy) -> String {
     let lists =
         [("domains", &policy.allowed_domains), ("networks", &policy.allowed_cidrs), ("but not", &policy.denied_cidrs)];
-    let told =
-        lists.iter().filter_map(|(label, list)| (!list.is_empty()).then(|| format!("; {label}: {}", list.join(" "))));
+    let named = lists.iter().filter(|(_, list)| !list.is_empty());
+    let told = named.map(|(label, list)| format!("; {label}: {}", list.join(" ")));
     std::iter::once(policy.mode.clone()).chain(told).collect()
 }
 

@@ -4,10 +4,11 @@
 
 use rustix::io::Errno;
 
+use super::controller::Controller;
 use super::devices::DeviceRule;
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::{Backend, Controller};
+use super::hierarchy::Backend;
 use super::limits::{Limits, Unenforced, Warning};
 use super::tree::enable;
 use super::{Cgroup, Refusal, device_bpf, v1, v2};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::Controller;
+use super::controller::Controller;
 
 /// The result of a cgroup operation.
 pub type Result<T> = std::result::Result<T, Error>;

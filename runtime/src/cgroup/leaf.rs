@@ -2,10 +2,11 @@
 
 use rustix::io::Errno;
 
+use super::controller::Controller;
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
 use super::gauges::unreadable;
-use super::hierarchy::{Backend, Controller};
+use super::hierarchy::Backend;
 use super::parse::keyed;
 use super::tree::{existing, wanted};
 use super::{Cgroup, V1Dir, v1};

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::controller::Controller;
 use super::devices::DeviceRule;
 use super::error::{Error, Result};
-use super::hierarchy::Controller;
 use super::parse::number_list;
 
 /// The most device rules in one list; the eBPF program stays far below the verifier's limits.

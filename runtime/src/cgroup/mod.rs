@@ -14,28 +14,34 @@
 //! Left out: v1's freezer; systemd (the caller gives a path that it may use); who owns which cgroup.
 
 mod apply;
+mod controller;
 mod device_bpf;
 mod devices;
 mod error;
 mod file;
+mod freeze;
 mod gauges;
 mod hierarchy;
+mod kill;
 mod leaf;
-mod life;
 mod limits;
 mod parse;
 mod path;
 mod pressure;
+mod procs;
 mod reclaim;
+mod remove;
 mod stats;
 mod tree;
 mod v1;
 mod v2;
+mod wait;
 
+pub use controller::Controller;
 pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
 pub use gauges::Gauges;
-pub use hierarchy::{Backend, Controller, Hierarchy, Layout};
+pub use hierarchy::{Backend, Hierarchy, Layout};
 pub use leaf::LeafUsage;
 pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,

@@ -10,8 +10,9 @@
 use rustix::io::Errno;
 
 use super::Cgroup;
+use super::controller::Controller;
 use super::error::{Error, ErrorKind, Result};
-use super::hierarchy::{Backend, Controller};
+use super::hierarchy::Backend;
 
 /// The result of a reclaim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! The resource usage of a cgroup. Reading only; every number is the kernel's own.
 
 use super::Cgroup;
+use super::controller::Controller;
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::{Backend, Controller};
-use super::life::procs_below;
+use super::hierarchy::Backend;
 use super::parse::{keyed, single};
+use super::procs::{DEPTH_MAX, procs_below};
 
 /// CPU time used here and below, removed children included. Throttling is of this cgroup alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -131,7 +132,7 @@ impl Cgroup {
             return Ok(MemoryUsage {
                 current: number(dir, "memory.usage_in_bytes")?,
                 peak: number(dir, "memory.max_usage_in_bytes").ok(),
-                oom_kills: v1_oom_kills(dir, super::life::DEPTH_MAX)?,
+                oom_kills: v1_oom_kills(dir, DEPTH_MAX)?,
             });
         }
         let dir = self.v2_dir(Controller::Memory, "memory.current", "read memory")?;
@@ -175,7 +176,7 @@ impl Cgroup {
             return Ok(MemoryEvents {
                 // Where memory and swap together have the same limit, that one is met first.
                 max: number(dir, "memory.failcnt")? + number(dir, "memory.memsw.failcnt").unwrap_or(0),
-                oom_kill: v1_oom_kills(dir, super::life::DEPTH_MAX)?,
+                oom_kill: v1_oom_kills(dir, DEPTH_MAX)?,
                 ..MemoryEvents::default()
             });
         }

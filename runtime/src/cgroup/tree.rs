@@ -6,10 +6,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, OFlags, Uid};
 use rustix::io::Errno;
 
+use super::controller::{Controller, controllers_of, same};
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::{Backend, Controller, Hierarchy, controllers_of, same};
-use super::life::procs_below;
+use super::hierarchy::{Backend, Hierarchy};
+use super::procs::procs_below;
 use super::{Cgroup, CgroupPath, Refusal, V1Dir};
 
 /// Handed down on v2 by every ancestor when a cgroup is made. The others cost time and memory in every cgroup and are

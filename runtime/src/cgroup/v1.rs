@@ -2,10 +2,10 @@
 
 use rustix::io::Errno;
 
+use super::controller::Controller;
 use super::devices::{DeviceRule, V1Program};
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::Controller;
 use super::limits::{IoMax, blkio_weight, memsw, shares_from_weight};
 use super::v2::{checked, exact, rounded};
 

@@ -1,8 +1,8 @@
 //! Writes to v2 control files, each read back. Some forms serve v1 too, where both versions agree.
 
+use super::controller::Controller;
 use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
-use super::hierarchy::Controller;
 use super::limits::IoMax;
 use super::parse;
 

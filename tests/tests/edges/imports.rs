@@ -210,7 +210,7 @@ impl Reader {
                 }
                 UseTree::Name(name) => {
                     let name = name.ident.to_string();
-                    self.uses.push((is_export, joined(&path, &[name.clone()]), Some(name)));
+                    self.uses.push((is_export, joined(&path, std::slice::from_ref(&name)), Some(name)));
                 }
                 UseTree::Rename(as_) => {
                     let path = if as_.ident == "self" { path } else { joined(&path, &[as_.ident.to_string()]) };

@@ -75,11 +75,6 @@ const KNOWN: [(&str, &[&str]); 4] = [
         &[
             "bundle/mod.rs",
             "bundle/process.rs",
-            "cgroup/error.rs",
-            "cgroup/file.rs",
-            "cgroup/hierarchy.rs",
-            "cgroup/life.rs",
-            "cgroup/stats.rs",
             "cli/mod.rs",
             "cli/parse.rs",
             "cli/report.rs",

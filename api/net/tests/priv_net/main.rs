@@ -3,7 +3,6 @@
 
 mod packet;
 mod priv_blocked;
-mod priv_check;
 mod priv_dns;
 mod priv_egress;
 mod priv_guarded;

@@ -99,7 +99,7 @@ pub(crate) fn docker_like() -> (World, Netns) {
 
 /// The network namespace of a box.
 pub(crate) fn namespace(daemon: &Daemon, made: &TestBox) -> Netns {
-    Netns::open(&format!("/proc/{}/ns/net", daemon.init_pid(made)))
+    Netns::of_process(daemon.init_pid(made)).expect("the box runs")
 }
 
 /// Connects, sends a byte, and waits for it; in microseconds.
