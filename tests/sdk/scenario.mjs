@@ -2,7 +2,6 @@
 // assertion, and the last line of the output is SCENARIO PASSED.
 import assert from "node:assert/strict";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { get } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -240,17 +239,11 @@ await step("logs and runs", async () => {
   assert.deepEqual(times, [...times].sort((a, b) => b - a), "newest first");
 });
 
-// By address: not every machine resolves names below localhost.
-const visit = (url, headers = {}) =>
-  new Promise((resolve, reject) => {
-    const server = new URL(process.env.UPSTASH_BOX_BASE_URL);
-    const options = { host: server.hostname, port: server.port, path: "/", headers: { host: new URL(url).host, ...headers } };
-    const request = get(options, (answer) => {
-      let body = "";
-      answer.on("data", (data) => (body += data)).on("end", () => resolve([answer.statusCode, body]));
-    });
-    request.on("error", reject);
-  });
+// As the client is told, with the resolver of this machine.
+const visit = async (url, headers = {}) => {
+  const answer = await fetch(url, { headers });
+  return [answer.status, await answer.text()];
+};
 
 await step("public URLs", async () => {
   await box.exec.command("mkdir -p www && echo from the box > www/index.html");

@@ -2,11 +2,11 @@
 the client is installed in; every step is an assertion, and the last line of the output is SCENARIO PASSED."""
 
 import base64
-import http.client
 import os
 import sys
 import time
-import urllib.parse
+import urllib.error
+import urllib.request
 from importlib.metadata import version
 
 from upstash_box import Box, BoxError
@@ -256,12 +256,12 @@ def exec_session():
 
 
 def visit(url, **headers):
-    # By address: not every machine resolves names below localhost.
-    server = urllib.parse.urlsplit(os.environ["UPSTASH_BOX_BASE_URL"])
-    connection = http.client.HTTPConnection(server.hostname, server.port, timeout=60)
-    connection.request("GET", "/", headers={"Host": urllib.parse.urlsplit(url).netloc, **headers})
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    # As the client is told, with the resolver of this machine.
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def public_urls():

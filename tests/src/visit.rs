@@ -32,7 +32,7 @@ impl Url {
         let mut body = options.clone();
         body["port"] = json!(port);
         let answer = made.post("/preview", &body).ok();
-        let url = answer["url"].as_str().expect("a url");
+        let url = answer["host_url"].as_str().expect("a url");
         let host = url.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/').to_owned();
         let address = made.api.base().trim_start_matches("http://").to_owned();
         Self { address, host, made: answer }

@@ -258,6 +258,11 @@ fn a_box_that_answers_nonsense_is_a_bad_gateway() {
     }
     assert_eq!(url.get("/endless").status, 502, "a head without an end");
     assert_eq!(url.get("/switch").status, 502, "a change of protocol that nobody asked for");
+    // Interim answers: "102 X", a few or too many, and "200 X" after them.
+    let (interim, last) = ("SFRUUC8xLjEgMTAyIFgNCg0K", "SFRUUC8xLjEgMjAwIFgNCkNvbnRlbnQtTGVuZ3RoOiAwDQoNCg==");
+    let after = |count: usize| format!("/raw?{}{last}", interim.repeat(count));
+    assert_eq!(url.get(&after(5)).status, 200, "a few interim answers");
+    assert_eq!(url.get(&after(40)).status, 502, "an answer that does not come");
     // A body that ends early is not passed off as whole.
     let mut visitor = Visitor::new(&url.address);
     let short = "SFRUUC8xLjEgMjAwIFgNCkNvbnRlbnQtTGVuZ3RoOiAxMA0KDQpzaG9ydA==";

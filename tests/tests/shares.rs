@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
-use icebox_tests::{Api, Daemon, PATIENCE, wait_until};
+use icebox_tests::visit::Url;
+use icebox_tests::{Api, Daemon, PATIENCE, TestBox, wait_until};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -98,11 +99,27 @@ fn one_account_or_address_leaves_the_others_their_share() {
     let begun = std::time::Instant::now();
     made.out("head -c 200000 /dev/zero | tr '\\0' x");
     assert!(begun.elapsed().as_secs() >= 1, "200000 bytes passed in {:?} at 65536 a second", begun.elapsed());
-    let metrics = api.get("/metrics").text();
-    let counted = metrics.lines().find_map(|line| {
-        line.strip_prefix(&format!("icebox_box_passed_bytes_total{{box_id=\"{}\"}} ", made.id))?.parse::<u64>().ok()
-    });
-    assert!(counted.is_some_and(|bytes| bytes >= 200_000), "{counted:?}");
+    let passed = |made: &TestBox| {
+        let metrics = api.get("/metrics").text();
+        let name = format!("icebox_box_passed_bytes_total{{box_id=\"{}\"}} ", made.id);
+        let counted = metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok());
+        counted.unwrap_or_else(|| panic!("{name} is not told: {metrics}"))
+    };
+    assert!(passed(&made) >= 200_000, "{}", passed(&made));
+
+    // And so is what a public URL passes on.
+    made.out("mkdir www && head -c 200000 /dev/zero > www/large");
+    made.out("setsid python3 -m http.server 8000 --bind 127.0.0.1 --directory www >/dev/null 2>&1 &");
+    made.out("until curl -s -o /dev/null http://127.0.0.1:8000/; do sleep 0.05; done");
+    let url = Url::open(&made, 8000, &json!({}));
+    let begun = std::time::Instant::now();
+    assert_eq!(url.get("/large").body.len(), 200_000);
+    assert!(begun.elapsed().as_secs() >= 1, "200000 bytes passed in {:?} at 65536 a second", begun.elapsed());
+    assert!(passed(&made) >= 400_000, "{}", passed(&made));
+
+    // Open files: as many as the host lets iceboxd give, at most 524288.
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert_eq!(made.out("ulimit -Hn"), hard.min(524_288).to_string());
 
     // Terminals: a box has its own number of them.
     let terminals =

@@ -2,7 +2,6 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 
-use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method, Response};
 use serde_json::json;
 
@@ -57,13 +56,12 @@ impl<'a> Files<'a> {
 
     /// Writes a file; its parents are made. `length` is what the body will hold, if that is known.
     pub(crate) async fn upload(&self, path: &str, body: Body, length: Option<u64>) -> Result<(), Error> {
-        let part = match length {
-            Some(length) => Part::stream_with_length(body, length),
-            None => Part::stream(body),
-        };
-        // The server pairs by order and ignores the name of the part; a form without one would not be a file.
-        let form = Form::new().text("paths", path.to_owned()).part("files", part.file_name("file"));
-        self.client.send(self.request(Method::POST, "upload").multipart(form)).await.map(drop)
+        let request = self.client.request(Method::PUT, &["v1", "boxes", &self.id, "files"], Patience::Work);
+        let mut request = request.query(&[("path", path)]).header("content-type", "application/octet-stream");
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        self.client.send(request.body(body)).await.map(drop)
     }
 
     /// Begins to read a file.

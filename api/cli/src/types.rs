@@ -82,6 +82,8 @@ pub(crate) struct RunPage {
 pub(crate) struct OpenedUrl {
     #[serde(deserialize_with = "lenient")]
     pub(crate) url: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) host_url: String,
     pub(crate) token: Option<String>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<String>,

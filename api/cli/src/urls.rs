@@ -34,6 +34,9 @@ pub(crate) async fn url(client: &Client, output: &Output, url: args::Url) -> Res
             output.line(&format!("{name} {}", human::plain(&secret)))?;
         }
     }
+    if opened.host_url != opened.url && !opened.host_url.is_empty() {
+        output.remark(&format!("in a browser on the machine of iceboxd: {}", human::plain(&opened.host_url)));
+    }
     if url.bearer || url.basic {
         output.remark("this is shown once; making the URL again replaces it");
     } else {

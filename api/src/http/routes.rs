@@ -88,6 +88,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .merge(OpenApiRouter::new().routes(routes!(v1::files::write)).layer(v1::files::limit()))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
         .split_for_parts()

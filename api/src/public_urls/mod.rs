@@ -17,6 +17,7 @@ mod proxy;
 mod secret;
 mod stream;
 mod table;
+mod told;
 mod trouble;
 mod tunnel;
 
@@ -44,6 +45,7 @@ pub use address::{Addressed, Target};
 pub use certificate::Certificate;
 pub use proxy::Arrival;
 pub use secret::USER;
+pub use told::Addresses;
 
 /// Most public URLs of one box.
 const URLS_PER_BOX_MAX: usize = 100;
@@ -72,6 +74,8 @@ pub struct Inner {
     holds: Arc<Semaphore>,
     /// The port of the listener that clients reach.
     port: AtomicU16,
+    /// Whether programs on this machine resolve names below `localhost`.
+    local_names_resolve: bool,
 }
 
 impl Deref for Urls {
@@ -85,8 +89,6 @@ impl Deref for Urls {
 /// A new public URL. The secrets are returned only once.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its address.
-    pub url: String,
     /// The token of `Authorization: Bearer`.
     pub token: Option<String>,
     /// The password of basic authentication.
@@ -108,6 +110,7 @@ impl Urls {
             room: Arc::new(Semaphore::new(config.connections_max as usize)),
             holds: Arc::new(Semaphore::new(HOLDS_MAX)),
             port: AtomicU16::new(0),
+            local_names_resolve: told::local_names_resolve(),
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -148,17 +151,14 @@ impl Urls {
         };
         self.db.put_public_url(row.clone()).await?;
         self.put(entry, row);
-        let url = self.url(&Target { box_id: entry.id.clone(), port });
         let text = |secret: Option<(String, [u8; 32])>| secret.map(|(text, _)| text);
-        Ok(Opened { url, token: text(token), password: text(password) })
+        Ok(Opened { token: text(token), password: text(password) })
     }
 
-    /// The URLs of a box, by port, with their addresses.
+    /// The URLs of a box, by port.
     #[must_use]
-    pub fn list(&self, entry: &Entry) -> Vec<(PublicUrlRow, String)> {
-        let address = |row: &PublicUrlRow| self.url(&Target { box_id: row.box_id.clone(), port: row.port });
-        let urls = self.table.of_box(&entry.id).into_iter().map(|url| url.row.clone());
-        urls.map(|row| (address(&row), row)).map(|(url, row)| (row, url)).collect()
+    pub fn list(&self, entry: &Entry) -> Vec<PublicUrlRow> {
+        self.table.of_box(&entry.id).into_iter().map(|url| url.row.clone()).collect()
     }
 
     /// Removes the URL of a port, and ends its connections. A missing one is not an error.
@@ -181,23 +181,12 @@ impl Urls {
         Trouble::Unknown.response(false)
     }
 
-    /// The address of a port of a box.
-    fn url(&self, target: &Target) -> String {
-        let config = &self.config;
-        let scheme = config.scheme();
-        let port = config.port.unwrap_or_else(|| self.port.load(Ordering::Relaxed));
-        let port = match (scheme, port) {
-            ("http", 80) | ("https", 443) => String::new(),
-            _ => format!(":{port}"),
-        };
-        format!("{scheme}://{}-{}.{}{port}/", target.box_id, target.port, config.domain)
-    }
-
-    /// The path of a port of a box at the API's own address, if that form is served.
+    /// The addresses of a port of a box, for a client that reaches the API as `asked` (its `Host` header).
     #[must_use]
-    pub fn path(&self, box_id: &str, port: u16) -> Option<String> {
+    pub fn addresses(&self, box_id: &str, port: u16, asked: Option<&str>) -> Addresses {
         let target = Target { box_id: box_id.to_owned(), port };
-        self.config.path_form.then(|| format!("{}/", address::path_of(&target)))
+        let listener = self.port.load(Ordering::Relaxed);
+        told::addresses(&self.config, &target, listener, asked, self.local_names_resolve)
     }
 
     fn put(&self, entry: &Arc<Entry>, row: PublicUrlRow) {

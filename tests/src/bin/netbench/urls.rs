@@ -107,7 +107,7 @@ pub(crate) fn measure(rounds: usize) {
     made.out("(python3 server.py >/dev/null 2>&1 &)");
     wait_until(DEADLINE, "the server", || made.sh("curl -s http://127.0.0.1:8000/").stdout == "ok");
     let url = made.post("/preview", &json!({ "port": PORT })).ok();
-    let url = url["url"].as_str().expect("a URL").trim_end_matches('/').to_owned();
+    let url = url["host_url"].as_str().expect("a URL").trim_end_matches('/').to_owned();
     let host = url.split("//").nth(1).expect("a host").to_owned();
     let port = host.rsplit(':').next().expect("a port");
     let site = Site { daemon: &daemon, made: made.clone(), address: format!("127.0.0.1:{port}"), host: host.clone() };

@@ -18,8 +18,11 @@ pub struct OpenUrl {
 /// A public URL that was just made.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PublicUrl {
-    /// Its address.
+    /// Its address, in a form that works for the client that asks: the host form, or the path form at the address of this
+    /// API where names below the domain do not resolve.
     pub url: String,
+    /// The host form of the address. Each port is an origin of its own, as browsers need it.
+    pub host_url: String,
     /// Port of the box.
     pub port: u16,
     /// Token for `Authorization: Bearer`. Shown only here.
@@ -31,8 +34,7 @@ pub struct PublicUrl {
     /// Password for basic authentication with `username`. Shown only here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// The same URL at the address of this API, for clients that cannot resolve the name; present if the server offers
-    /// this form.
+    /// The path of the path form at the address of this API; present if the server offers this form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
@@ -51,15 +53,18 @@ pub struct PublicUrlItem {
     pub id: String,
     /// Port of the box.
     pub port: u16,
-    /// Its address.
+    /// Its address, in a form that works for the client that asks: the host form, or the path form at the address of this
+    /// API where names below the domain do not resolve.
     pub url: String,
+    /// The host form of the address. Each port is an origin of its own, as browsers need it.
+    pub host_url: String,
     /// Unix seconds.
     pub created_at: i64,
     /// True if a password gives access.
     pub basic_auth: bool,
     /// True if a token gives access.
     pub bearer_token: bool,
-    /// The same URL at the address of this API; present if the server offers this form.
+    /// The path of the path form at the address of this API; present if the server offers this form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
