@@ -34,6 +34,7 @@ pub(super) fn open_inside(inside: &Inside, size: (u16, u16), uid: u32) -> Result
 }
 
 /// The same in a process that is inside already.
+#[cfg_attr(not(feature = "oci"), expect(dead_code, reason = "only the exec of icerun does so"))]
 pub(crate) fn open_here(size: (u16, u16), uid: u32) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(CWD, "/dev/pts", flags, Mode::empty()).on(Step::Terminal, "/dev/pts")?;

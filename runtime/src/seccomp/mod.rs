@@ -22,6 +22,7 @@ pub use compile::{Program, compile};
 pub use error::Error;
 pub use rules::{Action, Arch, Condition, Entry, Flags, Op, Rules, Width};
 
+#[cfg(any(test, feature = "oci"))]
 pub(crate) use names::is_known;
 
 use std::os::fd::OwnedFd;
