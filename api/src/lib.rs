@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod db;
 pub mod domain;
 pub mod error;
+pub mod events;
 pub mod files;
 pub mod http;
 pub mod ids;

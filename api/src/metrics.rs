@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::domain::RunState;
+use crate::events::{Event, Fact, Sink};
 use icebox_net::dns::DnsCounters;
 use icebox_net::egress::EgressCounters;
 use icebox_net::firewall::Counters;
@@ -172,37 +172,6 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// A run has ended.
-    pub fn run_ended(&self, state: RunState, took_ms: i64) {
-        self.runs.get_or_create(&RunLabels { status: state.as_str().to_owned() }).inc();
-        self.run_seconds.observe(Duration::from_millis(u64::try_from(took_ms).unwrap_or(0)).as_secs_f64());
-    }
-
-    /// A box was created.
-    pub fn created(&self, took: Duration) {
-        self.created_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A box was started.
-    pub fn launched(&self, took: Duration) {
-        self.launch_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A box was thawed.
-    pub fn woken(&self, took: Duration) {
-        self.wake_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A box was frozen.
-    pub fn frozen(&self, took: Duration) {
-        self.freeze_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A box was deleted.
-    pub fn deleted(&self) {
-        self.deleted.inc();
-    }
-
     /// This many bytes were reclaimed from a sleeping box.
     pub fn reclaimed(&self, bytes: u64, took: Duration) {
         self.reclaimed_bytes.inc_by(bytes);
@@ -274,6 +243,31 @@ impl Metrics {
     }
 }
 
+/// Counts what happens, by the events.
+impl Sink for Metrics {
+    fn take(&self, event: &Event) {
+        match &event.fact {
+            Fact::Created { took, launch, .. } => {
+                self.created_seconds.observe(took.as_secs_f64());
+                self.launch_seconds.observe(launch.as_secs_f64());
+            }
+            Fact::Started { launch, .. } => self.launch_seconds.observe(launch.as_secs_f64()),
+            Fact::Frozen { took, .. } | Fact::Paused { took } => self.freeze_seconds.observe(took.as_secs_f64()),
+            Fact::Thawed { took } => self.wake_seconds.observe(took.as_secs_f64()),
+            Fact::Deleted => {
+                self.deleted.inc();
+            }
+            // The end of a run that no daemon has seen is in no counter: its time is unknown.
+            Fact::RunEnded(end) if end.exit_code.is_some() => {
+                self.runs.get_or_create(&RunLabels { status: end.state.as_str().to_owned() }).inc();
+                let took = Duration::from_millis(u64::try_from(end.duration_ms).unwrap_or(0));
+                self.run_seconds.observe(took.as_secs_f64());
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use icebox_shim::handle::{Pressure, Stall};
@@ -284,7 +278,7 @@ mod tests {
     fn the_text_has_every_family() {
         let metrics = Metrics::default();
         metrics.request("/v2/box", 200, Duration::from_millis(3));
-        metrics.run_ended(RunState::Completed, 5);
+        metrics.take(&Event::now("a", "account", Fact::Thawed { took: Duration::from_millis(1) }));
         let stall = Stall { total_usec: 1_500_000, ..Stall::default() };
         let io = Some(Pressure { some: stall, full: Stall::default() });
         metrics.set_together(&Footprint { memory: 4096, swap: 0 }, &BoxPressure { io, ..BoxPressure::default() });

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::Step;
+use crate::{Step, cgroup, seccomp};
 
 /// The class of a failure, for callers that must act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -91,6 +91,39 @@ impl<T, E: Into<io::Error>> OnStep<T> for std::result::Result<T, E> {
     }
 }
 
+impl<T> OnStep<T> for std::result::Result<T, cgroup::Error> {
+    fn on(self, step: Step, subject: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Error { step, subject: subject.to_string(), ..Error::from(error) })
+    }
+}
+
+/// As a failure to make the cgroup; [`OnStep::on`] names another step.
+impl From<cgroup::Error> for Error {
+    fn from(error: cgroup::Error) -> Self {
+        let kind = match error.kind {
+            cgroup::ErrorKind::Unenforced(_) => Kind::Unenforced,
+            cgroup::ErrorKind::Invalid => Kind::Invalid,
+            _ => Kind::Os,
+        };
+        let subject = error.subject.display();
+        Self { errno: error.raw_os_error(), ..Self::of(kind, Step::Cgroup, subject, chain(&error)) }
+    }
+}
+
+/// As a failure to compile or to load a filter.
+impl From<seccomp::Error> for Error {
+    fn from(error: seccomp::Error) -> Self {
+        let (kind, errno) = match &error {
+            seccomp::Error::Load { .. } | seccomp::Error::ThreadSync { .. } => {
+                (Kind::Os, Some(error.errno().raw_os_error()))
+            }
+            seccomp::Error::Unsupported { .. } => (Kind::Unsupported, None),
+            _ => (Kind::Invalid, None),
+        };
+        Self { errno, ..Self::of(kind, Step::Seccomp, "filter", chain(&error)) }
+    }
+}
+
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -101,4 +134,30 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_and_kind_of_a_cgroup_error_are_kept() {
+        let path = cgroup::CgroupPath::new("cgroup.procs").unwrap();
+        let a_file = cgroup::Cgroup::open(&cgroup::Hierarchy::probe().unwrap(), &path, &[]);
+        let error = a_file.on(Step::JoinCgroup, "v1 hierarchies").unwrap_err();
+        assert_eq!((error.kind, error.errno), (Kind::Invalid, Some(libc::ENOTDIR)), "{error}");
+        assert_eq!(error.step, Step::JoinCgroup);
+        assert!(error.to_string().starts_with("join-cgroup: v1 hierarchies: cgroup: "), "{error}");
+
+        let error = Error::from(cgroup::CgroupPath::new("../x").unwrap_err());
+        assert_eq!((error.step, error.kind, error.errno), (Step::Cgroup, Kind::Invalid, None), "{error}");
+    }
+
+    #[test]
+    fn errno_and_kind_of_a_seccomp_error_are_kept() {
+        let source = io::Error::from_raw_os_error(libc::EACCES);
+        let error = Error::from(seccomp::Error::Load { insns: 1, source });
+        assert_eq!((error.step, error.kind, error.errno), (Step::Seccomp, Kind::Os, Some(libc::EACCES)), "{error}");
+        assert_eq!(Error::from(seccomp::Error::TooLong { insns: 5000 }).kind, Kind::Invalid);
+    }
 }

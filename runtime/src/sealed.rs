@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
-use crate::{Result, Step, error::OnStep as _, sys::process as sys};
+use crate::{Result, Step, error::OnStep as _, process::StringList, sys::process as sys};
 
 const SELF: &str = "/proc/self/exe";
 
@@ -47,7 +47,7 @@ pub fn ensure() -> Result<()> {
             })
             .collect(),
     )?;
-    Err(sys::exec_file(copy.as_fd(), &args, &env)).on(Step::Exec, "sealed copy")
+    Err(sys::exec_file(copy.as_fd(), &StringList::new(&args), &StringList::new(&env))).on(Step::Exec, "sealed copy")
 }
 
 /// A sealed copy of an executable file in memory.

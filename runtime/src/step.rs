@@ -3,9 +3,15 @@
 
 use std::fmt;
 
-/// A step of bringing a container up, or of acting on one that exists. The declaration order of the set-up steps is
-/// the order in which they happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+/// A step of bringing a container up, or of acting on one that exists.
+///
+/// The set-up steps are declared in the order in which they begin, and of several things that are wrong with a container
+/// the first in this order is reported. Four go on after a later one has begun: `Join` opens namespaces in the caller and
+/// enters them in the first process; `Mounts`, `Devices` and `Root` open what is the host's, and are finished inside the
+/// root, for which `Paths` has made its masks before `Network`; `Exec` finds the program before the limits and executes it last. Two things are done by the caller beside the
+/// first process, under the name of the step to which they belong: the owner of standard streams (`Credentials`), before
+/// the clone, and the OOM score (`Rlimits`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Step {
@@ -15,42 +21,42 @@ pub enum Step {
     State,
     /// Creating the cgroup and its limits.
     Cgroup,
-    /// `clone3` of the container's first process.
+    /// Joining namespaces that exist.
+    Join,
+    /// `clone3` of the container's first process, which hides from tracers first.
     Clone,
-    /// Writing uid and gid maps.
-    IdMaps,
     /// Joining the v1 hierarchies and making the cgroup namespace.
     JoinCgroup,
-    /// Switching to root of the container's user namespace.
-    Identity,
-    /// Building the root file system (layers, volume, overlay).
+    /// Writing uid and gid maps.
+    IdMaps,
+    /// Building the root file system (layers, volume, overlay), opening and attaching it.
     Root,
     /// Making and attaching mounts.
     Mounts,
     /// Filling `/dev`.
     Devices,
-    /// Masking paths and making paths read-only.
-    Paths,
-    /// `pivot_root` into the new root.
-    Pivot,
+    /// Switching to root of the container's user namespace, session and keyring.
+    Identity,
     /// Bringing the loopback link up.
     Network,
     /// Host name, domain name and sysctls.
     Names,
     /// The pseudo terminal and the console socket.
     Terminal,
+    /// Masking paths and making paths read-only.
+    Paths,
+    /// `pivot_root` into the new root.
+    Pivot,
+    /// Working directory, inherited descriptors and `execve`.
+    Exec,
     /// Resource limits of the process (`setrlimit`), oom score, umask.
     Rlimits,
     /// User, groups and the five capability sets.
     Credentials,
-    /// Loading the system call filter.
-    Seccomp,
-    /// Working directory, inherited descriptors and `execve`.
-    Exec,
     /// Waiting for `start`.
     Start,
-    /// Joining the namespaces of a running container.
-    Join,
+    /// Loading the system call filter.
+    Seccomp,
     /// Sending a signal.
     Signal,
     /// Freezing or thawing.
@@ -67,24 +73,24 @@ impl Step {
             Self::Bundle => "bundle",
             Self::State => "state",
             Self::Cgroup => "cgroup",
+            Self::Join => "join",
             Self::Clone => "clone",
-            Self::IdMaps => "id-maps",
             Self::JoinCgroup => "join-cgroup",
-            Self::Identity => "identity",
+            Self::IdMaps => "id-maps",
             Self::Root => "root",
             Self::Mounts => "mounts",
             Self::Devices => "devices",
-            Self::Paths => "paths",
-            Self::Pivot => "pivot",
+            Self::Identity => "identity",
             Self::Network => "network",
             Self::Names => "names",
             Self::Terminal => "terminal",
+            Self::Paths => "paths",
+            Self::Pivot => "pivot",
+            Self::Exec => "exec",
             Self::Rlimits => "rlimits",
             Self::Credentials => "credentials",
-            Self::Seccomp => "seccomp",
-            Self::Exec => "exec",
             Self::Start => "start",
-            Self::Join => "join",
+            Self::Seccomp => "seccomp",
             Self::Signal => "signal",
             Self::Freeze => "freeze",
             Self::Delete => "delete",

@@ -16,7 +16,7 @@ use icebox_runtime::{
     launch::{Child, Inherit, launch},
     plan::{
         CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
-        Namespaces, Overlay, Plan, Process, Root, RootSource, default_dev_links, default_device_nodes,
+        Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
     },
     seccomp::{compile, profile},
 };
@@ -41,7 +41,7 @@ impl Bench {
         }
         fs::create_dir_all(&bin).unwrap();
         fs::copy("/bin/busybox", bin.join("busybox")).expect("the package busybox-static");
-        for applet in ["sh", "id", "cat", "ls", "touch", "stat", "hostname", "true"] {
+        for applet in ["sh", "id", "cat", "ls", "touch", "stat", "hostname", "true", "sleep"] {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
         let image = dir.path().join("volume.img");
@@ -70,6 +70,7 @@ impl Bench {
                 cgroup: Namespace::New,
             },
             id_maps: Some(IdMaps { uids: map(), gids: map() }),
+            clocks_from_zero: false,
             root: Root {
                 source: RootSource::Overlay(Overlay {
                     lower: vec![self.dir.path().join("base")],
@@ -251,6 +252,97 @@ fn priv_a_failed_step_says_which_and_leaves_nothing() {
         assert_eq!((error.step, error.kind), (Step::Root, Kind::Os), "{error}");
         assert!(error.subject.contains("/dev/null"), "{error}");
         assert_eq!(cgroups(plan.cgroup.as_ref().unwrap().path.as_str()), [] as [PathBuf; 0], "a cgroup is left");
+        remove_parent();
+    });
+}
+
+#[test]
+fn priv_a_filter_that_the_kernel_does_not_take_fails_before_start() {
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("filter", "true");
+        plan.wait_for_start = true;
+        plan.process.seccomp.as_mut().unwrap().flags = 1 << 30;
+        let socket = std::os::unix::net::UnixListener::bind(bench.dir.path().join("start")).unwrap();
+        let error = launch(&plan, Inherit { start_socket: Some(socket.into()), ..Inherit::default() }).unwrap_err();
+        assert_eq!((error.step, error.errno), (Step::Seccomp, Some(libc::EINVAL)), "{error}");
+        remove_parent();
+    });
+}
+
+/// Makes one step of a plan fail.
+type Fault = fn(&mut Plan);
+
+/// One fault for each step that a plan can make fail, in the order of the steps.
+const FAULTS: [(Step, Fault); 13] = [
+    (Step::Cgroup, |plan| plan.cgroup.as_mut().unwrap().limits.cpuset_cpus = Some("no list".into())),
+    (Step::Join, |plan| plan.namespaces.ipc = Namespace::Join("/none-such".into())),
+    (Step::IdMaps, |plan| {
+        let maps = plan.id_maps.as_mut().unwrap();
+        maps.gids.push(IdMap { inside: 0, outside: UID_BASE + 70_000, count: 1 });
+    }),
+    (Step::Root, |plan| plan.root.source = RootSource::Directory("/none-such".into())),
+    (Step::Mounts, |plan| {
+        let source = MountSource::Bind { path: "/none-such".into(), recursive: false };
+        plan.mounts.push(Mount { source, ..filesystem("/mnt", "") });
+    }),
+    (Step::Devices, |plan| {
+        let mut node = default_device_nodes().remove(0);
+        node.minor += 1;
+        plan.dev.nodes.push(node);
+    }),
+    (Step::Names, |plan| plan.hostname = Some("x".repeat(65))),
+    (Step::Terminal, |plan| plan.process.terminal = Some((0, 0))),
+    (Step::Paths, |plan| plan.masked_paths.push("/proc/\0".into())),
+    (Step::Exec, |plan| plan.process.args = vec!["/none-such".into()]),
+    (Step::Rlimits, |plan| plan.process.rlimits.push(Rlimit { resource: libc::RLIMIT_NOFILE, soft: 2, hard: 1 })),
+    (Step::Credentials, |plan| plan.process.gid = 70_000),
+    (Step::Seccomp, |plan| plan.process.seccomp.as_mut().unwrap().flags = 1 << 30),
+];
+
+#[test]
+fn priv_steps_begin_in_the_order_of_their_declaration() {
+    assert!(FAULTS.is_sorted_by_key(|(step, _)| *step));
+    in_own_process(|| {
+        let bench = Bench::new();
+        // The directory is the host root's, who has no id inside: nothing can be made in it there.
+        fs::create_dir_all(bench.dir.path().join("base/sys/fs/cgroup")).unwrap();
+        File::create(bench.dir.path().join("base/etc/hosts")).unwrap();
+        // With this fault and all later ones, this one is reported: no later step has begun.
+        for (first, (step, _)) in FAULTS.iter().enumerate() {
+            let mut plan = bench.plan("order", "true");
+            plan.root.source = RootSource::Directory(bench.dir.path().join("base"));
+            for (_, fault) in &FAULTS[first..] {
+                fault(&mut plan);
+            }
+            let error = launch(&plan, Inherit::default()).unwrap_err();
+            assert_eq!(error.step, *step, "{error}");
+            assert_eq!(cgroups(plan.cgroup.as_ref().unwrap().path.as_str()), [] as [PathBuf; 0], "{error}");
+        }
+        remove_parent();
+    });
+}
+
+#[test]
+fn priv_a_process_that_runs_is_killed_when_the_launch_fails_after_all() {
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("late", "");
+        plan.root.source = RootSource::Directory(bench.dir.path().join("base"));
+        (plan.namespaces.user, plan.id_maps) = (Namespace::Host, None);
+        plan.cgroup.as_mut().unwrap().leaf = None;
+        plan.process.args = vec!["sleep".into(), "1000000".into()];
+        // The caller is in a pid namespace whose numbers its /proc does not know: the start time cannot be read.
+        let most: i32 = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+        let unknown = (1000..most).rev().find(|pid| !Path::new(&format!("/proc/{pid}")).exists()).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap();
+        in_own_process(|| {
+            fs::write("/proc/sys/kernel/ns_last_pid", (unknown - 1).to_string()).unwrap();
+            let error = launch(&plan, Inherit::default()).unwrap_err();
+            assert_eq!((error.step, error.subject), (Step::Clone, format!("pid {unknown}")));
+            // A cgroup that has a process cannot be removed.
+            assert_eq!(cgroups(plan.cgroup.as_ref().unwrap().path.as_str()), [] as [PathBuf; 0], "a cgroup is left");
+        });
         remove_parent();
     });
 }

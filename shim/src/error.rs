@@ -70,10 +70,28 @@ impl ErrorKind {
     }
 }
 
+/// The part of starting a program that failed, for callers that answer each in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ExecFailure {
+    /// There is no such user.
+    User,
+    /// There is no such group.
+    Group,
+    /// The caller may not start programs as another user.
+    Caller,
+    /// The working directory cannot be entered.
+    Folder,
+    /// The program is missing, or cannot be executed.
+    Program,
+}
+
 /// A failed operation: its kind, the step, the subject (a path, a pid, an id) and the cause.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
+    exec: Option<ExecFailure>,
     step: Cow<'static, str>,
     subject: String,
     cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -94,7 +112,7 @@ impl std::error::Error for Reported {}
 impl Error {
     /// An error without a cause of its own.
     pub fn new(kind: ErrorKind, step: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
-        Self { kind, step: step.into(), subject: subject.to_string(), cause: None }
+        Self { kind, exec: None, step: step.into(), subject: subject.to_string(), cause: None }
     }
 
     /// An error whose kind follows from an I/O error, which becomes the cause.
@@ -128,6 +146,25 @@ impl Error {
         error.with_kind(kind)
     }
 
+    /// A failure at a cgroup; its errno and kind are kept.
+    pub(crate) fn cgroup(
+        step: impl Into<Cow<'static, str>>,
+        subject: impl fmt::Display,
+        cause: icebox_runtime::cgroup::Error,
+    ) -> Self {
+        use icebox_runtime::cgroup::ErrorKind as Kind;
+        let kind = match cause.kind {
+            Kind::FreezeTimeout => ErrorKind::FreezeTimeout,
+            Kind::Timeout | Kind::Busy | Kind::Frozen => ErrorKind::Timeout,
+            Kind::Unenforced(_) | Kind::Unsupported => ErrorKind::Unenforced,
+            Kind::NotFound => ErrorKind::NotFound,
+            Kind::Invalid => ErrorKind::InvalidInput,
+            Kind::Denied => ErrorKind::PermissionDenied,
+            _ => cause.raw_os_error().map_or(ErrorKind::Internal, ErrorKind::from_errno),
+        };
+        Self::new(kind, step, subject).because(cause)
+    }
+
     /// The same error with a cause.
     #[must_use]
     pub fn because(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -140,6 +177,19 @@ impl Error {
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// The same error as a failure to start a program.
+    #[must_use]
+    pub fn in_exec(mut self, failure: impl Into<Option<ExecFailure>>) -> Self {
+        self.exec = failure.into();
+        self
+    }
+
+    /// The part of starting a program that failed, if that is what failed.
+    #[must_use]
+    pub fn exec_failure(&self) -> Option<ExecFailure> {
+        self.exec
     }
 
     /// The class of the failure.

@@ -21,6 +21,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, Launched, RUNS_GROUP};
+use crate::processors::processors;
 use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 use crate::translate;
 
@@ -96,7 +97,8 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     make_mount_point(spec)?;
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
-    let plan = translate::plan(spec, init, disk(spec)?)?;
+    let cpus = processors(&online_cpus()?, spec.limits.cpuset_cpus.as_deref(), spec.cores);
+    let plan = translate::plan(spec, init, disk(spec)?, &cpus)?;
     let prepared = began.elapsed();
     let inherit = Inherit {
         fds: vec![
@@ -118,15 +120,13 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     report(spec, &child, &[("prepare", prepared), ("launch", began.elapsed() - prepared)])
 }
 
+fn online_cpus() -> Result<String, Error> {
+    fs::read_to_string(translate::CPUS_ONLINE).map_err(|e| Error::io("read processors", translate::CPUS_ONLINE, e))
+}
+
 /// Makes the cgroup of all runs. Its pids limit keeps some processes for the init.
 fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
-    let failed = |e: icebox_runtime::cgroup::Error| {
-        let kind = match e.kind {
-            icebox_runtime::cgroup::ErrorKind::Unenforced(_) => ErrorKind::Unenforced,
-            _ => ErrorKind::Internal,
-        };
-        Error::new(kind, "limit processes of runs", &spec.cgroup).because(e)
-    };
+    let failed = |e| Error::cgroup("limit processes of runs", &spec.cgroup, e);
     let most = i64::try_from(spec.pids_max).unwrap_or(i64::MAX);
     let limits = Limits { pids_max: Some(most), ..Limits::default() };
     let unenforced = if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse };
@@ -144,9 +144,7 @@ fn limit_runs(cgroup: &Cgroup, spec: &BoxSpec) -> Result<(), Error> {
 fn report(spec: &BoxSpec, child: &Child, steps: &[(&str, std::time::Duration)]) -> Result<Launched, Error> {
     let boot_id = icebox_runtime::identity::boot_id().map_err(|e| Error::io("read boot id", "", e))?.to_owned();
     let inode = match &child.cgroup {
-        Some(cgroup) => {
-            cgroup.inode().map_err(|e| Error::new(ErrorKind::Internal, "read cgroup", &spec.cgroup).because(e))?
-        }
+        Some(cgroup) => cgroup.inode().map_err(|e| Error::cgroup("read cgroup", &spec.cgroup, e))?,
         None => 0,
     };
     Ok(Launched {

@@ -14,10 +14,11 @@ pub mod init;
 pub mod launch;
 pub mod launcher;
 pub mod names;
+mod processors;
 pub mod protocol;
 pub mod sudo;
 #[allow(unsafe_code)]
 mod sys;
 mod translate;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, ExecFailure};

@@ -5,8 +5,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Init, Output, PATIENCE, collect, eventually, exists};
-use icebox_shim::ErrorKind;
 use icebox_shim::handle::{ExitStatus, RunEvent, Scope, Winsize};
+use icebox_shim::{ErrorKind, ExecFailure};
 
 #[tokio::test]
 async fn priv_stdout_stderr_and_code_are_apart() {
@@ -111,13 +111,13 @@ async fn priv_what_cannot_start_says_why() {
     let error = |request| async { init.handle.exec(request).await.unwrap_err() };
     let missing = error(init.request(&["no-such-program"])).await;
     assert_eq!((missing.kind(), missing.subject()), (ErrorKind::NotFound, "no-such-program"));
-    assert_eq!(missing.step(), "execute");
+    assert_eq!((missing.step(), missing.exec_failure()), ("execute", Some(ExecFailure::Program)));
     let denied = error(init.request(&["/etc/passwd"])).await;
     assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
     let mut request = init.shell("true");
     request.cwd = "/no/such/folder".to_owned();
     let folder = error(request).await;
-    assert_eq!((folder.kind(), folder.step()), (ErrorKind::NotFound, "enter folder"));
+    assert_eq!((folder.kind(), folder.exec_failure()), (ErrorKind::NotFound, Some(ExecFailure::Folder)));
     let mut request = init.shell("true");
     request.cwd = "relative".to_owned();
     assert_eq!(error(request).await.kind(), ErrorKind::InvalidInput);
@@ -137,7 +137,7 @@ async fn priv_a_descriptor_is_no_way_to_a_folder() {
         let mut request = init.shell("true");
         request.cwd = format!("/proc/self/fd/{number}");
         let error = init.handle.exec(request).await.unwrap_err();
-        assert_eq!(error.step(), "enter folder", "{}", error.report());
+        assert_eq!(error.exec_failure(), Some(ExecFailure::Folder), "{}", error.report());
     }
 }
 

@@ -117,6 +117,56 @@ fn work_keeps_a_box_awake() {
 }
 
 #[test]
+fn an_owner_keeps_a_box_awake_for_a_while() {
+    let mut daemon = Daemon::start();
+    let made = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    let keep = format!("/v1/boxes/{}/keep", made.id);
+    let why = |made: &TestBox| made.api.get(&format!("/v1/boxes/{}/why", made.id)).ok();
+    wait_status(&made, &["paused"]);
+    for body in [json!({ "seconds": 0 }), json!({ "seconds": u64::MAX }), json!({ "seconds": "x" })] {
+        made.api.post(&keep, &body).error(400);
+    }
+    // It is woken, and stays awake; also by the next daemon, whose other box falls asleep meanwhile.
+    made.api.post(&keep, &json!({ "seconds": 3600 })).ok();
+    assert_eq!(made.status(), "idle");
+    let until = made.data()["kept"]["until_ms"].as_i64().expect("an end");
+    daemon.stop();
+    daemon.start_again();
+    let made = TestBox { api: daemon.api(), id: made.id };
+    let other = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    wait_status(&other, &["paused"]);
+    other.out("true");
+    wait_status(&other, &["paused"]);
+    assert_eq!(made.status(), "idle");
+    assert_eq!(made.data()["kept"]["until_ms"], until);
+    assert_eq!(daemon.api().get(&format!("/v1/boxes/{}", made.id)).ok()["kept"]["until_ms"], until);
+    assert!(why(&made)["awake_because"].to_string().contains("its owner keeps it awake for another"), "{}", why(&made));
+    // An explicit pause is stronger; the next request wakes it, and it is still kept.
+    made.pause();
+    assert_eq!(made.status(), "paused");
+    made.out("true");
+    // It ends by itself, or when its owner says so.
+    made.api.post(&keep, &json!({ "seconds": 1 })).ok();
+    wait_status(&made, &["paused"]);
+    assert!(made.data()["kept"].is_null());
+    made.api.post(&keep, &json!({})).ok();
+    assert!(made.data()["kept"]["until_ms"].is_null() && made.data()["kept"].is_object());
+    let icebox = |words: &[&str]| {
+        let mut command = std::process::Command::new(icebox_tests::daemon::binary("icebox"));
+        let output = command.arg("--run-dir").arg(daemon.run_dir()).args(words).output().expect("icebox");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(icebox(&["ls"]).contains("(kept awake)"));
+    icebox(&["keep", &made.id, "--off"]);
+    wait_status(&made, &["paused"]);
+    assert!(icebox(&["keep", &made.id, "--for", "1h"]).contains("kept awake for "));
+    made.api.delete(&keep).ok();
+    made.api.delete(&keep).ok();
+    wait_status(&made, &["paused"]);
+}
+
+#[test]
 fn a_keep_alive_box_never_sleeps() {
     let daemon = Daemon::start();
     let kept = daemon.api().create(&json!({ "keep_alive": true, "idle_seconds": 1 }));

@@ -107,6 +107,8 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     Rm(Remove),
     /// Set after how long without work a box freezes
     Idle(Idle),
+    /// Keep a box awake for a while, or until `--off`
+    Keep(Keep),
     /// Show what boxes cost: core-seconds, GB-hours, dollars
     Bill {
         /// Id or name; all boxes and the total otherwise
@@ -129,6 +131,8 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     },
     /// Show the log of a box
     Logs(Logs),
+    /// Show events of boxes as they happen: lifecycle, commands, network, ledger
+    Events(super::events::EventsArgs),
     /// Show the runs of a box, newest first
     Runs(Runs),
     /// Stop a run
@@ -140,7 +144,7 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         run: String,
     },
     /// Make a port of a box reachable from outside, and print its URL
-    Url(Url),
+    Url(super::urls::UrlArgs),
     /// List the ports of a box that are reachable from outside
     Urls {
         /// Id or name
@@ -375,6 +379,19 @@ pub(crate) struct Idle {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Keep {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// End after this time: 90, 30s, 10m, 1h; otherwise it lasts until `--off`
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) duration: Option<u64>,
+    /// End it now
+    #[arg(long, conflicts_with = "duration")]
+    pub(crate) off: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Logs {
     /// Id or name
     #[arg(value_name = "BOX", env = "BOX_ID")]
@@ -395,32 +412,6 @@ pub(crate) struct Runs {
     /// Show the last LIMIT runs
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: u32,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  icebox url build 3000              http://<id>-3000.localhost:7070/, open to whoever knows it
-  icebox url build 3000 --bearer     opens with `Authorization: Bearer <token>`
-  icebox url build 3000 --remove
-
-A request to the URL wakes the box. A URL that exists is replaced, and its credentials die.")]
-pub(crate) struct Url {
-    /// Id or name
-    #[arg(value_name = "BOX")]
-    pub(crate) name: String,
-    /// The port that a server in the box listens on
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) port: u16,
-    /// Open it with a token; printed this once
-    #[arg(long)]
-    pub(crate) bearer: bool,
-    /// Open it with the user `user` and a password; printed this once
-    #[arg(long)]
-    pub(crate) basic: bool,
-    /// Remove the URL, and end the connections through it
-    #[arg(long, conflicts_with_all = ["bearer", "basic"])]
-    pub(crate) remove: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! Verbs on box records: create, ls, freeze, wake, restart, reclaim, rm, idle, why.
+//! Verbs on box records: create, ls, freeze, wake, restart, reclaim, rm, idle, keep, why.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::human;
 use super::net;
 use super::output::Output;
 use super::table::Table;
-use super::types::{BoxData, Reclaimed, Why};
+use super::types::{BoxData, Kept, Reclaimed, Why};
 
 /// How long a box may take until it is ready.
 const CREATE_SECONDS_MAX: u64 = 300;
@@ -116,6 +116,9 @@ fn status(data: &BoxData) -> String {
     let mut text = data.status.clone();
     if data.keep_alive == Some(true) {
         text.push_str(" (keep-alive)");
+    }
+    if let Some(kept) = data.kept {
+        text.push_str(&format!(" ({})", kept.text(human::now_unix_seconds())));
     }
     if let Some(end) = data.expires_at.filter(|end| *end > 0) {
         let left = u64::try_from(end - human::now_unix_seconds()).unwrap_or(0);
@@ -231,6 +234,25 @@ pub(crate) async fn idle(client: &Client, output: &Output, idle: args::Idle) -> 
     output.line(&human::plain(&format!("{subject}: frozen after {time} without work")))
 }
 
+/// `icebox keep`.
+pub(crate) async fn keep(client: &Client, output: &Output, keep: args::Keep) -> Result<(), Error> {
+    let data = client.find(&keep.name).await?;
+    let segments = ["v1", "boxes", data.id.as_str(), "keep"];
+    let request = match keep.off {
+        true => client.request(Method::DELETE, &segments, Patience::Record),
+        false => client.request(Method::POST, &segments, Patience::Work).json(&json!({ "seconds": keep.duration })),
+    };
+    let answer = client.json(request).await?;
+    if output.is_json() {
+        return output.json(&answer);
+    }
+    let text = match keep.off {
+        true => "freezes again when it has no work".to_owned(),
+        false => read::<Kept>(answer)?.text(human::now_unix_seconds()),
+    };
+    output.line(&human::plain(&format!("{}: {text}", data.title())))
+}
+
 /// `icebox why`.
 pub(crate) async fn why(client: &Client, output: &Output, name: &str) -> Result<(), Error> {
     let data = client.find(name).await?;
@@ -317,6 +339,7 @@ mod tests {
             status: "idle".into(),
             size: Some("small".into()),
             keep_alive: Some(true),
+            kept: Some(Kept { until_ms: None }),
             total_cpu_ns: Some(1_500_000_000),
             total_compute_cost_usd: Some(0.000_04),
             labels: vec!["ci".into(), "x".into()],
@@ -324,8 +347,8 @@ mod tests {
         };
         assert_eq!(
             list_table(&[data]).render(),
-            "ID                    NAME   STATUS             SIZE   AGE  LAST USED     CPU       COST  LABELS\n\
-             right-flamingo-14486  build  idle (keep-alive)  small    -          -  1.50 s  $0.000040  ci x\n"
+            "ID                    NAME   STATUS                          SIZE   AGE  LAST USED     CPU       COST  LABELS\n\
+             right-flamingo-14486  build  idle (keep-alive) (kept awake)  small    -          -  1.50 s  $0.000040  ci x\n"
         );
     }
 

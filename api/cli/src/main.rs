@@ -15,6 +15,7 @@ mod boxes;
 mod client;
 mod copy;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod human;
@@ -109,11 +110,13 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
+        Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,
         Verb::Why { name } => boxes::why(&client, &output, &name).await?,
         Verb::Policy(policy) => net::policy(&client, &output, policy).await?,
         Verb::Net { name } => net::net(&client, &output, &name).await?,
         Verb::Logs(logs) => records::logs(&client, &output, logs).await?,
+        Verb::Events(events) => events::events(&client, &output, events).await?,
         Verb::Runs(runs) => records::runs(&client, &output, runs).await?,
         Verb::Cancel { name, run } => records::cancel(&client, &name, &run).await?,
         Verb::Url(url) => urls::url(&client, &output, url).await?,

@@ -27,6 +27,28 @@ pub(crate) struct BoxData {
     pub(crate) total_cpu_ns: Option<u64>,
     pub(crate) total_compute_cost_usd: Option<f64>,
     pub(crate) expires_at: Option<i64>,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// The owner keeps a box awake.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    /// Unix milliseconds of the end, if it has one.
+    pub(crate) until_ms: Option<i64>,
+}
+
+impl Kept {
+    /// In words.
+    pub(crate) fn text(self, now_seconds: i64) -> String {
+        match self.until_ms {
+            Some(until_ms) => {
+                let left = u64::try_from(until_ms.div_euclid(1000) - now_seconds).unwrap_or(0);
+                format!("kept awake for {}", super::human::span(left))
+            }
+            None => "kept awake".to_owned(),
+        }
+    }
 }
 
 impl BoxData {

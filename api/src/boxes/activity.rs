@@ -214,13 +214,14 @@ impl Activity {
         self.lock().cpu.record(at, cpu_usec, window);
     }
 
-    /// All inputs of the idle rule.
+    /// All inputs of the idle rule, but for the owner's request to keep the box awake.
     #[must_use]
     pub fn observe(&self, cpu_usec: u64, window: Duration, keep_alive: bool, cpu_percent_max: f64) -> Observed {
         let at = self.began.elapsed();
         let state = self.lock();
         Observed {
             keep_alive,
+            kept: false,
             busy: state.busy(),
             quiet: state.quiet_since.elapsed(),
             cpu_percent: state.cpu.percent(at, cpu_usec, window),

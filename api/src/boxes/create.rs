@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use icebox_rootfs::CloneMethod;
 
@@ -9,8 +10,9 @@ use super::launch::{Start, Started, remove_run_dir};
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
-use crate::domain::{BoxRecord, BoxSettings, BoxState, LogLevel, LogSource, Reservation};
+use crate::domain::{BoxRecord, BoxSettings, BoxState, Reservation};
 use crate::error::Error;
+use crate::events::{Event, Fact};
 use crate::refusal::Refusal;
 use icebox_net::headers::HeaderRules;
 
@@ -48,6 +50,7 @@ impl fmt::Debug for Secret {
 impl Boxes {
     /// Creates a box and starts it. On return the box is on disk and accepts work. Must not be cancelled.
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+        let began = Instant::now();
         // Without them no box can be made.
         let image = self.inner.images.current().await?;
         self.check_cgroup_parent()?;
@@ -61,8 +64,8 @@ impl Boxes {
             }
         };
         let life = entry.lock_life().await;
-        match self.make(&entry, &reservation, &wanted).await {
-            Ok(started) => self.publish(&entry, started),
+        match self.make(&entry, &reservation, &wanted, began).await {
+            Ok(created) => self.open_for_work(&entry, created),
             Err(refusal) => {
                 tracing::error!(box_id = entry.id, reason = refusal.chain(), "a box could not be created");
                 entry.change_view(|view| view.phase = Phase::Deleting);
@@ -128,8 +131,14 @@ impl Boxes {
         Ok(entry)
     }
 
-    /// Disk, processes, record. The lifecycle lock is held.
-    async fn make(&self, entry: &Arc<Entry>, reservation: &Reservation, wanted: &NewBox) -> Result<Started, Refusal> {
+    /// Disk, processes, record. The lifecycle lock is held. `began`: the time of the request.
+    async fn make(
+        &self,
+        entry: &Arc<Entry>,
+        reservation: &Reservation,
+        wanted: &NewBox,
+        began: Instant,
+    ) -> Result<(Started, Event), Refusal> {
         let size = entry.settings().size;
         let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
         let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
@@ -157,19 +166,22 @@ impl Boxes {
             })?;
         let mut secrets = self.seal_secrets(&entry.id, wanted)?;
         secrets.extend(self.seal_headers(entry)?.map(|sealed| (HEADERS, sealed)));
-        let logs = start_logs(&entry.id, "created", &started.warnings);
-        self.inner.db.insert_box(&entry.record(), secrets, sample, logs).await?;
-        Ok(started)
+        let (launch, warnings) = (started.took, started.warnings.clone());
+        let created = entry.event(Fact::Created { took: began.elapsed(), launch, warnings });
+        self.inner.db.insert_box(&entry.record(), secrets, sample, LogRow::of(&created)).await?;
+        Ok((started, created))
     }
 
-    /// Finishes the creation: the box accepts requests, its death is watched, and the clocks are notified of it.
-    fn publish(&self, entry: &Arc<Entry>, started: Started) {
+    /// Finishes the creation: the box accepts requests, its creation is published, its death is watched, and the clocks
+    /// are notified of it.
+    fn open_for_work(&self, entry: &Arc<Entry>, (started, created): (Started, Event)) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
         if entry.settings().init_command.is_some() {
             // It starts something, as after a start on the disk.
             entry.activity.woken();
         }
+        self.inner.events.publish(created);
         self.watch_death(entry);
         self.inner.awake.notify_one();
         self.inner.number.notify_one();
@@ -242,11 +254,4 @@ impl Boxes {
             }
         });
     }
-}
-
-/// The log text of a start.
-pub(super) fn start_logs(id: &str, what: &str, warnings: &[String]) -> Vec<LogRow> {
-    let mut logs = vec![LogRow::system(id, what)];
-    logs.extend(warnings.iter().map(|text| LogRow::new(id, LogLevel::Warn, LogSource::System, text.as_str())));
-    logs
 }

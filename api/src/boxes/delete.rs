@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Boxes, Entry, KILL_DEADLINE, Phase, Write, to_the_end};
 use crate::clock;
 use crate::error::Error;
+use crate::events::Fact;
 use crate::refusal::Refusal;
 
 /// First delay before a stuck deletion is retried; it doubles up to [`RETRY_MAX`].
@@ -55,7 +56,8 @@ impl Boxes {
         drop(life);
         entry.gone.cancel();
         tracing::info!(box_id = entry.id, "deleted");
-        self.inner.metrics.deleted();
+        self.publish_metered(entry, storage, "delete");
+        self.publish(entry, Fact::Deleted);
         if self.finish_delete(entry).await {
             return Ok(Deleted::Whole);
         }

@@ -15,6 +15,7 @@ use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
+use crate::events::{Event, Fact};
 use icebox_net::Rights;
 use icebox_net::address::Pair;
 use icebox_net::headers::HeaderRules;
@@ -226,6 +227,12 @@ impl Entry {
     #[must_use]
     pub fn idle(&self) -> Duration {
         self.configured().idle
+    }
+
+    /// A fact about this box, at this moment.
+    #[must_use]
+    pub fn event(&self, fact: Fact) -> Event {
+        Event::now(&self.id, &self.account_id, fact)
     }
 
     /// The record to put on disk.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::meter::counter;
-use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, Verdict, Write, decide};
-use crate::db::LogRow;
+use super::{Boxes, Entry, FREEZE_DEADLINE, Observed, Phase, Verdict, Write, decide};
+use crate::clock;
 use crate::error::Error;
+use crate::events::Fact;
 use crate::refusal::Refusal;
 
 /// Longest wait for the init of a box to report whether it is kept awake.
@@ -67,16 +68,17 @@ impl Boxes {
             _ => Refusal::Failed(Error::new("put the box to sleep", &entry.id, cause)),
         })?;
         entry.set_asleep(true);
-        self.inner.metrics.frozen(began.elapsed());
+        let took = began.elapsed();
         self.note_traffic(entry).await;
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &view.handle, storage, Write::Always, "freeze");
-        self.inner.db.append_samples(sample.into_iter().collect());
-        let what = match why {
-            FreezeReason::Idle => format!("fell asleep after {} s without work", entry.idle().as_secs()),
-            FreezeReason::Asked => "paused".to_owned(),
+        let fact = match why {
+            FreezeReason::Idle => Fact::Frozen { idle_seconds: entry.idle().as_secs(), took },
+            FreezeReason::Asked => Fact::Paused { took },
         };
-        self.inner.db.log(LogRow::system(&entry.id, what));
+        self.publish(entry, fact);
+        self.publish_metered(entry, storage, "freeze");
+        self.inner.db.append_samples(sample.into_iter().collect());
         self.reclaim_later(entry);
         tracing::debug!(box_id = entry.id, ?why, "frozen");
         Ok(())
@@ -92,12 +94,17 @@ impl Boxes {
 
     /// The idle rule applied to a box that is awake.
     pub(super) fn verdict(&self, entry: &Arc<Entry>, cpu_usec: u64) -> Verdict {
-        let observed = entry.activity.observe(
-            cpu_usec,
-            entry.idle(),
-            entry.settings().keep_alive,
-            self.inner.config.idle_cpu_percent,
-        );
-        decide(&observed)
+        decide(&self.observe(entry, cpu_usec))
+    }
+
+    /// The inputs of the idle rule for a box that is awake.
+    pub(super) fn observe(&self, entry: &Entry, cpu_usec: u64) -> Observed {
+        let (keep_alive, kept, idle) = {
+            let configured = entry.configured();
+            let settings = &configured.settings;
+            (settings.keep_alive, settings.kept(clock::unix_ms()).is_some(), configured.idle)
+        };
+        let observed = entry.activity.observe(cpu_usec, idle, keep_alive, self.inner.config.idle_cpu_percent);
+        Observed { kept, ..observed }
     }
 }

@@ -63,6 +63,8 @@ impl CpuWindow {
 pub struct Observed {
     /// Its owner has disabled sleep.
     pub keep_alive: bool,
+    /// Its owner keeps it awake for now.
+    pub kept: bool,
     /// Work is in progress.
     pub busy: bool,
     /// Time since the last work.
@@ -80,6 +82,8 @@ pub struct Observed {
 pub enum Verdict {
     /// The box never sleeps.
     KeepAlive,
+    /// Its owner keeps it awake for now.
+    Kept,
     /// Work is in progress.
     Busy,
     /// Sleeps after this much more time without work.
@@ -95,6 +99,8 @@ pub enum Verdict {
 pub fn decide(observed: &Observed) -> Verdict {
     if observed.keep_alive {
         Verdict::KeepAlive
+    } else if observed.kept {
+        Verdict::Kept
     } else if observed.busy {
         Verdict::Busy
     } else if observed.quiet < observed.window {
@@ -115,6 +121,7 @@ mod tests {
     fn quiet(seconds: u64) -> Observed {
         Observed {
             keep_alive: false,
+            kept: false,
             busy: false,
             quiet: Duration::from_secs(seconds),
             cpu_percent: 0.0,
@@ -132,6 +139,7 @@ mod tests {
     #[test]
     fn work_keep_alive_and_cpu_keep_a_box_awake() {
         assert_eq!(decide(&Observed { busy: true, ..quiet(99) }), Verdict::Busy);
+        assert_eq!(decide(&Observed { kept: true, ..quiet(99) }), Verdict::Kept);
         assert_eq!(decide(&Observed { keep_alive: true, ..quiet(99) }), Verdict::KeepAlive);
         assert_eq!(decide(&Observed { cpu_percent: 1.5, ..quiet(99) }), Verdict::CpuInUse);
         assert_eq!(decide(&Observed { cpu_percent: 1.0, ..quiet(99) }), Verdict::Sleep);

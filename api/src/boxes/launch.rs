@@ -3,15 +3,16 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use icebox_rootfs::Volume;
 use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched};
 
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
-use crate::db::LogRow;
-use crate::domain::{BoxSize, Incarnation, LogLevel, LogSource};
+use crate::domain::{BoxSize, Incarnation};
 use crate::error::{Cause, Error};
+use crate::events::{Fact, StopCause};
 use crate::refusal::Refusal;
 use icebox_net::Rights;
 use icebox_net::address::Pair;
@@ -36,6 +37,8 @@ pub(super) struct Started {
     pub(super) handle: BoxHandle,
     /// Message for its owner.
     pub(super) warnings: Vec<String>,
+    /// Time of the start.
+    pub(super) took: Duration,
 }
 
 /// Facts about this machine.
@@ -73,10 +76,9 @@ impl Boxes {
         drop(attached);
         self.connect(&start.id, start.pair, launched.pid, start.rights.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
-        self.inner.metrics.launched(began.elapsed());
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
         warnings.extend(launched.warnings.iter().cloned());
-        Ok(Started { incarnation: incarnation(launched), handle, warnings })
+        Ok(Started { incarnation: incarnation(launched), handle, warnings, took: began.elapsed() })
     }
 
     fn spec(&self, start: &Start, run_dir: PathBuf, lower: Vec<PathBuf>, device: PathBuf) -> (BoxSpec, Vec<String>) {
@@ -176,21 +178,26 @@ impl Boxes {
             return;
         }
         tracing::warn!(box_id = entry.id, "the init of a box has ended");
-        let text = "the box has stopped; the next request starts it again on its disk";
-        self.inner.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
-        self.clean_up_dead(entry).await;
+        self.clean_up_dead(entry, StopCause::InitKilled).await;
     }
 
     /// Takes the last reading of a box without processes and removes its cgroup. Needs the lifecycle lock.
-    pub(crate) async fn clean_up_dead(&self, entry: &Arc<Entry>) {
+    /// `cause`: the reason if it had processes until now.
+    pub(crate) async fn clean_up_dead(&self, entry: &Arc<Entry>, cause: StopCause) {
         entry.set_sleep_timer(None);
         self.disconnect(&entry.id).await;
-        let View { handle, uid_base, .. } = entry.view();
+        let View { handle, uid_base, incarnation, .. } = entry.view();
+        if incarnation.is_some() {
+            self.publish(entry, Fact::Stopped { cause });
+        }
         if let Err(error) = self.kill_everywhere(&entry.id, uid_base).await {
             tracing::error!(box_id = entry.id, error = error.chain(), "cannot end the processes of a box");
         }
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &handle, storage, super::Write::Always, "exit");
+        if incarnation.is_some() {
+            self.publish_metered(entry, storage, "exit");
+        }
         // The reading must be on disk before the counter goes away.
         if let Some(sample) = sample
             && let Err(error) = self.inner.db.write_essential("append to the ledger", move |c| sample.insert(c)).await

@@ -19,6 +19,7 @@ mod entry;
 mod freeze;
 mod idle;
 mod images;
+mod keep;
 mod launch;
 mod meter;
 mod monitor;
@@ -49,6 +50,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
+use crate::events::{Events, Fact};
 use crate::ids;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -62,7 +64,7 @@ pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
 pub use idle::{CpuWindow, Observed, Verdict, decide};
 pub use meter::{Meter, Write};
-pub use network::refusals_to_log;
+pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
 pub use run_table::{LiveRun, RunTable, StreamClient};
@@ -102,6 +104,7 @@ struct Inner {
     ranges: Arc<UidRanges>,
     reservations: Reservations,
     metrics: Arc<Metrics>,
+    events: Events,
     roots: Roots,
     /// None if boxes have no network here.
     network: Option<Network>,
@@ -132,6 +135,8 @@ pub struct Parts {
     pub ranges: Arc<UidRanges>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The stream of events.
+    pub events: Events,
     /// The network, if boxes have one.
     pub network: Option<Network>,
 }
@@ -151,6 +156,7 @@ impl Boxes {
             ranges: parts.ranges,
             reservations,
             metrics: parts.metrics,
+            events: parts.events,
             roots,
             network: parts.network,
             images,
@@ -227,6 +233,17 @@ impl Boxes {
     /// Waits until the number of boxes changes. One waiter.
     pub async fn number_changed(&self) {
         self.inner.number.notified().await;
+    }
+
+    /// Publishes a fact about a box.
+    fn publish(&self, entry: &Entry, fact: Fact) {
+        self.inner.events.publish(entry.event(fact));
+    }
+
+    /// Publishes the counters of a box, after the reading at a change of its state.
+    fn publish_metered(&self, entry: &Entry, storage_bytes: Option<u64>, reason: &'static str) {
+        let cpu_usec = entry.meter.usage().cpu_usec;
+        self.publish(entry, Fact::Metered { reason, cpu_usec, storage_bytes });
     }
 
     fn forget(&self, id: &str) {

@@ -123,7 +123,7 @@ impl Boxes {
                     tokio::spawn(async move { boxes.sleep_if_idle(entry).await });
                 }
                 Verdict::Wait(wait) => next = next.min(wait),
-                Verdict::KeepAlive | Verdict::Busy | Verdict::CpuInUse => {}
+                Verdict::KeepAlive | Verdict::Kept | Verdict::Busy | Verdict::CpuInUse => {}
             }
         }
         next.max(Duration::from_millis(1))

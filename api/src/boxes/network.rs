@@ -4,12 +4,13 @@
 //! deletion; it is connected while it has processes, frozen or not.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
-use super::{Boxes, Entry, NewBox, check_policy};
-use crate::db::{AGENT_API_KEY, Db, GITHUB_TOKEN, LogRow};
-use crate::domain::{BoxRecord, LogLevel, LogSource, NetworkPolicy};
+use super::{Boxes, Entry, Inner, NewBox, check_policy};
+use crate::db::{AGENT_API_KEY, GITHUB_TOKEN};
+use crate::domain::{BoxRecord, NetworkPolicy};
 use crate::error::Error;
+use crate::events::Fact;
 use crate::refusal::Refusal;
 use icebox_net::address::Pair;
 use icebox_net::headers::HeaderRules;
@@ -25,10 +26,30 @@ fn of_account(id: &str) -> String {
     format!("account/{id}")
 }
 
-/// Writes refusals into the logs of their boxes.
-#[must_use]
-pub fn refusals_to_log(db: Db) -> OnRefusal {
-    Box::new(move |id, text| db.log(LogRow::new(id, LogLevel::Warn, LogSource::System, text)))
+/// Publishes the refusals of boxes' networks. The network starts before the table of boxes: until [`Denials::belong_to`]
+/// is called no box is connected, and none is refused anything.
+#[derive(Debug, Clone, Default)]
+pub struct Denials(Arc<OnceLock<Weak<Inner>>>);
+
+impl Denials {
+    /// The callback of the network.
+    #[must_use]
+    pub fn callback(&self) -> OnRefusal {
+        let of = self.clone();
+        Box::new(move |id, text| {
+            let Some(inner) = of.0.get().and_then(Weak::upgrade) else { return };
+            let boxes = Boxes { inner };
+            if let Some(entry) = boxes.entry(id) {
+                boxes.publish(&entry, Fact::Denied { text });
+            }
+        })
+    }
+
+    /// Sets the boxes that the ids of refusals mean.
+    pub fn belong_to(&self, boxes: &Boxes) {
+        // Called once, by the start of the daemon.
+        let _ = self.0.set(Arc::downgrade(&boxes.inner));
+    }
 }
 
 impl Boxes {
@@ -81,8 +102,7 @@ impl Boxes {
         if let Err(refusal) = self.connect(&entry.id, Some(pair), init.pid, entry.rights()).await {
             let reason = refusal.chain();
             tracing::error!(box_id = entry.id, reason, "a box cannot be connected; it goes on without a network");
-            let text = format!("the box has no network: {reason}");
-            self.inner.db.log(LogRow::new(&entry.id, LogLevel::Error, LogSource::System, text));
+            self.publish(entry, Fact::NetworkLost { reason });
             return false;
         }
         entry.frozen() && self.watch_again(entry).await
@@ -268,7 +288,7 @@ impl Boxes {
         if let Some(network) = &self.inner.network {
             network.set_policy(&entry.id, policy).await?;
         }
-        self.inner.db.log(LogRow::system(&entry.id, format!("the network policy is {mode} now")));
+        self.publish(entry, Fact::PolicyChanged { mode });
         Ok(())
     }
 

@@ -16,7 +16,7 @@ pub(super) fn reap(dead_before: &BTreeSet<i32>) -> BTreeSet<i32> {
         // Another task may have reaped it already.
         if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_ok_and(|status| status.is_some())
         {
-            tracing::debug!(pid = pid.as_raw_nonzero().get(), "reaped a child that nobody waited for");
+            tracing::debug!(pid = pid.as_raw_nonzero().get(), "reaped a child that no task waited for");
         }
     }
     dead.difference(dead_before).copied().collect()
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::zombie_processes, reason = "a child that nobody waits for is what is tested")]
+    #[expect(clippy::zombie_processes, reason = "the test needs a child that no task waits for")]
     fn a_dead_child_is_reaped_at_the_second_look() {
         let child = std::process::Command::new("/bin/true").spawn().expect("a child");
         let pid = i32::try_from(child.id()).expect("a pid");

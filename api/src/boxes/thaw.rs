@@ -3,14 +3,15 @@
 //! Leaves out: when a box is woken, and the effect on its runs (`lifecycle::wake`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use icebox_rootfs::Check;
 
-use super::create::start_logs;
 use super::launch::Start;
 use super::{Boxes, Entry, THAW_DEADLINE, Write};
 use crate::db::LogRow;
 use crate::error::Error;
+use crate::events::Fact;
 use crate::refusal::Refusal;
 use icebox_net::address::Pair;
 
@@ -27,9 +28,9 @@ impl Boxes {
             .thaw(THAW_DEADLINE)
             .await
             .map_err(|cause| Refusal::Failed(Error::new("wake the box", &entry.id, cause)))?;
-        self.inner.metrics.woken(began.elapsed());
+        let took = began.elapsed();
         self.end_watch_of_arrivals(entry).await;
-        self.came_awake(entry, "woken");
+        self.came_awake(entry, took);
         Ok(true)
     }
 
@@ -66,9 +67,11 @@ impl Boxes {
             entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "start").ok_or_else(|| {
                 Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
             })?;
-        let logs = start_logs(&entry.id, "started again on its disk", &started.warnings);
+        let again = entry.event(Fact::Started { launch: started.took, warnings: started.warnings });
+        let logs = LogRow::of(&again);
         let address = pair.map(Pair::guest);
         self.inner.db.update_incarnation(&entry.id, uid_base, address, &started.incarnation, sample, logs).await?;
+        self.inner.events.publish(again);
         entry.set_asleep(false);
         entry.activity.restart(0);
         entry.activity.woken();
@@ -94,14 +97,14 @@ impl Boxes {
     }
 
     /// Work after any wake of a box. The caller does not wait for it: the counter has not moved.
-    fn came_awake(&self, entry: &Arc<Entry>, what: &'static str) {
+    fn came_awake(&self, entry: &Arc<Entry>, took: Duration) {
         entry.set_asleep(false);
-        let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, what);
+        let sample = entry.meter.read(&entry.id, &entry.handle(), None, Write::Always, "woken");
         let cpu_usec = sample.as_ref().map_or(0, |stored| stored.sample.cpu_usec);
         entry.activity.restart(cpu_usec);
         entry.activity.woken();
         self.inner.db.append_samples(sample.into_iter().collect());
-        self.inner.db.log(LogRow::system(&entry.id, what));
+        self.publish(entry, Fact::Thawed { took });
         self.inner.awake.notify_one();
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Boxes, Entry, Verdict, decide};
+use crate::clock;
 use crate::domain::{BoxSettings, BoxStatus};
 use crate::error::Error;
 
@@ -54,7 +55,7 @@ impl Boxes {
         let _changing = entry.changing.lock().await;
         let mut record = entry.record();
         change(&mut record.settings);
-        record.updated_ms = crate::clock::unix_ms();
+        record.updated_ms = clock::unix_ms();
         self.inner.db.update_settings(&record).await?;
         let idle = self.idle_in_force(&record.settings, account_idle);
         entry.change_config(|config| {
@@ -106,14 +107,14 @@ impl Boxes {
         count(counts.urls, "public URL request is in progress", "public URL requests are in progress");
         let cpu_usec = entry.handle().cpu().map_or(0, |reading| reading.cpu_usec);
         let config = &self.inner.config;
-        let observed =
-            entry.activity.observe(cpu_usec, entry.idle(), entry.settings().keep_alive, config.idle_cpu_percent);
+        let observed = self.observe(entry, cpu_usec);
         if entry.activity.is_kept() {
             why.awake_because.push("a process in it held a lock on /run/icebox/keep".into());
         }
         why.cpu_percent = Some((observed.cpu_percent * 100.0).round() / 100.0);
         match decide(&observed) {
             Verdict::KeepAlive => why.awake_because.push("it is a keep-alive box".into()),
+            Verdict::Kept => why.awake_because.push(kept_text(entry)),
             Verdict::Busy => {}
             Verdict::CpuInUse => why.awake_because.push(format!(
                 "its programs used {:.1} % of a core in the last {} s (limit {} %)",
@@ -131,5 +132,13 @@ impl Boxes {
             }
             Verdict::Sleep => why.freezes_in_seconds = Some(0.0),
         }
+    }
+}
+
+fn kept_text(entry: &Entry) -> String {
+    let now = clock::unix_ms();
+    match entry.settings().kept(now).and_then(|keep| keep.until_ms) {
+        Some(until_ms) => format!("its owner keeps it awake for another {} s", (until_ms - now + 999) / 1000),
+        None => "its owner keeps it awake".to_owned(),
     }
 }

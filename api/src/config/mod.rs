@@ -22,6 +22,8 @@ pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
 pub const IDLE_SECONDS_MIN: u64 = 1;
 /// The lowest rate at which the daemon relays for a box.
 const PASSED_BYTES_PER_SECOND_MIN: u64 = 65_536;
+/// Most events kept per account.
+const EVENTS_KEPT_MAX: usize = 100_000;
 /// Longest idle time: 30 days.
 pub const IDLE_SECONDS_MAX: u64 = 30 * 24 * 3600;
 
@@ -77,6 +79,8 @@ pub struct Config {
     pub connections_per_account_max: u32,
     /// Longest pause in the body of a request, in seconds.
     pub body_timeout_seconds: u64,
+    /// Events kept in memory per account, for subscribers that connect again.
+    pub events_kept: usize,
     /// Answer a command only when its record is on disk. It costs one flush of the disk per command; without it a power
     /// cut may lose the record of the last commands, never more, and a crash of the daemon loses nothing.
     pub reply_after_commit: bool,
@@ -113,6 +117,7 @@ impl Default for Config {
             connections_per_address_max: 2048,
             connections_per_account_max: 2048,
             body_timeout_seconds: 30,
+            events_kept: 2048,
             reply_after_commit: false,
             cors_origins: Vec::new(),
             log_json: false,
@@ -223,6 +228,9 @@ impl Config {
         if self.passed_bytes_per_second_max < PASSED_BYTES_PER_SECOND_MIN {
             return wrong("passed_bytes_per_second_max", "must be at least 65536");
         }
+        if !(1..=EVENTS_KEPT_MAX).contains(&self.events_kept) {
+            return wrong("events_kept", "must be 1 to 100000");
+        }
         if !(1..=3600).contains(&self.body_timeout_seconds) {
             return wrong("body_timeout_seconds", "must be 1 to 3600");
         }
@@ -291,6 +299,7 @@ mod tests {
             "idle_cpu_percent = 101.0",
             "data_dir = \"x\"",
             "requests_max = 0",
+            "events_kept = 0",
             "reclaim_after_seconds = 9999999",
             "[limits]\nmemory_high_percent = 100",
             "[limits]\ncpuset_cpus = \"all\"",

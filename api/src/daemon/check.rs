@@ -143,9 +143,9 @@ fn network(config: &Config) -> Vec<Finding> {
     if lacks.is_empty() {
         findings.push(finding(true, true, "network: links, nftables, tracked connections, netfilter's log"));
         let text = if is_guarded {
-            "network: nobody else can change the firewall's table while iceboxd runs"
+            "network: no other program can change the firewall's table while iceboxd runs"
         } else {
-            "network: before Linux 6.9, whoever flushes all nftables opens boxes for a moment (docs/network.md)"
+            "network: before Linux 6.9, a program that flushes all nftables rules opens boxes for a moment (docs/network.md)"
         };
         findings.push(finding(is_guarded, false, text));
     }

@@ -11,11 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{facts, log, manager};
-use crate::boxes::{Boxes, Parts, REGISTRY_DIR, UidRanges, refusals_to_log};
+use crate::boxes::{Boxes, Denials, Parts, REGISTRY_DIR, UidRanges};
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
-use crate::http::{self, App, AppParts, Door, Front, Listening, OperatorSocket, SeatLimits, UrlsOnly};
+use crate::events::{Events, Sink};
+use crate::http::{self, App, AppParts, Door, HostRouter, Listening, OperatorSocket, SeatLimits, UrlsOnly};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::{Certificate, Urls};
@@ -56,12 +57,12 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let began = Instant::now();
     // First: a signal may arrive at any time.
     let mut signals = Signals::listen()?;
-    let Opened { config, db, metrics, boxes } = open(config).await?;
+    let Opened { config, db, metrics, events, boxes } = open(config).await?;
     for shortfall in icebox_shim::launch::shortfalls() {
         tracing::warn!("{shortfall}");
     }
-    let runs = Runs::new(&config, db.clone(), Arc::clone(&metrics));
-    let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), Arc::clone(&metrics));
+    let runs = Runs::new(&config, db.clone(), events.clone());
+    let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());
     manager::while_starting(&lifecycle, lifecycle.reconcile()).await?;
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
@@ -93,18 +94,20 @@ async fn serve(config: Config) -> Result<Stop, Error> {
         db,
         config: Arc::clone(&config),
         metrics: Arc::clone(&metrics),
+        events: events.clone(),
     };
     let api = http::api(App::new(parts));
-    let front = Front { api, urls };
+    let router = HostRouter { api, urls };
     let operator = OperatorSocket::bind(&config.run_dir.join(OPERATOR_SOCKET))?;
-    tokio::spawn(operator.serve(front.clone(), stopping.clone()));
+    tokio::spawn(operator.serve(router.clone(), stopping.clone()));
     let door =
-        Door { listening, certificate: None, answers: front, limits: SeatLimits::of(&config), metrics: Some(metrics) };
+        Door { listening, certificate: None, answers: router, limits: SeatLimits::of(&config), metrics: Some(metrics) };
     let urls_serving = urls_door.map(|door| tokio::spawn(http::serve(door, stopping.clone())));
     let serving = tokio::spawn(http::serve(door, stopping.clone()));
     let stop = until_stopped(&mut signals, commit_failure).await;
     manager::stopping();
     tracing::info!(?stop, "stopping; boxes go on");
+    events.close();
     stopping.cancel();
     for serving in urls_serving.into_iter().chain([serving]) {
         if serving.await.is_err() {
@@ -136,6 +139,7 @@ struct Opened {
     config: Arc<Config>,
     db: Db,
     metrics: Arc<Metrics>,
+    events: Events,
     boxes: Boxes,
 }
 
@@ -156,8 +160,11 @@ async fn open(config: Config) -> Result<Opened, Error> {
     let rest = db.uid_bases_at_rest().await?;
     let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
-    let network = start_network(&config, &db).await?;
+    let denials = Denials::default();
+    let network = start_network(&config, &denials).await?;
     let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(db.clone()), Box::new(Arc::clone(&metrics))];
+    let events = Events::new(config.events_kept, sinks);
     let boxes = Boxes::new(Parts {
         config: Arc::clone(&config),
         db: db.clone(),
@@ -165,13 +172,15 @@ async fn open(config: Config) -> Result<Opened, Error> {
         tools,
         ranges: Arc::new(ranges),
         metrics: Arc::clone(&metrics),
+        events: events.clone(),
         network,
     });
-    Ok(Opened { config, db, metrics, boxes })
+    denials.belong_to(&boxes);
+    Ok(Opened { config, db, metrics, events, boxes })
 }
 
 /// The network of boxes, if it is enabled.
-async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Error> {
+async fn start_network(config: &Config, denials: &Denials) -> Result<Option<Network>, Error> {
     if !config.network.enabled {
         tracing::info!("boxes have a loopback interface only");
         return Ok(None);
@@ -180,7 +189,7 @@ async fn start_network(config: &Config, db: &Db) -> Result<Option<Network>, Erro
         config: &config.network,
         netns: config.netns.as_deref(),
         data_dir: &config.data_dir,
-        on_refusal: refusals_to_log(db.clone()),
+        on_refusal: denials.callback(),
     };
     let started = Network::start(parts).await;
     if started.is_err() {

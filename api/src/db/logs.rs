@@ -3,9 +3,9 @@
 use rusqlite::{Connection, params};
 
 use super::{Commit, Db, to_sql};
-use crate::clock;
 use crate::domain::{LogEntry, LogLevel, LogSource};
 use crate::error::Error;
+use crate::events::{Event, Sink};
 use crate::text::cut;
 
 /// Entries kept per box; the oldest go first.
@@ -24,15 +24,17 @@ pub struct LogRow {
 }
 
 impl LogRow {
-    /// An entry with the current time.
-    pub fn new(box_id: &str, level: LogLevel, source: LogSource, message: impl Into<String>) -> Self {
-        let message = cut(message.into(), MESSAGE_BYTES_MAX);
-        Self { box_id: box_id.to_owned(), written_ms: clock::unix_ms(), level, source, message }
-    }
-
-    /// An entry of Icebox itself.
-    pub fn system(box_id: &str, message: impl Into<String>) -> Self {
-        Self::new(box_id, LogLevel::Info, LogSource::System, message)
+    /// The entries of an event. There are no others.
+    #[must_use]
+    pub fn of(event: &Event) -> Vec<Self> {
+        let row = |line: crate::events::LogLine| Self {
+            box_id: event.box_id.clone(),
+            written_ms: event.at_ms,
+            level: line.level,
+            source: line.source,
+            message: cut(line.text, MESSAGE_BYTES_MAX),
+        };
+        event.log_lines().into_iter().map(row).collect()
     }
 
     /// Writes it, inside the caller's transaction.
@@ -46,12 +48,19 @@ impl LogRow {
     }
 }
 
-impl Db {
-    /// Writes an entry without waiting.
-    pub fn log(&self, row: LogRow) {
-        self.write_later("write a log entry", Commit::Soon, move |connection| row.insert(connection), |_| ());
+/// Writes the entries of events without waiting.
+impl Sink for Db {
+    fn take(&self, event: &Event) {
+        if event.fact.is_logged_with_its_change() {
+            return;
+        }
+        for row in LogRow::of(event) {
+            self.write_later("write a log entry", Commit::Soon, move |connection| row.insert(connection), |_| ());
+        }
     }
+}
 
+impl Db {
     /// Entries of a box, oldest first. Without a limit, all that are kept.
     pub async fn logs(&self, box_id: &str, offset: u64, limit: Option<u64>) -> Result<Vec<LogEntry>, Error> {
         let box_id = box_id.to_owned();

@@ -47,8 +47,8 @@ pub struct FinishedRun {
     pub run: RunRow,
     /// The box's counters at its end, if they could be read.
     pub sample: Option<StoredSample>,
-    /// Its line in the box's log.
-    pub log: LogRow,
+    /// Its lines in the box's log.
+    pub logs: Vec<LogRow>,
     /// Icebox's own: only sample and log line are written.
     pub hidden: bool,
 }
@@ -86,7 +86,7 @@ impl RunRow {
 impl FinishedRun {
     fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         if self.hidden || self.run.upsert(connection)? {
-            self.log.insert(connection)?;
+            self.logs.iter().try_for_each(|log| log.insert(connection))?;
         }
         self.sample.as_ref().map_or(Ok(()), |sample| sample.insert(connection))
     }

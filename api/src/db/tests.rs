@@ -2,7 +2,14 @@
 
 use super::*;
 use crate::domain::{BoxRecord, BoxSettings, BoxSize, BoxState, Incarnation, Reservation, RunState};
+use crate::events::{Event, Fact, Sink};
 use crate::ledger::{Generation, Sample, fold};
+
+/// An entry with this text.
+fn system(box_id: &str, text: &str) -> LogRow {
+    let warning = Fact::Warning { text: text.to_owned() };
+    LogRow::of(&Event::now(box_id, "a", warning)).remove(0)
+}
 
 struct Fixture {
     db: Db,
@@ -65,7 +72,7 @@ fn run(id: &str, number: u64, state: RunState) -> RunRow {
 async fn a_box_record_comes_back_as_it_was() {
     let Fixture { db, account, dir } = fixture().await;
     let made = record("b", &account, Some("name"));
-    db.insert_box(&made, Vec::new(), sample("b", 0, 5, 0, Some(1)), vec![LogRow::system("b", "created")])
+    db.insert_box(&made, Vec::new(), sample("b", 0, 5, 0, Some(1)), vec![system("b", "created")])
         .await
         .expect("inserted");
     db.close().await;
@@ -145,8 +152,8 @@ async fn an_exit_is_recorded_once_and_the_first_stands() {
     db.run_started(run("b", 1, RunState::Running));
     for exit_code in [3, 99] {
         let ended = RunRow { exit_code: Some(exit_code), ended_ms: Some(9), ..run("b", 1, RunState::Failed) };
-        let log = LogRow::system("b", "ended");
-        db.run_finished(FinishedRun { run: ended, sample: None, log, hidden: false }, Commit::Soon, |ok| assert!(ok));
+        let logs = vec![system("b", "ended")];
+        db.run_finished(FinishedRun { run: ended, sample: None, logs, hidden: false }, Commit::Soon, |ok| assert!(ok));
     }
     db.settle().await.expect("settled");
     let runs = db.runs_of("b", 10).await.expect("runs");
@@ -184,7 +191,7 @@ async fn logs_are_paged_and_pruned() {
         .await
         .expect("inserted");
     for n in 0..10 {
-        db.log(LogRow::system("b", n.to_string()));
+        db.take(&Event::now("b", "a", Fact::Warning { text: n.to_string() }));
     }
     db.settle().await.expect("settled");
     let page: Vec<String> =

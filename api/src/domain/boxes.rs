@@ -83,11 +83,27 @@ pub struct BoxSettings {
     /// The agent's program (`command`, `args`, `protocol`), for the harness `custom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_runner: Option<serde_json::Value>,
+    /// The owner's request to keep it awake, perhaps over by now: see [`BoxSettings::kept`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
     /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
 }
 
+/// A request to keep a box awake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// Unix milliseconds of its end; `None` until the owner ends it.
+    pub until_ms: Option<i64>,
+}
+
 impl BoxSettings {
+    /// The request to keep it awake that is in force at this time.
+    #[must_use]
+    pub fn kept(&self, now_ms: i64) -> Option<Keep> {
+        self.keep.filter(|keep| keep.until_ms.is_none_or(|until_ms| now_ms < until_ms))
+    }
+
     /// The requested policy; without one, nothing is allowed.
     #[must_use]
     pub fn shown_policy(&self) -> NetworkPolicy {
@@ -185,6 +201,16 @@ pub struct DeletedBox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_keep_ends_by_itself_and_is_stored() {
+        let until = |until_ms| BoxSettings { keep: Some(Keep { until_ms }), ..BoxSettings::default() };
+        assert_eq!(BoxSettings::default().kept(0), None);
+        assert!(until(None).kept(i64::MAX).is_some());
+        assert!(until(Some(100)).kept(99).is_some() && until(Some(100)).kept(100).is_none());
+        let stored = serde_json::to_string(&until(Some(100))).expect("written");
+        assert_eq!(serde_json::from_str::<BoxSettings>(&stored).expect("readable"), until(Some(100)));
+    }
 
     /// The form in existing databases: it must stay readable, and is written the same way.
     #[test]

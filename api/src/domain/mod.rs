@@ -13,7 +13,7 @@ mod policy;
 mod runs;
 mod size;
 
-pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Reservation};
+pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation};
 pub use language::{Code, Language};
 pub use logs::{LogEntry, LogLevel, LogSource};
 pub use policy::NetworkPolicy;

@@ -9,6 +9,7 @@ use super::shares::Shares;
 use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::db::Db;
+use crate::events::Events;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::Urls;
@@ -34,6 +35,8 @@ pub struct AppParts {
     pub config: Arc<Config>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The stream of events.
+    pub events: Events,
 }
 
 /// State shared by all handlers. Cheap to clone.

@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Shared by a connection and its bodies. One body at a time waits: HTTP/1 has no other.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gate {
+pub(super) struct FlushWatch {
     state: Arc<Mutex<State>>,
 }
 
@@ -30,7 +30,7 @@ struct State {
     lingers: bool,
 }
 
-impl Gate {
+impl FlushWatch {
     /// Number of flushes so far.
     pub(super) fn flushes(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).flushes
@@ -65,23 +65,23 @@ impl Gate {
     }
 }
 
-/// A connection that reports flushes to its [`Gate`].
+/// A connection that reports flushes to its [`FlushWatch`].
 #[derive(Debug)]
-pub(super) struct Gated<T> {
+pub(super) struct Watched<T> {
     inner: T,
-    gate: Gate,
+    flushes: FlushWatch,
     /// End of its lingering, once it is shut down.
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Gated<T> {
+impl<T> Watched<T> {
     /// Wraps a connection.
-    pub(super) fn new(inner: T, gate: Gate) -> Self {
-        Self { inner, gate, until: None }
+    pub(super) fn new(inner: T, flushes: FlushWatch) -> Self {
+        Self { inner, flushes, until: None }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Gated<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -91,7 +91,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gated<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
@@ -111,7 +111,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<T> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.gate.flushed();
+            self.flushes.flushed();
         }
         flushed
     }
@@ -119,7 +119,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.until.is_none() {
             ready!(Pin::new(&mut self.inner).poll_shutdown(context))?;
-            if !self.gate.lingers() {
+            if !self.flushes.lingers() {
                 return Poll::Ready(Ok(()));
             }
             self.until = Some(Box::pin(tokio::time::sleep(LINGER)));

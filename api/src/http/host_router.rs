@@ -22,7 +22,7 @@ pub trait Answers: Clone + Send + Sync + 'static {
 
 /// Serves the API, and boxes by their names.
 #[derive(Debug, Clone)]
-pub struct Front {
+pub struct HostRouter {
     /// The API.
     pub api: Api,
     /// The public URLs.
@@ -36,7 +36,7 @@ pub struct UrlsOnly {
     pub urls: Urls,
 }
 
-impl Answers for Front {
+impl Answers for HostRouter {
     async fn answer(&self, request: Request) -> Response {
         match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,
@@ -50,7 +50,7 @@ impl Answers for UrlsOnly {
     async fn answer(&self, request: Request) -> Response {
         match sort(&self.urls, request).await {
             Sorted::Answered(response) => response,
-            Sorted::Other(request) if request.headers().contains_key(header::HOST) => self.urls.nobody(),
+            Sorted::Other(request) if request.headers().contains_key(header::HOST) => self.urls.no_box(),
             Sorted::Other(_) => reply::error(StatusCode::BAD_REQUEST, "a Host header is missing"),
         }
     }
@@ -69,7 +69,7 @@ async fn sort(urls: &Urls, request: Request) -> Sorted {
         // It is for no known box; programs can read the API's error format.
         Err(text) => Sorted::Answered(reply::error(StatusCode::BAD_REQUEST, text)),
         Ok(Addressed::Other) => Sorted::Other(request),
-        Ok(Addressed::Nobody) => Sorted::Answered(urls.nobody()),
+        Ok(Addressed::NoBox) => Sorted::Answered(urls.no_box()),
         Ok(Addressed::Name(target)) => Sorted::Answered(pass(urls, &target, None, request).await),
         Ok(Addressed::Path(target, prefix)) => Sorted::Answered(pass(urls, &target, Some(prefix), request).await),
     }

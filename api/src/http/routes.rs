@@ -16,15 +16,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::not_implemented::LATER;
 use super::patient::patient;
 use super::seats::Seat;
 use super::shares::{Full, Share};
 use super::system::Peer;
-use super::{
-    App, account, auth, boxes, create, exec, files, lifecycle, public_urls, reply, session, settings, system, upload,
-    v1,
-};
+use super::v2::not_implemented::NOT_IMPLEMENTED;
+use super::v2::{account, boxes, create, exec, files, lifecycle, public_urls, session, settings, upload};
+use super::{App, auth, reply, system, v1};
 use crate::refusal::Refusal;
 
 /// The whole API as a service.
@@ -82,12 +80,14 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::why))
         .routes(routes!(v1::boxes::list_runs))
         .routes(routes!(v1::boxes::box_idle))
+        .routes(routes!(v1::boxes::keep, v1::boxes::release))
         .routes(routes!(v1::boxes::account_idle))
         .routes(routes!(v1::boxes::account_headers))
         .routes(routes!(v1::boxes::top))
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .routes(routes!(v1::events::events))
         .merge(OpenApiRouter::new().routes(routes!(v1::files::write)).layer(v1::files::limit()))
         .routes(routes!(system::healthz))
         .routes(routes!(system::metrics))
@@ -108,8 +108,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[must_use]
 pub fn api(app: App) -> Api {
     let (mut router, _) = documented();
-    for later in &LATER {
-        router = router.route(later.path, later.route());
+    for endpoint in &NOT_IMPLEMENTED {
+        router = router.route(endpoint.path, endpoint.route());
     }
     // Computed once: it does not change while the daemon runs.
     let description = openapi();
@@ -214,8 +214,10 @@ fn cors(origins: &[String]) -> CorsLayer {
         return CorsLayer::new();
     }
     let telemetry = ["upstash-telemetry-sdk", "upstash-telemetry-runtime", "upstash-telemetry-platform"];
-    let headers = [HeaderName::from_static(auth::KEY_HEADER), header::CONTENT_TYPE]
+    let headers = [auth::KEY_HEADER, v1::events::LAST_EVENT_ID]
+        .map(HeaderName::from_static)
         .into_iter()
+        .chain([header::CONTENT_TYPE])
         .chain(telemetry.map(HeaderName::from_static));
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))

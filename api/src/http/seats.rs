@@ -93,6 +93,10 @@ struct Place {
     ended: CancellationToken,
 }
 
+/// Ends the connection of a request at once.
+#[derive(Debug, Clone)]
+pub(super) struct Cut(pub CancellationToken);
+
 /// A request in progress, or the session that it has become.
 #[derive(Debug)]
 pub(super) struct Busy {

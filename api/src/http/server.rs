@@ -23,9 +23,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::flush::{Gate, Gated};
+use super::flush::{FlushWatch, Watched};
 use super::host_router::Answers;
-use super::seats::{Busy, Seat, SeatLimits, Seats};
+use super::seats::{Busy, Cut, Seat, SeatLimits, Seats};
 use super::system::Peer;
 use super::unread;
 use crate::error::Error;
@@ -149,21 +149,24 @@ where
     A: Answers,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let gate = Gate::default();
-    let io = TokioIo::new(Gated::new(stream, gate.clone()));
-    let taken = seat.clone();
+    let flushes = FlushWatch::default();
+    let io = TokioIo::new(Watched::new(stream, flushes.clone()));
+    // Cancelled to make room for another connection, or by a handler.
+    let ended = seat.as_ref().map_or_else(CancellationToken::new, |seat| seat.ended().clone());
+    let cut = Cut(ended.clone());
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, gate, seat) = (answers.clone(), gate.clone(), taken.clone());
+        let (answers, flushes, seat, cut) = (answers.clone(), flushes.clone(), seat.clone(), cut.clone());
         // From the head of the request to the end of the answer.
         let busy = seat.as_ref().map(Seat::busy);
         async move {
             let (mut request, rest) = unread::share(request);
-            request.extensions_mut().insert(gate.clone());
+            request.extensions_mut().insert(flushes.clone());
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(cut);
             if let Some(seat) = seat {
                 request.extensions_mut().insert(seat);
             }
-            let response = rest.dropped(answers.answer(request).await, &gate).await;
+            let response = rest.dropped(answers.answer(request).await, &flushes).await;
             Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
         }
     });
@@ -181,18 +184,10 @@ where
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = made_room(seat.as_ref()) => return,
+        () = ended.cancelled() => return,
     };
     if let Err(cause) = served {
         tracing::debug!(peer = %peer.address, %cause, "a connection ended early");
-    }
-}
-
-/// Completes when the connection must make room for another one.
-async fn made_room(seat: Option<&Seat>) {
-    match seat {
-        Some(seat) => seat.ended().cancelled().await,
-        None => std::future::pending().await,
     }
 }
 

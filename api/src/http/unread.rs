@@ -3,7 +3,7 @@
 //! A client that still sends when its connection is closed gets a TCP reset in place of the answer, and a client that
 //! keeps the connection for its next request finds it closed. So the rest of a body is read and dropped before the
 //! answer is sent, within limits. Beyond them the answer says `Connection: close`, and the connection lingers: see
-//! [`Gate::linger`](super::flush::Gate::linger).
+//! [`FlushWatch::linger`](super::flush::FlushWatch::linger).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::flush::Gate;
+use super::flush::FlushWatch;
 
 /// Most bytes of a body that are read and dropped: the longest that a route takes, and some margin.
 const DROPPED_BYTES_MAX: u64 = 160 * 1024 * 1024;
@@ -48,7 +48,7 @@ pub(super) fn share(request: hyper::Request<Incoming>) -> (Request, Rest) {
 
 impl Rest {
     /// Reads the rest of the body before its answer is sent.
-    pub(super) async fn dropped(self, mut response: Response, gate: &Gate) -> Response {
+    pub(super) async fn dropped(self, mut response: Response, flushes: &FlushWatch) -> Response {
         // An upgraded connection has no rest, and a body that is still held is still being read.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || Arc::strong_count(&self.body) > 1 {
             return response;
@@ -56,7 +56,7 @@ impl Rest {
         let is_slow = response.status() == StatusCode::REQUEST_TIMEOUT;
         if is_slow || !self.read_to_end().await {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            gate.linger();
+            flushes.linger();
         }
         response
     }

@@ -83,10 +83,8 @@ impl Lifecycle {
         self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
         let lifecycle = self.clone();
         to_the_end(async move {
-            let began = std::time::Instant::now();
             let entry = lifecycle.boxes.create(wanted).await?;
             lifecycle.provision(&entry).await;
-            lifecycle.metrics.created(began.elapsed());
             Ok(entry)
         })
         .await
@@ -130,6 +128,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         git_user_name: check_git_identity(request.git_user_name)?,
         git_user_email: check_git_identity(request.git_user_email)?,
         idle_seconds: request.idle_seconds,
+        keep: None,
         agent: agent.harness,
         model: agent.model,
         custom_runner: agent.custom_runner,

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::boxes::Boxes;
 use crate::db::Db;
-use crate::metrics::Metrics;
+use crate::events::Events;
 use crate::runs::Runs;
 
 pub use agent::AgentRequest;
@@ -31,7 +31,7 @@ pub struct Lifecycle {
     boxes: Boxes,
     runs: Runs,
     db: Db,
-    metrics: Arc<Metrics>,
+    events: Events,
     /// Boxes that the start of the daemon has processed.
     settled: Arc<AtomicUsize>,
 }
@@ -39,7 +39,7 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// The use cases over these boxes, whose records are in `db`.
     #[must_use]
-    pub fn new(boxes: Boxes, runs: Runs, db: Db, metrics: Arc<Metrics>) -> Self {
-        Self { boxes, runs, db, metrics, settled: Arc::default() }
+    pub fn new(boxes: Boxes, runs: Runs, db: Db, events: Events) -> Self {
+        Self { boxes, runs, db, events, settled: Arc::default() }
     }
 }

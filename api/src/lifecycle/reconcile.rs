@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::Lifecycle;
 use crate::boxes::{Entry, Phase, Write};
 use crate::error::Error;
+use crate::events::StopCause;
 use crate::runs;
 
 /// Longest wait for the runs of one box at the start of the daemon. A slow box is served once it answers.
@@ -121,7 +122,7 @@ impl Lifecycle {
     /// A box whose processes are gone: after a reboot, or because its init ended while no daemon was running.
     async fn settle_dead(&self, entry: &Arc<Entry>) {
         let _life = entry.lock_life().await;
-        self.boxes.clean_up_dead(entry).await;
+        self.boxes.clean_up_dead(entry, StopCause::InitKilled).await;
         if let Err(refusal) = runs::fail_orphans(&self.runs, entry).await {
             tracing::error!(box_id = entry.id, reason = refusal.chain(), "cannot settle the runs of a box");
         }

@@ -9,6 +9,7 @@ use icebox_rootfs::Check;
 
 use super::Lifecycle;
 use crate::boxes::{Entry, Phase, WorkKind, to_the_end};
+use crate::events::StopCause;
 use crate::refusal::Refusal;
 
 impl Lifecycle {
@@ -27,7 +28,7 @@ impl Lifecycle {
                 return Err(Refusal::Unavailable(error.clone()));
             }
             tracing::info!(box_id = entry.id, "restarting");
-            lifecycle.start_again(&entry, Check::Always).await
+            lifecycle.start_again(&entry, Check::Always, StopCause::Restart).await
         })
         .await
     }

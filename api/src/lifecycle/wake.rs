@@ -10,6 +10,7 @@ use icebox_rootfs::Check;
 
 use super::Lifecycle;
 use crate::boxes::{Awake, Entry, FreezeReason, Phase, WorkKind, to_the_end};
+use crate::events::StopCause;
 use crate::refusal::Refusal;
 use crate::runs;
 
@@ -46,7 +47,7 @@ impl Lifecycle {
             return Err(Refusal::Unavailable(error.clone()));
         }
         if !entry.alive() {
-            return self.start_again(entry, Check::IfMarked).await;
+            return self.start_again(entry, Check::IfMarked, StopCause::InitKilled).await;
         }
         if self.boxes.thaw(entry).await? {
             runs::acknowledge_late(entry);
@@ -59,9 +60,9 @@ impl Lifecycle {
     }
 
     /// Restarts a box on its disk, after the end of its processes. The caller holds the lifecycle lock.
-    pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check) -> Result<(), Refusal> {
+    pub(super) async fn start_again(&self, entry: &Arc<Entry>, check: Check, cause: StopCause) -> Result<(), Refusal> {
         // Cleans up its last life: processes, the last reading, the cgroup, the runs that ended with it.
-        self.boxes.clean_up_dead(entry).await;
+        self.boxes.clean_up_dead(entry, cause).await;
         runs::fail_orphans(&self.runs, entry).await?;
         self.boxes.start_again(entry, check).await?;
         self.run_init_command(entry).await;

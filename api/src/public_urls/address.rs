@@ -27,7 +27,7 @@ pub enum Addressed {
     /// A port of a box, by its path; with the prefix that names it, without a slash at its end.
     Path(Target, String),
     /// A name below our domain, or in our path, that cannot be one of our names.
-    Nobody,
+    NoBox,
     /// Another site that is served here.
     Other,
 }
@@ -37,13 +37,13 @@ pub(super) fn addressed(parts: &Parts, domain: &str, path_form: bool) -> Result<
     if let Some(host) = host(parts)?
         && let Some(label) = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.'))
     {
-        return Ok(target(label).map_or(Addressed::Nobody, Addressed::Name));
+        return Ok(target(label).map_or(Addressed::NoBox, Addressed::Name));
     }
     match parts.uri.path().strip_prefix(PATH_PREFIX) {
         Some(rest) if path_form => {
             let label = rest.split('/').next().unwrap_or_default();
             let by_path = |target| Addressed::Path(target, format!("{PATH_PREFIX}{label}"));
-            Ok(target(label).map_or(Addressed::Nobody, by_path))
+            Ok(target(label).map_or(Addressed::NoBox, by_path))
         }
         _ => Ok(Addressed::Other),
     }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(ask("/", &["icy-fox-10-80.p.example"]), by_name("icy-fox-10", 80));
         assert_eq!(ask("/preview/x-1/", &["icy-fox-10-65535.P.Example.:7070"]), by_name("icy-fox-10", 65535));
         assert_eq!(ask("/", &["ICY-fox-1.p.example:"]), by_name("icy-fox", 1));
-        for nobody in [
+        for unknown in [
             "fox-0",
             "fox-65536",
             "fox-080",
@@ -163,14 +163,14 @@ mod tests {
             "fox-8%30",
             "xn--fox.80",
         ] {
-            let host = format!("{nobody}.p.example");
+            let host = format!("{unknown}.p.example");
             let told = ask("/", &[&host]);
-            assert!(matches!(told, Ok(Addressed::Nobody) | Err(_)), "{host}: {told:?}");
+            assert!(matches!(told, Ok(Addressed::NoBox) | Err(_)), "{host}: {told:?}");
         }
     }
 
     #[test]
-    fn everything_else_is_somebody_else() {
+    fn every_other_host_is_not_a_box() {
         for host in [
             "p.example",
             "127.0.0.1",
@@ -229,7 +229,7 @@ mod tests {
             "/preview//fox-80/",
             "/preview/FOX-80/",
         ] {
-            assert_eq!(told(uri), Addressed::Nobody, "{uri}");
+            assert_eq!(told(uri), Addressed::NoBox, "{uri}");
         }
         for uri in ["/preview", "//preview/fox-80/", "/v2/box", "/x/preview/fox-80"] {
             assert_eq!(told(uri), Addressed::Other, "{uri}");

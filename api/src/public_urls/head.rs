@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_but_us_says_who_the_client_is() {
+    fn headers_about_the_client_are_ours_alone() {
         let (parts, _) = sent(
             "/",
             &[

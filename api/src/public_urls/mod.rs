@@ -177,7 +177,7 @@ impl Urls {
 
     /// The answer for a name below our domain that belongs to no box.
     #[must_use]
-    pub fn nobody(&self) -> Response {
+    pub fn no_box(&self) -> Response {
         Trouble::Unknown.response(false)
     }
 

@@ -16,8 +16,10 @@ use super::ticket::{Ended, Ticket};
 use crate::boxes::{Entry, LiveRun, WorkKind};
 use crate::clock;
 use crate::db::{Commit, FinishedRun, LogRow, RunRow};
-use crate::domain::{LogLevel, LogSource, RunState};
+use crate::domain::RunState;
+use crate::events::{Fact, RunEnd};
 use crate::refusal::Refusal;
+use crate::text::one_line;
 
 /// Takes over the runs that the init of a box knows. The box must be awake; the caller holds its lifecycle lock.
 pub async fn adopt(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
@@ -42,15 +44,29 @@ pub async fn fail_orphans(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal
 async fn fail_missing(runs: &Runs, entry: &Arc<Entry>, known: &HashSet<u64>) -> Result<(), Refusal> {
     let missing = |run: &RunRow| !known.contains(&run.number) && !entry.runs.has(run.number);
     for run in runs.db().runs_in_flight(&entry.id).await?.into_iter().filter(missing) {
-        let log =
-            LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, format!("{} → {}", run.prompt, stopped_text()));
+        let ended_ms = clock::unix_ms();
+        let event = entry.event(Fact::RunEnded(Box::new(RunEnd {
+            run_id: run.id.clone(),
+            command: one_line(&run.prompt),
+            state: RunState::Failed,
+            exit_code: None,
+            signal: None,
+            duration_ms: ended_ms - run.started_ms,
+            cpu_ns: 0,
+            memory_peak_bytes: 0,
+            oom_kills: 0,
+            message: Some(stopped_text().to_owned()),
+            hidden: false,
+        })));
         let run = RunRow {
             state: RunState::Failed,
-            ended_ms: Some(clock::unix_ms()),
+            ended_ms: Some(ended_ms),
             error_message: Some(stopped_text().to_owned()),
             ..run
         };
-        runs.db().run_finished(FinishedRun { run, sample: None, log, hidden: false }, Commit::Soon, |_| ());
+        let logs = LogRow::of(&event);
+        runs.db().run_finished(FinishedRun { run, sample: None, logs, hidden: false }, Commit::Soon, |_| ());
+        runs.events().publish(event);
     }
     Ok(())
 }

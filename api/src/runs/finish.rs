@@ -9,7 +9,8 @@ use super::command::stopped_text;
 use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
 use crate::db::{Commit, FinishedRun, LogRow, RunRow};
-use crate::domain::{LogLevel, LogSource, RunState};
+use crate::domain::RunState;
+use crate::events::{Event, Fact, RunEnd};
 use crate::text::one_line;
 
 /// Most bytes of the end of a run's output in its record.
@@ -32,13 +33,18 @@ impl Ticket {
     pub async fn finish(mut self, mut ended: Ended) -> Finished {
         let usage = if ended.events.is_some() { self.usage() } else { RunUsage::default() };
         let finished = self.judge(&ended, &usage);
+        let event = self.event(&ended, &finished, &usage);
         let record = FinishedRun {
             run: self.row(&ended, &finished, &usage),
             sample: self.entry.meter.read(&self.entry.id, &self.entry.handle(), None, Write::IfChanged, "run"),
-            log: self.log(&finished, &usage),
+            logs: LogRow::of(&event),
             hidden: self.run.hidden,
         };
-        self.runs.metrics().run_ended(finished.state, ended.ended_ms - self.run.started_ms);
+        if usage.oom_kills > 0 && !self.run.hidden {
+            let killed = Fact::OutOfMemory { run_id: self.run.id.clone(), processes: usage.oom_kills };
+            self.runs.events().publish(self.entry.event(killed));
+        }
+        self.runs.events().publish(event);
         self.entry.runs.leave(self.run.number);
         self.work = None;
         let (committed, on_disk) = tokio::sync::oneshot::channel();
@@ -120,13 +126,24 @@ impl Ticket {
         }
     }
 
-    fn log(&self, finished: &Finished, usage: &RunUsage) -> LogRow {
-        let level = match (finished.state, usage.oom_kills) {
-            (RunState::Completed, 0) => LogLevel::Info,
-            _ => LogLevel::Warn,
+    fn event(&self, ended: &Ended, finished: &Finished, usage: &RunUsage) -> Event {
+        let signal = match &ended.exit {
+            Ok(Exit { status: ExitStatus::Signal(signal), .. }) => Some(*signal),
+            _ => None,
         };
-        let source = if self.run.hidden { LogSource::System } else { LogSource::User };
-        LogRow::new(&self.entry.id, level, source, describe(&self.run.prompt, finished, usage))
+        self.entry.event(Fact::RunEnded(Box::new(RunEnd {
+            run_id: self.run.id.clone(),
+            command: one_line(&self.run.prompt),
+            state: finished.state,
+            exit_code: Some(finished.exit_code),
+            signal,
+            duration_ms: ended.ended_ms - self.run.started_ms,
+            cpu_ns: finished.cpu_ns,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            oom_kills: usage.oom_kills,
+            message: finished.error_message.clone(),
+            hidden: self.run.hidden,
+        })))
     }
 }
 
@@ -138,22 +155,6 @@ fn out_of_memory_text(kills: u64, leader: bool) -> Option<String> {
         (1, false) => Some("the kernel killed 1 process: out of memory".to_owned()),
         (n, _) => Some(format!("the kernel killed {n} processes: out of memory")),
     }
-}
-
-/// A finished run in one line.
-fn describe(prompt: &str, finished: &Finished, usage: &RunUsage) -> String {
-    let mut text = format!("{} → exit {}", one_line(prompt), finished.exit_code);
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let cpu_ms = usage.cpu_ns as f64 / 1e6;
-    text.push_str(&format!(", {cpu_ms:.1} ms CPU"));
-    if usage.memory_peak_bytes > 0 {
-        text.push_str(&format!(", {} KiB peak memory", usage.memory_peak_bytes / 1024));
-    }
-    if let Some(message) = &finished.error_message {
-        text.push_str(": ");
-        text.push_str(message);
-    }
-    text
 }
 
 /// The record is on disk: the init may forget the run.
@@ -173,21 +174,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finished_run_is_one_line_with_exact_numbers() {
-        let finished = Finished {
-            exit_code: 137,
-            state: RunState::Failed,
-            cpu_ns: 1_500_000,
-            error_message: out_of_memory_text(1, true),
-            out_of_memory: out_of_memory_text(1, true),
-            timed_out: false,
-            lost: false,
-        };
-        let usage = RunUsage { cpu_ns: 1_500_000, memory_peak_bytes: 2048, oom_kills: 1 };
-        assert_eq!(
-            describe("sh -c hog", &finished, &usage),
-            "sh -c hog → exit 137, 1.5 ms CPU, 2 KiB peak memory: killed: out of memory"
-        );
+    fn killed_processes_are_counted_in_words() {
+        assert_eq!(out_of_memory_text(0, true), None);
+        assert_eq!(out_of_memory_text(1, true).as_deref(), Some("killed: out of memory"));
         let pool = out_of_memory_text(32, false);
         assert_eq!(pool.as_deref(), Some("the kernel killed 32 processes: out of memory"));
     }

@@ -1,17 +1,17 @@
-//! Shared parts of all runs: the database, the counters, and the limits of the configuration.
+//! Shared parts of all runs: the database, the events, and the limits of the configuration.
 
 use std::sync::Arc;
 
 use super::lasting::Lasting;
 use crate::config::Config;
 use crate::db::Db;
-use crate::metrics::Metrics;
+use crate::events::Events;
 
 /// The runs of all boxes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runs {
     db: Db,
-    metrics: Arc<Metrics>,
+    events: Events,
     lasting: Arc<Lasting>,
     /// Commands that may run in one box at once.
     pub(super) per_box_max: u32,
@@ -22,9 +22,9 @@ pub struct Runs {
 impl Runs {
     /// The runs with the limits of the configuration.
     #[must_use]
-    pub fn new(config: &Config, db: Db, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, db: Db, events: Events) -> Self {
         let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);
-        Self { db, metrics, lasting: Arc::default(), per_box_max, reply_after_commit }
+        Self { db, events, lasting: Arc::default(), per_box_max, reply_after_commit }
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -35,7 +35,7 @@ impl Runs {
         &self.lasting
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(super) fn events(&self) -> &Events {
+        &self.events
     }
 }

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use icebox_shim::ErrorKind;
 use icebox_shim::handle::{ExecRequest, Exit, ExitStatus, Run, RunEvents, RunInput};
+use icebox_shim::{ErrorKind, ExecFailure};
 
 use super::command::Command;
 use super::service::Runs;
 use super::ticket::{Ended, Finished, Ticket};
 use crate::boxes::{Awake, Entry, LiveRun, WorkKind};
 use crate::clock;
+use crate::events::Fact;
 use crate::refusal::{Refusal, without_errno};
+use crate::text::one_line;
 
-/// The init's name for the step that executes the program.
-const STEP_EXECUTE: &str = "execute";
-/// The init's name for the step that enters the working directory.
-const STEP_FOLDER: &str = "enter folder";
 /// A shell's exit codes for a missing program, and for one that cannot be executed.
 const EXIT_NOT_FOUND: i32 = 127;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
@@ -63,8 +61,18 @@ pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Star
     let work = (!command.hidden).then(|| entry.activity.begin(kind));
     let ticket = Ticket { runs: runs.clone(), entry: Arc::clone(entry), run, work };
     match handle.exec(request(number, command, entry, &ticket.run)).await {
-        Ok(run) => Ok(running(run, ticket)),
+        Ok(run) => {
+            publish_started(&ticket);
+            Ok(running(run, ticket))
+        }
         Err(error) => refused(error, ticket, command).await,
+    }
+}
+
+fn publish_started(ticket: &Ticket) {
+    if !ticket.run.hidden {
+        let (run_id, command) = (ticket.run.id.clone(), one_line(&ticket.run.prompt));
+        ticket.runs.events().publish(ticket.entry.event(Fact::RunStarted { run_id, command }));
     }
 }
 
@@ -108,15 +116,18 @@ fn running(run: Run, ticket: Ticket) -> Started {
 /// The program does not run. A missing program is a result; any other cause is an error of the request.
 async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -> Result<Started, Refusal> {
     let name = command.argv.first().map_or("", String::as_str);
-    let (exit_code, message) = match (error.step(), error.kind()) {
-        (STEP_EXECUTE, ErrorKind::NotFound) => (EXIT_NOT_FOUND, format!("{name}: command not found\n")),
-        (STEP_EXECUTE, _) => (EXIT_NOT_EXECUTABLE, format!("{name}: {}\n", without_errno(&error.causes()))),
-        (STEP_FOLDER, _) => {
+    let (exit_code, message) = match (error.exec_failure(), error.kind()) {
+        (Some(ExecFailure::Program), ErrorKind::NotFound) => (EXIT_NOT_FOUND, format!("{name}: command not found\n")),
+        (Some(ExecFailure::Program), _) => {
+            (EXIT_NOT_EXECUTABLE, format!("{name}: {}\n", without_errno(&error.causes())))
+        }
+        (Some(ExecFailure::Folder), _) => {
             let text = format!("folder '{}': {}", command.cwd, without_errno(&error.causes()));
             return Err(Refusal::Invalid(text));
         }
         _ => return Err(error.into()),
     };
+    publish_started(&ticket);
     let exit = Exit { status: ExitStatus::Code(exit_code), timed_out: false };
     let ended = Ended {
         exit: Ok(exit),

@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use icebox_runtime::{
-    Error, Kind, Result, Step,
+    Error, Result, Step,
     container::{self, CreateOptions, ExecOptions, Store},
 };
 
@@ -258,9 +258,4 @@ fn dispatch(cli: Cli, log: &report::Log) -> Result<u8> {
 
 fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
-}
-
-/// An argument that cannot be read.
-fn bad_argument(what: &str, cause: impl std::fmt::Display) -> Error {
-    Error::of(Kind::Invalid, Step::Bundle, what, cause)
 }

@@ -1,13 +1,16 @@
 //! Arguments that need more than clap.
 
-use icebox_runtime::Result;
+use icebox_runtime::{Error, Kind, Result, Step};
 use nix::sys::signal::Signal;
-
-use super::bad_argument;
 
 const SIGNAL_MAX: i32 = 64;
 /// The first real-time signal that programs may use.
 const RTMIN: i32 = 34;
+
+/// An argument that cannot be read.
+pub(super) fn bad_argument(what: &str, cause: impl std::fmt::Display) -> Error {
+    Error::of(Kind::Invalid, Step::Bundle, what, cause)
+}
 
 /// A signal by name, with or without `SIG`, or by number.
 pub(super) fn signal(text: &str) -> Result<i32> {

@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, io::Write as _, path::PathBuf, time::SystemTime};
 use icebox_runtime::{Error, Result, container::State};
 use serde::Serialize;
 
-use super::bad_argument;
+use super::parse::bad_argument;
 
 /// The destination of errors and warnings.
 pub(super) struct Log {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{state::Status, store::Store};
-use crate::{Error, Kind, Result, Step};
+use crate::{Error, Kind, Result, Step, error::OnStep as _};
 
 pub(super) const CGROUP_REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,11 +37,8 @@ pub(super) fn tear_down(store: &Store, id: &str) -> Result<()> {
     if let Ok(container) = store.open(id)
         && let Some(cgroup) = container.cgroup()?
     {
-        let failed = |error: crate::cgroup::Error| {
-            Error::of(Kind::Os, Step::Delete, &container.facts.cgroup, crate::error::chain(&error))
-        };
-        cgroup.kill().map_err(failed)?;
-        cgroup.remove(CGROUP_REMOVE_DEADLINE).map_err(failed)?;
+        cgroup.kill().on(Step::Delete, &container.facts.cgroup)?;
+        cgroup.remove(CGROUP_REMOVE_DEADLINE).on(Step::Delete, &container.facts.cgroup)?;
     }
     store.forget(id)
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior, setsid};
+use rustix::process::{Pid, setsid};
 
 use super::{
     foreground::{self, RunResult},
@@ -24,15 +24,15 @@ use crate::{
     bundle::{ExecOverrides, ForExec, for_exec},
     error::OnStep as _,
     launch::{
-        child_of, credentials, listen,
+        child_of, listen,
         process::{Entry, become_program},
-        set_oom_score,
-        sync::{Sync, Up},
+        session, set_oom_score,
+        sync::{Sync, ToParent},
         terminal,
     },
     plan::Process,
+    process::{Cloned, clone3, exit_now, join_tasks},
     stdio::give_pipe_to_user,
-    sys::process::{self as sys, Cloned},
 };
 
 /// Options of `exec`.
@@ -127,16 +127,14 @@ fn join(
     oom_score_adj: Option<i32>,
     fds: Vec<(OwnedFd, i32)>,
 ) -> Result<Joined> {
-    let failed = |error: crate::cgroup::Error| {
-        Error::of(Kind::Os, Step::JoinCgroup, &container.facts.cgroup, crate::error::chain(&error))
-    };
     let target = pidfd(container)?;
     let flags = different_namespaces(container.facts.pid)?;
     let cgroup = container.cgroup()?;
-    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().map_err(failed)).transpose()?.unwrap_or_default();
+    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().on(Step::JoinCgroup, &container.facts.cgroup)).transpose()?;
+    let tasks = tasks.unwrap_or_default();
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
     let place = cgroup.as_ref().and_then(crate::cgroup::Cgroup::unified_fd);
-    match sys::clone3(0, place).on(Step::Clone, "clone3(2)")? {
+    match clone3(0, place).on(Step::Clone, "clone3(2)")? {
         Cloned::Child => {
             drop(mine);
             enter(process, oom_score_adj, theirs, fds, &tasks, &target, flags)
@@ -188,18 +186,16 @@ fn enter(
         if let Some(score) = oom_score_adj {
             set_oom_score(rustix::process::getpid(), score, &mut warnings)?;
         }
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Join, "PR_SET_DUMPABLE")?;
-        for fd in tasks {
-            rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
-        }
+        session::hide(Step::Join)?;
+        join_tasks(tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
         setns(target.as_fd(), flags).on(Step::Join, format!("{flags:?}"))?;
-        sys::clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
+        clone3(libc::CLONE_PARENT as u64, None).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match join() {
         Ok(Cloned::Child) => {
             for text in warnings {
                 // The reader may be gone already; a warning is not worth a failure.
-                let _ = sync.send(&Up::Warning(text), None);
+                let _ = sync.send(&ToParent::Warning(text), None);
             }
             become_process(process, sync, fds, flags.contains(CloneFlags::CLONE_NEWUSER))
         }
@@ -207,28 +203,23 @@ fn enter(
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
     };
-    sys::exit_now(i32::from(sync.send(&reply, None).is_err()))
+    exit_now(i32::from(sync.send(&reply, None).is_err()))
 }
 
 /// The second: the program, once it has the container's identity.
 fn become_process(process: &Process, sync: Sync, fds: Vec<(OwnedFd, i32)>, in_user_namespace: bool) -> ! {
     let enter = || -> Result<()> {
         if in_user_namespace {
-            credentials::become_root_inside()?;
+            session::become_root_inside()?;
         }
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
         setsid().on(Step::Identity, "setsid(2)")?;
-        if let Some(size) = process.terminal {
-            let master = terminal::open_here(size, process.uid)?;
-            sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
-        }
-        Ok(())
+        terminal::hand_over_here(process, &sync)
     };
     match enter() {
         Ok(()) => become_program(process, sync, Entry { make_cwd: false, fds, start_socket: None }),
         Err(error) => {
-            let _ = sync.send(&Up::Failed(error), None);
-            sys::exit_now(1)
+            let _ = sync.send(&ToParent::Failed(error), None);
+            exit_now(1)
         }
     }
 }

@@ -38,11 +38,10 @@ pub(super) fn preserved(count: u32) -> Result<Vec<(OwnedFd, i32)>> {
     (0..count as i32)
         .map(|n| {
             let number = PRESERVED_FROM + n;
-            let open = Path::new("/proc/self/fd").join(number.to_string()).exists();
-            if !open {
-                return Err(Error::invalid(Step::Exec, "--preserve-fds", format!("descriptor {number} is not open")));
-            }
-            Ok((crate::sys::fd::own(number), number))
+            let adopted = crate::sys::fd::adopt(number).map_err(|_| {
+                Error::invalid(Step::Exec, "--preserve-fds", format!("descriptor {number} is not open"))
+            })?;
+            Ok((adopted, number))
         })
         .collect()
 }

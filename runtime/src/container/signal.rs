@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error, Kind, Result, Step,
     error::OnStep as _,
-    launch::sync::{Sync, Up},
+    launch::sync::{Sync, ToParent},
     sys::process as sys,
 };
 
@@ -41,11 +41,11 @@ pub fn start(store: &Store, id: &str) -> Result<Vec<String>> {
     let sync = knock().on(Step::Start, path.display())?;
     let mut warnings = Vec::new();
     // execve closes the other end: end of file says that the program runs.
-    while let Some((message, _)) = sync.receive::<Up>().on(Step::Start, id)? {
+    while let Some((message, _)) = sync.receive::<ToParent>().on(Step::Start, id)? {
         match message {
-            Up::Failed(error) => return Err(error),
-            Up::Warning(text) => warnings.push(text),
-            Up::Terminal | Up::Waiting => {}
+            ToParent::Failed(error) => return Err(error),
+            ToParent::Warning(text) => warnings.push(text),
+            ToParent::Terminal | ToParent::Waiting => {}
         }
     }
     fs::remove_file(&path).on(Step::Start, path.display())?;
@@ -59,9 +59,7 @@ pub fn start(store: &Store, id: &str) -> Result<Vec<String>> {
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let container = store.open(id)?;
     if all && let Some(cgroup) = container.cgroup()? {
-        return cgroup
-            .signal_all(signal)
-            .map_err(|error| Error::of(Kind::Os, Step::Signal, id, crate::error::chain(&error)));
+        return cgroup.signal_all(signal).on(Step::Signal, id);
     }
     let pidfd = pidfd(&container)?;
     sys::pidfd_signal(pidfd.as_fd(), signal).on(Step::Signal, id)
@@ -103,7 +101,7 @@ fn freeze(store: &Store, id: &str, from: &[Status], on: bool) -> Result<()> {
     let cgroup =
         container.cgroup()?.ok_or_else(|| Error::of(Kind::WrongState, Step::Freeze, id, "its cgroup is gone"))?;
     let done = if on { cgroup.freeze(FREEZE_DEADLINE) } else { cgroup.thaw(FREEZE_DEADLINE) };
-    done.map_err(|error| Error::of(Kind::Os, Step::Freeze, id, crate::error::chain(&error)))
+    done.on(Step::Freeze, id)
 }
 
 /// The pids of a container's processes, as the host numbers them.
@@ -113,9 +111,7 @@ fn freeze(store: &Store, id: &str, from: &[Status], on: bool) -> Result<()> {
 pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
     let container = store.open(id)?;
     match container.cgroup()? {
-        Some(cgroup) => {
-            cgroup.procs().map_err(|error| Error::of(Kind::Os, Step::State, id, crate::error::chain(&error)))
-        }
+        Some(cgroup) => cgroup.procs().on(Step::State, id),
         None => Ok(Vec::new()),
     }
 }

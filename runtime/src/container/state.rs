@@ -111,14 +111,12 @@ impl Container {
     }
 
     pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>> {
-        let failed = |error: crate::cgroup::Error| {
-            crate::Error::of(crate::Kind::Os, Step::Cgroup, &self.facts.cgroup, crate::error::chain(&error))
-        };
-        let hierarchy = Hierarchy::probe().map_err(failed)?;
-        let path = CgroupPath::new(self.facts.cgroup.clone()).map_err(failed)?;
+        let subject = &self.facts.cgroup;
+        let hierarchy = Hierarchy::probe().on(Step::Cgroup, subject)?;
+        let path = CgroupPath::new(self.facts.cgroup.clone()).on(Step::Cgroup, subject)?;
         let controllers: Vec<Controller> =
             self.facts.controllers.iter().filter_map(|name| Controller::from_name(name)).collect();
-        Cgroup::open(&hierarchy, &path, &controllers).map_err(failed)
+        Cgroup::open(&hierarchy, &path, &controllers).on(Step::Cgroup, subject)
     }
 
     /// The bundle with the configuration that the container was created with.

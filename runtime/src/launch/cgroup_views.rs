@@ -13,9 +13,8 @@ use rustix::{
 };
 
 use super::{
-    inside::Inside,
-    mount_parts::{flags, target, unified},
-    root::{attach, attach_at, new_filesystem},
+    mount_parts::{attach, attach_at, flags, new_filesystem, target, unified},
+    rootfs_fd::RootfsFd,
 };
 use crate::{
     Result, Step,
@@ -33,7 +32,7 @@ const UNIFIED: &str = "unified";
 /// Detached mounts of the hierarchies.
 #[derive(Default)]
 pub(super) struct Views {
-    pub(super) unified: Option<OwnedFd>,
+    unified: Option<OwnedFd>,
     v1: Vec<(Vec<Controller>, OwnedFd)>,
 }
 
@@ -53,22 +52,27 @@ impl Views {
         Ok(Self { unified, v1: v1.iter().map(view).collect::<Result<_>>()? })
     }
 
-    /// Whether there is a v1 hierarchy to be shown.
-    pub(super) fn is_hybrid(&self) -> bool {
-        !self.v1.is_empty()
+    /// The v2 tree, if it is all there is to be shown.
+    pub(super) fn take_whole(&mut self) -> Option<OwnedFd> {
+        if self.v1.is_empty() { self.unified.take() } else { None }
+    }
+
+    /// All of it, if there is a v1 hierarchy to be shown.
+    pub(super) fn take_hybrid(&mut self) -> Option<Self> {
+        if self.v1.is_empty() { None } else { Some(std::mem::take(self)) }
     }
 
     /// Attaches a hybrid layout at the target of `mount`.
-    pub(super) fn attach(self, inside: &Inside, mount: &Mount) -> Result<()> {
-        self.attach_layout(inside, mount).on(Step::Mounts, mount.target.display())
+    pub(super) fn attach(self, rootfs: &RootfsFd, mount: &Mount) -> Result<()> {
+        self.attach_layout(rootfs, mount).on(Step::Mounts, mount.target.display())
     }
 
-    fn attach_layout(self, inside: &Inside, mount: &Mount) -> io::Result<()> {
+    fn attach_layout(self, rootfs: &RootfsFd, mount: &Mount) -> io::Result<()> {
         let options = [("mode", "0755"), ("size", LAYOUT_BYTES_MAX)];
         let options = options.map(|(key, value)| (key.to_owned(), Some(value.to_owned())));
         let writable = MountAttributes { readonly: false, ..mount.attributes };
         let layout = new_filesystem("tmpfs", &options, flags(writable) & !MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-        let target = target(inside, mount, &layout)?;
+        let target = target(rootfs, mount, &layout)?;
         // Attached first: before Linux 6.15 nothing can be attached to a mount that is detached itself.
         attach_at(&layout, &target)?;
         let unified = self.unified.map(|view| (UNIFIED.to_owned(), view));

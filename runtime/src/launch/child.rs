@@ -1,178 +1,156 @@
-//! What the first process does between `clone3` and `execve`. [`run`] is the table of contents; each step is a file.
+//! What the first process does between `clone3` and becoming the program. [`set_up`] is the table of contents; each step is
+//! a file.
 
-use std::os::fd::{OwnedFd, RawFd};
-
-use nix::sched::{CloneFlags, setns, unshare};
-use rustix::{
-    fs::Mode,
-    process::{DumpableBehavior, set_dumpable_behavior, setsid, umask},
+use std::{
+    fs,
+    os::fd::{OwnedFd, RawFd},
 };
 
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::{fs::Mode, process::umask};
+
 use super::{
+    Inherit,
+    cgroup::Made,
     cgroup_views::Views,
-    credentials, dev,
-    inside::{Inside, reopen_dir},
+    clocks, dev,
     masks::Masks,
     mounts, names,
     process::{self, Entry},
-    root,
-    sync::{Down, Sync, Up},
+    root, session,
+    sync::{Sync, ToChild, ToParent},
     terminal,
 };
 use crate::{
-    Error, Result, Step,
+    Result, Step,
     error::OnStep as _,
-    plan::{MountSource, Namespace, Plan, RootSource},
-    sys::process as sys,
+    plan::{Namespace, Namespaces, Plan},
+    process::{exit_now, join_tasks},
 };
 
-/// Everything the first process brings along from its maker.
-pub(super) struct Luggage {
+/// What the first process gets from the caller, beside the plan.
+pub(super) struct ChildArgs {
     pub(super) sync: Sync,
     /// `tasks` files of the v1 hierarchies still to be joined.
     pub(super) tasks: Vec<OwnedFd>,
     /// Namespaces to join, in order, with their flag.
-    pub(super) joins: Vec<(OwnedFd, CloneFlags)>,
+    joins: Vec<(OwnedFd, CloneFlags)>,
     /// Make the cgroup namespace here, since the cgroup was entered by this process itself.
-    pub(super) own_cgroup_namespace: bool,
-    /// The cgroup hierarchies as the container sees them, if its maker has made the namespace.
+    own_cgroup_namespace: bool,
+    /// The cgroup hierarchies as the container sees them, if they could be made before the clone.
     pub(super) cgroup_views: Views,
     /// Descriptors for the program.
-    pub(super) fds: Vec<(OwnedFd, RawFd)>,
-    /// Where `start` knocks.
-    pub(super) start_socket: Option<OwnedFd>,
+    fds: Vec<(OwnedFd, RawFd)>,
+    /// Where `start` connects.
+    start_socket: Option<OwnedFd>,
+}
+
+impl ChildArgs {
+    /// Opens what the first process needs and could not open itself.
+    pub(super) fn pack(plan: &Plan, inherit: Inherit, sync: Sync, cgroup: &Made, has_leaf: bool) -> Result<Self> {
+        Ok(Self {
+            sync,
+            tasks: cgroup.tasks()?,
+            joins: open_joins(&plan.namespaces)?,
+            own_cgroup_namespace: plan.namespaces.cgroup.is_new() && !has_leaf,
+            cgroup_views: Views::default(),
+            fds: inherit.fds,
+            start_socket: inherit.start_socket,
+        })
+    }
 }
 
 /// Runs the set-up and the program. Never returns.
-pub(super) fn run(plan: &Plan, luggage: Luggage) -> ! {
-    let Luggage { sync, tasks, joins, own_cgroup_namespace, cgroup_views, fds, start_socket } = luggage;
-    match set_up(plan, &sync, &tasks, &joins, own_cgroup_namespace, cgroup_views) {
-        Ok(()) => process::become_program(&plan.process, sync, Entry { make_cwd: true, fds, start_socket }),
+pub(super) fn run(plan: &Plan, mut args: ChildArgs) -> ! {
+    match set_up(plan, &mut args) {
+        Ok(()) => {
+            let entry = Entry { make_cwd: true, fds: args.fds, start_socket: args.start_socket };
+            process::become_program(&plan.process, args.sync, entry)
+        }
         Err(error) => {
-            let _ = sync.send(&Up::Failed(error), None);
-            sys::exit_now(1)
+            // There is no other place to report it to.
+            let _ = args.sync.send(&ToParent::Failed(error), None);
+            exit_now(1)
         }
     }
 }
 
-fn set_up(
-    plan: &Plan,
-    sync: &Sync,
-    tasks: &[OwnedFd],
-    joins: &[(OwnedFd, CloneFlags)],
-    own_cgroup_namespace: bool,
-    mut cgroup_views: Views,
-) -> Result<()> {
-    // Before anything of the container's can be seen: no tracing and no /proc/PID access for anybody without
-    // CAP_SYS_PTRACE over us (CVE-2016-9962). execve of the program undoes it.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
-    join_cgroups(tasks)?;
-    join_namespaces(joins)?;
-    if own_cgroup_namespace {
-        unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
-    }
-    let mapped = plan.id_maps.is_some();
-    if mapped {
-        expect(sync, &Down::Mapped, Step::IdMaps)?;
-    }
+fn set_up(plan: &Plan, args: &mut ChildArgs) -> Result<()> {
+    // First, before anything of the container's can see this process.
+    session::hide(Step::Clone)?;
+    join_tasks(&args.tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
+    join_namespaces(args)?;
+    wait_for_id_maps(plan, &args.sync)?;
+    clocks::from_zero(plan)?;
 
+    // The host's mounts are still in sight, and so are the rights to open them.
     root::everything_private()?;
-    let in_user_namespace = plan.namespaces.user != Namespace::Host;
-    let spare = root::open_mount_point(&plan.root)?;
+    let mount_point = root::open_mount_point(&plan.root)?;
     let directory = root::open_directory(&plan.root)?;
-    let whole = if cgroup_views.is_hybrid() { None } else { cgroup_views.unified.take() };
-    let mut sources = mounts::open_sources(&plan.mounts, whole)?;
-    let nodes = if in_user_namespace {
-        dev::open_host_nodes(&plan.dev)?
-    } else {
-        plan.dev.nodes.iter().map(|_| None).collect()
-    };
-    if in_user_namespace {
-        credentials::become_root_inside()?;
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).on(Step::Identity, "PR_SET_DUMPABLE")?;
+    let mut sources = mounts::open_sources(&plan.mounts, args.cgroup_views.take_whole())?;
+    let nodes = dev::open_host_nodes(plan)?;
+
+    if plan.namespaces.user != Namespace::Host {
+        session::become_root_inside()?;
     }
     umask(Mode::empty());
-    new_session()?;
+    session::start()?;
 
-    let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &spare)?;
-    for (mount, source) in plan.mounts.iter().zip(&mut sources) {
-        if matches!(mount.source, MountSource::Text(_)) {
-            *source = masks.take_text();
-        }
-    }
-    if plan.namespaces.net.is_new() {
-        names::loopback_up()?;
-    }
+    let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &mount_point)?;
+    mounts::add_texts(&plan.mounts, &mut sources, &mut masks);
+    names::loopback_up(&plan.namespaces.net)?;
     names::set(plan)?;
 
-    let inside = enter_root(plan, sync, &spare, directory)?;
-    let hybrid = Some(cgroup_views).filter(Views::is_hybrid);
-    let read_only_later = mounts::attach_all(&inside, &plan.mounts, sources, hybrid)?;
-    dev::fill(&inside, &plan.dev, nodes)?;
-    if let Some(size) = plan.process.terminal {
-        let master = terminal::open_inside(&inside, size, plan.process.uid)?;
-        sync.send(&Up::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")?;
-    }
+    let rootfs = root::enter(&plan.root, &args.sync, &mount_point, directory)?;
+    let read_only_later = mounts::attach_all(&rootfs, &plan.mounts, sources, args.cgroup_views.take_hybrid())?;
+    dev::fill(&rootfs, &plan.dev, nodes)?;
+    terminal::hand_over(&rootfs, &plan.process, &args.sync)?;
     mounts::finish_read_only(&read_only_later)?;
-    for path in &plan.readonly_paths {
-        mounts::make_readonly(&inside, path)?;
-    }
-    for path in &plan.masked_paths {
-        masks.cover(&inside, path)?;
-    }
-    if plan.root.readonly {
-        root::make_readonly(&inside)?;
-    }
-    root::pivot(&inside)
+    mounts::make_paths_read_only(&rootfs, &plan.readonly_paths)?;
+    masks.cover_all(&rootfs, &plan.masked_paths)?;
+    root::finish_read_only(&rootfs, &plan.root)?;
+    // The hooks createContainer belong here: everything is mounted, the old root is still there. The hooks startContainer
+    // belong into `process`, after the wait for `start`.
+    root::pivot(&rootfs)
 }
 
-fn join_cgroups(tasks: &[OwnedFd]) -> Result<()> {
-    for fd in tasks {
-        // "0" is the writer itself: for a single-threaded process the kernel then skips the grace period that makes
-        // a write to cgroup.procs take some 12 ms.
-        rustix::io::write(fd, b"0").on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
+/// Opens the namespaces to join; the user namespace first, since it gives the rights to join the others.
+fn open_joins(namespaces: &Namespaces) -> Result<Vec<(OwnedFd, CloneFlags)>> {
+    let mut list = Vec::new();
+    for (namespace, flag) in [
+        (&namespaces.user, CloneFlags::CLONE_NEWUSER),
+        (&namespaces.net, CloneFlags::CLONE_NEWNET),
+        (&namespaces.ipc, CloneFlags::CLONE_NEWIPC),
+        (&namespaces.uts, CloneFlags::CLONE_NEWUTS),
+        (&namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP),
+    ] {
+        if let Namespace::Join(path) = namespace {
+            let file = fs::File::open(path).on(Step::Join, path.display())?;
+            list.push((file.into(), flag));
+        }
     }
-    Ok(())
+    if let Namespace::Join(path) = &namespaces.pid {
+        // A pid namespace is joined by the children of the one that asks (setns(2)); the caller is one-shot.
+        let file = fs::File::open(path).on(Step::Join, path.display())?;
+        setns(&file, CloneFlags::CLONE_NEWPID).on(Step::Join, path.display())?;
+    }
+    Ok(list)
 }
 
-fn join_namespaces(joins: &[(OwnedFd, CloneFlags)]) -> Result<()> {
-    for (fd, kind) in joins {
+/// Joins the namespaces that exist, and makes the cgroup namespace if that is left to this process.
+fn join_namespaces(args: &ChildArgs) -> Result<()> {
+    for (fd, kind) in &args.joins {
         setns(fd, *kind).on(Step::Join, format!("{kind:?}"))?;
     }
+    if args.own_cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
+    }
     Ok(())
 }
 
-fn expect(sync: &Sync, wanted: &Down, step: Step) -> Result<Option<OwnedFd>> {
-    match sync.receive::<Down>().on(step, "the caller's message")? {
-        Some((message, fd)) if message == *wanted => Ok(fd),
-        Some((other, _)) => Err(Error::invalid(step, "sync", format!("{other:?} came, {wanted:?} was due"))),
-        None => Err(Error::invalid(step, "sync", "the caller went away")),
+fn wait_for_id_maps(plan: &Plan, sync: &Sync) -> Result<()> {
+    if plan.id_maps.is_some() {
+        sync.expect(&ToChild::Mapped, Step::IdMaps)?;
     }
-}
-
-fn new_session() -> Result<()> {
-    match setsid() {
-        // Already a leader: nothing to leave.
-        Ok(_) | Err(rustix::io::Errno::PERM) => {}
-        Err(error) => return Err(Error::os(Step::Identity, "setsid(2)", error)),
-    }
-    match sys::new_session_keyring() {
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
-        other => other.on(Step::Identity, "session keyring"),
-    }
-}
-
-/// Attaches the root at its mount point and opens it.
-fn enter_root(plan: &Plan, sync: &Sync, spare: &OwnedFd, directory: Option<OwnedFd>) -> Result<Inside> {
-    let subject = root::mount_point(&plan.root).display();
-    let detached = match (&plan.root.source, directory) {
-        (RootSource::Directory(_), Some(tree)) => tree,
-        (RootSource::Directory(_), None) => {
-            return Err(Error::invalid(Step::Root, &subject, "the directory was not opened"));
-        }
-        (RootSource::Overlay(_), _) => expect(sync, &Down::Root, Step::Root)?
-            .ok_or_else(|| Error::invalid(Step::Root, &subject, "the root did not arrive"))?,
-    };
-    root::attach_at(&detached, spare).on(Step::Root, &subject)?;
-    reopen_dir(&detached).map(Inside::new).on(Step::Root, &subject)
+    Ok(())
 }

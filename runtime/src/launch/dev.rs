@@ -8,19 +8,23 @@ use rustix::{
 };
 
 use super::{
-    inside::{Inside, unlink_if_there},
-    root::attach_at,
+    mount_parts::attach_at,
+    rootfs_fd::{RootfsFd, unlink_if_there},
 };
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
-    plan::{Dev, DeviceKind, DeviceNode},
+    plan::{Dev, DeviceKind, DeviceNode, Namespace, Plan},
 };
 
 /// Copies of the host's nodes, where nodes cannot be made: the kernel refuses `mknod` of devices in a user namespace.
-/// Taken while the host's `/dev` is in sight.
-pub(super) fn open_host_nodes(dev: &Dev) -> Result<Vec<Option<OwnedFd>>> {
-    dev.nodes
+/// Taken while the host's `/dev` is in sight. One entry for each node, `None` for one that is to be made.
+pub(super) fn open_host_nodes(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
+    if plan.namespaces.user == Namespace::Host {
+        return Ok(plan.dev.nodes.iter().map(|_| None).collect());
+    }
+    plan.dev
+        .nodes
         .iter()
         .map(|node| {
             if node.kind == DeviceKind::Fifo {
@@ -58,26 +62,26 @@ fn file_type(kind: DeviceKind) -> FileType {
 }
 
 /// Fills `/dev`. `bound` holds one entry per node: a copy of the host's node to attach, or `None` to make the node.
-pub(super) fn fill(inside: &Inside, dev: &Dev, bound: Vec<Option<OwnedFd>>) -> Result<()> {
+pub(super) fn fill(rootfs: &RootfsFd, dev: &Dev, bound: Vec<Option<OwnedFd>>) -> Result<()> {
     for (node, bound) in dev.nodes.iter().zip(bound) {
         match bound {
             Some(tree) => {
-                let target = inside.make_file(&node.path).on(Step::Devices, node.path.display())?;
+                let target = rootfs.make_file(&node.path).on(Step::Devices, node.path.display())?;
                 attach_at(&tree, &target).on(Step::Devices, node.path.display())?;
             }
-            None => make_node(inside, node).on(Step::Devices, node.path.display())?,
+            None => make_node(rootfs, node).on(Step::Devices, node.path.display())?,
         }
     }
     for (name, text) in &dev.links {
         let path = Path::new("/dev").join(name);
-        let (dir, name) = inside.parent(&path).on(Step::Devices, path.display())?;
+        let (dir, name) = rootfs.parent(&path).on(Step::Devices, path.display())?;
         link(&dir, name, text).on(Step::Devices, path.display())?;
     }
     Ok(())
 }
 
-fn make_node(inside: &Inside, node: &DeviceNode) -> io::Result<()> {
-    let (dir, name) = inside.parent(&node.path)?;
+fn make_node(rootfs: &RootfsFd, node: &DeviceNode) -> io::Result<()> {
+    let (dir, name) = rootfs.parent(&node.path)?;
     unlink_if_there(&dir, name)?;
     let rdev = makedev(node.major, node.minor);
     mknodat(&dir, name, file_type(node.kind), Mode::from_raw_mode(node.mode), rdev)?;

@@ -15,8 +15,8 @@ use rustix::{
 };
 
 use super::{
-    inside::{Inside, is_dir},
-    root::{attach_at, new_filesystem},
+    mount_parts::{attach_at, new_filesystem},
+    rootfs_fd::{RootfsFd, is_dir},
 };
 use crate::{
     Result, Step,
@@ -107,9 +107,14 @@ impl Masks {
         self.texts.pop_front()
     }
 
+    /// Covers these paths.
+    pub(super) fn cover_all(&mut self, rootfs: &RootfsFd, paths: &[PathBuf]) -> Result<()> {
+        paths.iter().try_for_each(|path| self.cover(rootfs, path))
+    }
+
     /// Covers `path`; a missing one is passed over, since kernels differ in what they show.
-    pub(super) fn cover(&mut self, inside: &Inside, path: &Path) -> Result<()> {
-        let target = match inside.resolve(path) {
+    fn cover(&mut self, rootfs: &RootfsFd, path: &Path) -> Result<()> {
+        let target = match rootfs.resolve(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.on(Step::Paths, path.display())?,
         };

@@ -1,17 +1,58 @@
-//! What every kind of mount needs: its attributes as the kernel's bits, its target, and the cgroup2 tree.
+//! What every kind of mount needs: a new file system, attaching it, its attributes as the kernel's bits, its target, and
+//! the cgroup2 tree.
 
-use std::{io, os::fd::OwnedFd};
-
-use rustix::{fs::Mode, mount::MountAttrFlags};
-
-use super::{
-    inside::{Inside, is_dir},
-    root::new_filesystem,
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
 };
+
+use rustix::{
+    fs::Mode,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, move_mount,
+    },
+};
+
+use super::rootfs_fd::{RootfsFd, is_dir};
 use crate::{
     plan::{Mount, MountAttributes, MountSource},
     sys::mount as sys_mount,
 };
+
+/// Attaches a detached mount at a path.
+pub(super) fn attach(mount: &OwnedFd, dir: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    Ok(move_mount(mount, "", dir, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Attaches a detached mount at the object that a descriptor names.
+pub(super) fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// A new, detached instance of a file system.
+pub(super) fn new_filesystem(
+    fstype: &str,
+    options: &[(String, Option<String>)],
+    flags: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(&context, options)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// Sets the options of a file system and makes it.
+pub(super) fn configure(context: &OwnedFd, options: &[(String, Option<String>)]) -> io::Result<()> {
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
+            None => fsconfig_set_flag(context, key.as_str())?,
+        }
+    }
+    Ok(fsconfig_create(context)?)
+}
 
 /// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached. `None` on a host without cgroup2.
 pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>> {
@@ -22,20 +63,20 @@ pub(super) fn unified(attributes: MountAttributes) -> io::Result<Option<OwnedFd>
 }
 
 /// Opens the target of a mount inside the root, and makes it if it is missing.
-pub(super) fn target(inside: &Inside, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
+pub(super) fn target(rootfs: &RootfsFd, mount: &Mount, detached: &OwnedFd) -> io::Result<OwnedFd> {
     let kernel_view =
         matches!(&mount.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
     if kernel_view {
         // A link here would let the image choose where the kernel's own files appear (CVE-2019-19921).
-        match inside.resolve_no_links(&mount.target) {
+        match rootfs.resolve_no_links(&mount.target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => return other,
         }
     }
     if is_dir(detached)? {
-        inside.make_dir(&mount.target, Mode::from_raw_mode(0o755))
+        rootfs.make_dir(&mount.target, Mode::from_raw_mode(0o755))
     } else {
-        inside.make_file(&mount.target)
+        rootfs.make_file(&mount.target)
     }
 }
 

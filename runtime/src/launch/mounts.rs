@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -13,9 +13,9 @@ use rustix::{
 
 use super::{
     cgroup_views::Views,
-    inside::Inside,
-    mount_parts::{bits, flags, target, unified},
-    root::{attach_at, new_filesystem},
+    masks::Masks,
+    mount_parts::{attach_at, bits, flags, new_filesystem, target, unified},
+    rootfs_fd::RootfsFd,
 };
 use crate::{
     Result, Step,
@@ -54,10 +54,19 @@ pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
         .collect()
 }
 
+/// Takes the mount of each text of the plan.
+pub(super) fn add_texts(mounts: &[Mount], sources: &mut [Option<OwnedFd>], masks: &mut Masks) {
+    for (mount, source) in mounts.iter().zip(sources) {
+        if matches!(mount.source, MountSource::Text(_)) {
+            *source = masks.take_text();
+        }
+    }
+}
+
 /// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that
 /// [`finish_read_only`] is to make read-only.
 pub(super) fn attach_all<'m>(
-    inside: &Inside,
+    rootfs: &RootfsFd,
     mounts: &'m [Mount],
     sources: Vec<Option<OwnedFd>>,
     mut hybrid: Option<Views>,
@@ -65,10 +74,10 @@ pub(super) fn attach_all<'m>(
     let mut read_only_later = Vec::new();
     for (mount, source) in mounts.iter().zip(sources) {
         if let Some(views) = hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
-            views.attach(inside, mount)?;
+            views.attach(rootfs, mount)?;
             continue;
         }
-        let Some(attached) = attach_one(inside, mount, source)? else { continue };
+        let Some(attached) = attach_one(rootfs, mount, source)? else { continue };
         if read_only_late(mount) {
             read_only_later.push((attached, mount));
         }
@@ -92,10 +101,10 @@ pub(super) fn finish_read_only(mounts: &[(OwnedFd, &Mount)]) -> Result<()> {
     Ok(())
 }
 
-fn attach_one(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn attach_one(rootfs: &RootfsFd, mount: &Mount, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     let subject = mount.target.display();
     let Some(detached) = make(mount, source).on(Step::Mounts, &subject)? else { return Ok(None) };
-    let target = target(inside, mount, &detached).on(Step::Mounts, &subject)?;
+    let target = target(rootfs, mount, &detached).on(Step::Mounts, &subject)?;
     attach_at(&detached, &target).on(Step::Mounts, &subject)?;
     if let Some(propagation) = mount.propagation {
         propagate(&detached, propagation).on(Step::Mounts, &subject)?;
@@ -139,9 +148,14 @@ fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
     sys_mount::mount_setattr(mount.as_fd(), c"", recursive, &attr)
 }
 
+/// Makes the objects at these paths read-only.
+pub(super) fn make_paths_read_only(rootfs: &RootfsFd, paths: &[PathBuf]) -> Result<()> {
+    paths.iter().try_for_each(|path| make_path_read_only(rootfs, path))
+}
+
 /// Makes the object at `path` read-only by a mount of itself; a missing path is passed over.
-pub(super) fn make_readonly(inside: &Inside, path: &Path) -> Result<()> {
-    let target = match inside.resolve(path) {
+fn make_path_read_only(rootfs: &RootfsFd, path: &Path) -> Result<()> {
+    let target = match rootfs.resolve(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.on(Step::Paths, path.display())?,
     };

@@ -1,6 +1,9 @@
 //! Host name, domain name, sysctls, and the loopback link.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -8,11 +11,11 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
 };
 
-use super::root::new_filesystem;
+use super::mount_parts::new_filesystem;
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
-    plan::{Plan, sysctl_path},
+    plan::{Namespace, Plan, sysctl_path},
     sys::process as sys,
 };
 
@@ -49,10 +52,12 @@ fn sysctls(sysctls: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Brings `lo` up in the new network namespace.
-pub(super) fn loopback_up() -> Result<()> {
+/// Brings `lo` up in a new network namespace.
+pub(super) fn loopback_up(network: &Namespace) -> Result<()> {
+    if !network.is_new() {
+        return Ok(());
+    }
     let socket =
         socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).on(Step::Network, "socket")?;
-    use std::os::fd::AsFd as _;
     sys::loopback_up(socket.as_fd()).on(Step::Network, "lo")
 }

@@ -1,45 +1,40 @@
-//! Becoming the program: the one place where each field of a [`Process`] takes effect, for create, run and exec alike.
+//! From a [`Process`] to a program that runs: its working directory and file are looked up, [`crate::process`] does the
+//! rest, and the caller is told of warnings and of a failure.
 //!
-//! The order, and why:
-//!
-//! | step | reason |
-//! |---|---|
-//! | working directory, program, arguments, `HOME` | errors of the caller, which `create` reports; the files are the container's |
-//! | descriptors | `close_range(2)` must not meet a filter that lacks it; parking needs high numbers, so before the limits |
-//! | resource limits, file mode mask | raising a hard limit takes a capability |
-//! | groups, ids, capabilities, `no_new_privs` | `create` reports their failure, and a created container waits without rights |
-//! | wait for `start` | |
-//! | system call filter | last, so that a profile needs to allow nothing of this crate but `execve` (and one `write` of a failure) |
-//! | `execve` | |
+//! The working directory comes first, since names may be relative to it. Both are errors of the caller, which `create`
+//! reports. Waiting for `start` lies between the two halves of becoming the program: `create` reports what fails in the
+//! first, `start` what fails in the second. The second half is the system call filter and `execve`. The filter cannot be
+//! loaded before the wait, as it would judge the calls that wait and report. What the kernel tells of a filter without
+//! loading it is asked before the wait.
 
 use std::{
     convert::Infallible,
     ffi::CString,
     io::{self, Read as _},
+    mem::ManuallyDrop,
     os::{
-        fd::{AsFd as _, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _, net::UnixListener},
+        fd::{AsFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, CWD, Mode, accessat};
+use rustix::fs::{Access, CWD, accessat};
 
-use super::{
-    credentials,
-    sync::{Sync, Up},
-};
+use super::sync::{Sync, ToParent};
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
-    plan::{Executable, Process, Rlimit},
-    sys::process as sys,
+    plan::{Executable, Process},
+    process::{
+        Failure, Note, PARKED_FROM, ProcessStep, ProgramFile, Ready, Rights, StringList, User, capabilities_in,
+        exit_now, is_inside_root,
+    },
+    seccomp,
 };
 
 const UMASK_DEFAULT: u32 = 0o022;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Descriptors in flight are moved above this number before they are given their final one.
-const PARKED_FROM: RawFd = 256;
 /// The part of the container's `/etc/passwd` that is read.
 const PASSWD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -60,38 +55,121 @@ pub(crate) fn become_program(process: &Process, sync: Sync, entry: Entry) -> ! {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let _ = listener.send(&Up::Failed(error), None);
-    sys::exit_now(1)
+    let _ = listener.send(&ToParent::Failed(error), None);
+    exit_now(1)
 }
 
 fn steps(process: &Process, listener: &mut Sync, entry: Entry) -> Result<Infallible> {
     enter_cwd(&process.cwd, entry.make_cwd)?;
     let mut program = Program::find(process)?;
-    let start_socket = place_descriptors(&mut program, listener, entry.start_socket, entry.fds)?;
-    set_rlimits(&process.rlimits, listener)?;
-    set_umask(process);
-    drop_rights(process, listener)?;
-    if let Some(socket) = start_socket {
-        listener.send(&Up::Waiting, None).on(Step::Start, "telling the caller")?;
-        *listener = wait_for_start(socket).on(Step::Start, "start socket")?;
+    // Their numbers are closed or taken over below: the owners must not close them again.
+    let fds = ManuallyDrop::new(entry.fds);
+    let last = fds.iter().map(|(_, target)| *target).max().unwrap_or_default();
+    *listener = Sync::from(park(&*listener, last, "the caller")?);
+    let file = program.open.take().map(|file| park(&file, last, "the executable file")).transpose()?;
+    let start_socket = entry.start_socket.map(|socket| park(&socket, last, "start")).transpose()?;
+    let fds: Vec<_> = fds.iter().map(|(fd, target)| (fd.as_fd(), *target)).collect();
+    let kept: Vec<_> = [Some(listener.as_fd()), file.as_ref().map(AsFd::as_fd), start_socket.as_ref().map(AsFd::as_fd)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let ready = Ready {
+        fds: &fds,
+        kept: &kept,
+        rlimits: &process.rlimits,
+        umask: process.umask.unwrap_or(UMASK_DEFAULT),
+        user: User { uid: process.uid, gid: process.gid, groups: &process.groups },
+        rights: Rights::Sets { sets: process.capabilities, no_new_privs: process.no_new_privs },
+        folder: None,
+        filter: process.seccomp.as_ref(),
+        file: match &file {
+            Some(file) => ProgramFile::Open(file.as_fd()),
+            None => ProgramFile::FirstOf(&program.paths),
+        },
+        args: StringList::new(&program.args),
+        env: StringList::new(&program.env),
+    };
+    let failed = |failure| error_of(process, &program.name, failure);
+    ready.prepare(&mut |note| tell(listener, note)).map_err(failed)?;
+    let mut starter = None;
+    if let Some(socket) = &start_socket {
+        if let Some(filter) = &process.seccomp {
+            seccomp::check(filter).on(Step::Seccomp, "filter")?;
+        }
+        listener.send(&ToParent::Waiting, None).on(Step::Start, "telling the caller")?;
+        starter = Some(wait_for_start(socket).on(Step::Start, "start socket")?);
     }
-    credentials::load_filter(process)?;
-    Err(program.execute())
+    let error = failed(ready.execute());
+    if let Some(starter) = starter {
+        *listener = starter;
+    }
+    Err(error)
 }
 
-fn drop_rights(process: &Process, listener: &Sync) -> Result<()> {
-    for capability in credentials::apply(process)? {
-        let text = format!("capability {capability} is not available on this host");
-        // The reader of warnings may be gone already; a warning is not worth a failure.
-        let _ = listener.send(&Up::Warning(text), None);
-    }
-    Ok(())
+/// Moves a descriptor that this process needs until `execve` above those of the program.
+fn park(fd: impl AsFd, last: RawFd, what: &str) -> Result<OwnedFd> {
+    let from = PARKED_FROM.max(last.saturating_add(1));
+    rustix::io::fcntl_dupfd_cloexec(fd, from).on(Step::Exec, format!("descriptor of {what}"))
 }
 
-fn wait_for_start(listener: OwnedFd) -> io::Result<Sync> {
-    let listener = UnixListener::from(listener);
+/// Tells the caller of a warning. It may be gone already; a warning is not worth a failure.
+fn tell(listener: &Sync, note: Note) {
+    let texts = match note {
+        Note::HardLimitKept { wanted, set } => vec![format!(
+            "resource limit {}: {}:{} was asked for; without CAP_SYS_RESOURCE the hard limit stays {}, soft is {}",
+            rlimit_name(wanted.resource),
+            wanted.soft,
+            wanted.hard,
+            set.hard,
+            set.soft
+        )],
+        Note::CapabilitiesMissing(set) => capabilities_in(set)
+            .map(|number| format!("capability {} is not available on this host", capability_name(number)))
+            .collect(),
+    };
+    for text in texts {
+        let _ = listener.send(&ToParent::Warning(text), None);
+    }
+}
+
+/// A failed step in the words of this crate.
+fn error_of(process: &Process, name: &str, failure: Failure) -> Error {
+    let one = |what: &str| failure.detail.map_or_else(|| what.to_owned(), |number| format!("{what} {number}"));
+    let (step, subject) = match failure.step {
+        ProcessStep::JoinCgroup => (Step::JoinCgroup, "tasks of a v1 hierarchy".to_owned()),
+        ProcessStep::Session => (Step::Identity, "setsid(2)".to_owned()),
+        ProcessStep::Terminal => (Step::Terminal, "controlling terminal".to_owned()),
+        ProcessStep::Descriptors => (Step::Exec, one("descriptor")),
+        ProcessStep::Limits => {
+            let name = failure.detail.map(|number| rlimit_name(number as u32)).unwrap_or_default();
+            (Step::Rlimits, format!("resource limit {name}"))
+        }
+        ProcessStep::Groups => (Step::Credentials, "setgroups(2)".to_owned()),
+        ProcessStep::Group => (Step::Credentials, format!("gid {}", process.gid)),
+        ProcessStep::User => (Step::Credentials, format!("uid {}", process.uid)),
+        ProcessStep::Capabilities => (Step::Credentials, one("capability")),
+        ProcessStep::NoNewPrivs => (Step::Credentials, "no_new_privs".to_owned()),
+        ProcessStep::Verify => {
+            let cause = "the kernel shows another identity than was set";
+            return Error::invalid(Step::Credentials, "read back", cause);
+        }
+        ProcessStep::Folder => (Step::Exec, process.cwd.display().to_string()),
+        ProcessStep::Signals => (Step::Exec, "signals".to_owned()),
+        ProcessStep::Filter => (Step::Seccomp, "filter".to_owned()),
+        ProcessStep::Execute => (Step::Exec, name.to_owned()),
+    };
+    Error::os(step, subject, failure.errno)
+}
+
+/// The name of a capability.
+fn capability_name(number: u32) -> String {
+    let known = caps::all().into_iter().find(|cap| u32::from(cap.index()) == number);
+    known.map_or_else(|| format!("number {number}"), |cap| cap.to_string())
+}
+
+fn wait_for_start(socket: &OwnedFd) -> io::Result<Sync> {
     loop {
-        match rustix::net::accept_with(listener.as_fd(), rustix::net::SocketFlags::CLOEXEC) {
+        match rustix::net::accept_with(socket, rustix::net::SocketFlags::CLOEXEC) {
             Ok(fd) => return Ok(Sync::from(fd)),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -112,24 +190,21 @@ fn enter_cwd(cwd: &Path, make: bool) -> Result<()> {
         }
         other => other.on(Step::Exec, cwd.display())?,
     }
-    let here = rustix::process::getcwd(Vec::new()).on(Step::Exec, cwd.display())?;
-    if here.as_bytes().starts_with(b"/") {
+    if is_inside_root().on(Step::Exec, cwd.display())? {
         return Ok(());
     }
     Err(Error::invalid(Step::Exec, cwd.display(), "the working directory is not inside the container's root"))
 }
 
-/// The program, ready to be executed: everything that can fail for want of memory or of a file is done.
+/// The program: everything that can fail for want of memory or of a file is done.
 struct Program {
-    file: ProgramFile,
+    /// Its open file, if the plan gives one.
+    open: Option<OwnedFd>,
+    /// Its path otherwise.
+    paths: Vec<CString>,
     name: String,
     args: Vec<CString>,
     env: Vec<CString>,
-}
-
-enum ProgramFile {
-    Open(OwnedFd),
-    Path(CString),
 }
 
 impl Program {
@@ -140,29 +215,21 @@ impl Program {
             list.iter().map(|s| CString::new(s.as_bytes()).map_err(nul(what))).collect()
         };
         let mut env = strings(&process.env, "process.env")?;
-        let file = match &process.executable {
+        let (mut open, mut paths) = (None, Vec::new());
+        match &process.executable {
             Executable::File(file) => {
-                ProgramFile::Open(rustix::io::fcntl_dupfd_cloexec(file, 0).on(Step::Exec, "executable file")?)
+                open = Some(rustix::io::fcntl_dupfd_cloexec(file, 0).on(Step::Exec, "executable file")?);
             }
             Executable::Search => {
                 if !process.env.iter().any(|entry| entry.starts_with("HOME=")) {
                     env.push(CString::new(format!("HOME={}", home(process.uid))).map_err(nul("HOME"))?);
                 }
                 let path = search(process)?;
-                ProgramFile::Path(CString::new(path.as_os_str().as_bytes()).map_err(nul("process.args"))?)
+                paths.push(CString::new(path.as_os_str().as_bytes()).map_err(nul("process.args"))?);
             }
-        };
+        }
         let name = process.args.first().cloned().unwrap_or_default();
-        Ok(Self { file, name, args: strings(&process.args, "process.args")?, env })
-    }
-
-    /// Executes the program. Returns only on failure.
-    fn execute(&self) -> Error {
-        let source = match &self.file {
-            ProgramFile::Open(file) => sys::exec_file(file.as_fd(), &self.args, &self.env),
-            ProgramFile::Path(path) => sys::exec_path(path, &self.args, &self.env),
-        };
-        Error::os(Step::Exec, &self.name, source)
+        Ok(Self { open, paths, name, args: strings(&process.args, "process.args")?, env })
     }
 }
 
@@ -222,64 +289,6 @@ fn usable(path: &Path) -> io::Result<()> {
     accessat(CWD, path, Access::EXEC_OK, rustix::fs::AtFlags::EACCESS)?;
     if path.is_dir() {
         return Err(rustix::io::Errno::ISDIR.into());
-    }
-    Ok(())
-}
-
-/// Sets the file mode creation mask, by default the usual one.
-fn set_umask(process: &Process) {
-    rustix::process::umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
-}
-
-/// Marks every descriptor from 3 on close-on-exec and gives the program's descriptors their numbers. What this process
-/// still needs is moved above those numbers first. Returns the start socket.
-fn place_descriptors(
-    program: &mut Program,
-    listener: &mut Sync,
-    start_socket: Option<OwnedFd>,
-    fds: Vec<(OwnedFd, RawFd)>,
-) -> Result<Option<OwnedFd>> {
-    sys::cloexec_from(3).on(Step::Exec, "close_range(2)")?;
-    let Some(last) = fds.iter().map(|(_, target)| *target).max() else { return Ok(start_socket) };
-    let from = PARKED_FROM.max(last.saturating_add(1));
-    let park = |fd: &dyn std::os::fd::AsFd, what: &str| {
-        rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), from).on(Step::Exec, format!("descriptor of {what}"))
-    };
-    let parked = fds
-        .iter()
-        .map(|(fd, target)| Ok((park(fd, &format!("the program, {target}"))?, *target)))
-        .collect::<Result<Vec<_>>>()?;
-    if let ProgramFile::Open(file) = &mut program.file {
-        *file = park(file, "the executable file")?;
-    }
-    *listener = Sync::from(park(listener, "the caller")?);
-    let start_socket = start_socket.map(|socket| park(&socket, "start")).transpose()?;
-    drop(fds);
-    for (fd, target) in &parked {
-        sys::place_fd(fd.as_fd(), *target).on(Step::Exec, format!("descriptor {target}"))?;
-    }
-    Ok(start_socket)
-}
-
-/// Sets the resource limits of this process.
-fn set_rlimits(limits: &[Rlimit], listener: &Sync) -> Result<()> {
-    for limit in limits {
-        let subject = format!("resource limit {}", rlimit_name(limit.resource));
-        match sys::set_rlimit(limit.resource, limit.soft, limit.hard) {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                // Raising a hard limit takes CAP_SYS_RESOURCE in the initial user namespace, which some hosts keep
-                // from root. The soft limit still goes as far as the hard one allows.
-                let (_, hard) = sys::get_rlimit(limit.resource).on(Step::Rlimits, &subject)?;
-                let soft = limit.soft.min(hard);
-                sys::set_rlimit(limit.resource, soft, hard).on(Step::Rlimits, &subject)?;
-                let text = format!(
-                    "{subject}: {}:{} was asked for; without CAP_SYS_RESOURCE the hard limit stays {hard}, soft is {soft}",
-                    limit.soft, limit.hard
-                );
-                listener.send(&Up::Warning(text), None).on(Step::Rlimits, &subject)?;
-            }
-            other => other.on(Step::Rlimits, &subject)?,
-        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! exits. The result travels to the first process as a detached mount.
 
 use std::{
+    fs,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -14,25 +15,34 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::{
     fs::{CWD, Mode, OFlags, mkdirat, openat},
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
-        unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
     },
 };
 
-use super::inside::Inside;
+use super::{
+    handshake::earlier_failure,
+    mount_parts::{attach, attach_at, configure, new_filesystem},
+    owner,
+    rootfs_fd::{RootfsFd, reopen_dir},
+    sync::{Sync, ToChild},
+};
 use crate::{
-    Result, Step,
+    Error, Result, Step,
     error::OnStep as _,
-    plan::{Overlay, Root, RootSource},
+    plan::{Overlay, Plan, Root, RootSource},
     sys::{
         mount::{self as sys_mount, MountAttr},
         process as sys_process,
     },
 };
 
-/// Gives the calling (single-threaded, one-shot) process a mount namespace of its own, with nothing shared back.
-pub(super) fn own_mount_namespace() -> Result<()> {
+/// Gives the calling (single-threaded, one-shot) process a mount namespace of its own, with nothing shared back, if it is
+/// to build an overlay.
+pub(super) fn leave_host_mounts(root: &Root) -> Result<()> {
+    if matches!(root.source, RootSource::Directory(_)) {
+        return Ok(());
+    }
     unshare(CloneFlags::CLONE_NEWNS).on(Step::Root, "new mount namespace")?;
     everything_private()
 }
@@ -42,15 +52,29 @@ pub(super) fn everything_private() -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).on(Step::Mounts, "/ private")
 }
 
+/// Builds the overlay, if the plan has one, and sends it to the first process.
+pub(super) fn hand_over(plan: &Plan, user_namespace: Option<&fs::File>, sync: &Sync) -> Result<()> {
+    let RootSource::Overlay(overlay) = &plan.root.source else { return Ok(()) };
+    let mapping = user_namespace.zip(plan.id_maps.as_ref()).map(|(fd, maps)| Mapping {
+        user_namespace: fd.as_fd(),
+        uid: owner::outside_root(&maps.uids),
+        gid: owner::outside_root(&maps.gids),
+    });
+    match build_overlay(overlay, mapping.as_ref()) {
+        Ok(fd) => sync.send(&ToChild::Root, Some(&fd)).on(Step::Root, "handing over the root"),
+        Err(error) => Err(earlier_failure(sync).unwrap_or(error)),
+    }
+}
+
 /// The user namespace that layers and volume are mapped into, and the host's ids of its root.
-pub(super) struct Mapping<'fd> {
-    pub(super) user_namespace: BorrowedFd<'fd>,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+struct Mapping<'fd> {
+    user_namespace: BorrowedFd<'fd>,
+    uid: u32,
+    gid: u32,
 }
 
 /// Builds the overlay and returns it detached. Ids on disk are the ids inside when a mapping is given.
-pub(super) fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<OwnedFd> {
+fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<OwnedFd> {
     let user_namespace = mapping.map(|m| m.user_namespace);
     let staging = new_filesystem("tmpfs", &[("mode".into(), Some("0700".into()))], MountAttrFlags::empty())
         .on(Step::Root, "staging tmpfs")?;
@@ -128,40 +152,8 @@ fn place(
     attach(mount, staging.as_fd(), Path::new(name))
 }
 
-/// Attaches a detached mount at a path.
-pub(super) fn attach(mount: &OwnedFd, dir: BorrowedFd<'_>, path: &Path) -> std::io::Result<()> {
-    Ok(move_mount(mount, "", dir, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-}
-
-/// Attaches a detached mount at the object that a descriptor names.
-pub(super) fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> std::io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(mount, "", target, "", flags)?)
-}
-
-/// A new, detached instance of a file system.
-pub(super) fn new_filesystem(
-    fstype: &str,
-    options: &[(String, Option<String>)],
-    flags: MountAttrFlags,
-) -> std::io::Result<OwnedFd> {
-    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    configure(&context, options)?;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
-}
-
-fn configure(context: &OwnedFd, options: &[(String, Option<String>)]) -> std::io::Result<()> {
-    for (key, value) in options {
-        match value {
-            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
-            None => fsconfig_set_flag(context, key.as_str())?,
-        }
-    }
-    Ok(fsconfig_create(context)?)
-}
-
 /// The host directory where the root is attached until the pivot.
-pub(super) fn mount_point(root: &Root) -> &Path {
+fn mount_point(root: &Root) -> &Path {
     match &root.source {
         RootSource::Directory(path) => path,
         RootSource::Overlay(overlay) => &overlay.mount_point,
@@ -183,9 +175,27 @@ pub(super) fn open_directory(root: &Root) -> Result<Option<OwnedFd>> {
     open_tree(CWD, path, flags).on(Step::Root, path.display()).map(Some)
 }
 
+/// Attaches the root at its mount point and opens it. An overlay comes from the caller.
+pub(super) fn enter(
+    root: &Root,
+    sync: &Sync,
+    mount_point_fd: &OwnedFd,
+    directory: Option<OwnedFd>,
+) -> Result<RootfsFd> {
+    let subject = mount_point(root).display();
+    let detached = match directory {
+        Some(directory) => directory,
+        None => sync
+            .expect(&ToChild::Root, Step::Root)?
+            .ok_or_else(|| Error::invalid(Step::Root, &subject, "the root did not arrive"))?,
+    };
+    attach_at(&detached, mount_point_fd).on(Step::Root, &subject)?;
+    reopen_dir(&detached).map(RootfsFd::new).on(Step::Root, &subject)
+}
+
 /// Makes the attached root the root of this process and lets go of the old one.
-pub(super) fn pivot(inside: &Inside) -> Result<()> {
-    nix::unistd::fchdir(inside.root()).on(Step::Pivot, "new root")?;
+pub(super) fn pivot(rootfs: &RootfsFd) -> Result<()> {
+    nix::unistd::fchdir(rootfs.root()).on(Step::Pivot, "new root")?;
     // pivot_root(2), "pivot_root(".", ".")": the old root ends on top of the new one and is detached from there,
     // without a directory of the image being needed for it.
     rustix::process::pivot_root(".", ".").on(Step::Pivot, "pivot_root(2)")?;
@@ -193,8 +203,11 @@ pub(super) fn pivot(inside: &Inside) -> Result<()> {
     nix::unistd::chdir("/").on(Step::Pivot, "/")
 }
 
-/// Makes the root mount itself read-only.
-pub(super) fn make_readonly(inside: &Inside) -> Result<()> {
+/// Makes the root mount itself read-only, if the plan wants that.
+pub(super) fn finish_read_only(rootfs: &RootfsFd, root: &Root) -> Result<()> {
+    if !root.readonly {
+        return Ok(());
+    }
     let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-    sys_mount::mount_setattr(inside.root().as_fd(), c"", false, &attr).on(Step::Root, "read-only root")
+    sys_mount::mount_setattr(rootfs.root().as_fd(), c"", false, &attr).on(Step::Root, "read-only root")
 }

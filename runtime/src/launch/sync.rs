@@ -11,13 +11,13 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Result, Step, error::OnStep as _};
 
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// From the first process to the caller.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Up {
+pub(crate) enum ToParent {
     /// Set-up failed; the process ends.
     Failed(Error),
     /// Something was degraded; the container runs.
@@ -30,7 +30,7 @@ pub(crate) enum Up {
 
 /// From the caller to the first process.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) enum Down {
+pub(crate) enum ToChild {
     /// The id maps are written.
     Mapped,
     /// The root file system comes with this message as a detached mount.
@@ -53,6 +53,15 @@ impl Sync {
         let control = if raw.is_empty() { &control[..0] } else { &control[..] };
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
+    }
+
+    /// Waits for this message of the caller. Returns the descriptor beside it.
+    pub(super) fn expect(&self, wanted: &ToChild, step: Step) -> Result<Option<OwnedFd>> {
+        match self.receive::<ToChild>().on(step, "the caller's message")? {
+            Some((message, fd)) if message == *wanted => Ok(fd),
+            Some((other, _)) => Err(Error::invalid(step, "sync", format!("{other:?} came, {wanted:?} was due"))),
+            None => Err(Error::invalid(step, "sync", "the caller went away")),
+        }
     }
 
     /// The next message and the descriptor beside it; `None` at end of file.

@@ -15,30 +15,42 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-use super::{inside::Inside, root::attach_at};
-use crate::{Result, Step, error::OnStep as _, sys::process as sys};
+use super::{
+    mount_parts::attach_at,
+    rootfs_fd::RootfsFd,
+    sync::{Sync, ToParent},
+};
+use crate::{Result, Step, error::OnStep as _, plan::Process, sys::process as sys};
 
-/// Opens a pseudo terminal inside and makes it standard input, output, error and the controlling terminal. Returns
-/// the host's side.
+/// Opens the terminal, if the process has one, and sends the host's side to the caller.
+pub(super) fn hand_over(rootfs: &RootfsFd, process: &Process, sync: &Sync) -> Result<()> {
+    let Some(size) = process.terminal else { return Ok(()) };
+    let master = open_below(rootfs, size, process.uid)?;
+    sync.send(&ToParent::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")
+}
+
+/// Opens a pseudo terminal below the new root and makes it standard input, output, error and the controlling terminal.
+/// Returns the host's side.
 /// It is bound to `/dev/console` as well (OCI config-linux, "Default Devices").
-pub(super) fn open_inside(inside: &Inside, size: (u16, u16), uid: u32) -> Result<OwnedFd> {
-    let dir = inside.resolve(Path::new("/dev/pts")).on(Step::Terminal, "/dev/pts")?;
+fn open_below(rootfs: &RootfsFd, size: (u16, u16), uid: u32) -> Result<OwnedFd> {
+    let dir = rootfs.resolve(Path::new("/dev/pts")).on(Step::Terminal, "/dev/pts")?;
     let (master, peer) = take(&dir, size, uid)?;
     let bind = || -> io::Result<()> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(&peer, "", flags)?;
-        attach_at(&tree, &inside.make_file(Path::new("/dev/console"))?)
+        attach_at(&tree, &rootfs.make_file(Path::new("/dev/console"))?)
     };
     bind().on(Step::Terminal, "/dev/console")?;
     Ok(master)
 }
 
-/// The same in a process that is inside already.
-#[cfg_attr(not(feature = "oci"), expect(dead_code, reason = "only the exec of icerun does so"))]
-pub(crate) fn open_here(size: (u16, u16), uid: u32) -> Result<OwnedFd> {
+/// The same as [`hand_over`] in a process that has entered the root already.
+pub(crate) fn hand_over_here(process: &Process, sync: &Sync) -> Result<()> {
+    let Some(size) = process.terminal else { return Ok(()) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(CWD, "/dev/pts", flags, Mode::empty()).on(Step::Terminal, "/dev/pts")?;
-    take(&dir, size, uid).map(|(master, _)| master)
+    let (master, _) = take(&dir, size, process.uid)?;
+    sync.send(&ToParent::Terminal, Some(&master)).on(Step::Terminal, "handing over the terminal")
 }
 
 /// The host's side and the program's side, which belongs to the program's user.

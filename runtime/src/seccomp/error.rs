@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rustix::io::Errno;
+
 use super::rules::Action;
 
 /// A failed compilation or load of a filter.
@@ -66,6 +68,18 @@ pub enum Error {
         /// The thread that could not be synchronized.
         tid: i64,
     },
+}
+
+impl Error {
+    /// The kernel's answer, or the errno that says as much. Allocates nothing.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Load { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+            Self::ThreadSync { .. } => Errno::SRCH,
+            _ => Errno::INVAL,
+        }
+    }
 }
 
 impl fmt::Display for Error {

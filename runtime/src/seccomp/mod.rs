@@ -22,7 +22,6 @@ pub use compile::{Program, compile};
 pub use error::Error;
 pub use rules::{Action, Arch, Condition, Entry, Flags, Op, Rules, Width};
 
-#[cfg(any(test, feature = "oci"))]
 pub(crate) use names::is_known;
 
 use std::os::fd::OwnedFd;
@@ -33,4 +32,9 @@ use std::os::fd::OwnedFd;
 /// CAP_SYS_ADMIN in its user namespace. Allocates nothing, so it is safe between fork and exec.
 pub fn load(program: &Program) -> Result<Option<OwnedFd>, Error> {
     crate::sys::seccomp::set_filter(&program.insns, program.flags)
+}
+
+/// Whether this kernel would take `program`, as far as it tells without loading it: it offers filters, with these flags.
+pub(crate) fn check(program: &Program) -> std::io::Result<()> {
+    crate::sys::seccomp::check_flags(program.flags)
 }

@@ -3,15 +3,20 @@
 use std::{
     ffi::{CStr, CString},
     io,
+    marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use rustix::process::Pid;
+use rustix::{io::Errno, process::Pid};
 
+/// The kernel's `CLONE_INTO_CGROUP`; libc's constant is an i32 that overflows.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// The last signal.
+const SIGNAL_MAX: i32 = 64;
 
 /// The result of `clone3`.
-pub(crate) enum Cloned {
+#[derive(Debug)]
+pub enum Cloned {
     /// In the caller: the child's pid, and its pidfd unless the child was made with `CLONE_PARENT`.
     Parent(Pid, OwnedFd),
     /// In the child.
@@ -20,7 +25,12 @@ pub(crate) enum Cloned {
 
 /// `clone3` without shared memory: a fork with namespaces, a cgroup and a pidfd. The caller must be single-threaded;
 /// the child goes on with a copy of everything and must leave by `execve` or [`exit_now`].
-pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+///
+/// Where clone3 is missing (filtered, or an old kernel) and nothing is asked of it that needs it, plain fork does.
+///
+/// # Errors
+/// Those of clone3(2).
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero `clone_args` is a valid value of this plain structure.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -36,7 +46,10 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
     // process is single-threaded by the contract of this crate, so no lock can be held by another thread.
     let rc = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match rc {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOSYS) && flags == 0 && cgroup.is_none() => plain_fork(),
+            error => Err(error),
+        },
         0 => Ok(Cloned::Child),
         pid => {
             let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
@@ -47,8 +60,22 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
     }
 }
 
+fn plain_fork() -> io::Result<Cloned> {
+    // SAFETY: the process is single-threaded, see above.
+    let pid = unsafe { libc::fork() };
+    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        return if pid == 0 { Ok(Cloned::Child) } else { Err(io::Error::last_os_error()) };
+    };
+    // The child is not reaped yet, so its pid is its own.
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    Ok(Cloned::Parent(pid, pidfd))
+}
+
 /// Sends any signal, real-time signals and 0 (the check that it exists) too, to the process behind a pidfd.
-pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+///
+/// # Errors
+/// Those of pidfd_send_signal(2).
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means "as kill(2) does"; no memory is passed.
     let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) };
@@ -56,40 +83,89 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()>
 }
 
 /// Ends the process at once: no destructors, no atexit handlers, which belong to the parent.
-pub(crate) fn exit_now(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// `execveat` of an open file.
-pub(crate) fn exec_file(file: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Error {
-    exec_at(file.as_raw_fd(), c"", args, env, libc::AT_EMPTY_PATH)
+/// A list of strings as execve(2) takes it.
+#[derive(Debug)]
+pub struct StringList<'a> {
+    /// Ends with a null pointer; the others point to the strings.
+    pointers: Vec<*const libc::c_char>,
+    strings: PhantomData<&'a CStr>,
 }
 
-/// `execve` of a path.
-pub(crate) fn exec_path(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    exec_at(libc::AT_FDCWD, path, args, env, 0)
-}
-
-fn exec_at(dir: RawFd, path: &CStr, args: &[CString], env: &[CString], flags: i32) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv, envp) = (pointers(args), pointers(env));
-    // SAFETY: both vectors are null-terminated arrays of valid C strings that outlive the call.
-    unsafe {
-        libc::syscall(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags);
+impl<'a> StringList<'a> {
+    /// A list of these strings.
+    #[must_use]
+    pub fn new(strings: &'a [CString]) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, strings: PhantomData }
     }
-    io::Error::last_os_error()
 }
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2)), the defence against leaked descriptors
-/// (CVE-2016-9962, CVE-2024-21626).
-pub(crate) fn cloexec_from(first: RawFd) -> io::Result<()> {
-    // SAFETY: only flags of descriptors change.
+/// `execve` of a path. Returns only on failure.
+pub(crate) fn execve(path: &CStr, args: &StringList<'_>, env: &StringList<'_>) -> Errno {
+    // SAFETY: both lists are null-terminated arrays of C strings that they borrow.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    last_errno()
+}
+
+/// `execveat` of an open file. Returns only on failure.
+pub(crate) fn exec_file(file: BorrowedFd<'_>, args: &StringList<'_>, env: &StringList<'_>) -> Errno {
+    let (argv, envp) = (args.pointers.as_ptr(), env.pointers.as_ptr());
+    // SAFETY: as above; the path is an empty C string.
+    unsafe {
+        libc::syscall(libc::SYS_execveat, file.as_raw_fd(), c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+    }
+    last_errno()
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Closes the descriptors from `first` to `last`, both included (close_range(2)).
+pub(crate) fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    // SAFETY: callers do not drop an owner of what is closed: they are children that end by execve or _exit.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Sets every signal to its default action and unblocks all, as a new program expects: Rust's own start ignores SIGPIPE,
+/// and a caller may ignore or block others.
+///
+/// # Errors
+/// Those of rt_sigaction(2) and sigprocmask(2).
+pub fn reset_signals() -> io::Result<()> {
+    // The kernel's struct, all zero: SIG_DFL, no flags, no mask. glibc's own functions leave out the two signals it
+    // keeps for itself, and the parent process may have set those to be ignored.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNAL_MAX {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            let null = std::ptr::null::<u64>();
+            // SAFETY: the struct is at least as large as the kernel's on every 64-bit machine, and only read; there is
+            // no handler. Used where nothing of glibc's relies on those two signals: one thread, before exec or exit.
+            let rc = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, 8) };
+            if rc < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    // SAFETY: sigset_t is plain integers, filled by sigemptyset before use.
     let rc = unsafe {
-        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
     };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the supplementary groups.
+pub(crate) fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the kernel reads `len` ids of 32 bits. The process has one thread, so glibc's change of all is not needed.
+    let rc = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -49,3 +49,15 @@ pub(crate) fn set_filter(insns: &[Insn], flags: u32) -> Result<Option<OwnedFd>, 
     }
     Ok(None)
 }
+
+/// Whether this kernel takes filters with these flags. Loads nothing: the kernel looks at the flags first and then cannot
+/// read a program at null.
+pub(crate) fn check_flags(flags: u32) -> io::Result<()> {
+    let null = std::ptr::null::<Fprog>();
+    // SAFETY: the kernel reads from null, which fails without harm.
+    unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, libc::c_long::from(flags), null) };
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+        error => Err(error),
+    }
+}

@@ -138,26 +138,13 @@ fn hierarchy() -> Result<&'static Hierarchy, Error> {
     if let Some(known) = PROBED.get() {
         return Ok(known);
     }
-    let probed = Hierarchy::probe().map_err(|e| failed("probe cgroups", "", e))?;
+    let probed = Hierarchy::probe().map_err(|e| Error::cgroup("probe cgroups", "", e))?;
     Ok(PROBED.get_or_init(|| probed))
-}
-
-fn failed(step: &'static str, subject: &str, cause: cgroup::Error) -> Error {
-    let kind = match cause.kind {
-        cgroup::ErrorKind::FreezeTimeout => ErrorKind::FreezeTimeout,
-        cgroup::ErrorKind::Timeout | cgroup::ErrorKind::Busy | cgroup::ErrorKind::Frozen => ErrorKind::Timeout,
-        cgroup::ErrorKind::Unenforced(_) | cgroup::ErrorKind::Unsupported => ErrorKind::Unenforced,
-        cgroup::ErrorKind::NotFound => ErrorKind::NotFound,
-        cgroup::ErrorKind::Invalid => ErrorKind::InvalidInput,
-        cgroup::ErrorKind::Denied => ErrorKind::PermissionDenied,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind, step, subject).because(cause)
 }
 
 /// A path below the cgroup root.
 pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
-    CgroupPath::new(cgroup).map_err(|e| failed("check cgroup path", cgroup, e))
+    CgroupPath::new(cgroup).map_err(|e| Error::cgroup("check cgroup path", cgroup, e))
 }
 
 /// Checks that boxes can be made below this cgroup. One that is named like a unit must be there already: on a host with
@@ -167,7 +154,7 @@ pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
 /// `InvalidInput` if it is not a plain relative path, `NotFound` for a missing unit.
 pub fn check_parent(parent: &str) -> Result<(), Error> {
     let path = check_path(parent)?;
-    let found = || Cgroup::open(hierarchy()?, &path, &[]).map_err(|e| failed("open cgroup parent", parent, e));
+    let found = || Cgroup::open(hierarchy()?, &path, &[]).map_err(|e| Error::cgroup("open cgroup parent", parent, e));
     if names_a_unit(parent) && found()?.is_none() {
         return Err(Error::new(ErrorKind::NotFound, "find the systemd unit of cgroup parent", parent));
     }
@@ -202,7 +189,7 @@ impl BoxHandle {
 
     pub(super) fn fail(&self, step: &'static str) -> impl FnOnce(cgroup::Error) -> Error {
         let subject = self.subject().to_owned();
-        move |cause| failed(step, &subject, cause)
+        move |cause| Error::cgroup(step, &subject, cause)
     }
 
     fn missing(&self) -> Error {

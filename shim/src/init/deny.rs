@@ -6,8 +6,7 @@
 //! It is `profile::deny_clone3` of the runtime, written out: the compiler's tables of call names would be a twentieth
 //! of the init, which every box holds in memory. A test proves that both say the same.
 
-use icebox_runtime::seccomp::{self, Insn, Program};
-use rustix::io::Errno;
+use icebox_runtime::seccomp::{Insn, Program};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: u32 = 0xc000_003e;
@@ -50,18 +49,16 @@ impl Filter {
         Self { program: Program { insns, flags: 0 } }
     }
 
-    /// Loads it for this process and everything it becomes.
-    pub(crate) fn load(&self) -> Result<(), Errno> {
-        match seccomp::load(&self.program) {
-            Ok(_) => Ok(()),
-            Err(seccomp::Error::Load { source, .. }) => Err(Errno::from_io_error(&source).unwrap_or(Errno::IO)),
-            Err(_) => Err(Errno::IO),
-        }
+    /// What is loaded.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use icebox_runtime::seccomp;
+
     use super::*;
 
     /// The kernel's answer to a call.

@@ -80,7 +80,7 @@ impl Server {
         let watched = self.reactor.add(&spawned.start, Token::RunStart(request.run), Interest::READ);
         let run = Run { deadline, ..new_run(id, request, spawned, stdio, leaf) };
         if let Err(e) = watched {
-            let _ = tree::signal_leader(&run, libc::SIGKILL);
+            let _ = run.signal_leader(libc::SIGKILL);
             return Err(Error::own("watch start pipe", "", e));
         }
         if let Some(at) = deadline {

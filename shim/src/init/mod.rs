@@ -10,7 +10,6 @@
 //!
 //! Leaves out: namespaces, mounts, limits and its own capabilities and filter (the launcher's).
 
-mod child;
 mod conn;
 mod deny;
 mod exec;
@@ -34,8 +33,10 @@ mod user;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use icebox_runtime::plan::Rlimit;
+use icebox_runtime::process::adopt;
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource};
 
 use crate::error::{Error, ErrorKind};
 use crate::sys;
@@ -108,8 +109,7 @@ fn start(options: &Options) -> Result<Server, Error> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(failed("become subreaper"))?;
     }
     sys::return_large_blocks(RETURNED_BLOCK_BYTES);
-    let control =
-        sys::adopt_fd(options.control_fd).map_err(|e| Error::io("take control socket", options.control_fd, e))?;
+    let control = adopt(options.control_fd).map_err(|e| Error::io("take control socket", options.control_fd, e))?;
     let launchpad = Launchpad { filter: Filter::prepare(), null: open_null()?, open_files: raise_open_files()? };
     let sudo = SudoServer::listen(&options.sudo_socket)?;
     let keep = options.sudo_socket.parent().map(KeepFile::make).transpose()?;
@@ -132,9 +132,10 @@ fn open_null() -> Result<OwnedFd, Error> {
 /// The init holds descriptors for many runs; programs get the limit back that it was started with.
 fn raise_open_files() -> Result<Rlimit, Error> {
     let before = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let raised = rustix::process::Rlimit { current: before.maximum, maximum: before.maximum };
     rustix::process::setrlimit(Resource::Nofile, raised).map_err(|e| Error::io("raise limit of open files", "", e))?;
-    Ok(before)
+    let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM64_INFINITY);
+    Ok(Rlimit { resource: libc::RLIMIT_NOFILE, soft: number(before.current), hard: number(before.maximum) })
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use icebox_runtime::process::{Cloned, clone3};
+
 use super::conn::Connection;
 use super::exec::KILL_GRACE_MS;
 use super::files;
@@ -16,7 +18,6 @@ use crate::protocol::{
     Answer, Entry, Envelope, Frame, FrameType, Hello, Operation, Resize, STDIN_WINDOW_BYTES, Scope, SignalMessage,
     Started, VERSION, decode, encode,
 };
-use crate::sys::{self, Fork};
 
 /// Most clients attached to one run.
 const ATTACHED_MAX: usize = 8;
@@ -201,7 +202,7 @@ impl Server {
         let run = self.runs.get(&number).ok_or_else(missing)?;
         let tree = run.tree.as_ref().ok_or_else(missing)?;
         match message.scope {
-            Scope::Leader => tree::signal_leader(run, message.signal).map_err(|e| Error::io(step, number, e)),
+            Scope::Leader => run.signal_leader(message.signal).map_err(|e| Error::io(step, number, e)),
             Scope::Tree => {
                 tree::signal_tree(tree, message.signal);
                 Ok(())
@@ -216,7 +217,7 @@ impl Server {
                 tree::signal_tree(tree, libc::SIGKILL);
             }
             // A child that is still on its way into its cgroup is not in the list.
-            let _ = tree::signal_leader(run, libc::SIGKILL);
+            let _ = run.signal_leader(libc::SIGKILL);
         }
     }
 
@@ -229,7 +230,7 @@ impl Server {
             && let Some(tree) = &run.tree
         {
             tree::signal_tree(tree, libc::SIGKILL);
-            let _ = tree::signal_leader(run, libc::SIGKILL);
+            let _ = run.signal_leader(libc::SIGKILL);
         }
     }
 
@@ -250,13 +251,13 @@ impl Server {
             let error = Error::new(ErrorKind::Limit, "start file operation", workers);
             return self.refuse(id, &error);
         }
-        match sys::fork_into(None) {
-            Ok(Fork::Child) => {
+        match clone3(0, None) {
+            Ok(Cloned::Child) => {
                 let conn: Option<Connection> = self.clients.remove(&id).map(|client| client.conn);
                 files::work(conn, operation)
             }
-            Ok(Fork::Parent { pid, .. }) => {
-                self.children.insert(pid, Child::FileWorker);
+            Ok(Cloned::Parent(pid, _)) => {
+                self.children.insert(pid.as_raw_pid(), Child::FileWorker);
                 // The child owns the connection now; it must not stay watched here through the shared file.
                 drop(self.take_client(id));
             }

@@ -4,8 +4,10 @@
 //! finished; it never goes back. Leaves out: reading and writing (`output`, `input`), deciding (`server`).
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use icebox_runtime::process::pidfd_signal;
 
 use super::spawn::StartPipe;
 use super::tail::Tail;
@@ -90,6 +92,14 @@ impl Run {
         match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// Sends a signal to its direct process.
+    pub(crate) fn signal_leader(&self, signal: i32) -> std::io::Result<()> {
+        match &self.pidfd {
+            Some(pidfd) if self.live() => pidfd_signal(pidfd.as_fd(), signal),
+            _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }
 

@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use icebox_runtime::plan::Rlimit;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::SocketFlags;
-use rustix::process::{Rlimit, WaitOptions};
+use rustix::process::WaitOptions;
 
 use super::conn::{Connection, Received};
 use super::deny::Filter;

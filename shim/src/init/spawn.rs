@@ -1,24 +1,35 @@
-//! Starting a program as a user of the box: the parent's side.
+//! Starting a program as a user of the box.
 //!
-//! Invariants: all decisions and allocations that can be are made before the fork. The child reports a failure by step
-//! and errno through a pipe that a successful exec closes. Leaves out: waiting. The caller watches the pipe and reaps
-//! on SIGCHLD; it never blocks on a child, since box users may stop or trace processes with their own ids.
+//! Invariants: all decisions and allocations that can be are made before the fork. The child closes all descriptors but
+//! its own before it touches a tenant-chosen path (CVE-2024-21626: a leaked directory descriptor as working directory);
+//! it gives up root before it enters the folder or looks at the program, and is not dumpable until the exec, like the
+//! init itself. What comes after the session is the runtime's one way of becoming the program. The child reports a
+//! failure by step and errno through a pipe that a successful exec closes.
+//!
+//! Leaves out: waiting. The caller watches the pipe and reaps on SIGCHLD; it never blocks on a child, since box users may
+//! stop or trace processes with their own ids.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use icebox_runtime::plan::Rlimit;
+use icebox_runtime::process::{
+    Cloned, Failure, ProcessStep, ProgramFile, Ready, Rights, StringList, clone3, exit_now, join_tasks,
+};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::Rlimit;
 
-use super::child::{self, ChildStep};
 use super::deny::Filter;
 use super::leaf::Leaf;
 use super::program::Program;
 use super::user::Identity;
-use crate::error::{Error, ErrorKind, Reported};
-use crate::sys::{self, Fork};
+use crate::error::{Error, ErrorKind, ExecFailure, Reported};
+
+/// Exit code of a child whose exec failed; only the init's reaper sees it.
+const FAILED: i32 = 127;
+/// File mode creation mask of programs.
+const UMASK: u32 = 0o022;
 
 /// The folder a program starts in.
 #[derive(Debug)]
@@ -81,16 +92,33 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Spawned, Error> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|e| failed("make start pipe")(e.into()))?;
     let cgroup = start.leaf.map(|leaf| leaf.unified.as_fd());
-    let forked = sys::fork_into(cgroup).map_err(|e| match e.raw_os_error() {
+    let [stdin, stdout, stderr] = start.stdio;
+    let ready = Ready {
+        fds: &[(stdin, 0), (stdout, 1), (stderr, 2)],
+        kept: &[writer.as_fd()],
+        rlimits: &[start.open_files],
+        umask: UMASK,
+        user: start.identity.user(),
+        rights: Rights::OfUser,
+        folder: match start.folder {
+            Folder::Path(path) => Some(path),
+            Folder::Open(_) => None,
+        },
+        filter: Some(start.filter.program()),
+        file: ProgramFile::FirstOf(&start.program.files),
+        args: StringList::new(&start.program.argv),
+        env: StringList::new(&start.program.env),
+    };
+    let forked = clone3(0, cgroup).map_err(|e| match e.raw_os_error() {
         Some(libc::EAGAIN) => out_of_processes(),
         _ => failed("fork")(e),
     });
     match forked? {
-        Fork::Child => child::run(start, writer.as_fd()),
-        Fork::Parent { pid, pidfd } => {
+        Cloned::Child => run_child(start, &ready, writer.as_fd()),
+        Cloned::Parent(pid, pidfd) => {
             let text = |c: &CString| c.to_string_lossy().into_owned();
             Ok(Spawned {
-                pid,
+                pid: pid.as_raw_pid(),
                 pidfd,
                 start: StartPipe {
                     fd: reader,
@@ -106,6 +134,30 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Spawned, Error> {
     }
 }
 
+/// Executes the program, or reports the failure and exits.
+fn run_child(start: &Start<'_>, ready: &Ready<'_>, start_pipe: BorrowedFd<'_>) -> ! {
+    let prepared = enter(start).and_then(|()| ready.prepare(&mut |_| {}));
+    let failure = prepared.err().unwrap_or_else(|| ready.execute());
+    // A failed report cannot be reported.
+    let _ = rustix::io::write(start_pipe, &failure.to_bytes());
+    exit_now(FAILED)
+}
+
+fn enter(start: &Start<'_>) -> Result<(), Failure> {
+    let at = |step| move |errno| Failure::new(step, errno);
+    // Of a v1 hierarchy. In v2 the child starts in its cgroup.
+    join_tasks(start.leaf.map_or(&[], |leaf| leaf.tasks.as_slice())).map_err(at(ProcessStep::JoinCgroup))?;
+    rustix::process::setsid().map_err(at(ProcessStep::Session))?;
+    if start.terminal {
+        rustix::process::ioctl_tiocsctty(start.stdio[0]).map_err(at(ProcessStep::Terminal))?;
+    }
+    if let Folder::Open(fd) = start.folder {
+        // Done now, since its descriptor is closed with all others. Its sender had the right to enter it.
+        rustix::process::fchdir(fd).map_err(at(ProcessStep::Folder))?;
+    }
+    Ok(())
+}
+
 fn out_of_processes() -> Error {
     let cause = "the box has as many processes and threads as it may have: end some, or cancel the run that makes them";
     Error::new(ErrorKind::Limit, "start process", "").because(Reported(cause.to_owned()))
@@ -114,7 +166,7 @@ fn out_of_processes() -> Error {
 impl StartPipe {
     /// The result of the start; `None` while the child has not yet executed the program.
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
-        let mut told = [0_u8; child::TOLD_BYTES];
+        let mut told = [0_u8; Failure::BYTES];
         match rustix::io::read(&self.fd, &mut told) {
             Ok(0) => Some(Ok(())),
             Ok(_) => Some(Err(self.error(told))),
@@ -123,20 +175,20 @@ impl StartPipe {
         }
     }
 
-    fn error(&self, told: [u8; child::TOLD_BYTES]) -> Error {
-        let Some((step, errno)) = child::read_failure(told) else {
+    fn error(&self, told: [u8; Failure::BYTES]) -> Error {
+        let Some(Failure { step, errno, .. }) = Failure::from_bytes(told) else {
             return Error::new(ErrorKind::Internal, "read start pipe", told[0]);
         };
         let subject = match step {
-            ChildStep::Execute => &self.program,
-            ChildStep::Folder => &self.folder,
-            ChildStep::Groups | ChildStep::Ids | ChildStep::Capabilities => &self.user,
+            ProcessStep::Execute => &self.program,
+            ProcessStep::Folder => &self.folder,
+            ProcessStep::Groups | ProcessStep::Group | ProcessStep::User | ProcessStep::Verify => &self.user,
             _ => "",
         };
-        let cause = io::Error::from_raw_os_error(errno);
         match step {
-            ChildStep::Execute | ChildStep::Folder => Error::io(step.name(), subject, cause),
-            _ => Error::own(step.name(), subject, cause),
+            ProcessStep::Execute => Error::io(step.name(), subject, errno).in_exec(ExecFailure::Program),
+            ProcessStep::Folder => Error::io(step.name(), subject, errno).in_exec(ExecFailure::Folder),
+            _ => Error::own(step.name(), subject, errno),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::reactor::{Happened, Interest, Token};
 use super::server::{Child, Server};
 use super::spawn::{self, Folder, Start, StartPipe};
 use super::user::{Accounts, Identity};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, ExecFailure};
 use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
 use crate::sudo::{Mode, REQUEST_BYTES_MAX, REQUEST_FDS, SudoRequest};
 
@@ -204,7 +204,7 @@ impl Server {
         let uid = peer.uid.as_raw();
         if uid != 0 && uid != accounts.resolve(None)?.uid {
             let step = "run command as another user";
-            return Err(Error::new(ErrorKind::PermissionDenied, step, uid));
+            return Err(Error::new(ErrorKind::PermissionDenied, step, uid).in_exec(ExecFailure::Caller));
         }
         let fds = match &mut client.conn {
             Some(conn) => std::mem::take(&mut conn.fds),

@@ -10,24 +10,15 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 
+use icebox_runtime::process::pidfd_signal;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::leaf::Leaf;
-use super::run::Run;
-use crate::sys;
 
 /// Most rounds of a kill, which is repeated until no process is left: processes may fork meanwhile.
 const KILL_ROUNDS_MAX: usize = 32;
 /// Longest file of /proc that is read here.
 const PROC_FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// Sends a signal to the run's direct process.
-pub(crate) fn signal_leader(run: &Run, signal: i32) -> std::io::Result<()> {
-    match &run.pidfd {
-        Some(pidfd) if run.live() => sys::pidfd_signal(pidfd.as_fd(), signal),
-        _ => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
-    }
-}
 
 /// The processes of a run, also after its direct process has ended.
 #[derive(Debug)]
@@ -86,7 +77,7 @@ fn signal_process(pid: i32, start: u64, signal: i32) -> bool {
     };
     // The pid could have been reused before the pidfd was there, not after.
     let same = read_stat(pid).is_some_and(|stat| stat.start == start);
-    same && sys::pidfd_signal(pidfd.as_fd(), signal).is_ok()
+    same && pidfd_signal(pidfd.as_fd(), signal).is_ok()
 }
 
 fn read_limited(file: File) -> String {

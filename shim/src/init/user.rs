@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::io::Read;
 
+use icebox_runtime::process::User;
 use rustix::fs::{Mode, OFlags};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, ExecFailure};
 
 /// The box's user, when the box's files do not say otherwise.
 pub(crate) const BOX_USER: &str = "boxuser";
@@ -34,6 +35,13 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
     pub(crate) shell: String,
+}
+
+impl Identity {
+    /// Its ids.
+    pub(crate) fn user(&self) -> User<'_> {
+        User { uid: self.uid, gid: self.gid, groups: &self.groups }
+    }
 }
 
 /// The texts of the account files.
@@ -70,7 +78,8 @@ impl Accounts {
         if user == BOX_USER {
             return Ok(self.named(BOX_USER).unwrap_or_else(|| self.box_user()));
         }
-        self.named(user).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up user", user))
+        let unknown = || Error::new(ErrorKind::NotFound, "look up user", user).in_exec(ExecFailure::User);
+        self.named(user).ok_or_else(unknown)
     }
 
     /// The id of a group by name or number.
@@ -82,7 +91,8 @@ impl Accounts {
             let mut fields = line.split(':');
             (fields.next() == Some(group)).then(|| fields.nth(1).and_then(parse_id)).flatten()
         };
-        self.group.lines().find_map(id_of).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up group", group))
+        let unknown = || Error::new(ErrorKind::NotFound, "look up group", group).in_exec(ExecFailure::Group);
+        self.group.lines().find_map(id_of).ok_or_else(unknown)
     }
 
     fn named(&self, name: &str) -> Option<Identity> {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{PAYLOAD_BYTES_MAX, VERSION};
-use crate::error::{Error, ErrorKind, Reported};
+use crate::error::{Error, ErrorKind, ExecFailure, Reported};
 
 /// A message with the protocol's version: the first frame of each direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +133,9 @@ pub struct WireError {
     pub subject: String,
     /// Why it failed; may be empty.
     pub cause: String,
+    /// The part of starting a program that failed, if that is what failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecFailure>,
 }
 
 /// No text of an error is longer than this on the wire.
@@ -153,13 +156,14 @@ impl From<&Error> for WireError {
             step: clipped(error.step()),
             subject: clipped(error.subject()),
             cause: clipped(&error.causes()),
+            exec: error.exec_failure(),
         }
     }
 }
 
 impl From<WireError> for Error {
     fn from(wire: WireError) -> Self {
-        let error = Error::new(wire.kind, wire.step, wire.subject);
+        let error = Error::new(wire.kind, wire.step, wire.subject).in_exec(wire.exec);
         if wire.cause.is_empty() { error } else { error.because(Reported(wire.cause)) }
     }
 }

@@ -14,7 +14,7 @@ use rustix::net::{
 
 use super::args::{self, Asked, Command, Mode, Preserve};
 use super::{REQUEST_BYTES_MAX, REQUEST_FDS, SOCKET, SudoRequest};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, ExecFailure};
 use crate::init::LOGIN_PATH;
 use crate::protocol::{
     Answer, Decoder, Envelope, Exit, ExitStatus, Frame, FrameType, Scope, SignalMessage, VERSION, WireError, decode,
@@ -75,13 +75,14 @@ pub fn main() -> i32 {
 
 /// The error texts of the original sudo, which scripts expect.
 fn in_sudos_words(error: &Error) -> String {
-    match (error.step(), error.kind()) {
-        ("execute", ErrorKind::NotFound) => format!("{}: command not found", error.subject()),
-        ("execute", _) => format!("unable to execute {}: {}", error.subject(), kernel_text(error)),
-        ("enter folder", _) => format!("unable to change directory to {}: {}", error.subject(), kernel_text(error)),
-        ("look up user", _) => format!("unknown user {}", error.subject()),
-        ("look up group", _) => format!("unknown group {}", error.subject()),
-        ("run command as another user", _) => format!("user {} may not run sudo in this box", error.subject()),
+    let subject = error.subject();
+    match (error.exec_failure(), error.kind()) {
+        (Some(ExecFailure::Program), ErrorKind::NotFound) => format!("{subject}: command not found"),
+        (Some(ExecFailure::Program), _) => format!("unable to execute {subject}: {}", kernel_text(error)),
+        (Some(ExecFailure::Folder), _) => format!("unable to change directory to {subject}: {}", kernel_text(error)),
+        (Some(ExecFailure::User), _) => format!("unknown user {subject}"),
+        (Some(ExecFailure::Group), _) => format!("unknown group {subject}"),
+        (Some(ExecFailure::Caller), _) => format!("user {subject} may not run sudo in this box"),
         _ => error.report(),
     }
 }
@@ -144,7 +145,7 @@ fn end_as(exit: Option<Exit>) -> i32 {
         Some(ExitStatus::Signal(number)) => {
             if let Ok(signal) = Signal::try_from(number) {
                 // Rust ignores SIGPIPE, and the signals below are blocked; undo both so that the signal ends us.
-                let _ = crate::sys::reset_signals();
+                let _ = icebox_runtime::process::reset_signals();
                 let _ = nix::sys::signal::raise(signal);
             }
             128 + number

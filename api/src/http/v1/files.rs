@@ -6,9 +6,9 @@ use futures::StreamExt as _;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::super::App;
-use super::super::extract::TheBox;
-use super::super::reply::{Answer, Query, done};
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Query, done};
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 use crate::runs::resolve_path;
@@ -23,7 +23,7 @@ pub(in crate::http) struct FileTarget {
 
 /// Writes the body as a file; its folders are made. The public upload ends at 100 MiB, and this one at the box's disk: the
 /// body is never held in memory. The file appears whole, or not at all.
-#[utoipa::path(put, path = "/v1/boxes/{id}/files", tag = "own", params(("id" = String, Path), FileTarget), request_body(content_type = "application/octet-stream"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+#[utoipa::path(put, path = "/v1/boxes/{id}/files", tag = "v1", params(("id" = String, Path), FileTarget), request_body(content_type = "application/octet-stream"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(in crate::http) async fn write(
     State(app): State<App>,
     found: TheBox,

@@ -1,5 +1,7 @@
 //! `/v1`: our own name space.
 
 pub(super) mod boxes;
+mod event_body;
+pub(super) mod events;
 pub(super) mod files;
 pub mod wire;

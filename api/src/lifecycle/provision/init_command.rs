@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::boxes::{Awake, Entry, WorkKind};
-use crate::db::LogRow;
+use crate::events::Fact;
 use crate::lifecycle::Lifecycle;
 use crate::runs::{Command, stream};
 
@@ -23,7 +23,7 @@ impl Lifecycle {
             Err(refusal) => Err(refusal),
         };
         match started {
-            Ok(()) => self.db.log(LogRow::system(&entry.id, "init command started")),
+            Ok(()) => self.events.publish(entry.event(Fact::InitCommandStarted)),
             Err(refusal) => self.warn(entry, format!("the init command could not be started: {refusal}")),
         }
     }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use super::Lifecycle;
 use crate::boxes::Entry;
-use crate::db::LogRow;
-use crate::domain::{LogLevel, LogSource};
+use crate::events::Fact;
 
 pub(super) use trust::TRUST_ENV;
 
@@ -27,6 +26,6 @@ impl Lifecycle {
     }
 
     fn warn(&self, entry: &Entry, text: String) {
-        self.db.log(LogRow::new(&entry.id, LogLevel::Warn, LogSource::System, text));
+        self.events.publish(entry.event(Fact::Warning { text }));
     }
 }

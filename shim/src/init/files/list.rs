@@ -7,7 +7,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Channel, path};
+use super::channel::Channel;
+use super::path;
 use crate::error::{Error, ErrorKind};
 use crate::names;
 use crate::protocol::{Answer, Entry, FileEntry, FrameType, encode};

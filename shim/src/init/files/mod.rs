@@ -10,34 +10,21 @@
 //! Not here: ownership and extended attributes of a replaced file (it becomes the user's own).
 
 mod change;
+mod channel;
 mod list;
 mod path;
 mod read;
 mod remove;
 mod write;
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
-
+use icebox_runtime::process::{become_user, exit_now};
 use rustix::fs::Mode;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::child;
+use self::channel::Channel;
 use super::conn::Connection;
 use super::user::Accounts;
 use crate::error::{Error, ErrorKind};
-use crate::protocol::{Answer, Decoder, Envelope, Frame, FrameType, Operation, VERSION, WireError, encode, header};
-use crate::sys;
-
-/// Where the child keeps its connection.
-const CONNECTION_FD: i32 = 3;
-/// The client must take or give bytes within this time.
-const CLIENT_IDLE_SECONDS_MAX: u64 = 120;
-/// An operation ends after this time, counted anew with each piece of data.
-const OPERATION_SECONDS_MAX: u32 = 600;
-/// One read of the connection.
-const READ_BYTES: usize = 64 * 1024;
+use crate::protocol::{Answer, Operation};
 
 /// Does one operation and ends. Only in a forked child.
 pub(crate) fn work(conn: Option<Connection>, operation: Operation) -> ! {
@@ -50,12 +37,12 @@ pub(crate) fn work(conn: Option<Connection>, operation: Operation) -> ! {
             let _ = channel.answer(Err(&error));
         }
     }
-    sys::exit_now(0)
+    exit_now(0)
 }
 
 fn become_box_user() -> Result<(), Error> {
     let identity = Accounts::read().resolve(None)?;
-    child::become_user(&identity).map_err(|(step, errno)| Error::io(step.name(), "", errno))?;
+    become_user(&identity.user()).map_err(|failure| Error::io(failure.step.name(), "", failure.errno))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
 }
@@ -77,72 +64,4 @@ fn perform(channel: &mut Channel, operation: Operation) -> Result<(), Error> {
         }
     }
     channel.answer(Ok(Answer::Done))
-}
-
-/// The client's connection, blocking.
-#[derive(Debug)]
-struct Channel {
-    fd: OwnedFd,
-    decoder: Decoder,
-}
-
-impl Channel {
-    /// Keeps the connection and closes everything else.
-    fn take(conn: Connection) -> Option<Self> {
-        let Connection { fd, decoder, .. } = conn;
-        sys::place_fd(fd.as_fd(), CONNECTION_FD, true).ok()?;
-        // Its number is closed or taken over by the next calls: the owner must not close it again.
-        std::mem::forget(fd);
-        sys::close_from(CONNECTION_FD + 1).ok()?;
-        let fd = sys::adopt_fd(CONNECTION_FD).ok()?;
-        rustix::io::ioctl_fionbio(&fd, false).ok()?;
-        let idle = Some(Duration::from_secs(CLIENT_IDLE_SECONDS_MAX));
-        set_socket_timeout(&fd, Timeout::Recv, idle).ok()?;
-        set_socket_timeout(&fd, Timeout::Send, idle).ok()?;
-        nix::unistd::alarm::set(OPERATION_SECONDS_MAX);
-        Some(Self { fd, decoder })
-    }
-
-    fn answer(&mut self, answer: Result<Answer, &Error>) -> Result<(), Error> {
-        let message = Envelope { v: VERSION, m: answer.map_err(WireError::from) };
-        self.send(FrameType::Response, &encode(&message)?)
-    }
-
-    fn send(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), Error> {
-        nix::unistd::alarm::set(OPERATION_SECONDS_MAX);
-        let head = header(kind, payload.len());
-        self.send_all(&head)?;
-        self.send_all(payload)
-    }
-
-    fn send_all(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        while !bytes.is_empty() {
-            match rustix::io::write(&self.fd, bytes) {
-                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(Error::io("send to client", "", e)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The client's next frame; `None` when it is gone.
-    fn receive(&mut self) -> Result<Option<Frame>, Error> {
-        nix::unistd::alarm::set(OPERATION_SECONDS_MAX);
-        let mut bytes = [0; READ_BYTES];
-        loop {
-            let frame = self.decoder.next_frame();
-            if let Some(frame) =
-                frame.map_err(|e| Error::new(ErrorKind::InvalidInput, "decode frame from client", "").because(e))?
-            {
-                return Ok(Some(frame));
-            }
-            match rustix::io::read(&self.fd, &mut bytes) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.decoder.push(bytes.get(..count).unwrap_or_default()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(Error::io("receive from client", "", io::Error::from(e))),
-            }
-        }
-    }
 }

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{Channel, path};
+use super::channel::Channel;
+use super::path;
 use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Answer, DATA_BYTES_MAX, FrameType};
 

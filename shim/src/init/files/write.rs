@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Channel, path};
+use super::channel::Channel;
+use super::path;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, FrameType};
 

@@ -1,11 +1,13 @@
-//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, and the network of a box.
+//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, and events.
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
+mod events;
 mod net;
 mod runs;
 mod usage;
 
+pub use events::*;
 pub use net::*;
 pub use runs::*;
 pub use usage::*;

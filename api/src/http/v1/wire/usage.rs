@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::boxes;
-use crate::http::v2::wire::BoxStatus;
+use crate::http::v2::wire::{BoxStatus, Kept};
 use crate::ledger::{self, DOLLARS_PER_CORE_HOUR, DOLLARS_PER_GB_MONTH, Usage};
 
 const GB_HOUR_BYTE_MS: f64 = 1e9 * 3_600_000.0;
@@ -24,6 +24,9 @@ pub struct BoxView {
     pub image: Option<String>,
     /// Unix milliseconds.
     pub created_ms: i64,
+    /// Its owner keeps it awake; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
 }
 
 /// The bill of one box.
@@ -114,6 +117,14 @@ pub struct Why {
     /// CPU of the box over the idle window, in percent of one core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<f64>,
+}
+
+/// Body of `POST /v1/boxes/{id}/keep`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeepRequest {
+    /// Seconds for which the box is kept awake; `null` until it is ended.
+    #[serde(default)]
+    pub seconds: Option<u64>,
 }
 
 /// Body of `PUT /v1/boxes/{id}/idle` and `PUT /v1/account/idle`.

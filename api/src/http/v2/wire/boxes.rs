@@ -112,6 +112,23 @@ pub struct BoxData {
     pub expires_at: Option<i64>,
     /// Seconds without work after which it falls asleep (our extension).
     pub idle_seconds: u64,
+    /// Its owner keeps it awake (our extension); absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// A request to keep a box awake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Kept {
+    /// Unix milliseconds of its end; absent if it lasts until it is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+impl From<domain::Keep> for Kept {
+    fn from(keep: domain::Keep) -> Self {
+        Self { until_ms: keep.until_ms }
+    }
 }
 
 /// Body of `POST /v2/box`. Every key is optional.

@@ -27,6 +27,7 @@ fn described() -> BoxData {
         ephemeral: false,
         expires_at: None,
         idle_seconds: 3600,
+        kept: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Paths inside the new root. Every path is resolved from the root's descriptor with `RESOLVE_IN_ROOT`, so a symbolic
+//! The new root as a descriptor, and paths below it. Every path is resolved from the root's descriptor with `RESOLVE_IN_ROOT`, so a symbolic
 //! link in the image can never lead out of it, and everything afterwards is done on the descriptor that was found: no
 //! path is looked at twice (CVE-2021-30465, CVE-2019-19921).
 
@@ -14,11 +14,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, 
 const RESOLVE_RETRIES_MAX: usize = 128;
 
 /// The root of the container to be, seen from outside it.
-pub(super) struct Inside {
+pub(super) struct RootfsFd {
     root: OwnedFd,
 }
 
-impl Inside {
+impl RootfsFd {
     pub(super) fn new(root: OwnedFd) -> Self {
         Self { root }
     }

@@ -2,10 +2,10 @@
 
 use axum::extract::{Path, State};
 
-use super::App;
-use super::extract::TheBox;
-use super::reply::{Answer, Json, done};
 use crate::domain::BoxStatus;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, done};
 use crate::http::v2::wire::{AddLabel, Empty, ErrorBody, GitConfig, GitConfigChange, Labels, NetworkPolicy};
 use crate::ids;
 use crate::lifecycle::check_git_identity;
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 
 /// Sets the network policy. It is in force when this has answered, for open connections too.
 #[utoipa::path(put, path = "/v2/box/{id}/config/network-policy", tag = "settings", params(("id" = String, Path)), request_body = NetworkPolicy, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn network_policy(
+pub(in crate::http) async fn network_policy(
     State(app): State<App>,
     found: TheBox,
     Json(body): Json<NetworkPolicy>,
@@ -24,7 +24,11 @@ pub(super) async fn network_policy(
 
 /// Adds a label.
 #[utoipa::path(post, path = "/v2/box/{id}/config/labels", tag = "settings", params(("id" = String, Path)), request_body = AddLabel, responses((status = 200, body = Labels), (status = 400, body = ErrorBody)))]
-pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body): Json<AddLabel>) -> Answer<Labels> {
+pub(in crate::http) async fn add_label(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<AddLabel>,
+) -> Answer<Labels> {
     ids::check_label(&body.label).map_err(Refusal::Invalid)?;
     let full = found.entry.settings().labels;
     if !full.contains(&body.label) && full.len() >= ids::LABELS_MAX {
@@ -41,7 +45,7 @@ pub(super) async fn add_label(State(app): State<App>, found: TheBox, Json(body):
 
 /// Removes a label. A missing one is not an error.
 #[utoipa::path(delete, path = "/v2/box/{id}/config/labels/{label}", tag = "settings", params(("id" = String, Path), ("label" = String, Path)), responses((status = 200, body = Labels)))]
-pub(super) async fn remove_label(
+pub(in crate::http) async fn remove_label(
     State(app): State<App>,
     found: TheBox,
     Path(path): Path<(String, String)>,
@@ -53,7 +57,7 @@ pub(super) async fn remove_label(
 
 /// Sets git's identity in the box. Absent fields keep their value.
 #[utoipa::path(put, path = "/v2/box/{id}/git-config", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
-pub(super) async fn git_config(
+pub(in crate::http) async fn git_config(
     State(app): State<App>,
     found: TheBox,
     Json(body): Json<GitConfigChange>,
@@ -63,7 +67,7 @@ pub(super) async fn git_config(
 
 /// The same under the path that newer clients use.
 #[utoipa::path(put, path = "/v2/box/{id}/config/git", tag = "settings", params(("id" = String, Path)), request_body = GitConfigChange, responses((status = 200, body = GitConfig), (status = 400, body = ErrorBody)))]
-pub(super) async fn config_git(
+pub(in crate::http) async fn config_git(
     State(app): State<App>,
     found: TheBox,
     Json(body): Json<GitConfigChange>,

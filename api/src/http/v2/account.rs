@@ -2,9 +2,9 @@
 
 use axum::extract::{Path, State};
 
-use super::App;
-use super::auth::Caller;
-use super::reply::{Answer, Json, done};
+use crate::http::App;
+use crate::http::auth::Caller;
+use crate::http::reply::{Answer, Json, done};
 use crate::http::v2::wire::{Empty, EnvValue, EnvVars, ErrorBody};
 use crate::ids::{self, ENV_VARS_MAX};
 use crate::lifecycle::check_env;
@@ -15,7 +15,7 @@ const MASK: &str = "********";
 
 /// Names of the account's variables; values are masked.
 #[utoipa::path(get, path = "/v2/box/settings/env", tag = "account", responses((status = 200, body = EnvVars), (status = 401, body = ErrorBody)))]
-pub(super) async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
+pub(in crate::http) async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
     let env = app.db.account_env(&account.id).await?;
     let env_vars = env.into_keys().map(|name| (name, MASK.to_owned())).collect();
     Ok(axum::Json(EnvVars { env_vars }))
@@ -23,7 +23,7 @@ pub(super) async fn get_env(State(app): State<App>, Caller(account): Caller) -> 
 
 /// Replaces all variables of the account. They reach boxes created afterwards.
 #[utoipa::path(put, path = "/v2/box/settings/env", tag = "account", request_body = EnvVars, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn replace_env(
+pub(in crate::http) async fn replace_env(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<EnvVars>,
@@ -35,7 +35,7 @@ pub(super) async fn replace_env(
 
 /// Sets one variable of the account.
 #[utoipa::path(put, path = "/v2/box/settings/env/{key}", tag = "account", params(("key" = String, Path)), request_body = EnvValue, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn set_env(
+pub(in crate::http) async fn set_env(
     State(app): State<App>,
     Caller(account): Caller,
     Path(key): Path<String>,
@@ -50,7 +50,7 @@ pub(super) async fn set_env(
 
 /// Removes one variable of the account.
 #[utoipa::path(delete, path = "/v2/box/settings/env/{key}", tag = "account", params(("key" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn remove_env(
+pub(in crate::http) async fn remove_env(
     State(app): State<App>,
     Caller(account): Caller,
     Path(key): Path<String>,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 
-use super::flush::Gate;
+use crate::http::flush::FlushWatch;
 use crate::http::v2::wire::{ErrorBody, ExitTrailer};
 use crate::runs::{Finished, RunStream, StreamItem};
 
@@ -18,7 +18,7 @@ use crate::runs::{Finished, RunStream, StreamItem};
 pub(super) struct StreamBody {
     items: RunStream,
     /// Absent in tests without a connection.
-    gate: Option<Gate>,
+    flushes: Option<FlushWatch>,
     state: State,
 }
 
@@ -35,8 +35,8 @@ enum State {
 
 impl StreamBody {
     /// A body that ends with the run.
-    pub(super) fn new(items: RunStream, gate: Option<Gate>) -> Self {
-        Self { items, gate, state: State::Output }
+    pub(super) fn new(items: RunStream, flushes: Option<FlushWatch>) -> Self {
+        Self { items, flushes, state: State::Output }
     }
 
     /// As the body of an answer.
@@ -45,7 +45,7 @@ impl StreamBody {
     }
 
     fn before_trailer(&mut self, finished: Option<Finished>) -> State {
-        let seen = self.gate.as_ref().map_or(0, Gate::flushes);
+        let seen = self.flushes.as_ref().map_or(0, FlushWatch::flushes);
         State::Flush { seen, trailer: trailer(finished) }
     }
 }
@@ -63,8 +63,8 @@ impl Body for StreamBody {
                 State::Over => return Poll::Ready(None),
                 State::Flush { seen, trailer } => {
                     let trailer = trailer.clone();
-                    if let Some(gate) = &self.gate {
-                        ready!(gate.poll_flushed(*seen, context));
+                    if let Some(flushes) = &self.flushes {
+                        ready!(flushes.poll_flushed(*seen, context));
                     }
                     self.state = State::Over;
                     return Poll::Ready(Some(Ok(Frame::data(trailer))));
@@ -150,15 +150,15 @@ mod tests {
     #[tokio::test]
     async fn the_trailer_waits_for_the_flush_of_what_is_before_it() {
         let (sender, receiver) = mpsc::channel(8);
-        let gate = Gate::default();
-        let mut body = StreamBody::new(receiver.into(), Some(gate.clone()));
+        let flushes = FlushWatch::default();
+        let mut body = StreamBody::new(receiver.into(), Some(flushes.clone()));
         sender.send(StreamItem::Output(Bytes::from_static(b"x\n"))).await.expect("room");
         sender.send(StreamItem::End(finished())).await.expect("room");
         assert!(body.frame().await.is_some());
         let waited = tokio::time::timeout(std::time::Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing was flushed yet");
         let mut connection =
-            super::super::flush::Gated::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()), gate);
+            crate::http::flush::Watched::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()), flushes);
         tokio::io::AsyncWriteExt::flush(&mut connection).await.expect("a flush");
         let last = body.frame().await.expect("a frame").expect("no errors").into_data().expect("data");
         assert_eq!(last, TRAILER);

@@ -3,11 +3,11 @@
 use axum::extract::State;
 use serde_json::Value;
 
-use super::App;
-use super::auth::Caller;
 use super::boxes::describe;
-use super::reply::{Answer, Json};
 use crate::boxes::Secret;
+use crate::http::App;
+use crate::http::auth::Caller;
+use crate::http::reply::{Answer, Json};
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::lifecycle::{AgentRequest, BoxRequest};
 use crate::refusal::Refusal;
@@ -15,7 +15,7 @@ use icebox_net::headers::Wanted;
 
 /// Creates a box. The answer comes when it accepts work.
 #[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)))]
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<CreateBox>,
@@ -74,7 +74,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// The headers in a body; none if it has no such field.
-pub(super) fn headers_of(wanted: Option<Value>) -> Result<Option<Wanted>, Refusal> {
+pub(in crate::http) fn headers_of(wanted: Option<Value>) -> Result<Option<Wanted>, Refusal> {
     let Some(wanted) = wanted.filter(|value| !is_empty(value)) else { return Ok(None) };
     // The text does not quote the unreadable value: it may be a secret.
     let shape = "attach_headers must be an object like {\"api.example.com\": {\"Authorization\": \"Bearer …\"}}";

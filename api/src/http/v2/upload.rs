@@ -5,22 +5,22 @@ use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 
-use super::App;
-use super::extract::TheBox;
-use super::reply::{Answer, done, read_body};
 use crate::files::{FILE_BYTES_MAX, Upload};
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, done, read_body};
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::refusal::Refusal;
 
 /// Longest upload: 100 MiB of files, and the multipart overhead.
-pub(super) const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
+const UPLOAD_BYTES_MAX: usize = FILE_BYTES_MAX + 1024 * 1024;
 /// Longest path.
 const PATH_BYTES_MAX: usize = 4096;
 
 /// Uploads files: fields `paths` (absolute destination) and parts `files`, paired by order; one client sends all paths
 /// first, another path and file in turn. The file name of a part is ignored.
 #[utoipa::path(post, path = "/v2/box/{id}/files/upload", tag = "files", params(("id" = String, Path)), request_body(content_type = "multipart/form-data", description = "Pairs of `paths` and `files`"), responses((status = 200, body = Empty), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
-pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
+pub(in crate::http) async fn upload(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let is_form = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -49,7 +49,7 @@ pub(super) async fn upload(State(app): State<App>, found: TheBox, request: Reque
 }
 
 /// The limit that replaces the framework's own for this route.
-pub(super) fn limit() -> DefaultBodyLimit {
+pub(in crate::http) fn limit() -> DefaultBodyLimit {
     DefaultBodyLimit::max(UPLOAD_BYTES_MAX)
 }
 

@@ -3,10 +3,10 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 
-use super::App;
-use super::extract::TheBox;
-use super::reply::{Answer, Json, done};
 use crate::boxes::WorkKind;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, done};
 use crate::http::v2::wire::{Empty, ErrorBody, OpenUrl, PublicUrl, PublicUrlItem, PublicUrlList};
 use crate::public_urls::USER;
 use crate::refusal::Refusal;
@@ -14,7 +14,7 @@ use crate::refusal::Refusal;
 /// Makes the public URL of a port, and wakes the box. An existing one is replaced, with its credentials. The secrets
 /// are shown here and never again.
 #[utoipa::path(post, path = "/v2/box/{id}/preview", tag = "urls", params(("id" = String, Path)), request_body = OpenUrl, responses((status = 200, body = PublicUrl), (status = 400, body = ErrorBody)))]
-pub(super) async fn open(
+pub(in crate::http) async fn open(
     State(app): State<App>,
     found: TheBox,
     headers: HeaderMap,
@@ -39,7 +39,7 @@ pub(super) async fn open(
 
 /// The public URLs of the box. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}/preview", tag = "urls", params(("id" = String, Path)), responses((status = 200, body = PublicUrlList), (status = 400, body = ErrorBody)))]
-pub(super) async fn list(State(app): State<App>, found: TheBox, headers: HeaderMap) -> Answer<PublicUrlList> {
+pub(in crate::http) async fn list(State(app): State<App>, found: TheBox, headers: HeaderMap) -> Answer<PublicUrlList> {
     found.not_ephemeral("public URLs are")?;
     let asked = host_of(&headers);
     let urls = app.urls.list(&found.entry).into_iter().map(|row| {
@@ -60,7 +60,11 @@ pub(super) async fn list(State(app): State<App>, found: TheBox, headers: HeaderM
 
 /// Removes the public URL of a port and ends the connections through it. A missing one is not an error.
 #[utoipa::path(delete, path = "/v2/box/{id}/preview/{port}", tag = "urls", params(("id" = String, Path), ("port" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn close(State(app): State<App>, found: TheBox, Path(path): Path<(String, String)>) -> Answer<Empty> {
+pub(in crate::http) async fn close(
+    State(app): State<App>,
+    found: TheBox,
+    Path(path): Path<(String, String)>,
+) -> Answer<Empty> {
     found.not_ephemeral("public URLs are")?;
     let port = check_port(path.1.parse().ok())?;
     app.urls.close(&found.entry, port).await?;

@@ -11,12 +11,12 @@ use icebox_shim::handle::{EntryKind, FileReader};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::App;
-use super::extract::TheBox;
-use super::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::boxes::Awake;
 use crate::clock::rfc3339;
 use crate::files::FILE_BYTES_MAX;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, Query, done, parse_json, read_body};
 use crate::http::v2::wire::{
     Empty, ErrorBody, FileContent, FileEntry, FileKind, FileList, FileStat, MakeDir, RemoveFile, RenameFile, WriteFile,
 };
@@ -33,7 +33,7 @@ const WRITE_BODY_BYTES_MAX: usize = 140 * 1024 * 1024;
 /// Query of a read.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct ReadQuery {
+pub(in crate::http) struct ReadQuery {
     /// Absolute path.
     path: String,
     /// `base64`, or absent for text.
@@ -46,7 +46,11 @@ pub(super) struct ReadQuery {
 
 /// Reads a file, or a range of it.
 #[utoipa::path(get, path = "/v2/box/{id}/files/read", tag = "files", params(("id" = String, Path), ReadQuery), responses((status = 200, body = FileContent), (status = 404, body = ErrorBody)))]
-pub(super) async fn read(State(app): State<App>, found: TheBox, Query(query): Query<ReadQuery>) -> Answer<FileContent> {
+pub(in crate::http) async fn read(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<ReadQuery>,
+) -> Answer<FileContent> {
     let path = resolve_path(&query.path)?;
     let range = range_of(&query)?;
     let awake = found.awake(&app).await?;
@@ -88,7 +92,7 @@ async fn read_whole(reader: &mut FileReader) -> Result<Vec<u8>, Refusal> {
 
 /// Writes a file; parent folders are created. No reader sees a half-written file.
 #[utoipa::path(post, path = "/v2/box/{id}/files/write", tag = "files", params(("id" = String, Path)), request_body = WriteFile, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn write(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
+pub(in crate::http) async fn write(State(app): State<App>, found: TheBox, request: Request) -> Answer<Empty> {
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -121,14 +125,18 @@ pub(super) async fn write(State(app): State<App>, found: TheBox, request: Reques
 /// Query with a folder, or with a file under the name `folder`.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct FolderQuery {
+pub(in crate::http) struct FolderQuery {
     /// Absolute, or relative to `/workspace/home`.
     folder: Option<String>,
 }
 
 /// Lists one level of a folder, or the one entry of a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/list", tag = "files", params(("id" = String, Path), FolderQuery), responses((status = 200, body = FileList), (status = 404, body = ErrorBody)))]
-pub(super) async fn list(State(app): State<App>, found: TheBox, Query(query): Query<FolderQuery>) -> Answer<FileList> {
+pub(in crate::http) async fn list(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<FolderQuery>,
+) -> Answer<FileList> {
     let path = resolve_folder(query.folder.as_deref())?;
     let awake = found.awake(&app).await?;
     let entries = awake.entry.handle().file_list(&path).await?;
@@ -150,7 +158,7 @@ fn to_wire(entry: icebox_shim::handle::FileEntry) -> FileEntry {
 
 /// Sends a file as it is. The parameter is called `folder`, and names a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/download", tag = "files", params(("id" = String, Path), FolderQuery), responses((status = 200, content_type = "application/octet-stream"), (status = 404, body = ErrorBody)))]
-pub(super) async fn download(
+pub(in crate::http) async fn download(
     State(app): State<App>,
     found: TheBox,
     Query(query): Query<FolderQuery>,
@@ -188,7 +196,7 @@ async fn next_piece((mut reader, awake, left): Sending) -> Result<Option<(bytes:
 /// Query of a description.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct StatQuery {
+pub(in crate::http) struct StatQuery {
     /// Absolute path.
     path: String,
     /// Follow a final symbolic link.
@@ -197,7 +205,11 @@ pub(super) struct StatQuery {
 
 /// Describes a file.
 #[utoipa::path(get, path = "/v2/box/{id}/files/stat", tag = "files", params(("id" = String, Path), StatQuery), responses((status = 200, body = FileStat), (status = 404, body = ErrorBody)))]
-pub(super) async fn stat(State(app): State<App>, found: TheBox, Query(query): Query<StatQuery>) -> Answer<FileStat> {
+pub(in crate::http) async fn stat(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<StatQuery>,
+) -> Answer<FileStat> {
     let path = resolve_path(&query.path)?;
     let awake = found.awake(&app).await?;
     let stat = awake.entry.handle().file_stat(&path, query.follow.unwrap_or(false)).await?;
@@ -218,7 +230,7 @@ pub(super) async fn stat(State(app): State<App>, found: TheBox, Query(query): Qu
 
 /// Makes a folder.
 #[utoipa::path(post, path = "/v2/box/{id}/files/mkdir", tag = "files", params(("id" = String, Path)), request_body = MakeDir, responses((status = 200, body = Empty), (status = 409, body = ErrorBody)))]
-pub(super) async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Json<MakeDir>) -> Answer<Empty> {
+pub(in crate::http) async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Json<MakeDir>) -> Answer<Empty> {
     let path = resolve_path(&body.path)?;
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_mkdir(&path, body.parents.unwrap_or(false)).await?;
@@ -227,7 +239,11 @@ pub(super) async fn mkdir(State(app): State<App>, found: TheBox, Json(body): Jso
 
 /// Renames a file or folder.
 #[utoipa::path(post, path = "/v2/box/{id}/files/rename", tag = "files", params(("id" = String, Path)), request_body = RenameFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn rename(State(app): State<App>, found: TheBox, Json(body): Json<RenameFile>) -> Answer<Empty> {
+pub(in crate::http) async fn rename(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<RenameFile>,
+) -> Answer<Empty> {
     let (from, to) = (resolve_path(&body.from)?, resolve_path(&body.to)?);
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_rename(&from, &to).await?;
@@ -236,7 +252,11 @@ pub(super) async fn rename(State(app): State<App>, found: TheBox, Json(body): Js
 
 /// Removes a file, or a folder with all that is in it.
 #[utoipa::path(post, path = "/v2/box/{id}/files/remove", tag = "files", params(("id" = String, Path)), request_body = RemoveFile, responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn remove(State(app): State<App>, found: TheBox, Json(body): Json<RemoveFile>) -> Answer<Empty> {
+pub(in crate::http) async fn remove(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<RemoveFile>,
+) -> Answer<Empty> {
     let path = resolve_path(&body.path)?;
     let awake = found.awake(&app).await?;
     awake.entry.handle().file_remove(&path, body.recursive.unwrap_or(false)).await?;

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::oneshot;
 
-use super::App;
-use super::extract::TheBox;
-use super::flush::Gate;
-use super::reply::Json;
 use super::stream_body::StreamBody;
-use super::system::Peer;
 use crate::boxes::StreamClient;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::flush::FlushWatch;
+use crate::http::reply::Json;
+use crate::http::system::Peer;
 use crate::http::v2::wire::{CodeBody, ErrorBody, ExecBody, ExecResult};
 use crate::refusal::Refusal;
 use crate::runs::{self, Command, Outcome, Share};
@@ -27,14 +27,14 @@ use crate::runs::{self, Command, Outcome, Share};
 /// none, because each byte restarts the read timeout of a client on Python.
 const HEAD_AFTER: Duration = Duration::from_secs(10);
 /// The connection of a client that reads a stream; absent in tests without one.
-type Reader = (Option<Extension<Gate>>, Option<Extension<Peer>>);
+type Reader = (Option<Extension<FlushWatch>>, Option<Extension<Peer>>);
 
 /// Time between two blanks.
 const BLANK_EVERY: Duration = Duration::from_secs(20);
 
 /// Runs a command and answers when it has ended. A command that fails is no error of the request.
 #[utoipa::path(post, path = "/v2/box/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn exec(
+pub(in crate::http) async fn exec(
     State(app): State<App>,
     headers: HeaderMap,
     found: TheBox,
@@ -46,7 +46,7 @@ pub(super) async fn exec(
 
 /// Runs code and answers when it has ended.
 #[utoipa::path(post, path = "/v2/box/{id}/code", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, body = ExecResult), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn code(
+pub(in crate::http) async fn code(
     State(app): State<App>,
     headers: HeaderMap,
     found: TheBox,
@@ -58,7 +58,7 @@ pub(super) async fn code(
 /// Runs a command; its output comes as it is written, stdout and stderr merged, then `event: exit` with the exit code.
 /// When the client disconnects, the command continues.
 #[utoipa::path(post, path = "/v2/box/{id}/exec-stream", tag = "exec", params(("id" = String, Path)), request_body = ExecBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn exec_stream(
+pub(in crate::http) async fn exec_stream(
     State(app): State<App>,
     client: Reader,
     found: TheBox,
@@ -70,7 +70,7 @@ pub(super) async fn exec_stream(
 
 /// Runs code; its output comes as it is written.
 #[utoipa::path(post, path = "/v2/box/{id}/code-stream", tag = "exec", params(("id" = String, Path)), request_body = CodeBody, responses((status = 200, content_type = "text/plain", description = "Raw output and a trailer"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn code_stream(
+pub(in crate::http) async fn code_stream(
     State(app): State<App>,
     client: Reader,
     found: TheBox,
@@ -79,12 +79,17 @@ pub(super) async fn code_stream(
     run_as_stream(&app, &found, runs::code_command(body.into())?, client).await
 }
 
-async fn run_as_stream(app: &App, found: &TheBox, command: Command, (gate, peer): Reader) -> Result<Response, Refusal> {
+async fn run_as_stream(
+    app: &App,
+    found: &TheBox,
+    command: Command,
+    (flushes, peer): Reader,
+) -> Result<Response, Refusal> {
     let awake = found.awake(app).await?;
     let client = StreamClient { address: peer.map(|Extension(peer)| peer.address) };
     let command = Command { streamed_to: Some(client), ..command };
     let output = runs::stream(&app.runs, &awake, &command).await?;
-    let body = StreamBody::new(output, gate.map(|Extension(gate)| gate)).into_body();
+    let body = StreamBody::new(output, flushes.map(|Extension(flushes)| flushes)).into_body();
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),

@@ -8,12 +8,13 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 use utoipa::IntoParams;
 
-use super::App;
-use super::auth::Caller;
-use super::extract::TheBox;
-use super::reply::{Answer, Json, Query};
 use crate::boxes::{Deleted, Entry};
+use crate::clock;
 use crate::error::{Cause, Error};
+use crate::http::App;
+use crate::http::auth::Caller;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, Query};
 use crate::http::v2::wire::{BoxData, DeleteBoxes, Empty, ErrorBody};
 use crate::ledger::cpu_micro_dollars;
 use crate::refusal::Refusal;
@@ -24,9 +25,10 @@ const BULK_IDS_MAX: usize = 1000;
 const BULK_AT_ONCE: usize = 16;
 
 /// A box as the clients see it. Asks the kernel; does not block.
-pub(super) fn describe(entry: &Entry) -> BoxData {
+pub(in crate::http) fn describe(entry: &Entry) -> BoxData {
     let (settings, usage) = (entry.settings(), entry.meter.usage());
     let network_policy = settings.shown_policy();
+    let kept = settings.kept(clock::unix_ms()).map(Into::into);
     #[expect(clippy::cast_precision_loss, reason = "for people; the bill has the exact integers")]
     let cost = cpu_micro_dollars(usage.cpu_usec) as f64 / 1e6;
     BoxData {
@@ -50,20 +52,21 @@ pub(super) fn describe(entry: &Entry) -> BoxData {
         ephemeral: settings.ephemeral,
         expires_at: entry.expires_ms.map(|ms| ms.div_euclid(1000)),
         idle_seconds: entry.idle().as_secs(),
+        kept,
     }
 }
 
 /// Query of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct ListQuery {
+pub(in crate::http) struct ListQuery {
     /// Only boxes with this label.
     label: Option<String>,
 }
 
 /// Lists the boxes of the account, oldest first.
 #[utoipa::path(get, path = "/v2/box", tag = "boxes", params(ListQuery), responses((status = 200, body = Vec<BoxData>), (status = 401, body = ErrorBody)))]
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(app): State<App>,
     Caller(account): Caller,
     Query(query): Query<ListQuery>,
@@ -80,13 +83,16 @@ pub(super) async fn list(
 
 /// Describes a box. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}", tag = "boxes", params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = BoxData), (status = 404, body = ErrorBody)))]
-pub(super) async fn get(found: TheBox) -> Answer<BoxData> {
+pub(in crate::http) async fn get(found: TheBox) -> Answer<BoxData> {
     Ok(axum::Json(describe(&found.entry)))
 }
 
 /// Deletes a box for good.
 #[utoipa::path(delete, path = "/v2/box/{id}", tag = "boxes", params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = Empty), (status = 202, body = Empty, description = "Its deletion goes on in the background"), (status = 404, body = ErrorBody)))]
-pub(super) async fn delete(State(app): State<App>, found: TheBox) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
+pub(in crate::http) async fn delete(
+    State(app): State<App>,
+    found: TheBox,
+) -> Result<(StatusCode, axum::Json<Empty>), Refusal> {
     let status = match app.boxes.delete(&found.entry).await? {
         Deleted::Whole => StatusCode::OK,
         Deleted::GoingOn => StatusCode::ACCEPTED,
@@ -96,14 +102,14 @@ pub(super) async fn delete(State(app): State<App>, found: TheBox) -> Result<(Sta
 
 /// Answer of a bulk deletion.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub(super) struct BulkDeleted {
+pub(in crate::http) struct BulkDeleted {
     /// Number of deleted boxes.
     deleted: usize,
 }
 
 /// Deletes several boxes. Unknown ids are skipped, unless all are unknown.
 #[utoipa::path(delete, path = "/v2/box", tag = "boxes", request_body = DeleteBoxes, responses((status = 200, body = BulkDeleted), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn delete_many(
+pub(in crate::http) async fn delete_many(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<DeleteBoxes>,

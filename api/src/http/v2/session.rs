@@ -17,9 +17,9 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::App;
-use super::extract::TheBox;
-use super::seats::Seat;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::seats::Seat;
 use crate::http::v2::wire::{ClientFrame, ServerFrame, Start};
 use crate::refusal::Refusal;
 use crate::runs::{self, ClientGone, Opened, Session, SessionEnd, SessionInput, SessionOutput, SessionStart};
@@ -39,7 +39,7 @@ type Source = SplitStream<WebSocket>;
 /// Opens an interactive session (WebSocket, JSON frames): a process with standard input, output and error apart or with
 /// a terminal.
 #[utoipa::path(get, path = "/v2/box/{id}/exec-session", tag = "exec", params(("id" = String, Path)), responses((status = 101, description = "WebSocket"), (status = 404, body = crate::http::v2::wire::ErrorBody)))]
-pub(super) async fn exec_session(
+pub(in crate::http) async fn exec_session(
     State(app): State<App>,
     found: TheBox,
     seat: Option<Extension<Seat>>,

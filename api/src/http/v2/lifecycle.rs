@@ -5,10 +5,10 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::App;
-use super::extract::TheBox;
-use super::reply::{Answer, Json, Query, done};
-use super::system::Peer;
+use crate::http::App;
+use crate::http::extract::TheBox;
+use crate::http::reply::{Answer, Json, Query, done};
+use crate::http::system::Peer;
 use crate::http::v2::wire::{BoxRunData, Empty, ErrorBody, Logs, Runs, Startup, StatusAnswer};
 use crate::lifecycle::check_init_command;
 use crate::refusal::Refusal;
@@ -16,13 +16,13 @@ use crate::runs;
 
 /// The status of the box. Wakes nothing.
 #[utoipa::path(get, path = "/v2/box/{id}/status", tag = "life", params(("id" = String, Path)), responses((status = 200, body = StatusAnswer), (status = 404, body = ErrorBody)))]
-pub(super) async fn status(found: TheBox) -> Answer<StatusAnswer> {
+pub(in crate::http) async fn status(found: TheBox) -> Answer<StatusAnswer> {
     Ok(axum::Json(StatusAnswer { status: found.entry.status().into() }))
 }
 
 /// Puts the box to sleep: its processes are frozen and continue when it is woken.
 #[utoipa::path(post, path = "/v2/box/{id}/pause", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+pub(in crate::http) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("pause is")?;
     app.lifecycle.pause(&found.entry).await?;
     done()
@@ -30,7 +30,7 @@ pub(super) async fn pause(State(app): State<App>, found: TheBox) -> Answer<Empty
 
 /// Wakes the box. Every request that needs it does the same.
 #[utoipa::path(post, path = "/v2/box/{id}/resume", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn resume(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+pub(in crate::http) async fn resume(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     found.not_ephemeral("resume is")?;
     app.lifecycle.resume(&found.entry).await?;
     done()
@@ -38,13 +38,17 @@ pub(super) async fn resume(State(app): State<App>, found: TheBox) -> Answer<Empt
 
 /// The init command; empty if there is none.
 #[utoipa::path(get, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Startup)))]
-pub(super) async fn get_startup(found: TheBox) -> Answer<Startup> {
+pub(in crate::http) async fn get_startup(found: TheBox) -> Answer<Startup> {
     Ok(axum::Json(Startup { init_command: Some(found.entry.settings().init_command.unwrap_or_default()) }))
 }
 
 /// Sets the init command. It runs at the next start of the box.
 #[utoipa::path(put, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), request_body = Startup, responses((status = 200, body = Empty), (status = 400, body = ErrorBody)))]
-pub(super) async fn set_startup(State(app): State<App>, found: TheBox, Json(body): Json<Startup>) -> Answer<Empty> {
+pub(in crate::http) async fn set_startup(
+    State(app): State<App>,
+    found: TheBox,
+    Json(body): Json<Startup>,
+) -> Answer<Empty> {
     let command = check_init_command(body.init_command)?;
     let command = command.ok_or_else(|| Refusal::Invalid("init_command must not be empty".into()))?;
     let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = Some(command);
@@ -54,7 +58,7 @@ pub(super) async fn set_startup(State(app): State<App>, found: TheBox, Json(body
 
 /// Removes the init command. Processes that it has started go on.
 #[utoipa::path(delete, path = "/v2/box/{id}/startup", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Empty)))]
-pub(super) async fn remove_startup(State(app): State<App>, found: TheBox) -> Answer<Empty> {
+pub(in crate::http) async fn remove_startup(State(app): State<App>, found: TheBox) -> Answer<Empty> {
     let change = |settings: &mut crate::domain::BoxSettings| settings.init_command = None;
     app.boxes.change_settings(&found.entry, found.account.idle_seconds, change).await?;
     done()
@@ -63,7 +67,7 @@ pub(super) async fn remove_startup(State(app): State<App>, found: TheBox) -> Ans
 /// Query of the log.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct LogsQuery {
+pub(in crate::http) struct LogsQuery {
     /// Entries to skip from the oldest.
     offset: Option<u64>,
     /// Entries to return; 0 or absent: all.
@@ -72,7 +76,11 @@ pub(super) struct LogsQuery {
 
 /// The log of the box, oldest entry first.
 #[utoipa::path(get, path = "/v2/box/{id}/logs", tag = "life", params(("id" = String, Path), LogsQuery), responses((status = 200, body = Logs), (status = 400, body = ErrorBody)))]
-pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Query<LogsQuery>) -> Answer<Logs> {
+pub(in crate::http) async fn logs(
+    State(app): State<App>,
+    found: TheBox,
+    Query(query): Query<LogsQuery>,
+) -> Answer<Logs> {
     found.not_ephemeral("logs are")?;
     app.db.settle().await?;
     let limit = query.limit.filter(|limit| *limit > 0);
@@ -82,7 +90,7 @@ pub(super) async fn logs(State(app): State<App>, found: TheBox, Query(query): Qu
 
 /// The runs of the box, newest first.
 #[utoipa::path(get, path = "/v2/box/{id}/runs", tag = "life", params(("id" = String, Path)), responses((status = 200, body = Runs), (status = 400, body = ErrorBody)))]
-pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<Runs> {
+pub(in crate::http) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<Runs> {
     found.not_ephemeral("runs are")?;
     let runs = runs::runs_of(&app.runs, &found.entry).await?;
     let runs = runs.into_iter().map(|run| BoxRunData::new(run, &found.entry.account_id)).collect();
@@ -92,7 +100,7 @@ pub(super) async fn list_runs(State(app): State<App>, found: TheBox) -> Answer<R
 /// Ends a run with all its processes. An unknown id means the stream that the same client reads, or has just left: the
 /// clients make up ids for their streams.
 #[utoipa::path(post, path = "/v2/box/{id}/runs/{run}/cancel", tag = "life", params(("id" = String, Path), ("run" = String, Path)), responses((status = 200, body = Empty), (status = 404, body = ErrorBody)))]
-pub(super) async fn cancel(
+pub(in crate::http) async fn cancel(
     State(app): State<App>,
     peer: Option<Extension<Peer>>,
     found: TheBox,
