@@ -15,6 +15,9 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// uid and gid maps of a new user namespace (user_namespaces(7)); must map id 0.
     pub id_maps: Option<IdMaps>,
+    /// Clocks that count from the container's start, in a time namespace of its own, where the kernel has these. Needs a
+    /// new user namespace.
+    pub clocks_from_zero: bool,
     /// The root file system.
     pub root: Root,
     /// Mounts below the root, in order.

@@ -70,6 +70,7 @@ impl Bench {
                 cgroup: Namespace::New,
             },
             id_maps: Some(IdMaps { uids: map(), gids: map() }),
+            clocks_from_zero: false,
             root: Root {
                 source: RootSource::Overlay(Overlay {
                     lower: vec![self.dir.path().join("base")],

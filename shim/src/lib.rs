@@ -14,6 +14,7 @@ pub mod init;
 pub mod launch;
 pub mod launcher;
 pub mod names;
+mod processors;
 pub mod protocol;
 pub mod sudo;
 #[allow(unsafe_code)]

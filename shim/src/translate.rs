@@ -16,6 +16,7 @@ use icebox_runtime::seccomp::{compile, profile};
 
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
+use crate::processors::list_text;
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -111,7 +112,7 @@ const READ_ONLY: [&str; 7] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/driver", "/proc/tty", "/proc/pressure"];
 
 /// Where C libraries and language runtimes look for the CPUs.
-const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+pub(crate) const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
 /// `/proc/swaps` without an entry (proc_swaps(5)).
 const NO_SWAP: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
@@ -124,11 +125,11 @@ const SYSCTLS: [(&str, &str); 4] = [
 ];
 
 /// The plan of a box. `init` is the sealed init, `disk` the number of the volume's device: needed where its rates are
-/// limited.
+/// limited. `cpus` are the processors that the box is told of.
 ///
 /// # Errors
 /// `InvalidInput` for a spec that makes no sense.
-pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>) -> Result<Plan, Error> {
+pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>, cpus: &[u32]) -> Result<Plan, Error> {
     let ids = || vec![IdMap { inside: 0, outside: spec.uid_base, count: ID_COUNT }];
     Ok(Plan {
         namespaces: Namespaces {
@@ -141,8 +142,9 @@ pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>) -> R
             cgroup: Namespace::New,
         },
         id_maps: Some(IdMaps { uids: ids(), gids: ids() }),
+        clocks_from_zero: true,
         root: Root { source: RootSource::Overlay(overlay(spec)), readonly: false },
-        mounts: mounts(spec),
+        mounts: mounts(spec, cpus),
         dev: Dev { nodes: default_device_nodes(), links: default_dev_links() },
         masked_paths: MASKED.iter().map(PathBuf::from).collect(),
         readonly_paths: READ_ONLY.iter().map(PathBuf::from).collect(),
@@ -178,12 +180,12 @@ fn overlay(spec: &BoxSpec) -> Overlay {
     }
 }
 
-fn mounts(spec: &BoxSpec) -> Vec<Mount> {
+fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
     let strict = MountAttributes { nosuid: true, nodev: true, noexec: true, ..MountAttributes::default() };
     let readonly = MountAttributes { readonly: true, ..strict };
     let shm_bytes = (spec.memory_bytes / 2).min(SHM_BYTES_MAX);
     let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
-    let mut list = vec![
+    vec![
         filesystem("/proc", "proc", "", strict),
         // Not `nodev`: the nodes are here. Nobody inside can make others.
         filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
@@ -210,15 +212,12 @@ fn mounts(spec: &BoxSpec) -> Vec<Mount> {
         ),
         // A running box has no swap, whatever the host has.
         text("/proc/swaps", NO_SWAP.to_owned(), readonly),
+        text(CPUS_ONLINE, format!("{}\n", list_text(cpus)), readonly),
         // Root of the box may add to these two, as in Docker; they are new at each start.
         text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), strict),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
         text("/etc/resolv.conf", resolv_conf(spec), strict),
-    ];
-    if let Some(cpus) = &spec.limits.cpuset_cpus {
-        list.push(text(CPUS_ONLINE, format!("{cpus}\n"), readonly));
-    }
-    list
+    ]
 }
 
 fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttributes) -> Mount {
@@ -382,7 +381,7 @@ mod tests {
 
     #[test]
     fn everything_that_isolates_is_on() {
-        let plan = plan(&spec(), any_fd(), None).unwrap();
+        let plan = plan(&spec(), any_fd(), None, &[0]).unwrap();
         let n = &plan.namespaces;
         assert!([&n.user, &n.mount, &n.pid, &n.net, &n.ipc, &n.uts, &n.cgroup].iter().all(|n| n.is_new()));
         assert!(plan.process.no_new_privs && plan.process.seccomp.is_some());
@@ -405,8 +404,8 @@ mod tests {
             ..HostLimits::default()
         };
         let spec = BoxSpec { limits, memory_bytes: 1000, ..spec() };
-        assert!(plan(&spec, any_fd(), None).is_err(), "a rate needs the disk's number");
-        let limits = plan(&spec, any_fd(), Some((7, 3))).unwrap().cgroup.unwrap().limits;
+        assert!(plan(&spec, any_fd(), None, &[0]).is_err(), "a rate needs the disk's number");
+        let limits = plan(&spec, any_fd(), Some((7, 3)), &[0]).unwrap().cgroup.unwrap().limits;
         assert_eq!((limits.memory_high_bytes, limits.cpuset_cpus.as_deref()), (Some(900), Some("0-1")));
         let disk = IoMax { major: 7, minor: 3, wbps: Some(1 << 20), ..IoMax::default() };
         assert_eq!(limits.io_max, [disk]);
@@ -421,7 +420,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_host_is_writable() {
-        for mount in plan(&spec(), any_fd(), None).unwrap().mounts {
+        for mount in plan(&spec(), any_fd(), None, &[0]).unwrap().mounts {
             assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
             if matches!(mount.source, MountSource::Cgroup2) {
                 assert!(mount.attributes.readonly, "{}", mount.target.display());
@@ -435,8 +434,8 @@ mod tests {
     #[test]
     fn senseless_limits_are_refused() {
         for cores in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd(), None).is_err(), "{cores}");
+            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd(), None, &[0]).is_err(), "{cores}");
         }
-        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd(), None).is_err());
+        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd(), None, &[0]).is_err());
     }
 }

@@ -31,6 +31,22 @@ async fn priv_a_box_runs_programs_and_files() {
 }
 
 #[tokio::test]
+async fn priv_the_clocks_of_a_box_begin_at_its_start() {
+    let b = TestBox::start().await;
+    // The start of a process in ticks (field 22), the uptime, and when the system booted.
+    let script = "awk '{sub(/.*\\) /, \"\"); print $20}' /proc/self/stat; cut -d' ' -f1 /proc/uptime; \
+                  sed -n 's/btime //p' /proc/stat; date +%s";
+    let text = b.sh(script).await.text();
+    let numbers: Vec<f64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    let [started, up, boot, now] = numbers[..] else { panic!("{text}") };
+    let lived = PATIENCE.as_secs_f64();
+    assert!(up < lived, "the box is up for {up} s");
+    assert!(started / 100.0 <= up, "started at tick {started}, up for {up} s");
+    assert!((now - up - boot).abs() < 3.0, "booted at {boot}, up for {up} s, it is {now}");
+    assert_eq!(b.sh("cat /sys/devices/system/cpu/online").await.text(), "0\n", "one core");
+}
+
+#[tokio::test]
 async fn priv_runs_have_a_leaf_with_exact_usage() {
     let b = TestBox::start().await;
     let request = b.request(&["/bin/sh", "-c", "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null"]);

@@ -97,6 +97,7 @@ impl Bundle {
         };
         Ok(Plan {
             id_maps: linux::id_maps(linux, &namespaces)?,
+            clocks_from_zero: false,
             root: Root {
                 source: RootSource::Directory(self.rootfs()?),
                 readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),

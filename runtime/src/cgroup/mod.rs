@@ -43,7 +43,7 @@ pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
     shares_from_weight, weight_from_shares,
 };
-pub use parse::is_number_list;
+pub use parse::{is_number_list, number_list};
 pub use path::CgroupPath;
 pub use pressure::{Pressure, Resource, Stall};
 pub use reclaim::Reclaimed;

@@ -71,8 +71,9 @@ pub(super) fn single(text: &str) -> Option<Option<u64>> {
     }
 }
 
-/// A list like `0-3,7`, as the cpuset files have it. An empty one is an empty set.
-pub(super) fn number_list(text: &str) -> Option<BTreeSet<u32>> {
+/// The numbers of a list like `0-3,7`, as the files of cpusets have it. An empty one is an empty set.
+#[must_use]
+pub fn number_list(text: &str) -> Option<BTreeSet<u32>> {
     let mut set = BTreeSet::new();
     let text = text.trim();
     if text.is_empty() {

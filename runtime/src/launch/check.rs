@@ -9,6 +9,13 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
     if plan.namespaces.user.is_new() != plan.id_maps.is_some() {
         return Err(Error::invalid(Step::IdMaps, "id maps", "a new user namespace and id maps go together"));
     }
+    if plan.clocks_from_zero && !plan.namespaces.user.is_new() {
+        return Err(Error::invalid(
+            Step::Identity,
+            "clocks",
+            "a time namespace needs a new user namespace as its owner",
+        ));
+    }
     if let Some(maps) = &plan.id_maps
         && [&maps.uids, &maps.gids].iter().any(|m| !m.iter().any(|line| line.inside == 0 && line.count > 0))
     {

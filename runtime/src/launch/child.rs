@@ -13,7 +13,7 @@ use super::{
     Inherit,
     cgroup::Made,
     cgroup_views::Views,
-    dev,
+    clocks, dev,
     masks::Masks,
     mounts, names,
     process::{self, Entry},
@@ -81,6 +81,7 @@ fn set_up(plan: &Plan, args: &mut ChildArgs) -> Result<()> {
     join_tasks(&args.tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
     join_namespaces(args)?;
     wait_for_id_maps(plan, &args.sync)?;
+    clocks::from_zero(plan)?;
 
     // The host's mounts are still in sight, and so are the rights to open them.
     root::everything_private()?;

@@ -22,6 +22,7 @@ mod cgroup_namespace;
 mod cgroup_views;
 mod check;
 mod child;
+mod clocks;
 mod clone;
 mod dev;
 mod handshake;
