@@ -72,18 +72,8 @@ const KNOWN: [(&str, &[&str]); 4] = [
             "lib.rs",
         ],
     ),
-    ("runtime", &["bundle/mod.rs", "bundle/process.rs", "container/state.rs", "container/store.rs"]),
-    (
-        "shim",
-        &[
-            "handle/cgroup.rs",
-            "handle/memory.rs",
-            "handle/mod.rs",
-            "init/exec.rs",
-            "init/server.rs",
-            "init/sudo_server.rs",
-        ],
-    ),
+    ("runtime", &["bundle/mod.rs", "bundle/process.rs"]),
+    ("shim", &["handle/cgroup.rs", "handle/memory.rs", "handle/mod.rs"]),
     (
         "xtask",
         &[
