@@ -55,6 +55,8 @@ pub(crate) enum Role {
     Starting(u64),
     /// It is attached to this run.
     Attached(u64),
+    /// It was sent the exit of this run, and may acknowledge it.
+    Ended(u64),
     /// It only receives what is still queued.
     Ending,
 }
