@@ -142,11 +142,10 @@ mod tests {
 
     #[test]
     fn errno_and_kind_of_a_cgroup_error_are_kept() {
-        let path = cgroup::CgroupPath::new("cgroup.procs").unwrap();
-        let a_file = cgroup::Cgroup::open(&cgroup::Hierarchy::probe().unwrap(), &path, &[]);
-        let error = a_file.on(Step::JoinCgroup, "v1 hierarchies").unwrap_err();
-        assert_eq!((error.kind, error.errno), (Kind::Invalid, Some(libc::ENOTDIR)), "{error}");
-        assert_eq!(error.step, Step::JoinCgroup);
+        let denied = Err::<(), _>(cgroup::Error::errno("create", "/x", rustix::io::Errno::ACCESS));
+        let error = denied.on(Step::JoinCgroup, "v1 hierarchies").unwrap_err();
+        assert_eq!((error.step, error.kind, error.errno), (Step::JoinCgroup, Kind::Os, Some(libc::EACCES)));
+        assert!(error.to_string().starts_with("join-cgroup: v1 hierarchies: cgroup: create /x: "), "{error}");
         assert!(error.to_string().starts_with("join-cgroup: v1 hierarchies: cgroup: "), "{error}");
 
         let error = Error::from(cgroup::CgroupPath::new("../x").unwrap_err());

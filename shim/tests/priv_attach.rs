@@ -37,6 +37,28 @@ async fn priv_a_run_outlives_its_client_and_tells_its_exit_later() {
 }
 
 #[tokio::test]
+async fn priv_an_exit_is_acknowledged_on_the_connection_of_its_run() {
+    let init = Init::start();
+    let (mut events, mut input) = init.handle.exec(init.shell("exit 3")).await.unwrap().split();
+    let exit = loop {
+        if let Some(RunEvent::Exit(exit)) = events.next().await.unwrap() {
+            break exit;
+        }
+    };
+    assert_eq!(exit.code(), 3);
+    assert_eq!(init.handle.runs().await.unwrap().len(), 1, "it is not acknowledged");
+    // Input that crosses with the exit is no error, and does not count as an acknowledgement.
+    input.resize(1, 1).await.unwrap();
+    events.acknowledge().unwrap();
+    // The init reads its connections in any order.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !init.handle.runs().await.unwrap().is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the acknowledged run is still known");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn priv_attach_gets_the_tail_and_what_comes() {
     let init = Init::start();
     let go = init.path("go");

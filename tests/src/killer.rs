@@ -30,8 +30,19 @@ const SETTINGS: &str = "/proc/sys/";
 pub struct Killed {
     /// Steps that were begun, that of the kill among them.
     pub steps: u32,
+    /// How many of them were settings below `/proc/sys`.
+    pub settings: u32,
     /// Whether there were as many as asked for. If not, the process was killed when all was done.
     pub is_within: bool,
+}
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// A message is sent.
+    Message,
+    /// A setting below `/proc/sys` is written.
+    Setting,
 }
 
 /// Has `work` done while the threads of `pid` that have this name are watched, and kills it when their step `at` is about
@@ -43,7 +54,7 @@ pub fn kill_at(pid: i32, thread_name: &str, at: u32, work: impl FnOnce()) -> Kil
         tids.retain(|tid| is_called(*tid, &[thread_name]) && watch(*tid));
         assert!(!tids.is_empty(), "{pid} has no thread {thread_name:?}");
     };
-    watched(pid, at, watch_all, is_step, work)
+    watched(pid, at, watch_all, step, work)
 }
 
 /// The same for a process that has just begun: all of its threads are watched, and the steps of those that have one of
@@ -57,14 +68,14 @@ pub fn kill_at_start(pid: i32, names: &[&str], at: u32, work: impl FnOnce()) -> 
             watch(tid);
         }
     };
-    watched(pid, at, watch_all, |tid| is_step(tid) && is_called(tid, names), work)
+    watched(pid, at, watch_all, |tid| step(tid).filter(|_| is_called(tid, names)), work)
 }
 
 fn watched(
     pid: i32,
     at: u32,
     watch_all: impl FnOnce() + Send,
-    is_counted: impl Fn(Pid) -> bool + Send,
+    counted: impl Fn(Pid) -> Option<Step> + Send,
     work: impl FnOnce(),
 ) -> Killed {
     let process = Pid::from_raw(pid);
@@ -75,7 +86,7 @@ fn watched(
         let watching = scope.spawn(move || {
             watch_all();
             ready.send(()).expect("somebody waits");
-            count(at, is_counted, || {
+            count(at, counted, || {
                 is_killed.store(true, Ordering::Release);
                 kill(process, Signal::SIGKILL).expect("kill");
             })
@@ -88,8 +99,8 @@ fn watched(
                 kill(process, Signal::SIGKILL).expect("kill");
             }
         }
-        let steps = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Killed { steps, is_within: steps >= at }
+        let (steps, settings) = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Killed { steps, settings, is_within: steps >= at }
     })
 }
 
@@ -127,15 +138,19 @@ fn watch(tid: Pid) -> bool {
     }
 }
 
-/// Counts steps until all threads that are watched have ended. The kill comes from here, or from elsewhere.
-fn count(at: u32, is_counted: impl Fn(Pid) -> bool, kill: impl Fn()) -> u32 {
-    let mut steps = 0;
+/// Counts steps, and settings among them, until all threads that are watched have ended. The kill comes from here, or
+/// from elsewhere.
+fn count(at: u32, counted: impl Fn(Pid) -> Option<Step>, kill: impl Fn()) -> (u32, u32) {
+    let (mut steps, mut settings) = (0, 0);
     loop {
         // Only what this thread watches: others wait for other children.
         let (tid, signal) = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
             Ok(WaitStatus::PtraceSyscall(tid)) => {
-                if steps < at && is_counted(tid) {
+                if steps < at
+                    && let Some(step) = counted(tid)
+                {
                     steps += 1;
+                    settings += u32::from(step == Step::Setting);
                     if steps == at {
                         // It has not begun, and will not.
                         kill();
@@ -146,7 +161,7 @@ fn count(at: u32, is_counted: impl Fn(Pid) -> bool, kill: impl Fn()) -> u32 {
             Ok(WaitStatus::Stopped(tid, signal)) => (tid, Some(signal)),
             Ok(WaitStatus::PtraceEvent(tid, ..)) => (tid, None),
             Ok(_) => continue,
-            Err(Errno::ECHILD) => return steps,
+            Err(Errno::ECHILD) => return (steps, settings),
             Err(Errno::EINTR) => continue,
             Err(e) => panic!("wait for the threads: {e}"),
         };
@@ -158,22 +173,22 @@ fn count(at: u32, is_counted: impl Fn(Pid) -> bool, kill: impl Fn()) -> u32 {
     }
 }
 
-/// Whether the thread, which has stopped at a system call, is about to take a step.
-fn is_step(tid: Pid) -> bool {
+/// The step that the thread, which has stopped at a system call, is about to take; none if the call is no step.
+fn step(tid: Pid) -> Option<Step> {
     if !ptrace::syscall_info(tid).is_ok_and(|info| info.op == ENTRY) {
-        return false;
+        return None;
     }
     // The number of the call and its arguments. Nothing is there of one that was killed meanwhile.
     let call = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
     let mut words = call.split(' ');
-    let Some(number) = words.next().and_then(|word| word.parse::<i64>().ok()) else { return false };
+    let number = words.next()?.parse::<i64>().ok()?;
     let mut file = || {
         let number = words.next()?.strip_prefix("0x")?;
         fs::read_link(format!("/proc/{tid}/fd/{}", i32::from_str_radix(number, 16).ok()?)).ok()
     };
     match number {
-        libc::SYS_sendto | libc::SYS_sendmsg => true,
-        libc::SYS_write => file().is_some_and(|path| path.starts_with(SETTINGS)),
-        _ => false,
+        libc::SYS_sendto | libc::SYS_sendmsg => Some(Step::Message),
+        libc::SYS_write => file().filter(|path| path.starts_with(SETTINGS)).map(|_| Step::Setting),
+        _ => None,
     }
 }

@@ -87,15 +87,20 @@ fn knock(daemon: &Daemon) -> usize {
 }
 
 /// Does something that is killed before each of its steps, and when it is done. There have to be `steps_min` at least.
-fn killed_between_steps<T: Sync>(steps_min: u32, prepare: impl Fn(&Api) -> T, what: impl Fn(&Daemon, &TestBox, &T)) {
+/// Returns what was counted in the whole of it.
+fn killed_between_steps<T: Sync>(
+    steps_min: u32,
+    prepare: impl Fn(&Api) -> T,
+    what: impl Fn(&Daemon, &TestBox, &T),
+) -> Killed {
     each_step(steps_min, |daemon, here, step| {
         let prepared = prepare(&here.api);
         kill_at(daemon.pid(), THREAD, step, || what(daemon, here, &prepared))
-    });
+    })
 }
 
-/// Has `iceboxd` killed at each step, until one is not within the operation.
-fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed) {
+/// Has `iceboxd` killed at each step, until one is not within the operation. Returns what was counted then.
+fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed) -> Killed {
     let world = World::new();
     let mut daemon = world.daemon();
     let made = daemon.api().create(&knocking());
@@ -106,19 +111,21 @@ fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed
     };
     wait_until(SETTLE, "the box to knock", || refused(&daemon) > 0);
     let mut steps = 0;
-    let mut is_within = true;
-    while is_within {
+    let whole = loop {
         steps += 1;
         assert!(steps < STEPS_MAX, "the operation has no end");
         let here = TestBox { api: daemon.api(), id: made.id.clone() };
-        is_within = kill(&mut daemon, &here, steps).is_within;
+        let killed = kill(&mut daemon, &here, steps);
         daemon.reap();
         assert!(knock(&daemon) > 0, "there are no boxes");
         assert_eq!(world.capture.to(CANARY), 0, "killed at step {steps}: the canary was reached\n{}", nft(&world));
         daemon.start_again();
         knock(&daemon);
         assert_eq!(world.capture.to(CANARY), 0, "restart after step {steps}: the canary was reached\n{}", nft(&world));
-    }
+        if !killed.is_within {
+            break killed;
+        }
+    };
     println!("{} steps", steps - 1);
     assert!(steps > steps_min, "killed before {} steps only, where at least {steps_min} are known", steps - 1);
     // Repaired: what may be reached is, what may not is not.
@@ -134,6 +141,7 @@ fn each_step(steps_min: u32, kill: impl Fn(&mut Daemon, &TestBox, u32) -> Killed
     assert!(is_clean, "left behind: {:?} in\n{}", remains(&world), nft(&world));
     assert_eq!(world.capture.to(CANARY), 0);
     assert_eq!(made.api.get(&made.path("")).status, 404);
+    whole
 }
 
 fn call(api: &Api, method: &str, path: &str, body: &Value) {
@@ -145,7 +153,10 @@ fn call(api: &Api, method: &str, path: &str, body: &Value) {
 /// Link and settings of both its ends, addresses, routes, and the firewall.
 #[test]
 fn a_kill_within_a_create_opens_nothing() {
-    killed_between_steps(20, |_| (), |daemon, _, ()| call(&daemon.api(), "POST", "/v2/box", &knocking()));
+    let create = |daemon: &Daemon, _: &TestBox, (): &()| call(&daemon.api(), "POST", "/v2/box", &knocking());
+    let whole = killed_between_steps(15, |_| (), create);
+    // The kernel finds each file below `/proc/sys/net` among those of all boxes.
+    assert_eq!(whole.settings, 1, "files below /proc/sys that are written for a link: IPv6 of the host's end");
 }
 
 /// The firewall, and connections that are forgotten.

@@ -190,6 +190,55 @@ fn names_and_networks_are_what_they_say() {
     assert_eq!(world.capture.to(DENIED), 0);
 }
 
+/// Says what fails a TLS handshake with an address, for a name or for none.
+const HANDSHAKE: &str = r#"
+import socket, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+try:
+    stream = socket.create_connection((sys.argv[1], 443), 10)
+    context.wrap_socket(stream, server_hostname=sys.argv[2] or None)
+    print("connected")
+except ssl.SSLError as e:
+    print("TLS", e.reason)
+except OSError as e:
+    print("broken", e)
+"#;
+
+/// What reaches the egress proxy is refused inside TLS, so that a client says so and not that the connection broke.
+#[test]
+fn https_that_is_refused_fails_inside_tls() {
+    let world = World::new();
+    names(&world);
+    let daemon = world.daemon();
+    let policy =
+        json!({ "mode": "custom", "allowed_domains": ["one.shared.test"], "denied_cidrs": [format!("{DENIED}/32")] });
+    let made = daemon.api().create(&json!({ "network_policy": policy }));
+    made.write("handshake.py", HANDSHAKE);
+    let (shared, resolved) = (SHARED.to_string(), format!("two.shared.test:443:{SHARED}"));
+    let by_address = format!("https://{SHARED}/");
+    for (name, url, reason) in [
+        // A neighbour of an allowed name, and an address without a name.
+        ("two.shared.test", "https://two.shared.test/", "access denied"),
+        ("", &by_address, "unrecognized name"),
+    ] {
+        let refused = made.exec(&["curl", "-skS", "-m", "10", "--resolve", &resolved, url]);
+        assert_eq!((refused.code, refused.stdout.as_str()), (35, ""), "{refused:?}");
+        assert!(refused.stderr.contains(reason), "{refused:?}");
+        for _ in 0..20 {
+            let refused = made.exec(&["python3", "handshake.py", &shared, name]);
+            let reason = reason.to_uppercase().replace(' ', "_");
+            assert!(refused.stdout.starts_with("TLS ") && refused.stdout.contains(&reason), "{refused:?}");
+        }
+    }
+    // Earlier refusals, as in docs/network.md: a name by the name server (6), an address by the firewall (7).
+    assert_eq!(curl(&made, "https://other.test/"), -6);
+    assert_eq!(curl(&made, &format!("https://{DENIED}/")), -7);
+    set(&made, &closed());
+    assert_eq!(curl(&made, &by_address), -7);
+    assert_eq!((world.capture.to(SHARED), world.capture.to(DENIED)), (0, 0));
+}
+
 #[test]
 fn the_name_server_of_a_box_tells_what_is_allowed_only() {
     let world = World::new();

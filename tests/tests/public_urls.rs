@@ -223,6 +223,13 @@ fn heads_bodies_and_trailers_go_through() {
     assert_eq!(visitor.any_head().status, 100);
     visitor.send("3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\n\r\n");
     assert_eq!(visitor.answer("POST").json()["size"], 5);
+    // A GET with a body is rare, but its body is its own.
+    let mut visitor = Visitor::new(&url.address);
+    visitor.send(&format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        url.host
+    ));
+    assert_eq!(visitor.answer("GET").json()["size"], 3);
     let early = url.ask("POST", "/early", "Content-Length: 1000000\r\nExpect: 100-continue\r\n");
     assert_eq!(early.status, 413, "an answer may come before the body");
     let trailers = url.ask("GET", "/trailers", "TE: trailers\r\n");

@@ -21,8 +21,19 @@ const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "iceb
 /// The daemon and the command line.
 const OUTSIDE: &[&str] = &["--release", "-p", "icebox-api", "-p", "icebox-cli", "--bins"];
 /// What runs in containers or becomes one. Cargo keeps quiet about it: the progress shown is that of the other build.
-const INSIDE: &[&str] =
-    &["--quiet", "--profile", "init", "--no-default-features", "-p", "icebox-shim", "-p", "icebox-runtime", "--bins"];
+const INSIDE: &[&str] = &[
+    "--quiet",
+    "--profile",
+    "init",
+    "--no-default-features",
+    "--features",
+    "icebox-runtime/oci",
+    "-p",
+    "icebox-shim",
+    "-p",
+    "icebox-runtime",
+    "--bins",
+];
 
 /// Builds all programs; cargo's output is shown. Returns the directory of the binaries.
 pub(crate) fn build(places: &Places) -> Result<PathBuf> {

@@ -102,6 +102,50 @@ pub(crate) const BENCH: &[Need] = &[
     program("unshare", "util-linux"),
 ];
 
+/// The groups of needs, by their names on the command line.
+pub(crate) const GROUPS: [(&str, &[Need]); 6] =
+    [("build", BUILD), ("image", IMAGE), ("run", RUN), ("test", TEST), ("vm", VM), ("bench", BENCH)];
+
+/// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, util-linux, apt.
+pub(crate) const REQUIRED: [&str; 14] = [
+    "apt-get", "cat", "chmod", "cp", "du", "find", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
+    "unshare",
+];
+
+/// Options of `deps`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DepsArgs {
+    /// Only the packages of this group
+    #[arg(long, value_name = "GROUP", value_parser = clap::builder::PossibleValuesParser::new(GROUPS.map(|group| group.0)))]
+    only: Option<String>,
+}
+
+/// Installs the packages and the public clients of all tasks, or the packages of one group.
+pub(crate) fn deps(args: &DepsArgs) -> Result<()> {
+    let wanted = |name: &str| args.only.as_deref().is_none_or(|only| only == name);
+    let groups: Vec<&[Need]> = GROUPS.into_iter().filter(|(name, _)| wanted(name)).map(|(_, needs)| needs).collect();
+    ensure(&groups)?;
+    if args.only.is_some() {
+        return start_each(&groups);
+    }
+    sdk_clients(&Places::find()?)
+}
+
+/// Starts each program of these groups once: a library that its package does not bring shows here.
+fn start_each(groups: &[&[Need]]) -> Result<()> {
+    for need in groups.iter().copied().flatten() {
+        let What::Program(name) = need.what else { continue };
+        let path = run::find_program(name).unwrap_or_else(|| name.into());
+        // Not all know the option. They say so, and have started.
+        let output = Command::new(&path).arg("--version").output().or_fail("start", name)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("error while loading shared libraries") {
+            return Err(Error::new("start", name, Cause::Unexpected(said.trim().to_owned())));
+        }
+    }
+    Ok(())
+}
+
 /// The system's own Python: another one in `PATH` has other modules.
 const PYTHON: &str = "/usr/bin/python3";
 /// The public clients, with the versions that the tests are written for.
@@ -221,11 +265,6 @@ fn pypi_client(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, util-linux, apt.
-    const REQUIRED: [&str; 14] = [
-        "apt-get", "cat", "chmod", "cp", "du", "find", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
-        "unshare",
-    ];
     /// Programs of the guest, which `vm/image.rs` installs there.
     const IN_THE_GUEST: [&str; 5] = ["journalctl", "modprobe", "swapoff", "systemctl", "systemd-analyze"];
     /// Ours, and those that are used only where they are installed.

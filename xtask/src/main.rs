@@ -1,8 +1,9 @@
 //! `cargo xtask`: what a person or a machine does with the whole workspace: `up`, `down`, `test`, `bench`, `vm`,
-//! `powercut`, `image`, `deps`, `build`.
+//! `powercut`, `image`, `deps`, `bare`, `build`.
 //!
 //! Leaves out what the product itself does: `iceboxd` runs boxes and bills them.
 
+mod bare;
 mod bench;
 mod build;
 mod daemon;
@@ -52,7 +53,9 @@ enum Task {
     /// Build the binaries and the base image of boxes
     Image,
     /// Install the Debian packages and public clients that all tasks need
-    Deps,
+    Deps(deps::DepsArgs),
+    /// Check on a bare Debian 12 that each task's packages bring what the task starts
+    Bare,
     /// Build the release binaries
     Build,
 }
@@ -82,10 +85,8 @@ fn perform(task: &Task) -> Result<()> {
         Task::Vm(args) => vm::vm(args),
         Task::Powercut(args) => powercut::powercut(args),
         Task::Image => build::build_with_image(&Places::find()?).map(|_| ()),
-        Task::Deps => {
-            deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::TEST, deps::BENCH, deps::VM])?;
-            deps::sdk_clients(&Places::find()?)
-        }
+        Task::Deps(args) => deps::deps(args),
+        Task::Bare => bare::bare(),
         Task::Build => build::build(&Places::find()?).map(|_| ()),
     }
 }

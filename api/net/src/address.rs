@@ -16,7 +16,7 @@ use super::cidr::Cidr;
 use crate::error::{Cause, Error};
 
 /// Prefix length of a pair's network.
-pub const PAIR_PREFIX: u8 = 31;
+pub(crate) const PAIR_PREFIX: u8 = 31;
 /// Widest pool.
 const POOL_PREFIX_MIN: u8 = 8;
 /// Narrowest pool: four pairs, of which the first and the last are never given.
@@ -48,7 +48,7 @@ impl Pair {
 
 /// The address pool of a host's boxes.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     network: Cidr,
     reserved: Vec<Cidr>,
     owners: HashMap<Pair, String>,
@@ -57,7 +57,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool of `network` that leaves out the ranges in `reserved`.
-    pub fn new(network: Cidr, reserved: Vec<Cidr>) -> Result<Self, Error> {
+    pub(crate) fn new(network: Cidr, reserved: Vec<Cidr>) -> Result<Self, Error> {
         if !(POOL_PREFIX_MIN..=POOL_PREFIX_MAX).contains(&network.prefix()) {
             let cause = Cause::Invalid("the pool of addresses needs a prefix from /8 to /29");
             return Err(Error::new("use network", network.to_string(), cause));
@@ -65,14 +65,8 @@ impl Pool {
         Ok(Self { network, reserved, owners: HashMap::new(), pairs: HashMap::new() })
     }
 
-    /// The whole pool, assigned or not.
-    #[must_use]
-    pub fn network(&self) -> Cidr {
-        self.network
-    }
-
     /// The pair of a box. Assigns one if the box has none.
-    pub fn assign(&mut self, id: &str) -> Result<Pair, Error> {
+    pub(crate) fn assign(&mut self, id: &str) -> Result<Pair, Error> {
         if let Some(pair) = self.pairs.get(id) {
             return Ok(*pair);
         }
@@ -85,7 +79,7 @@ impl Pool {
     }
 
     /// Restores the pair that a box record names.
-    pub fn claim(&mut self, id: &str, pair: Pair) -> Result<(), Error> {
+    pub(crate) fn claim(&mut self, id: &str, pair: Pair) -> Result<(), Error> {
         let refuse = |why| Error::new("claim address", format!("{} for {id}", pair.guest()), Cause::Invalid(why));
         match (self.pairs.get(id), self.owners.get(&pair)) {
             (Some(has), _) if *has == pair => return Ok(()),
@@ -101,7 +95,7 @@ impl Pool {
     }
 
     /// Releases a box's pair and returns it.
-    pub fn release(&mut self, id: &str) -> Option<Pair> {
+    pub(crate) fn release(&mut self, id: &str) -> Option<Pair> {
         let pair = self.pairs.remove(id)?;
         self.owners.remove(&pair);
         Some(pair)
@@ -109,14 +103,8 @@ impl Pool {
 
     /// The pair of a box that has one.
     #[must_use]
-    pub fn pair_of(&self, id: &str) -> Option<Pair> {
+    pub(crate) fn pair_of(&self, id: &str) -> Option<Pair> {
         self.pairs.get(id).copied()
-    }
-
-    /// The box that has `address` at either end.
-    #[must_use]
-    pub fn owner(&self, address: Ipv4Addr) -> Option<&str> {
-        self.owners.get(&Pair::of(address)).map(String::as_str)
     }
 
     fn insert(&mut self, id: &str, pair: Pair) {
@@ -184,10 +172,11 @@ mod tests {
         let mut seen = HashSet::new();
         for n in 0..126 {
             let pair = pool.assign(&format!("box-{n}")).expect("pair");
-            assert!(pool.network().contains(pair.host()) && pool.network().contains(pair.guest()));
+            assert!(pool.network.contains(pair.host()) && pool.network.contains(pair.guest()));
             assert!(seen.insert(pair), "{} was given twice", pair.guest());
-            assert_eq!(pool.owner(pair.guest()), Some(format!("box-{n}").as_str()));
-            assert_eq!(pool.owner(pair.host()), Some(format!("box-{n}").as_str()));
+            for address in [pair.guest(), pair.host()] {
+                assert_eq!(pool.owners.get(&Pair::of(address)), Some(&format!("box-{n}")));
+            }
         }
         assert!(!seen.contains(&Pair::of([10, 88, 0, 0].into())) && !seen.contains(&Pair::of([10, 88, 0, 255].into())));
         let error = pool.assign("one-more").expect_err("none left");

@@ -127,7 +127,7 @@ impl Authority {
     ///
     /// # Errors
     /// No certificate can be made for this name.
-    pub fn answer_for(&self, host: &str) -> Result<Arc<ServerConfig>, Error> {
+    pub(crate) fn answer_for(&self, host: &str) -> Result<Arc<ServerConfig>, Error> {
         let now = SystemTime::now();
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.uses += 1;

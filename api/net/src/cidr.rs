@@ -18,7 +18,7 @@ pub struct Cidr {
 
 /// A range of addresses, first and last included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Range {
+pub(crate) struct Range {
     /// The lowest address.
     pub first: Ipv4Addr,
     /// The highest address.
@@ -56,7 +56,7 @@ impl Cidr {
 
     /// All its addresses, as a range.
     #[must_use]
-    pub fn range(self) -> Range {
+    pub(crate) fn range(self) -> Range {
         Range { first: self.first.into(), last: (self.first | self.host_mask()).into() }
     }
 
@@ -91,7 +91,7 @@ impl fmt::Display for Cidr {
 
 /// The same addresses as sorted ranges that neither overlap nor touch.
 #[must_use]
-pub fn disjoint(networks: &[Cidr]) -> Vec<Range> {
+pub(crate) fn disjoint(networks: &[Cidr]) -> Vec<Range> {
     let mut ranges: Vec<Range> = networks.iter().map(|n| n.range()).collect();
     ranges.sort_unstable();
     let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());

@@ -9,7 +9,7 @@ use super::netlink::{Attrs, FAMILY_HEADER, Request, Socket, attribute, be32, be6
 use crate::error::Error;
 
 /// Most connections listed.
-pub const LISTED_MAX: usize = 200;
+pub(crate) const LISTED_MAX: usize = 200;
 /// `NFNL_SUBSYS_CTNETLINK`
 const SUBSYSTEM: u16 = 1;
 const MESSAGE_GET: u16 = SUBSYSTEM << 8 | 1;

@@ -11,7 +11,7 @@ const LINE_EVERY_MS: i64 = 5000;
 /// Burst of log lines.
 const LINES_BURST: i64 = 20;
 /// Distinct refusals kept per box.
-pub const DENIALS_MAX: usize = 100;
+pub(crate) const DENIALS_MAX: usize = 100;
 
 /// A refused packet, connection or question of a box.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,11 +11,12 @@ use std::fmt;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Malformed};
+use crate::hop_by_hop::is_hop_by_hop;
 use crate::policy::DomainPattern;
 use crate::secret::{SealingKey, Wiped};
 
 /// Most patterns of one box.
-pub const PATTERNS_MAX: usize = 64;
+pub(crate) const PATTERNS_MAX: usize = 64;
 /// Most headers of one pattern.
 pub const HEADERS_MAX: usize = 32;
 /// Longest header name.
@@ -25,19 +26,8 @@ const VALUE_BYTES_MAX: usize = 8 * 1024;
 /// All names and values of a box, in bytes.
 const TOTAL_BYTES_MAX: usize = 64 * 1024;
 
-/// Headers that frame or route a message.
-const FORBIDDEN: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-const FORBIDDEN_OTHERS: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
+/// Headers that frame or route a message, beside the hop-by-hop ones.
+const FORBIDDEN: [HeaderName; 3] = [header::CONTENT_LENGTH, header::EXPECT, header::HOST];
 
 /// A client's request: headers by host pattern.
 pub type Wanted = BTreeMap<String, BTreeMap<String, String>>;
@@ -101,11 +91,6 @@ impl HeaderRules {
         self.rules.is_empty()
     }
 
-    /// The patterns, the most specific first.
-    pub fn patterns(&self) -> impl Iterator<Item = &DomainPattern> {
-        self.rules.iter().map(|(pattern, _)| pattern)
-    }
-
     /// The headers for a host in its normal form: those of the most specific pattern. None if no pattern covers it.
     #[must_use]
     pub fn of(&self, host: &str) -> Option<&[(HeaderName, HeaderValue)]> {
@@ -164,7 +149,7 @@ fn read_headers(headers: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, H
         let shown: String = text.chars().filter(|c| !c.is_control()).take(64).collect();
         let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|n| n.as_str().len() <= NAME_BYTES_MAX);
         let name = name.ok_or_else(|| format!("'{shown}' is not a name of a header"))?;
-        if FORBIDDEN.contains(&name) || FORBIDDEN_OTHERS.contains(&name.as_str()) {
+        if FORBIDDEN.contains(&name) || is_hop_by_hop(&name) {
             return Err(format!("the header {name} cannot be attached"));
         }
         if list.iter().any(|(other, _)| *other == name) {
@@ -217,7 +202,7 @@ mod tests {
         assert_eq!(value(&both, "b.example.com").as_deref(), Some("wide"));
         assert_eq!(both.of("b.example.com").map(<[_]>::len), Some(1), "headers of one pattern are not mixed");
         assert_eq!(value(&both, "example.org").as_deref(), Some("general"));
-        assert_eq!(both.patterns().count(), 4);
+        assert_eq!(both.rules.len(), 4);
     }
 
     #[test]

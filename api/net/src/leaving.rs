@@ -6,7 +6,7 @@
 //! for some milliseconds. So a link is left to its namespace and checked later, because a socket or an unkillable
 //! process may hold the namespace.
 //!
-//! Owns: the list of detached boxes, and the time of their check.
+//! Owns: the list of detached boxes. Leaves out: the time of their check ([`host`](super::host)).
 //!
 //! Invariant: no box is connected with addresses whose last box is not entirely gone. Otherwise two links would have
 //! the same route, packets for one box would reach the other, and answers for the last box would reach the next. So
@@ -14,16 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use super::State;
 use super::address::Pair;
-use super::namespace::Remote;
-
-/// Longer than the kernel needs to end a namespace.
-const LINGER: Duration = Duration::from_secs(2);
-/// Most tries to remove a link. The next start tries again.
-const TRIES_MAX: u32 = 30;
 
 #[derive(Debug)]
 struct Left {
@@ -80,24 +72,6 @@ impl Leaving {
     /// All boxes.
     pub(super) fn ids(&self) -> Vec<String> {
         self.boxes.keys().cloned().collect()
-    }
-}
-
-/// Removes the remains of a box after a while, unless it is connected again. Ends with the network thread.
-pub(super) async fn look_after(network: Remote<State>, id: String, turn: u64) {
-    for _ in 0..TRIES_MAX {
-        tokio::time::sleep(LINGER).await;
-        let of = id.clone();
-        match network.call(move |state| state.see_off(&of, turn)).await {
-            None | Some(Ok(())) => return,
-            Some(Err(error)) => {
-                tracing::error!(
-                    box_id = id,
-                    error = error.chain(),
-                    "something of the network of a box that is no more stays"
-                );
-            }
-        }
     }
 }
 

@@ -32,11 +32,11 @@ use tokio::runtime::Runtime;
 use super::address::{PAIR_PREFIX, Pair};
 use super::firewall::PREFIX;
 use super::namespace::Namespace;
-use super::sysctl;
+use super::{devconf, sysctl};
 use crate::error::{Cause, Error};
 
 /// The name of the box's end inside the box.
-pub const GUEST_NAME: &str = "eth0";
+pub(crate) const GUEST_NAME: &str = "eth0";
 /// The MTU without an uplink.
 const MTU_DEFAULT: u32 = 1500;
 /// Least MTU of IPv4 hosts; a lower value of an uplink is ignored.
@@ -83,13 +83,11 @@ pub struct Uplink {
 /// The steps of making a link, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Sets up the box's namespace, before it has a link.
-    Prepare,
     /// Creates both ends, down.
     Create,
-    /// Stores the box's id as the link's alias.
+    /// Stores the box's id as the link's alias, and sets the IPv4 settings of the host's end, in one message.
     Name,
-    /// Sets up the host's end: settings, address, up.
+    /// Sets up the host's end: no IPv6, address, up.
     Host,
     /// Sets up the box's end: address, up, default route.
     Guest,
@@ -99,7 +97,7 @@ pub enum Step {
 
 impl Step {
     /// All steps.
-    pub const ALL: [Self; 6] = [Self::Prepare, Self::Create, Self::Name, Self::Host, Self::Guest, Self::Ready];
+    pub const ALL: [Self; 5] = [Self::Create, Self::Name, Self::Host, Self::Guest, Self::Ready];
 }
 
 /// The name of the host's end. It is stable for a box. Two boxes share one with a probability of 2^-55, which the alias
@@ -144,14 +142,14 @@ impl Links {
     pub fn step(&self, step: Step, spec: &LinkSpec) -> Result<(), Error> {
         let name = host_name(&spec.id);
         match step {
-            Step::Prepare => spec.namespace.run(sysctl::of_box),
             Step::Create => self.make(&name, spec),
             Step::Name => {
-                let alias = LinkUnspec::new_with_name(&name).alias(spec.id.as_str()).build();
-                self.wait("name link", &name, self.handle.link().set(alias).execute())
+                let named = LinkUnspec::new_with_name(&name).alias(spec.id.as_str());
+                let named = named.append_extra_attribute(devconf::host_end()).build();
+                self.wait("name link", &name, self.handle.link().set(named).execute())
             }
             Step::Host => {
-                sysctl::host_end(&name)?;
+                sysctl::disable_ipv6(&name)?;
                 let index = self.must_find(&name)?.index;
                 self.set_up(&name, index, spec.pair.host())
             }
@@ -242,12 +240,23 @@ impl Links {
     }
 
     fn set_up_guest(&self, pair: Pair) -> Result<(), Error> {
-        let index = |name: &str| self.must_find(name).map(|l| l.index);
-        let up = |index: u32| LinkUnspec::new_with_index(index).up().build();
-        self.wait("set up", "lo", self.handle.link().set(up(index("lo")?)).execute())?;
-        self.set_up(GUEST_NAME, index(GUEST_NAME)?, pair.guest())?;
+        let loopback = LinkUnspec::new_with_name("lo").up().build();
+        self.wait("set up", "lo", self.handle.link().set(loopback).execute())?;
+        let index = self.must_find(GUEST_NAME)?.index;
+        self.without_ipv6(index)?;
+        self.set_up(GUEST_NAME, index, pair.guest())?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.host()).build();
         self.wait("set default route by", GUEST_NAME, self.handle.route().add(route).replace().execute())
+    }
+
+    /// Keeps the box's end from getting an IPv6 address when it comes up.
+    fn without_ipv6(&self, index: u32) -> Result<(), Error> {
+        let end = LinkUnspec::new_with_index(index).append_extra_attribute(devconf::box_end()).build();
+        match self.runtime.block_on(self.handle.link().set(end).execute()) {
+            // The kernel has no IPv6, or the MTU is below IPv6's least: there is none to take away.
+            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
+            other => other.map_err(|e| failed("set up", GUEST_NAME, e)),
+        }
     }
 
     fn set_up(&self, name: &str, index: u32, address: Ipv4Addr) -> Result<(), Error> {

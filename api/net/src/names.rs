@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::firewall::{PINS_MAX, Pin};
 
 /// Names kept per box.
-pub const NAMES_MAX: usize = 4096;
+pub(crate) const NAMES_MAX: usize = 4096;
 /// Addresses kept per box, for all its names.
-pub const ADDRESSES_MAX: usize = 8192;
+pub(crate) const ADDRESSES_MAX: usize = 8192;
 /// Without room, one name in this many is evicted.
 const EVICTED_SHARE: usize = 8;
 
@@ -70,7 +70,7 @@ impl Names {
 
     /// True if `name` was answered with `address`, and the answer is still valid.
     #[must_use]
-    pub fn stands_for(&self, name: &str, address: Ipv4Addr) -> bool {
+    pub(crate) fn stands_for(&self, name: &str, address: Ipv4Addr) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.names.get(name).and_then(|ends| ends.get(&address)).is_some_and(|end| *end > Instant::now())
     }

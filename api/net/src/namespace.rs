@@ -139,7 +139,7 @@ fn answered<S: 'static, R: Send + 'static>(
 /// A thread that has entered a namespace and runs jobs there one after the other, with its own state. It ends when the
 /// worker is dropped and all jobs are done.
 #[derive(Debug)]
-pub struct Worker<S> {
+pub(crate) struct Worker<S> {
     jobs: mpsc::Sender<Job<S>>,
     name: &'static str,
 }
@@ -169,7 +169,7 @@ impl<S: 'static> Remote<S> {
 
 impl<S: 'static> Worker<S> {
     /// Starts the thread `name`, and returns when `start` has made its state there.
-    pub async fn start(
+    pub(crate) async fn start(
         name: &'static str,
         namespace: Namespace,
         start: impl FnOnce() -> Result<S, Error> + Send + 'static,
@@ -202,7 +202,7 @@ impl<S: 'static> Worker<S> {
     }
 
     /// Queues `work`, and waits for it. Queued work completes even if the caller goes away.
-    pub async fn call<R: Send + 'static>(
+    pub(crate) async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut S) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {

@@ -16,16 +16,16 @@ use super::config::NetworkConfig;
 use super::conntrack::Connection;
 use super::denial::{Denial, Denied};
 use super::dns::{DnsConfig, DnsCounters, DnsProxy};
-use super::egress::{self, Egress, EgressConfig, EgressCounters, NameSource};
+use super::egress::{Egress, EgressConfig, EgressCounters, NameSource, SlotLimits};
 use super::firewall::{Counters, ProxyPorts};
 use super::headers::HeaderRules;
+use super::host::{Attachment, HostConfig, HostSide, Swept};
 use super::namespace::Namespace;
 use super::nflog::{Events, Refused};
 use super::policy::BoxPolicy;
 use super::secret::SealingKey;
 use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable, OnDenial};
-use super::{Attachment, HostConfig, HostSide};
 use crate::error::{Cause, Error};
 use futures::future::BoxFuture;
 
@@ -34,9 +34,6 @@ const KEY_FILE: &str = "secrets.key";
 const AUTHORITY_FILE: &str = "authority.sealed";
 /// The host's list of DNS servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Connections through the egress proxy, of all boxes and of one.
-const PROXIED_MAX: usize = 16_384;
-const PROXIED_PER_BOX_MAX: usize = 2048;
 
 /// Takes the id of a box and a line for its log.
 pub type OnRefusal = Box<dyn Fn(&str, String) + Send + Sync>;
@@ -68,9 +65,11 @@ pub struct NetworkParts<'a> {
     pub on_refusal: OnRefusal,
 }
 
-/// The outbound rights of a box, and its added headers.
+/// The outbound rights of a box, its added headers, and the account that it belongs to.
 #[derive(Debug, Clone)]
 pub struct Rights {
+    /// The account's id.
+    pub account: String,
     /// The reachable destinations.
     pub policy: BoxPolicy,
     /// The headers that are added to its requests.
@@ -165,13 +164,10 @@ impl Network {
             pool: config.pool,
             extra_roots: config.extra_roots.clone(),
             ech_allowed: config.ech_allowed,
-            connections_max: PROXIED_MAX,
-            connections_per_box_max: PROXIED_PER_BOX_MAX,
+            slots: SlotLimits::default(),
         };
-        // The firewall counts all traffic on the box's link, proxied or not: that count keeps the box awake.
-        let told = egress::Told { on_denial: Arc::clone(&on_denial), on_activity: Arc::new(|_| {}) };
         let names = Arc::new(Resolver(dns.clone()));
-        let (boxes, trusted) = (Arc::clone(&table), Arc::clone(&authority));
+        let (boxes, trusted, told) = (Arc::clone(&table), Arc::clone(&authority), Arc::clone(&on_denial));
         let egress = Egress::start(egress, namespace, Arc::clone(&sockets), boxes, names, trusted, told).await?;
         let inner = Inner {
             on_denial,
@@ -218,12 +214,12 @@ impl Network {
 
     /// Connects a box whose PID 1 is `pid`, or completes its connection.
     pub async fn attach(&self, id: &str, pair: Pair, pid: i32, rights: Rights) -> Result<(), Error> {
-        let Rights { policy, headers } = rights;
+        let Rights { account, policy, headers } = rights;
         let namespace = u32::try_from(pid).map_err(|_| Error::new("connect", id, Cause::Invalid("no such process")))?;
         let namespace = Namespace::of_process(namespace)?;
         let rules = policy.of_firewall();
         let intercept_tls = headers.is_some();
-        self.inner.table.insert(Arc::new(BoxNet::new(id, pair, policy, headers)));
+        self.inner.table.insert(Arc::new(BoxNet::new(id, &account, pair, policy, headers)));
         let limits = self.inner.config.limits.of_firewall();
         let attachment = Attachment { id: id.to_owned(), pair, namespace, policy: rules, limits, intercept_tls };
         let attached = self.inner.host.attach(attachment).await;
@@ -263,7 +259,7 @@ impl Network {
     /// Removes the remains of boxes that are not among `kept`, after a crash.
     pub async fn sweep(&self, kept: Vec<String>) -> Result<(), Error> {
         let swept = self.inner.host.sweep(kept).await?;
-        if swept != super::Swept::default() {
+        if swept != Swept::default() {
             tracing::info!(links = ?swept.links, boxes = swept.boxes.len(), "removed what was left of boxes' networks");
         }
         Ok(())

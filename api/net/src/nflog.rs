@@ -144,7 +144,7 @@ fn refused_in(attributes: &[u8]) -> Option<Refused> {
     let name = attribute(attributes, 10)?.strip_suffix(&[0])?;
     let reason = Reason::ALL.into_iter().find(|reason| reason.name().as_bytes() == name)?;
     let packet = Packet::read(attribute(attributes, 9)?)?;
-    let guest = if reason.is_of_somebody() {
+    let guest = if reason.has_trusted_source() {
         packet.source?
     } else {
         // The source is not trusted; the packet mark holds the address of the sending box.
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(read(&told("deny-all", &packet(47))).expect("a refusal").port, None);
         let ipv6 = read(&told("IPv6", &[0x60, 0, 0, 0, 0, 8, 58, 255])).expect("a refusal");
         assert_eq!((ipv6.protocol, ipv6.destination), (58, None));
-        assert_eq!(read(&told("somebody else's", &packet(IPPROTO_TCP))), None);
+        assert_eq!(read(&told("another program's", &packet(IPPROTO_TCP))), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::firewall::{self, NETWORKS_MAX};
 use crate::error::Malformed;
 
 /// Most patterns in one policy.
-pub const DOMAINS_MAX: usize = 1024;
+pub(crate) const DOMAINS_MAX: usize = 1024;
 /// Longest name (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
 /// Longest label of a name.
@@ -43,7 +43,7 @@ impl DomainPattern {
 
     /// True if it covers a name in its normal form; see [`normalized`].
     #[must_use]
-    pub fn covers(&self, name: &str) -> bool {
+    pub(crate) fn covers(&self, name: &str) -> bool {
         if self.below {
             name.strip_suffix(self.suffix.as_str()).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
         } else {
@@ -53,7 +53,7 @@ impl DomainPattern {
 
     /// The greater, the more specific: a name before patterns, a longer suffix before a shorter one.
     #[must_use]
-    pub fn specificity(&self) -> (bool, usize) {
+    pub(crate) fn specificity(&self) -> (bool, usize) {
         (!self.below, self.suffix.len())
     }
 }
@@ -170,7 +170,7 @@ impl BoxPolicy {
 
     /// True if an address is allowed by itself, without a name. Destinations closed to every box are not considered.
     #[must_use]
-    pub fn allows_address(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn allows_address(&self, address: Ipv4Addr) -> bool {
         match self {
             Self::AllowAll => true,
             Self::DenyAll => false,
@@ -180,7 +180,7 @@ impl BoxPolicy {
 
     /// True if an address is denied even though its name may be allowed.
     #[must_use]
-    pub fn denies(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn denies(&self, address: Ipv4Addr) -> bool {
         match self {
             Self::AllowAll => false,
             Self::DenyAll => true,

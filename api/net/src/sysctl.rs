@@ -1,35 +1,13 @@
-//! Settings of network interfaces under `/proc/sys/net`, in the namespace of the calling thread.
+//! Settings of network interfaces under `/proc/sys/net`, in the namespace of the calling thread: the few that netlink
+//! cannot set, or that are not a link's ([`devconf`](crate::devconf) has the others).
 //!
-//! Leaves out: namespace-wide settings, except those of a box's own namespace; the host's global settings are the
-//! operator's.
+//! Leaves out: namespace-wide settings; they are the operator's.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::error::Error;
-
-/// The settings of the host's end of a box's link.
-///
-/// Only this end forwards (the uplink does too; see [`forwards`]). A source that is not the box's is refused here
-/// already (`rp_filter`), before the firewall. The host answers ARP requests for the address of this link only.
-const HOST_END: [(&str, &str); 11] = [
-    ("ipv4/conf/IF/forwarding", "1"),
-    ("ipv4/conf/IF/rp_filter", "1"),
-    ("ipv4/conf/IF/arp_ignore", "1"),
-    ("ipv4/conf/IF/arp_announce", "2"),
-    ("ipv4/conf/IF/arp_filter", "1"),
-    ("ipv4/conf/IF/proxy_arp", "0"),
-    ("ipv4/conf/IF/accept_redirects", "0"),
-    ("ipv4/conf/IF/send_redirects", "0"),
-    ("ipv4/conf/IF/accept_source_route", "0"),
-    ("ipv4/conf/IF/route_localnet", "0"),
-    ("ipv6/conf/IF/disable_ipv6", "1"),
-];
-
-/// The settings of a box's own namespace. Nothing relies on them. The link has no IPv6; the loopback has, for programs
-/// that listen at `::1`.
-const BOX: [(&str, &str); 2] = [("ipv6/conf/default/disable_ipv6", "1"), ("ipv4/conf/all/accept_redirects", "0")];
 
 fn file(name: &str, interface: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace("IF", interface))
@@ -44,14 +22,11 @@ fn write(name: &str, interface: &str, value: &str) -> Result<(), Error> {
     }
 }
 
-/// Configures the host's end of a box's link, while it is still down.
-pub(super) fn host_end(interface: &str) -> Result<(), Error> {
-    HOST_END.iter().try_for_each(|(name, value)| write(name, interface, value))
-}
-
-/// Configures the namespace of a box, while it has no link.
-pub(super) fn of_box() -> Result<(), Error> {
-    BOX.iter().try_for_each(|(name, value)| write(name, "", value))
+/// Takes IPv6 off the host's end of a box's link, while it is still down: the kernel then drops IPv6 packets of the box
+/// before it reads their options, and thus before the firewall. This is a file because netlink only reports the value
+/// (`IFLA_INET6_CONF`).
+pub(super) fn disable_ipv6(interface: &str) -> Result<(), Error> {
+    write("ipv6/conf/IF/disable_ipv6", interface, "1")
 }
 
 /// True if packets that arrive at `interface` are forwarded.
@@ -61,7 +36,8 @@ pub(super) fn forwards(interface: &str) -> Result<bool, Error> {
     Ok(text.trim() == "1")
 }
 
-/// Enables forwarding of packets that arrive at `interface`.
+/// Enables forwarding of packets that arrive at `interface`, which is not ours: the kernel forgets its routes when the
+/// value comes by this file, and does not when it comes by netlink.
 pub(super) fn forward(interface: &str) -> Result<(), Error> {
     write("ipv4/conf/IF/forwarding", interface, "1")
 }

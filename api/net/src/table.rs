@@ -23,6 +23,8 @@ pub type OnDenial = Arc<dyn Fn(&BoxNet, Denial) + Send + Sync>;
 pub struct BoxNet {
     /// Its id.
     pub id: String,
+    /// The account that it belongs to; boxes of one account share what is limited for accounts.
+    pub account: Arc<str>,
     /// Its addresses.
     pub pair: Pair,
     /// Its latest refusals.
@@ -38,9 +40,10 @@ pub struct BoxNet {
 impl BoxNet {
     /// A box without questions and refusals.
     #[must_use]
-    pub fn new(id: &str, pair: Pair, policy: BoxPolicy, headers: Option<Arc<HeaderRules>>) -> Self {
+    pub fn new(id: &str, account: &str, pair: Pair, policy: BoxPolicy, headers: Option<Arc<HeaderRules>>) -> Self {
         Self {
             id: id.to_owned(),
+            account: account.into(),
             pair,
             denials: Denials::default(),
             names: Names::default(),
@@ -58,7 +61,7 @@ impl BoxNet {
 
     /// Notifies of every policy change: a proxy then checks its connections again.
     #[must_use]
-    pub fn policy_changes(&self) -> watch::Receiver<Arc<BoxPolicy>> {
+    pub(crate) fn policy_changes(&self) -> watch::Receiver<Arc<BoxPolicy>> {
         self.policy.subscribe()
     }
 

@@ -258,7 +258,8 @@ impl Entry {
     /// Its network policy.
     #[must_use]
     pub fn rights(&self) -> Rights {
-        Rights { policy: policy_in_force(&self.settings()), headers: self.view().headers }
+        let account = self.account_id.clone();
+        Rights { account, policy: policy_in_force(&self.settings()), headers: self.view().headers }
     }
 
     /// True if its PID 1 lives. Asks the kernel.

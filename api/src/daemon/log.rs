@@ -6,34 +6,38 @@
 use std::io::{self, IsTerminal, Write};
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Priority of an error, as syslog(3) counts.
 const PRIORITY_ERROR: u8 = 3;
 
 /// Starts logging. Once per process.
 pub(super) fn start(json: bool) {
-    let filter = EnvFilter::try_from_env("ICEBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let lines = fmt::layer().with_target(false);
+    let lines = match (is_journal(), json) {
+        (true, true) => lines.with_writer(Journal).with_ansi(false).without_time().json().boxed(),
+        (true, false) => lines.with_writer(Journal).with_ansi(false).without_time().with_level(false).boxed(),
+        (false, true) => lines.with_writer(io::stderr).json().boxed(),
+        // No colours in files.
+        (false, false) => lines.with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
+    };
+    tracing_subscriber::registry().with(lines).with(filter(std::env::var("ICEBOX_LOG").ok().as_deref())).init();
     if is_journal() {
-        let logging = logging.with_writer(Journal).with_ansi(false).without_time();
-        if json {
-            logging.json().init()
-        } else {
-            logging.with_level(false).init()
-        }
         // Otherwise the first line of a panic would be an error and the rest would have the default priority.
         std::panic::set_hook(Box::new(|panic| {
             let trace = std::backtrace::Backtrace::capture();
             report(&format!("{panic}\n{trace}"));
         }));
-    } else if json {
-        logging.with_writer(io::stderr).json().init();
-    } else {
-        // No colours in files.
-        logging.with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
     }
+}
+
+/// A level, or a list such as `info,icebox_net=debug`; the default for anything else.
+fn filter(wished: Option<&str>) -> Targets {
+    let wished = wished.filter(|text| !text.is_empty()).and_then(|text| text.parse().ok());
+    wished.unwrap_or_else(|| Targets::new().with_default(Level::INFO))
 }
 
 /// Reports the error that ends the program, or a thread of it. Works without [`start`].
@@ -106,6 +110,17 @@ fn marked(priority: u8, text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_are_for_all_or_by_module() {
+        let shows = |wished: Option<&str>, module, level| filter(wished).would_enable(module, &level);
+        for unset in [None, Some(""), Some("a=b=c")] {
+            assert!(shows(unset, "icebox_api", Level::INFO) && !shows(unset, "icebox_api", Level::DEBUG), "{unset:?}");
+        }
+        assert!(shows(Some("debug"), "hyper", Level::DEBUG) && !shows(Some("debug"), "hyper", Level::TRACE));
+        let list = Some("warn,icebox_net=debug");
+        assert!(shows(list, "icebox_net::dns", Level::DEBUG) && !shows(list, "icebox_api", Level::INFO));
+    }
 
     #[test]
     fn every_line_has_its_priority() {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Db, to_sql};
+use super::{Commit, Db, to_sql};
 use crate::domain::{LogEntry, LogLevel, LogSource};
 use crate::error::Error;
 use crate::events::{Event, Sink};
@@ -55,7 +55,7 @@ impl Sink for Db {
             return;
         }
         for row in LogRow::of(event) {
-            self.write_later("write a log entry", move |connection| row.insert(connection), |_| ());
+            self.write_later("write a log entry", Commit::Soon, move |connection| row.insert(connection), |_| ());
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The database: records, runs, logs and the ledger in one SQLite file.
 //!
 //! Owns the file `icebox.db`, its schema and every query. Invariants: one thread writes; writes that arrive together
-//! share one commit (WAL, `synchronous=FULL`: a commit is on disk when its caller gets the answer); reads go through a
+//! share one commit (WAL, `synchronous=FULL`: a commit is on disk when its caller gets the answer); writes that none waits
+//! for are deferred for some milliseconds to share one; reads go through a
 //! small pool and never wait for the writer; a full disk refuses single writes and does not end the daemon (`space`).
 //! Other modules see functions, not SQL.
 
@@ -31,7 +32,7 @@ pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
 pub use samples::StoredSample;
 pub use space::free_bytes;
-pub use writer::CommitFailure;
+pub use writer::{Commit, CommitFailure};
 
 use space::Space;
 use writer::{Weight, Writer};
@@ -63,7 +64,7 @@ impl Db {
             Ok(connection)
         })?;
         space.fill();
-        let writer = Writer::start(connection, Some(space))?;
+        let writer = Writer::start(connection, Some(space), writer::DEFERRED_MAX)?;
         Ok(Self { writer, readers: Arc::default(), path: path.into() })
     }
 
@@ -99,10 +100,11 @@ impl Db {
     pub fn write_later(
         &self,
         operation: &'static str,
+        commit: Commit,
         change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
         after: impl FnOnce(bool) + Send + 'static,
     ) {
-        self.writer.send(operation, change, after);
+        self.writer.send(operation, commit, change, after);
     }
 
     /// Waits until all writes queued so far are on disk, so that a reader sees them. Usually none are pending.

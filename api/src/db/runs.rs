@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Db, LogRow, StoredSample, from_sql, to_sql};
+use super::{Commit, Db, LogRow, StoredSample, from_sql, to_sql};
 use crate::domain::RunState;
 use crate::error::Error;
 
@@ -95,12 +95,13 @@ impl FinishedRun {
 impl Db {
     /// Records a run that has been in progress for a while.
     pub fn run_started(&self, run: RunRow) {
-        self.write_later("record a run", move |connection| run.upsert(connection).map(|_| ()), |_| ());
+        let change = move |connection: &Connection| run.upsert(connection).map(|_| ());
+        self.write_later("record a run", Commit::Soon, change, |_| ());
     }
 
     /// Records the end of a run; `after` is told whether it is on disk.
-    pub fn run_finished(&self, finished: FinishedRun, after: impl FnOnce(bool) + Send + 'static) {
-        self.write_later("record the end of a run", move |connection| finished.insert(connection), after);
+    pub fn run_finished(&self, finished: FinishedRun, commit: Commit, after: impl FnOnce(bool) + Send + 'static) {
+        self.write_later("record the end of a run", commit, move |connection| finished.insert(connection), after);
     }
 
     /// The numbers of the runs of a box that are recorded as running.

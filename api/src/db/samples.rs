@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Db, from_sql, to_sql};
+use super::{Commit, Db, from_sql, to_sql};
 use crate::error::Error;
 use crate::ledger::{Generation, Sample};
 
@@ -62,6 +62,7 @@ impl Db {
     pub fn append_samples(&self, samples: Vec<StoredSample>) {
         self.write_later(
             "append to the ledger",
+            Commit::Soon,
             move |connection| samples.iter().try_for_each(|sample| sample.insert(connection)),
             |_| (),
         );

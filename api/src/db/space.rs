@@ -164,6 +164,17 @@ fn allocate(path: &Path, bytes: u64, flags: FallocateFlags) -> io::Result<()> {
     Ok(fallocate(&file, flags, 0, bytes)?)
 }
 
+/// The error of SQLite for a full disk.
+pub(super) fn disk_full() -> rusqlite::Error {
+    let text = "the reserve of disk space is for deleting boxes".to_owned();
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), Some(text))
+}
+
+/// True if SQLite had no space. Earlier data on disk is intact then.
+pub(super) fn is_disk_full(cause: &rusqlite::Error) -> bool {
+    cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -153,7 +153,7 @@ async fn an_exit_is_recorded_once_and_the_first_stands() {
     for exit_code in [3, 99] {
         let ended = RunRow { exit_code: Some(exit_code), ended_ms: Some(9), ..run("b", 1, RunState::Failed) };
         let logs = vec![system("b", "ended")];
-        db.run_finished(FinishedRun { run: ended, sample: None, logs, hidden: false }, |ok| assert!(ok));
+        db.run_finished(FinishedRun { run: ended, sample: None, logs, hidden: false }, Commit::Soon, |ok| assert!(ok));
     }
     db.settle().await.expect("settled");
     let runs = db.runs_of("b", 10).await.expect("runs");

@@ -1,18 +1,26 @@
 //! The one thread that writes, and its group commit.
+//!
+//! A commit costs a flush of the disk. A write that a caller waits for is committed at once. Writes that none waits for
+//! are deferred for a few milliseconds, so that one commit carries several; an awaited write takes them along.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::space::{Room, Space};
+use super::space::{Room, Space, disk_full, is_disk_full};
 use crate::error::{Cause, Error};
 
 /// Most jobs in the queue; beyond this, callers wait.
 const QUEUE_JOBS_MAX: usize = 4096;
 /// Most jobs of one commit.
 const GROUP_JOBS_MAX: usize = 512;
+
+/// How long a deferred write waits for others.
+pub(super) const DEFERRED_MAX: Duration = Duration::from_millis(8);
 
 /// Becomes `true` once a commit has failed for another reason than a full disk.
 pub type CommitFailure = watch::Receiver<bool>;
@@ -26,19 +34,30 @@ pub(super) enum Weight {
     Essential,
 }
 
+/// When a write is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// At once: a caller waits for it.
+    Now,
+    /// With the next write that is committed now, or some milliseconds later.
+    Soon,
+}
+
 /// Runs inside the transaction, or gets the error that there is none. Returns whether to keep its changes, and a
 /// function to call with the outcome of the commit.
 type Job = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (bool, Completion) + Send>;
 type Completion = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
 
 enum Message {
-    Job(Weight, Job),
+    Job(Commit, Weight, Job),
     Close(oneshot::Sender<()>),
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
+    /// The thread that writes. It parks while deferred writes wait for others.
+    thread: Thread,
     failed: watch::Receiver<bool>,
     /// Jobs queued and not yet on disk.
     outstanding: Arc<AtomicUsize>,
@@ -61,15 +80,15 @@ impl Drop for Outstanding {
 }
 
 impl Writer {
-    /// Starts the thread. A database in memory has no `space`.
-    pub(super) fn start(connection: Connection, space: Option<Space>) -> Result<Self, Error> {
+    /// Starts the thread. A database in memory has no `space`. A deferred write waits for others for `deferral`.
+    pub(super) fn start(connection: Connection, space: Option<Space>, deferral: Duration) -> Result<Self, Error> {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let (fail, failed) = watch::channel(false);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("db-writer".into())
-            .spawn(move || write_loop(connection, space, jobs, &fail))
+            .spawn(move || write_loop(connection, space, jobs, deferral, &fail))
             .map_err(|cause| Error::new("start the database writer", "", cause))?;
-        Ok(Self { queue, failed, outstanding: Arc::default() })
+        Ok(Self { queue, thread: thread.thread().clone(), failed, outstanding: Arc::default() })
     }
 
     /// True if a queued job is not on disk yet.
@@ -107,13 +126,15 @@ impl Writer {
             (stays, complete)
         });
         let ended = || Error::new(operation, "", Cause::WorkerEnded);
-        self.queue.send(Message::Job(weight, job)).await.map_err(|_| ended())?;
+        self.queue.send(Message::Job(Commit::Now, weight, job)).await.map_err(|_| ended())?;
+        self.thread.unpark();
         answered.await.map_err(|_| ended())?
     }
 
     pub(super) fn send(
         &self,
         operation: &'static str,
+        commit: Commit,
         change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
         after: impl FnOnce(bool) + Send + 'static,
     ) {
@@ -133,7 +154,8 @@ impl Writer {
             });
             (stays, complete)
         });
-        match self.queue.try_send(Message::Job(Weight::Ordinary, job)) {
+        match self.queue.try_send(Message::Job(commit, Weight::Ordinary, job)) {
+            Ok(()) if commit == Commit::Now => self.thread.unpark(),
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(message)) => {
                 // Rare: the disk is far behind. Wait in a separate task rather than lose a record.
@@ -149,6 +171,7 @@ impl Writer {
     pub(super) async fn close(&self) {
         let (done, ended) = oneshot::channel();
         if self.queue.send(Message::Close(done)).await.is_ok() {
+            self.thread.unpark();
             // An error means that the thread has ended already, as wanted.
             let _ = ended.await;
         }
@@ -159,23 +182,13 @@ fn write_loop(
     connection: Connection,
     mut space: Option<Space>,
     mut jobs: mpsc::Receiver<Message>,
+    deferral: Duration,
     fail: &watch::Sender<bool>,
 ) {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = jobs.blocking_recv() else { break };
-        let mut group = Vec::new();
-        let mut next = Some(first);
-        while let Some(message) = next {
-            match message {
-                Message::Job(weight, job) => group.push((weight, job)),
-                Message::Close(done) => {
-                    closing = Some(done);
-                    jobs.close();
-                }
-            }
-            next = if group.len() < GROUP_JOBS_MAX { jobs.try_recv().ok() } else { None };
-        }
+        let group = collect_group(first, &mut jobs, deferral, &mut closing);
         if !group.is_empty() {
             let room = room(&connection, space.as_mut());
             commit_accepted(&connection, room, group, fail);
@@ -183,7 +196,7 @@ fn write_loop(
     }
     // After `close` the queue still holds earlier jobs.
     while let Some(message) = jobs.blocking_recv() {
-        if let Message::Job(weight, job) = message {
+        if let Message::Job(_, weight, job) = message {
             let room = room(&connection, space.as_mut());
             commit_accepted(&connection, room, vec![(weight, job)], fail);
         }
@@ -196,6 +209,41 @@ fn write_loop(
     if let Some(done) = closing {
         // The caller may have gone.
         let _ = done.send(());
+    }
+}
+
+/// The writes of one commit: `first` and what comes with it. If none of them is awaited, waits for more.
+fn collect_group(
+    first: Message,
+    jobs: &mut mpsc::Receiver<Message>,
+    deferral: Duration,
+    closing: &mut Option<oneshot::Sender<()>>,
+) -> Vec<(Weight, Job)> {
+    let end = Instant::now() + deferral;
+    let mut group = Vec::new();
+    let mut is_awaited = false;
+    let mut next = Some(first);
+    loop {
+        while let Some(message) = next {
+            match message {
+                Message::Job(commit, weight, job) => {
+                    is_awaited |= commit == Commit::Now;
+                    group.push((weight, job));
+                }
+                Message::Close(done) => {
+                    *closing = Some(done);
+                    jobs.close();
+                }
+            }
+            next = if group.len() < GROUP_JOBS_MAX { jobs.try_recv().ok() } else { None };
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if is_awaited || closing.is_some() || group.len() >= GROUP_JOBS_MAX || left.is_zero() {
+            return group;
+        }
+        // A deferred write does not wake this thread. An awaited one and the close do.
+        std::thread::park_timeout(left);
+        next = jobs.try_recv().ok();
     }
 }
 
@@ -214,12 +262,6 @@ fn commit_accepted(connection: &Connection, room: Room, group: Vec<(Weight, Job)
     if !accepted.is_empty() {
         commit_group(connection, accepted.into_iter().map(|(_, job)| job).collect(), fail);
     }
-}
-
-/// The error of SQLite for a full disk.
-fn disk_full() -> rusqlite::Error {
-    let text = "the reserve of disk space is for deleting boxes".to_owned();
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), Some(text))
 }
 
 /// Runs a group of jobs in one transaction. Each job has its own savepoint, so that one that fails undoes only itself.
@@ -245,11 +287,6 @@ fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<b
     for complete in completions {
         complete(committed.clone());
     }
-}
-
-/// True if SQLite had no space. Earlier data on disk is intact then.
-fn is_disk_full(cause: &rusqlite::Error) -> bool {
-    cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 /// The transaction could not even begin (disk error, or another process holds the lock far too long): every job fails.
@@ -296,10 +333,17 @@ fn run_in_savepoint(connection: &Connection, job: Job) -> Completion {
 mod tests {
     use super::*;
 
+    /// Longer than any test: a deferred write is not committed by itself.
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+
     fn writer() -> Writer {
+        writer_that_defers(FOR_EVER)
+    }
+
+    fn writer_that_defers(deferral: Duration) -> Writer {
         let connection = Connection::open_in_memory().expect("a database in memory");
         connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE) STRICT").expect("a table");
-        Writer::start(connection, None).expect("a thread")
+        Writer::start(connection, None, deferral).expect("a thread")
     }
 
     async fn count(writer: &Writer) -> i64 {
@@ -361,6 +405,44 @@ mod tests {
         assert_eq!(count(&writer).await, 0);
     }
 
+    /// Sends a deferred write of `n` that tells when it runs and when it is on disk.
+    fn send_telling(writer: &Writer, commit: Commit, n: i64, told: &std::sync::mpsc::Sender<(&'static str, i64)>) {
+        let (runs, done) = (told.clone(), told.clone());
+        let change = move |c: &Connection| {
+            runs.send(("runs", n)).expect("a receiver");
+            c.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ())
+        };
+        writer.send("insert", commit, change, move |ok| {
+            assert!(ok);
+            done.send(("is on disk", n)).expect("a receiver");
+        });
+    }
+
+    #[tokio::test]
+    async fn deferred_writes_share_the_commit_of_an_awaited_one() {
+        let writer = writer();
+        let (told, events) = std::sync::mpsc::channel();
+        for n in [1, 2] {
+            send_telling(&writer, Commit::Soon, n, &told);
+        }
+        assert_eq!(count(&writer).await, 2, "an awaited call is not deferred, and comes after them");
+        let order: Vec<_> = events.try_iter().collect();
+        assert_eq!(order, [("runs", 1), ("runs", 2), ("is on disk", 1), ("is on disk", 2)]);
+        // With a reply after the commit, a record of a run is awaited through its callback.
+        send_telling(&writer, Commit::Soon, 3, &told);
+        send_telling(&writer, Commit::Now, 4, &told);
+        let order: Vec<_> = events.iter().take(4).collect();
+        assert_eq!(order, [("runs", 3), ("runs", 4), ("is on disk", 3), ("is on disk", 4)]);
+    }
+
+    #[tokio::test]
+    async fn a_deferred_write_is_committed_without_another_one() {
+        let writer = writer_that_defers(Duration::from_millis(1));
+        let (told, events) = std::sync::mpsc::channel();
+        send_telling(&writer, Commit::Soon, 1, &told);
+        assert_eq!(events.iter().take(2).collect::<Vec<_>>(), [("runs", 1), ("is on disk", 1)]);
+    }
+
     #[tokio::test]
     async fn jobs_sent_before_the_close_are_done() {
         let writer = writer();
@@ -369,6 +451,7 @@ mod tests {
             let done = Arc::clone(&done);
             writer.send(
                 "insert",
+                Commit::Soon,
                 move |c| c.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()),
                 move |ok| {
                     done.fetch_add(usize::from(ok), Ordering::SeqCst);

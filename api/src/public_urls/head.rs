@@ -6,19 +6,8 @@
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, response};
+use icebox_net::hop_by_hop;
 
-/// Hop-by-hop fields, besides those that `Connection` names.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
 /// Fields that clients may not send to a box: the proxy sets their address, and the box must not see the API's key.
 const NOT_FROM_CLIENTS: [&str; 4] = ["forwarded", "x-real-ip", "x-box-api-key", "expect"];
 /// Fields that a box may not send to a browser on the path form, where it shares an origin with the API and other
@@ -51,9 +40,8 @@ pub(super) fn to_box(
     credentials_were_ours: bool,
 ) -> Result<Option<HeaderValue>, &'static str> {
     let upgrade = wanted_upgrade(parts);
-    let trailers = has_token(&parts.headers, &header::TE, "trailers");
     let host = parts.headers.get(header::HOST).cloned().ok_or("a Host header is missing")?;
-    strip_hop_by_hop(&mut parts.headers);
+    hop_by_hop::strip_request(&mut parts.headers);
     let ours =
         |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || NOT_FROM_CLIENTS.contains(&name.as_str());
     let told: Vec<HeaderName> = parts.headers.keys().filter(|name| ours(name)).cloned().collect();
@@ -81,12 +69,8 @@ pub(super) fn to_box(
         headers.insert(HeaderName::from_static("x-forwarded-prefix"), value(prefix)?);
     }
     headers.insert(header::HOST, host);
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
     if let Some(protocol) = &upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol.clone());
+        hop_by_hop::upgrade_to(headers, protocol.clone());
     }
     Ok(upgrade)
 }
@@ -94,12 +78,11 @@ pub(super) fn to_box(
 /// Converts the head of a box's answer into the proxy's.
 pub(super) fn to_client(parts: &mut response::Parts, prefix: Option<&str>) {
     let protocol = parts.headers.get(header::UPGRADE).cloned();
-    strip_hop_by_hop(&mut parts.headers);
+    hop_by_hop::strip_answer(&mut parts.headers);
     // It would direct browsers past the proxy to a port that is not the box's.
     parts.headers.remove(header::ALT_SVC);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (parts.status, protocol) {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, protocol);
+        hop_by_hop::upgrade_to(&mut parts.headers, protocol);
     }
     if let Some(prefix) = prefix {
         for name in NOT_FOR_THE_ORIGIN {
@@ -115,28 +98,9 @@ fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     let protocol = parts.headers.get(header::UPGRADE)?;
     let wanted = parts.version == Version::HTTP_11
         && parts.method != Method::CONNECT
-        && has_token(&parts.headers, &header::CONNECTION, "upgrade")
+        && hop_by_hop::has_token(&parts.headers, &header::CONNECTION, "upgrade")
         && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2");
     wanted.then(|| protocol.clone())
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
-}
-
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
 }
 
 /// Restricts cookies of the path form to the box's own path, whatever path the box has set.
@@ -211,8 +175,9 @@ mod tests {
         assert_eq!(upgrade, None, "Connection does not name it");
         let mut names: Vec<&str> = parts.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["host", "te", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-other"]);
-        assert_eq!(parts.headers["te"], "trailers");
+        let told = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-other"];
+        assert_eq!(names, [&["connection", "host", "te", "transfer-encoding"][..], &told].concat());
+        assert!(parts.headers["te"] == "trailers" && parts.headers["connection"] == "TE", "{:?}", parts.headers);
         assert_eq!(parts.headers["host"], "fox-80.localhost:7070");
         assert_eq!(parts.uri, "/a?b");
     }
@@ -272,7 +237,11 @@ mod tests {
             let mut parts = Response::builder()
                 .header("alt-svc", "h3=\":1\"")
                 .header("clear-site-data", "*")
-                .header("connection", "close")
+                .header("connection", "close, X-Hop")
+                .header("x-hop", "1")
+                .header("proxy-authenticate", "Basic")
+                .header("keep-alive", "timeout=5")
+                .header("upgrade", "websocket")
                 .header("set-cookie", "a=b; Domain=x.example; path=/in; Secure")
                 .header("set-cookie", "domain=1")
                 .body(())
@@ -284,7 +253,9 @@ mod tests {
         };
         let by_name = response(None);
         assert!(by_name.contains_key("clear-site-data") && !by_name.contains_key("content-security-policy"));
-        assert!(!by_name.contains_key("alt-svc") && !by_name.contains_key("connection"));
+        for gone in ["alt-svc", "connection", "x-hop", "proxy-authenticate", "keep-alive", "upgrade"] {
+            assert!(!by_name.contains_key(gone), "{gone}");
+        }
         let by_path = response(Some("/preview/fox-80"));
         let cookies: Vec<&HeaderValue> = by_path.get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["a=b; Secure; Path=/preview/fox-80/in", "domain=1; Path=/preview/fox-80/"]);

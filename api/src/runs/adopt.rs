@@ -15,7 +15,7 @@ use super::start::read_label;
 use super::ticket::{Ended, Ticket};
 use crate::boxes::{Entry, LiveRun, WorkKind};
 use crate::clock;
-use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::db::{Commit, FinishedRun, LogRow, RunRow};
 use crate::domain::RunState;
 use crate::events::{Fact, RunEnd};
 use crate::refusal::Refusal;
@@ -65,7 +65,7 @@ async fn fail_missing(runs: &Runs, entry: &Arc<Entry>, known: &HashSet<u64>) -> 
             ..run
         };
         let logs = LogRow::of(&event);
-        runs.db().run_finished(FinishedRun { run, sample: None, logs, hidden: false }, |_| ());
+        runs.db().run_finished(FinishedRun { run, sample: None, logs, hidden: false }, Commit::Soon, |_| ());
         runs.events().publish(event);
     }
     Ok(())
@@ -103,7 +103,7 @@ async fn take_over(runs: &Runs, entry: &Arc<Entry>, status: RunStatus) {
             }
         };
         let ended_ms = ended_ms.unwrap_or_else(clock::unix_ms);
-        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, no_leaf: false, truncated: false }).await
+        ticket.finish(Ended { exit, tail: tail.bytes(), ended_ms, events: Some(events), truncated: false }).await
     });
     // An ended one is recorded before the box is served, so that its owner finds the exit at once.
     if status.exit.is_some() && reading.await.is_err() {

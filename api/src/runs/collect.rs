@@ -1,13 +1,17 @@
 //! A run whose whole output is returned at its end.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::command::{Command, stopped_text};
 use super::finish::RECORDED_OUTPUT_BYTES;
 use super::service::Runs;
-use super::start::{RECORD_AFTER, Started, start};
+use super::start::{Started, start};
 use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};
 use crate::boxes::Awake;
 use crate::refusal::Refusal;
@@ -58,26 +62,70 @@ impl Outcome {
     }
 }
 
-/// Starts a command and reads its output in a task of its own. The answer comes when it has ended. The run continues if
-/// the receiver is dropped.
-pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<oneshot::Receiver<Outcome>, Refusal> {
-    let (answer, outcome) = oneshot::channel();
-    match start(runs, awake, command).await? {
+/// A command whose output is being read by the task that awaits this. If it is dropped before the end, a task of its own
+/// reads on: the command continues and its end is recorded.
+pub struct Collecting(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
+
+impl std::fmt::Debug for Collecting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collecting").finish_non_exhaustive()
+    }
+}
+
+impl Collecting {
+    fn new(reading: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Self(Some(Box::pin(reading)))
+    }
+
+    /// Reads in a task of its own from now on, at its own pace.
+    #[must_use]
+    pub fn apart(mut self) -> oneshot::Receiver<Outcome> {
+        let (answer, outcome) = oneshot::channel();
+        if let Some(reading) = self.0.take() {
+            tokio::spawn(async move {
+                // The client may have disconnected: the record stays.
+                let _ = answer.send(reading.await);
+            });
+        }
+        outcome
+    }
+}
+
+impl Future for Collecting {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        // Taken out for the poll: after a panic nothing is left to be read.
+        let Some(mut reading) = self.0.take() else { return Poll::Pending };
+        let polled = reading.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(reading);
+        }
+        polled
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        // Without a runtime the daemon has stopped. The next one takes the run over.
+        if let (Some(reading), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(reading);
+        }
+    }
+}
+
+/// Starts a command. Its output is read by the task that awaits the result.
+pub async fn collect(runs: &Runs, awake: &Awake, command: &Command) -> Result<Collecting, Refusal> {
+    Ok(match start(runs, awake, command).await? {
         Started::NotExecutable { message, finished, .. } => {
             let done = Outcome { stderr: message.into_bytes(), ..Outcome::of(finished) };
-            // The receiver exists here.
-            let _ = answer.send(done);
+            Collecting::new(std::future::ready(done))
         }
         Started::Running { events, input, ticket, .. } => {
             feed(input, command.stdin.clone());
-            tokio::spawn(async move {
-                let done = read_all(events, ticket).await;
-                // The client may have disconnected: the record stays.
-                let _ = answer.send(done);
-            });
+            Collecting::new(read_all(events, ticket))
         }
-    }
-    Ok(outcome)
+    })
 }
 
 /// Feeds standard input concurrently with reading the output: each may wait for the other.
@@ -93,9 +141,9 @@ pub(super) fn feed(mut input: RunInput, stdin: Option<Bytes>) {
 
 async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
     let mut output = Output::default();
-    let mut recording = Recording::new();
+    ticket.record_if_it_lasts();
     let exit = loop {
-        match recording.next(&mut events, &ticket).await {
+        match next(&mut events, &ticket).await {
             Ok(Some(RunEvent::Stdout(bytes))) => output.add(&bytes, Stream::Out),
             Ok(Some(RunEvent::Stderr(bytes))) => output.add(&bytes, Stream::Err),
             Ok(Some(RunEvent::Dropped(_))) => output.truncated = true,
@@ -105,53 +153,20 @@ async fn read_all(mut events: RunEvents, ticket: Ticket) -> Outcome {
         }
     };
     let Output { stdout, mut stderr, truncated, share, tail, .. } = output;
-    let finished = ticket.finish(Ended { truncated, ..ended_now(exit, tail.bytes()) }).await;
+    let finished = ticket.finish(Ended { truncated, ..ended_now(events, exit, tail.bytes()) }).await;
     if finished.lost {
         stderr.extend_from_slice(stopped_text().as_bytes());
     }
     Outcome { finished, stdout, stderr, truncated, share }
 }
 
-/// Reads events, and puts a record of the run on disk when it has been in progress for a while.
-#[derive(Debug)]
-pub(super) struct Recording {
-    due: Option<tokio::time::Instant>,
-}
-
-impl Recording {
-    pub(super) fn new() -> Self {
-        Self { due: Some(tokio::time::Instant::now() + RECORD_AFTER) }
+/// The next event of a run, at the rate of its box.
+pub(super) async fn next(events: &mut RunEvents, ticket: &Ticket) -> Result<Option<RunEvent>, icebox_shim::Error> {
+    let event = events.next().await;
+    if let Ok(Some(event)) = &event {
+        ticket.entry().pass(event).await;
     }
-
-    /// The next event of the run, at the rate of its box.
-    pub(super) async fn next(
-        &mut self,
-        events: &mut RunEvents,
-        ticket: &Ticket,
-    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
-        let event = self.next_recorded(events, ticket).await;
-        if let Ok(Some(event)) = &event {
-            ticket.entry().pass(event).await;
-        }
-        event
-    }
-
-    async fn next_recorded(
-        &mut self,
-        events: &mut RunEvents,
-        ticket: &Ticket,
-    ) -> Result<Option<RunEvent>, icebox_shim::Error> {
-        if let Some(due) = self.due {
-            tokio::select! {
-                biased;
-                event = events.next() => return event,
-                () = tokio::time::sleep_until(due) => {}
-            }
-            self.due = None;
-            ticket.record_running();
-        }
-        events.next().await
-    }
+    event
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use icebox_shim::handle::{Exit, ExitStatus, RunUsage};
 use super::command::stopped_text;
 use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
-use crate::db::{FinishedRun, LogRow, RunRow};
+use crate::db::{Commit, FinishedRun, LogRow, RunRow};
 use crate::domain::RunState;
 use crate::events::{Event, Fact, RunEnd};
 use crate::text::one_line;
@@ -21,17 +21,17 @@ const EXIT_CUT: i32 = 141;
 const EXIT_KILLED: i32 = 137;
 
 impl Ticket {
-    /// Puts a record of the run in flight on disk, for a long run.
-    pub(super) fn record_running(&self) {
+    /// Puts a record of the run on disk while it is in flight, if it takes long.
+    pub(super) fn record_if_it_lasts(&self) {
         if !self.run.hidden {
-            self.runs.db().run_started(self.run.row(&self.entry.id));
+            self.runs.lasting().watch(self.runs.db(), &self.entry, &self.run);
         }
     }
 
     /// Reads the usage of the run and records its end. On return these are known; the record is on its way to disk, or
     /// there, as configured.
-    pub async fn finish(mut self, ended: Ended) -> Finished {
-        let usage = if ended.no_leaf { RunUsage::default() } else { self.usage() };
+    pub async fn finish(mut self, mut ended: Ended) -> Finished {
+        let usage = if ended.events.is_some() { self.usage() } else { RunUsage::default() };
         let finished = self.judge(&ended, &usage);
         let event = self.event(&ended, &finished, &usage);
         let record = FinishedRun {
@@ -46,15 +46,19 @@ impl Ticket {
         }
         self.runs.events().publish(event);
         self.entry.runs.leave(self.run.number);
-        // The init is told after the commit, which needs the box awake, but does not count as visible work.
-        let awake = self.entry.activity.begin(WorkKind::Settling);
         self.work = None;
         let (committed, on_disk) = tokio::sync::oneshot::channel();
+        let commit = if self.runs.reply_after_commit { Commit::Now } else { Commit::Soon };
+        // The init is told after the commit. A frozen one reads it when it is thawed.
+        let events = ended.events.take().filter(|_| !finished.lost);
         let (entry, number, runtime) = (Arc::clone(&self.entry), self.run.number, tokio::runtime::Handle::current());
-        let acknowledge = !ended.no_leaf && !finished.lost;
-        self.runs.db().run_finished(record, move |stored| {
-            if stored && acknowledge {
+        self.runs.db().run_finished(record, commit, move |stored| {
+            if let Some(events) = events.filter(|_| stored)
+                && events.acknowledge().is_err()
+            {
+                // The init is of an earlier version, or has ended.
                 runtime.spawn(async move {
+                    let awake = entry.activity.begin(WorkKind::Settling);
                     tell_init(&entry, number).await;
                     drop(awake);
                 });

@@ -13,6 +13,7 @@ mod code;
 mod collect;
 mod command;
 mod finish;
+mod lasting;
 mod list;
 mod service;
 mod session;
@@ -22,7 +23,7 @@ mod ticket;
 
 pub use adopt::{acknowledge_late, adopt, fail_orphans};
 pub use code::code_command;
-pub use collect::{Outcome, Share, collect};
+pub use collect::{Collecting, Outcome, Share, collect};
 pub use command::{Command, HOME, clock_timeout, resolve_folder, resolve_path, stopped_text};
 pub use list::{cancel, runs_of};
 pub use service::Runs;

@@ -1,5 +1,8 @@
 //! Shared parts of all runs: the database, the events, and the limits of the configuration.
 
+use std::sync::Arc;
+
+use super::lasting::Lasting;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
@@ -9,6 +12,7 @@ use crate::events::Events;
 pub struct Runs {
     db: Db,
     events: Events,
+    lasting: Arc<Lasting>,
     /// Commands that may run in one box at once.
     pub(super) per_box_max: u32,
     /// Answer a run only when its record is on disk.
@@ -20,11 +24,15 @@ impl Runs {
     #[must_use]
     pub fn new(config: &Config, db: Db, events: Events) -> Self {
         let (per_box_max, reply_after_commit) = (config.runs_per_box_max, config.reply_after_commit);
-        Self { db, events, per_box_max, reply_after_commit }
+        Self { db, events, lasting: Arc::default(), per_box_max, reply_after_commit }
     }
 
     pub(super) fn db(&self) -> &Db {
         &self.db
+    }
+
+    pub(super) fn lasting(&self) -> &Arc<Lasting> {
+        &self.lasting
     }
 
     pub(super) fn events(&self) -> &Events {

@@ -183,7 +183,7 @@ impl Session {
             // The rest of the output has no reader; the exit must still be recorded.
             Err(ClientGone) => exit_of(&mut events).await,
         };
-        let finished = ticket.finish(ended_now(exit, tail.bytes())).await;
+        let finished = ticket.finish(ended_now(events, exit, tail.bytes())).await;
         match (client_is_there, finished.lost) {
             (false, _) => SessionEnd::ClientGone,
             (true, true) => SessionEnd::BoxStopped,
@@ -196,7 +196,7 @@ impl Session {
         let Self { mut events, ticket, .. } = self;
         Tree { handle: ticket.entry().handle(), number: ticket.number() }.kill().await;
         let exit = exit_of(&mut events).await;
-        ticket.finish(ended_now(exit, Vec::new())).await;
+        ticket.finish(ended_now(events, exit, Vec::new())).await;
     }
 }
 

@@ -1,7 +1,6 @@
 //! Starting a run.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use icebox_shim::handle::{ExecRequest, Exit, ExitStatus, Run, RunEvents, RunInput};
 use icebox_shim::{ErrorKind, ExecFailure};
@@ -14,9 +13,6 @@ use crate::clock;
 use crate::events::Fact;
 use crate::refusal::{Refusal, without_errno};
 use crate::text::one_line;
-
-/// A run that lives longer than this gets a record before its end. Shorter ones need only the final one.
-pub(super) const RECORD_AFTER: Duration = Duration::from_millis(300);
 
 /// A shell's exit codes for a missing program, and for one that cannot be executed.
 const EXIT_NOT_FOUND: i32 = 127;
@@ -52,7 +48,7 @@ pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Star
     let entry = &awake.entry;
     let handle = entry.handle();
     let number = entry.runs.next_number();
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
     let run = LiveRun::new(number, id, command.prompt.clone(), clock::unix_ms(), command.hidden);
     let run = Arc::new(run.read_by(command.streamed_to));
     let most = runs.per_box_max;
@@ -137,7 +133,7 @@ async fn refused(error: icebox_shim::Error, ticket: Ticket, command: &Command) -
         exit: Ok(exit),
         tail: message.clone().into_bytes(),
         ended_ms: clock::unix_ms(),
-        no_leaf: true,
+        events: None,
         truncated: false,
     };
     let finished = ticket.finish(ended).await;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use icebox_shim::handle::{RunEvent, RunEvents};
 use tokio::sync::mpsc;
 
-use super::collect::{Recording, Tail, feed};
+use super::collect::{Tail, feed, next};
 use super::command::{Command, stopped_text};
 use super::service::Runs;
 use super::start::{Started, start};
@@ -79,10 +79,10 @@ pub async fn stream(runs: &Runs, awake: &Awake, command: &Command) -> Result<Run
 
 async fn forward(mut events: RunEvents, ticket: Ticket, sender: mpsc::Sender<StreamItem>) {
     let mut tail = Tail::default();
-    let mut recording = Recording::new();
+    ticket.record_if_it_lasts();
     let mut client = Some(sender);
     let exit = loop {
-        match recording.next(&mut events, &ticket).await {
+        match next(&mut events, &ticket).await {
             Ok(Some(RunEvent::Stdout(bytes) | RunEvent::Stderr(bytes))) => {
                 tail.add(&bytes);
                 client = hand_on(client, bytes).await;
@@ -93,7 +93,7 @@ async fn forward(mut events: RunEvents, ticket: Ticket, sender: mpsc::Sender<Str
             Err(error) => break Err(error),
         }
     };
-    let finished = ticket.finish(ended_now(exit, tail.bytes())).await;
+    let finished = ticket.finish(ended_now(events, exit, tail.bytes())).await;
     if let Some(client) = client {
         if finished.lost {
             let _ = client.send(StreamItem::Output(Bytes::from_static(stopped_text().as_bytes()))).await;

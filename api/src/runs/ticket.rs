@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use icebox_shim::handle::Exit;
+use icebox_shim::handle::{Exit, RunEvents};
 
 use super::service::Runs;
 use crate::boxes::{Entry, LiveRun, Work};
@@ -56,8 +56,8 @@ pub struct Ended {
     pub tail: Vec<u8>,
     /// Unix milliseconds.
     pub ended_ms: i64,
-    /// It never got a cgroup of its own.
-    pub no_leaf: bool,
+    /// Its connection, read to the exit; `None` for a run that never started and has no cgroup of its own.
+    pub events: Option<RunEvents>,
     /// Some of its output was dropped.
     pub truncated: bool,
 }
@@ -83,6 +83,6 @@ pub struct Finished {
 
 /// An end at this moment.
 #[must_use]
-pub fn ended_now(exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
-    Ended { exit, tail, ended_ms: clock::unix_ms(), no_leaf: false, truncated: false }
+pub fn ended_now(events: RunEvents, exit: Result<Exit, icebox_shim::Error>, tail: Vec<u8>) -> Ended {
+    Ended { exit, tail, ended_ms: clock::unix_ms(), events: Some(events), truncated: false }
 }

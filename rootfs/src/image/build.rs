@@ -75,6 +75,14 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
     })
 }
 
+/// Fills the empty directory `target` with a Debian that has its required packages and apt, from the mirror that
+/// [`build`] would use. `cache` keeps the retrieved packages.
+pub fn minimal(target: &Path, cache: &Path) -> Result<()> {
+    let mirror = mirror::find(std::env::var(mirror::MIRROR_VARIABLE).ok(), Path::new("/etc/apt"), SUITE)?;
+    debootstrap::run(SUITE, &[], &mirror, target, cache, &mut |_| ())?;
+    unmount_below(target)
+}
+
 fn stage(phase: Phase, detail: &str) -> Progress {
     Progress { phase, done: 0, total: None, detail: detail.to_owned() }
 }

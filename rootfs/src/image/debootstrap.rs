@@ -32,7 +32,7 @@ pub(super) fn run(
     let mut command = Command::new("debootstrap");
     command
         .args(["--variant=minbase", "--force-check-gpg"])
-        .arg(format!("--include={}", packages.join(",")))
+        .args((!packages.is_empty()).then(|| format!("--include={}", packages.join(","))))
         .arg(format!("--keyring={}", mirror.keyring.display()))
         .arg(format!("--cache-dir={}", cache.display()))
         .arg(suite)

@@ -13,7 +13,7 @@ mod tools;
 mod tree;
 mod types;
 
-pub use build::build;
+pub use build::{build, minimal};
 pub use find::{by_id, find};
 pub use tools::tools_layer;
 pub use types::{BaseImage, Manifest, Package, Phase, Progress};

@@ -88,7 +88,7 @@ impl Error {
         Self { operation, subject: subject.as_ref().to_path_buf(), kind, detail: Cow::Borrowed(""), source: None }
     }
 
-    pub(super) fn errno(operation: &'static str, subject: impl AsRef<Path>, errno: Errno) -> Self {
+    pub(crate) fn errno(operation: &'static str, subject: impl AsRef<Path>, errno: Errno) -> Self {
         Self { source: Some(errno.into()), ..Self::new(operation, subject, ErrorKind::of(errno)) }
     }
 

@@ -45,7 +45,7 @@ impl Cgroup {
         Ok(parse_events(&self.v2("read")?.read("cgroup.events")?))
     }
 
-    fn v2(&self, operation: &'static str) -> Result<&Dir> {
+    pub(super) fn v2(&self, operation: &'static str) -> Result<&Dir> {
         self.unified.as_ref().ok_or_else(|| {
             Error::new(operation, self.path.as_str(), ErrorKind::Unsupported).detail("cgroup v2 is not mounted")
         })

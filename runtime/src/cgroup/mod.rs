@@ -20,8 +20,10 @@ mod devices;
 mod error;
 mod file;
 mod freeze;
+mod gauges;
 mod hierarchy;
 mod kill;
+mod leaf;
 mod limits;
 mod parse;
 mod path;
@@ -38,7 +40,9 @@ mod wait;
 pub use controller::Controller;
 pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
+pub use gauges::Gauges;
 pub use hierarchy::{Backend, Hierarchy, Layout};
+pub use leaf::LeafUsage;
 pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
     shares_from_weight, weight_from_shares,

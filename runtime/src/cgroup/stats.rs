@@ -128,24 +128,11 @@ impl Cgroup {
     /// # Errors
     /// `Unenforced(Memory)` when no memory controller is on this cgroup.
     pub fn memory(&self) -> Result<MemoryUsage> {
-        self.memory_to(DEPTH_MAX)
-    }
-
-    /// As [`Cgroup::memory`] of a cgroup without children: on v1 it does not look for any.
-    ///
-    /// # Errors
-    /// `Unenforced(Memory)` when no memory controller is on this cgroup.
-    pub fn memory_of_leaf(&self) -> Result<MemoryUsage> {
-        self.memory_to(0)
-    }
-
-    /// `depth`: how far below it v1's killed processes are counted.
-    fn memory_to(&self, depth: usize) -> Result<MemoryUsage> {
         if let Some(dir) = self.v1_dir(Controller::Memory) {
             return Ok(MemoryUsage {
                 current: number(dir, "memory.usage_in_bytes")?,
                 peak: number(dir, "memory.max_usage_in_bytes").ok(),
-                oom_kills: v1_oom_kills(dir, depth)?,
+                oom_kills: v1_oom_kills(dir, DEPTH_MAX)?,
             });
         }
         let dir = self.v2_dir(Controller::Memory, "memory.current", "read memory")?;

@@ -11,7 +11,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::file::Dir;
 use super::hierarchy::{Backend, Hierarchy};
 use super::procs::procs_below;
-use super::{Cgroup, CgroupPath, Refusal, V1Dir, v1};
+use super::{Cgroup, CgroupPath, Refusal, V1Dir};
 
 /// Handed down on v2 by every ancestor when a cgroup is made. The others cost time and memory in every cgroup and are
 /// handed down when a limit asks for them.
@@ -75,6 +75,18 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::create`]; `NotFound` when this cgroup has been removed meanwhile.
     pub fn leaf(&self, name: &str, v1: &[Controller]) -> Result<Self> {
+        self.make_leaf(name, v1, Parentage::Known)
+    }
+
+    /// As [`Cgroup::leaf`], for a caller that has just seen that this cgroup is not frozen.
+    ///
+    /// # Errors
+    /// As [`Cgroup::leaf`].
+    pub fn leaf_of_thawed(&self, name: &str, v1: &[Controller]) -> Result<Self> {
+        self.make_leaf(name, v1, Parentage::Thawed)
+    }
+
+    fn make_leaf(&self, name: &str, v1: &[Controller], parentage: Parentage) -> Result<Self> {
         let h = &self.hierarchy;
         let mut made = Made::new(h, self.path.join(name)?, self.refused.clone());
         let built = (|| {
@@ -89,78 +101,13 @@ impl Cgroup {
             if let Some(parent) = &self.unified {
                 made.add_unified(Parent::Held(parent), name)?;
             }
-            made.cgroup.check_unused(&made.taken_over, Parentage::Known)
+            // A directory that was made by this call has no processes.
+            if parentage == Parentage::Thawed && made.all_fresh() {
+                return Ok(());
+            }
+            made.cgroup.check_unused(&made.taken_over, parentage)
         })();
         made.finish(built)
-    }
-
-    /// Removes the child `name` if it has no processes, and says whether it is gone. The kernel decides in one call per
-    /// hierarchy; nothing is opened and nothing is waited for. The v2 directory goes last: as long as it is there,
-    /// [`Cgroup::leaves`] lists the child.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn remove_empty_leaf(&self, name: &str) -> Result<bool> {
-        for dir in self.v1.iter().map(|d| &d.dir).chain(&self.unified) {
-            match dir.rmdir(name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(false),
-                Err(e) => return Err(Error::errno("remove", dir.path().join(name), e)),
-            }
-        }
-        Ok(true)
-    }
-
-    /// The child `name` in the one v1 hierarchy that has the controller `c`, and in no other tree; made if it is not
-    /// there. `None` where `c` is not on v1, or this cgroup was not opened with it.
-    ///
-    /// # Errors
-    /// Those of the system calls; `Invalid` for a name that is a path.
-    pub fn v1_child(&self, name: &str, c: Controller) -> Result<Option<Self>> {
-        let path = self.path.join(name)?;
-        let Some((mount, _)) = self.hierarchy.v1_mount(c) else { return Ok(None) };
-        let Some(parent) = self.v1.iter().find(|d| d.mount == mount) else { return Ok(None) };
-        let dir = match existing(&parent.dir, name)? {
-            Some(dir) => dir,
-            None => parent.dir.make(name)?.0,
-        };
-        let v1 = vec![V1Dir { mount, dir }];
-        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified: None, v1, refused: Vec::new() }))
-    }
-
-    /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
-    ///
-    /// # Errors
-    /// Those of the system calls; `Invalid` for a name that is a path.
-    pub fn open_leaf(&self, name: &str) -> Result<Option<Self>> {
-        let path = self.path.join(name)?;
-        let unified = match &self.unified {
-            Some(dir) => match existing(dir, name)? {
-                None => return Ok(None),
-                found => found,
-            },
-            None => None,
-        };
-        let mut v1 = Vec::new();
-        for d in &self.v1 {
-            if let Some(dir) = existing(&d.dir, name)? {
-                v1.push(V1Dir { mount: d.mount, dir });
-            }
-        }
-        if unified.is_none() && v1.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified, v1, refused: self.refused.clone() }))
-    }
-
-    /// The names of the children.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn leaves(&self) -> Result<Vec<String>> {
-        let mut names = self.main()?.children()?;
-        names.sort_unstable();
-        Ok(names)
     }
 
     /// v2: hands cpu, memory and pids down to the children, as far as they are here. To be called before this cgroup
@@ -276,37 +223,6 @@ impl Cgroup {
         self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
     }
 
-    /// Its memory limit as the kernel spells it. `None` where memory is not controlled.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn memory_max(&self) -> Result<Option<String>> {
-        let Some((dir, file)) = self.memory_max_file() else { return Ok(None) };
-        if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
-    }
-
-    /// Sets up a cgroup for processes below the one with the limits. `max` is the parent's memory limit and is copied
-    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for
-    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn account_memory_as(&self, max: Option<&str>) -> Result<()> {
-        if let (Some((dir, file)), Some(max)) = (self.memory_max_file(), max) {
-            dir.write(file, max)?;
-        }
-        match self.v1_dir(Controller::Memory) {
-            Some(dir) if dir.has(v1::SOCKETS) => dir.write(v1::SOCKETS, "-1"),
-            _ => Ok(()),
-        }
-    }
-
-    fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {
-        let v1 = self.v1_dir(Controller::Memory).map(|dir| (dir, v1::LIMIT));
-        let is_v2 = self.hierarchy.backend(Controller::Memory) == Backend::V2;
-        v1.or_else(|| self.unified.as_ref().filter(|_| is_v2).map(|dir| (dir, "memory.max")))
-    }
-
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {
@@ -357,6 +273,8 @@ enum Parentage {
     Any,
     /// They are domains: the parent was made by [`Cgroup::create`].
     Known,
+    /// And none of them is frozen.
+    Thawed,
 }
 
 /// The parent of a new directory.
@@ -410,6 +328,11 @@ impl<'a> Made<'a> {
         Ok(())
     }
 
+    /// True if each of its directories was made by this call.
+    fn all_fresh(&self) -> bool {
+        self.fresh.len() == self.cgroup.v1.len() + usize::from(self.cgroup.unified.is_some())
+    }
+
     fn finish(self, built: Result<()>) -> Result<Cgroup> {
         match built {
             Ok(()) if self.cgroup.unified.is_none() && self.cgroup.v1.is_empty() => {
@@ -429,14 +352,14 @@ impl<'a> Made<'a> {
 }
 
 /// The v1 mounts that the wanted controllers are in, each once.
-fn wanted(h: &Hierarchy, v1: &[Controller]) -> Vec<usize> {
+pub(super) fn wanted(h: &Hierarchy, v1: &[Controller]) -> Vec<usize> {
     let mut mounts: Vec<usize> = v1.iter().filter_map(|c| h.v1_mount(*c).map(|(i, _)| i)).collect();
     mounts.sort_unstable();
     mounts.dedup();
     mounts
 }
 
-fn existing(parent: &Dir, relative: &str) -> Result<Option<Dir>> {
+pub(super) fn existing(parent: &Dir, relative: &str) -> Result<Option<Dir>> {
     match parent.below(relative) {
         Ok(dir) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),

@@ -11,9 +11,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use super::{
     delete::tear_down,
+    facts::Facts,
     foreground::{self, RunResult},
     signal::start,
-    state::Facts,
     store::{Store, check_id, replace},
 };
 use crate::{

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{state::Status, store::Store};
+use super::{
+    state::{Container, Status},
+    store::Store,
+};
 use crate::{Error, Kind, Result, Step, error::OnStep as _};
 
 pub(super) const CGROUP_REMOVE_DEADLINE: Duration = Duration::from_secs(10);
@@ -16,7 +19,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         Err(error) if force && error.kind == Kind::NotFound => return Ok(()),
         other => other?,
     };
-    match store.open(id) {
+    match Container::open(store, id) {
         Ok(container) => {
             let status = container.status();
             if status != Status::Stopped && !force {
@@ -34,7 +37,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
 
 /// Kills whatever is left, removes the cgroup in all hierarchies and the state directory.
 pub(super) fn tear_down(store: &Store, id: &str) -> Result<()> {
-    if let Ok(container) = store.open(id)
+    if let Ok(container) = Container::open(store, id)
         && let Some(cgroup) = container.cgroup()?
     {
         cgroup.kill().on(Step::Delete, &container.facts.cgroup)?;

@@ -71,7 +71,7 @@ pub struct ExecOptions {
 /// # Errors
 /// If the container is not running, or a step of joining it fails; the container itself is not changed.
 pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> {
-    let container = store.open(id)?;
+    let container = Container::open(store, id)?;
     let status = container.status();
     if !matches!(status, Status::Running | Status::Created) {
         let hint = if status == Status::Paused { "; resume it first" } else { "" };

@@ -12,6 +12,7 @@
 mod create;
 mod delete;
 mod exec;
+mod facts;
 mod foreground;
 mod signal;
 mod state;
@@ -23,6 +24,6 @@ pub use self::{
     exec::{ExecOptions, exec},
     foreground::RunResult,
     signal::{kill, pause, processes, resume, start},
-    state::{State, Status},
-    store::{Store, list, state},
+    state::{State, Status, list, state},
+    store::Store,
 };

@@ -26,7 +26,7 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// If it is not in the state `created`, or the program cannot be executed; the container is then stopped.
 pub fn start(store: &Store, id: &str) -> Result<Vec<String>> {
     let _lock = store.lock(id)?;
-    let container = store.open(id)?;
+    let container = Container::open(store, id)?;
     let status = container.status();
     if status != Status::Created {
         let cause = format!("the container is {status}, not created");
@@ -57,7 +57,7 @@ pub fn start(store: &Store, id: &str) -> Result<Vec<String>> {
 /// # Errors
 /// If the container has ended.
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
-    let container = store.open(id)?;
+    let container = Container::open(store, id)?;
     if all && let Some(cgroup) = container.cgroup()? {
         return cgroup.signal_all(signal).on(Step::Signal, id);
     }
@@ -92,7 +92,7 @@ pub fn resume(store: &Store, id: &str) -> Result<()> {
 
 fn freeze(store: &Store, id: &str, from: &[Status], on: bool) -> Result<()> {
     let _lock = store.lock(id)?;
-    let container = store.open(id)?;
+    let container = Container::open(store, id)?;
     let status = container.status();
     if !from.contains(&status) {
         let cause = format!("the container is {status}");
@@ -109,7 +109,7 @@ fn freeze(store: &Store, id: &str, from: &[Status], on: bool) -> Result<()> {
 /// # Errors
 /// If there is no such container.
 pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
-    let container = store.open(id)?;
+    let container = Container::open(store, id)?;
     match container.cgroup()? {
         Some(cgroup) => cgroup.procs().on(Step::State, id),
         None => Ok(Vec::new()),

@@ -1,10 +1,10 @@
-//! Facts about a container, its status, and the state that the OCI specification asks for.
+//! A container that exists: its status, and the state that the OCI specification asks for.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::store::Store;
+use super::{facts::Facts, store::Store};
 use crate::{
     Result, Step,
     bundle::Bundle,
@@ -15,24 +15,6 @@ use crate::{
 
 /// The version of the runtime specification that state is reported in.
 pub(crate) const OCI_VERSION: &str = "1.2.0";
-
-/// The facts recorded at create. They never change afterwards.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Facts {
-    pub(crate) id: String,
-    pub(crate) bundle: PathBuf,
-    pub(crate) rootfs: PathBuf,
-    pub(crate) pid: i32,
-    /// Clock ticks since boot; with `boot_id` it tells this process from a later one of the same number.
-    pub(crate) start_time: u64,
-    pub(crate) boot_id: String,
-    /// Seconds since 1970, when it was created.
-    pub(crate) created: u64,
-    pub(crate) cgroup: String,
-    /// The v1 controllers that were used.
-    pub(crate) controllers: Vec<String>,
-    pub(crate) annotations: BTreeMap<String, String>,
-}
 
 /// The status of a container (OCI runtime, "State"), with `paused` as runc reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,6 +73,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Finds a container by its name.
+    pub(crate) fn open(store: &Store, id: &str) -> Result<Self> {
+        Ok(Self { facts: store.load(id)?, store: store.clone() })
+    }
+
     /// True while the first process exists (same pid, start time and boot id) and is not a zombie.
     pub(crate) fn alive(&self) -> bool {
         let facts = &self.facts;
@@ -140,6 +127,22 @@ impl Container {
             owner: "root".to_owned(),
         }
     }
+}
+
+/// The state of one container.
+///
+/// # Errors
+/// If there is no such container or its facts cannot be read.
+pub fn state(store: &Store, id: &str) -> Result<State> {
+    Ok(Container::open(store, id)?.state())
+}
+
+/// The states of all containers that can be read, and an error for each that cannot.
+///
+/// # Errors
+/// If the store itself cannot be read.
+pub fn list(store: &Store) -> Result<Vec<Result<State>>> {
+    Ok(store.ids()?.iter().map(|id| state(store, id)).collect())
 }
 
 /// Seconds since 1970 as RFC 3339 in UTC (days by Howard Hinnant's civil_from_days).

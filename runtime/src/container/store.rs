@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::state::{Container, Facts, State};
+use super::facts::Facts;
 use crate::{Error, Kind, Result, Step, error::OnStep as _};
 
 const ID_BYTES_MAX: usize = 255;
@@ -69,7 +69,8 @@ impl Store {
         replace(&path, &bytes).on(Step::State, path.display())
     }
 
-    pub(crate) fn open(&self, id: &str) -> Result<Container> {
+    /// The facts of a container.
+    pub(crate) fn load(&self, id: &str) -> Result<Facts> {
         check_id(id)?;
         let path = self.facts(id);
         let bytes = match fs::read(&path) {
@@ -78,9 +79,8 @@ impl Store {
             }
             other => other.on(Step::State, path.display())?,
         };
-        let facts = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::invalid(Step::State, path.display(), format!("unreadable: {error}")))?;
-        Ok(Container { store: self.clone(), facts })
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::invalid(Step::State, path.display(), format!("unreadable: {error}")))
     }
 
     /// The directories of the store, also of containers whose create did not end.
@@ -139,22 +139,6 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(&temporary)?;
     file.write_all(bytes)?;
     fs::rename(&temporary, path)
-}
-
-/// The state of one container.
-///
-/// # Errors
-/// If there is no such container or its facts cannot be read.
-pub fn state(store: &Store, id: &str) -> Result<State> {
-    Ok(store.open(id)?.state())
-}
-
-/// The states of all containers that can be read, and an error for each that cannot.
-///
-/// # Errors
-/// If the store itself cannot be read.
-pub fn list(store: &Store) -> Result<Vec<Result<State>>> {
-    Ok(store.ids()?.iter().map(|id| state(store, id)).collect())
 }
 
 #[cfg(test)]

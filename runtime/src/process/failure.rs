@@ -6,6 +6,8 @@ use rustix::io::Errno;
 
 /// No detail.
 const NONE: i32 = -1;
+/// The kernel's largest errno.
+const ERRNO_MAX: i32 = 4095;
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident = $number:literal, $name:literal;)*) => {
@@ -99,8 +101,12 @@ impl Failure {
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
         let [step, d0, d1, d2, d3, e0, e1, e2, e3] = bytes;
         let detail = i32::from_le_bytes([d0, d1, d2, d3]);
-        let errno = Errno::from_raw_os_error(i32::from_le_bytes([e0, e1, e2, e3]));
-        Some(Self { step: ProcessStep::from_u8(step)?, detail: Some(detail).filter(|d| *d != NONE), errno })
+        let errno = Some(i32::from_le_bytes([e0, e1, e2, e3])).filter(|errno| (1..=ERRNO_MAX).contains(errno))?;
+        Some(Self {
+            step: ProcessStep::from_u8(step)?,
+            detail: Some(detail).filter(|d| *d != NONE),
+            errno: Errno::from_raw_os_error(errno),
+        })
     }
 }
 
@@ -121,6 +127,11 @@ mod tests {
             Failure { detail: Some(0), ..Failure::new(ProcessStep::Capabilities, Errno::INVAL) },
         ] {
             assert_eq!(Failure::from_bytes(failure.to_bytes()), Some(failure));
+        }
+        for errno in [0, -1, 4096, i32::MAX] {
+            let mut bytes = Failure::new(ProcessStep::Execute, Errno::NOENT).to_bytes();
+            bytes[5..].copy_from_slice(&i32::to_le_bytes(errno));
+            assert_eq!(Failure::from_bytes(bytes), None);
         }
         assert_eq!(Failure::from_bytes([0; Failure::BYTES]), None);
         assert_eq!(Failure::from_bytes([200; Failure::BYTES]), None);

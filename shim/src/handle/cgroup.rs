@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Unenforced};
+use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Unenforced};
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
@@ -66,8 +66,9 @@ pub(super) struct Held {
     whole: Cgroup,
     /// The group below it that has the leaves of runs as its children. A box of an earlier version has none.
     group: Option<Cgroup>,
-    /// The same in v1's pids, where all runs are together. `None` where pids is not on v1.
-    pids: Option<Cgroup>,
+    /// Where pids is on v1: the `tasks` file and the directory of the group in which all runs are together.
+    pids: Vec<OwnedFd>,
+    gauges: Gauges,
     inode: u64,
     /// The box's memory limit, which each run gets as its own.
     memory_max: Option<String>,
@@ -75,11 +76,15 @@ pub(super) struct Held {
 
 impl Held {
     fn new(whole: Cgroup) -> cgroup::Result<Self> {
-        let pids = whole.v1_child(RUNS_GROUP, Controller::Pids)?;
+        let mut pids = Vec::new();
+        if let Some(group) = whole.v1_child(RUNS_GROUP, Controller::Pids)? {
+            pids.extend(group.v1_tasks_fds()?);
+            pids.extend(group.v1_directory(Controller::Pids)?);
+        }
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
-        let inode = whole.inode()?;
+        let (gauges, inode) = (whole.gauges()?, whole.inode()?);
         let memory_max = whole.memory_max()?;
-        Ok(Self { whole, group, pids, inode, memory_max })
+        Ok(Self { whole, group, pids, gauges, inode, memory_max })
     }
 
     /// The cgroup that has the leaves of runs as its children.
@@ -113,15 +118,17 @@ pub struct RunUsage {
     pub oom_kills: u64,
 }
 
-/// The descriptors of a run's leaf for the init: the v2 directory, then v1 `tasks` files.
+/// The descriptors of a run's leaf for the init: the v2 directory, then v1 `tasks` files and what all runs share.
 #[derive(Debug, Default)]
 pub(super) struct Leaf {
     fds: Vec<OwnedFd>,
+    shared: Option<Arc<Held>>,
 }
 
 impl Leaf {
     pub(super) fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
-        self.fds.iter().map(AsFd::as_fd).collect()
+        let shared = self.shared.iter().flat_map(|held| &held.pids);
+        self.fds.iter().chain(shared).map(AsFd::as_fd).collect()
     }
 }
 
@@ -209,14 +216,14 @@ impl BoxHandle {
     }
 
     /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` uses that one.
-    fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Held) -> cgroup::Result<T>) -> Result<T, Error> {
+    fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Arc<Held>) -> cgroup::Result<T>) -> Result<T, Error> {
         if let Some(held) = self.inner.held.get() {
             match work(&held) {
                 Err(error) if error.kind == cgroup::ErrorKind::NotFound => self.inner.held.set(None),
                 done => return done.map_err(self.fail(step)),
             }
         }
-        work(&*self.look_for_cgroup()?).map_err(self.fail(step))
+        work(&self.look_for_cgroup()?).map_err(self.fail(step))
     }
 
     /// Makes a run's leaf. Without a cgroup at all there is none, and the init starts the run where it is itself.
@@ -229,18 +236,18 @@ impl BoxHandle {
         let gone = |e: Error| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Gone) } else { e };
         let name = leaf_name(run);
         let made = self.with_cgroup(step, |held| {
-            let leaf = held.leaves().leaf(&name, &LEAF_V1)?;
+            let leaf = held.leaves().leaf_of_thawed(&name, &LEAF_V1)?;
             let shared = self.share_leaf(leaf, held);
             if shared.is_err() {
                 // The first error is reported.
-                let _ = held.leaves().remove_empty_leaf(&name);
+                let _ = held.leaves().remove_empty_leaf(&name, &LEAF_V1);
             }
             shared
         });
         made.map_err(gone)
     }
 
-    fn share_leaf(&self, leaf: Cgroup, held: &Held) -> cgroup::Result<Leaf> {
+    fn share_leaf(&self, leaf: Cgroup, held: &Arc<Held>) -> cgroup::Result<Leaf> {
         let owner = self.inner.uid_base;
         leaf.allow_joins_from(owner, owner)?;
         leaf.allow_kill_from(owner)?;
@@ -251,12 +258,9 @@ impl BoxHandle {
             leaf.apply(&whole, Unenforced::Allow)?;
         }
         leaf.account_memory_as(held.memory_max.as_deref())?;
-        let mut tasks = leaf.v1_tasks_fds()?;
-        if let Some(pids) = &held.pids {
-            tasks.extend(pids.v1_tasks_fds()?);
-            tasks.extend(pids.v1_directory(Controller::Pids)?);
-        }
-        Ok(Leaf { fds: std::iter::once(leaf.into_unified_fd()?).chain(tasks).collect() })
+        let tasks = leaf.v1_tasks_fds()?;
+        let fds = std::iter::once(leaf.into_unified_fd()?).chain(tasks).collect();
+        Ok(Leaf { fds, shared: Some(Arc::clone(held)) })
     }
 
     /// Removes the leaf of a run that did not start.
@@ -273,7 +277,7 @@ impl BoxHandle {
     }
 
     fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+        let open = |held: &Arc<Held>| held.leaves().open_leaf(&leaf_name(run));
         match self.with_cgroup("open run's cgroup", open)? {
             Some(leaf) => {
                 leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
@@ -308,7 +312,7 @@ impl BoxHandle {
     pub async fn has_processes(&self, run: u64) -> Result<bool, Error> {
         let handle = self.clone();
         blocking(move || {
-            let open = |held: &Held| held.leaves().open_leaf(&leaf_name(run));
+            let open = |held: &Arc<Held>| held.leaves().open_leaf(&leaf_name(run));
             match handle.with_cgroup("read run's state", open) {
                 Ok(leaf) => Ok(leaf.is_some_and(|leaf| leaf.events().is_ok_and(|events| events.populated))),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -327,21 +331,21 @@ impl BoxHandle {
         let step = "read run's usage";
         let name = leaf_name(run);
         let usage = self.with_cgroup(step, |held| {
-            let Some(leaf) = held.leaves().open_leaf(&name)? else {
-                return Ok(None);
-            };
-            let cpu = leaf.cpu()?;
-            // A missing memory controller concerns the box's limits and was reported at its launch.
-            let memory = leaf.memory_of_leaf().unwrap_or_default();
-            // The sweep handles a leaf that cannot be removed now.
-            let _ = held.leaves().remove_empty_leaf(&name);
-            Ok(Some((cpu, memory)))
+            let usage = held.leaves().leaf_usage(&name)?;
+            if usage.is_some() {
+                // The sweep handles a leaf that cannot be removed now.
+                let _ = held.leaves().remove_empty_leaf(&name, &LEAF_V1);
+            } else if held.gauges.events().is_err() {
+                // The box's cgroup itself is gone: another one may have its path.
+                return held.gauges.events().map(|_| None);
+            }
+            Ok(usage)
         })?;
-        let (cpu, memory) = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
+        let usage = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
         Ok(RunUsage {
-            cpu_ns: cpu.usage_usec.saturating_mul(1000),
-            memory_peak_bytes: memory.peak.unwrap_or(0),
-            oom_kills: memory.oom_kills,
+            cpu_ns: usage.cpu_usec.saturating_mul(1000),
+            memory_peak_bytes: usage.memory_peak.unwrap_or(0),
+            oom_kills: usage.oom_kills,
         })
     }
 
@@ -370,7 +374,7 @@ impl BoxHandle {
         self.with_cgroup(step, |held| {
             let mut removed = 0;
             for name in held.leaves().leaves()? {
-                if !run_of_leaf(&name).is_none_or(&in_flight) && held.leaves().remove_empty_leaf(&name)? {
+                if !run_of_leaf(&name).is_none_or(&in_flight) && held.leaves().remove_empty_leaf(&name, &HELD_V1)? {
                     removed += 1;
                 }
             }
@@ -412,7 +416,7 @@ impl BoxHandle {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn frozen(&self) -> Result<bool, Error> {
-        Ok(self.with_cgroup("read box's state", |held| held.whole.events())?.frozen)
+        Ok(self.with_cgroup("read box's state", |held| held.gauges.events())?.frozen)
     }
 
     /// Kills every process of the box, frozen or not, and returns when none is left. The cgroup stays.
@@ -482,7 +486,7 @@ impl BoxHandle {
     /// `NotFound` if the box has no cgroup now.
     pub fn cpu(&self) -> Result<CpuReading, Error> {
         self.with_cgroup("read box's CPU time", |held| {
-            Ok(CpuReading { cpu_usec: held.whole.cpu()?.usage_usec, cgroup_inode: held.inode })
+            Ok(CpuReading { cpu_usec: held.gauges.cpu_usec()?, cgroup_inode: held.inode })
         })
     }
 

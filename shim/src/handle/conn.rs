@@ -26,6 +26,8 @@ use crate::protocol::{
 pub(super) const RESPONSE_MS_MAX: u64 = 30_000;
 /// One read of the socket.
 const READ_BYTES: usize = 64 * 1024;
+/// The same until a read has filled the buffer.
+const FIRST_READ_BYTES: usize = 4096;
 
 /// The shared socket and the bytes read from it.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Connection {
     pub(super) sender: Sender,
     decoder: Decoder,
     scratch: Vec<u8>,
+    /// Bytes of the last read.
+    filled: usize,
 }
 
 /// The sending side of a connection.
@@ -78,8 +82,8 @@ impl Connection {
         deadline: Duration,
     ) -> Result<(Self, Answer), Error> {
         let work = async {
-            let mut connection = Self::open(run_dir)?;
-            connection.send_request(operation, fds).await?;
+            let mut connection = Self::open(run_dir, operation, fds)?;
+            connection.sender.send_bytes(&[]).await?;
             let answer = connection.answer().await?;
             Ok((connection, answer))
         };
@@ -88,28 +92,22 @@ impl Connection {
             .map_err(|e| Error::new(ErrorKind::Timeout, "wait for init", run_dir.display()).because(e))?
     }
 
-    fn open(run_dir: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::from_std(connect_now(run_dir)?)
-            .map_err(|e| Error::io("register connection", run_dir.display(), e))?;
-        Ok(Self {
-            sender: Sender { stream: Arc::new(stream), unsent: Arc::default() },
-            decoder: Decoder::default(),
-            scratch: Vec::new(),
-        })
-    }
-
-    async fn send_request(&mut self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    /// Connects and sends the request with its fds. The socket is new and its buffer empty, so this is done before the
+    /// reactor knows the socket and without waiting for it. What does not fit is queued.
+    fn open(run_dir: &Path, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Self, Error> {
         let payload = encode(&Envelope::new(operation))?;
         let mut bytes = header(FrameType::Request, payload.len()).to_vec();
         bytes.extend_from_slice(&payload);
         if fds.len() > REQUEST_FDS_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "send request", "too many descriptors"));
         }
-        let mut sent = 0;
-        if !fds.is_empty() {
-            sent = self.sender.send_with_fds(&bytes, fds).await?;
-        }
-        self.sender.send_bytes(bytes.get(sent..).unwrap_or_default()).await
+        let stream = connect_now(run_dir)?;
+        let sent = send_with_fds(&stream, &bytes, fds)?;
+        bytes.drain(..sent);
+        let stream =
+            UnixStream::from_std(stream).map_err(|e| Error::io("register connection", run_dir.display(), e))?;
+        let sender = Sender { stream: Arc::new(stream), unsent: Arc::new(Mutex::new(bytes)) };
+        Ok(Self { sender, decoder: Decoder::default(), scratch: Vec::new(), filled: 0 })
     }
 
     /// Waits for the next `Response` frame.
@@ -137,17 +135,53 @@ impl Connection {
                     return Err(Error::new(ErrorKind::Internal, "decode frame from init", "").because(e));
                 }
             }
-            self.sender.stream.readable().await.map_err(|e| Error::io("wait for init", "", e))?;
-            self.scratch.resize(READ_BYTES, 0);
-            match self.sender.stream.try_read(&mut self.scratch) {
-                Ok(0) if self.decoder.pending() == 0 => return Ok(None),
-                Ok(0) => return Err(gone("read frame from init")),
-                Ok(count) => self.decoder.push(self.scratch.get(..count).unwrap_or_default()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
+            match self.read().await? {
+                0 if self.decoder.pending() == 0 => return Ok(None),
+                0 => return Err(gone("read frame from init")),
+                count => self.decoder.push(self.scratch.get(..count).unwrap_or_default()),
             }
         }
     }
+
+    /// Reads once into the scratch buffer; 0 at the end of the stream.
+    async fn read(&mut self) -> Result<usize, Error> {
+        if self.scratch.len() < READ_BYTES {
+            // Most runs write little: the buffer grows with the first large piece.
+            let full = self.filled == self.scratch.len();
+            self.scratch.resize(if full && self.filled > 0 { READ_BYTES } else { FIRST_READ_BYTES }, 0);
+        }
+        let Self { sender, scratch, .. } = self;
+        loop {
+            sender.stream.readable().await.map_err(|e| Error::io("wait for init", "", e))?;
+            let mut count = None;
+            let tried = sender.stream.try_io(Interest::READABLE, || {
+                let read = rustix::io::read(sender.stream.as_fd(), &mut **scratch)?;
+                count = Some(read);
+                // A short read has emptied the socket. Telling so here saves the read that would find it empty.
+                if read > 0 && read < scratch.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (count, tried) {
+                (Some(count), _) => {
+                    self.filled = count;
+                    return Ok(count);
+                }
+                (None, Err(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
+                (None, Err(e)) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
+                (None, Ok(())) => {}
+            }
+        }
+    }
+}
+
+/// Sends the first bytes on a new connection, with descriptors. Returns how many were sent.
+fn send_with_fds(stream: &StdUnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Error> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    rustix::net::sendmsg(stream, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+        .map_err(|e| Error::io("send request to init", "", e).with_kind(ErrorKind::Gone))
 }
 
 /// The error for a frame of an unexpected type.
@@ -163,6 +197,21 @@ impl Sender {
         bytes.extend_from_slice(&header(kind, payload.len()));
         bytes.extend_from_slice(payload);
         self.send_bytes(&bytes).await
+    }
+
+    /// Sends a frame without payload, and never waits: `Timeout` if the socket is full, `Gone` if the init closed it.
+    pub(super) fn send_now(&self, kind: FrameType) -> Result<(), Error> {
+        let mut queue = self.queue();
+        queue.extend_from_slice(&header(kind, 0));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::net::send(self.stream.as_fd(), &queue, flags) {
+            Ok(count) if count == queue.len() => {
+                queue.clear();
+                Ok(())
+            }
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Err(Error::new(ErrorKind::Timeout, "send to init", "full socket")),
+            Err(e) => Err(Error::io("send to init", "", e).with_kind(ErrorKind::Gone)),
+        }
     }
 
     async fn send_bytes(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -187,20 +236,6 @@ impl Sender {
             }
             self.stream.writable().await.map_err(|e| Error::io("wait for init", "", e))?;
         }
-    }
-
-    async fn send_with_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Error> {
-        let result = self
-            .stream
-            .async_io(Interest::WRITABLE, || {
-                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(fds));
-                rustix::net::sendmsg(self.stream.as_fd(), &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
-                    .map_err(io::Error::from)
-            })
-            .await;
-        result.map_err(|e| Error::io("send descriptors to init", "", e).with_kind(ErrorKind::Gone))
     }
 
     /// Shuts the connection down in both directions, also for other holders of the socket.

@@ -45,6 +45,8 @@ pub struct RunEvents {
     connection: Connection,
     credit: Arc<Semaphore>,
     over: bool,
+    /// The init closes the connection by itself.
+    acknowledged: bool,
 }
 
 /// The input of a run. May be dropped early; the program's input stays open then.
@@ -59,7 +61,12 @@ impl Run {
         let permits = usize::try_from(started.stdin_credit).unwrap_or(0);
         let credit = Arc::new(Semaphore::new(permits.min(STDIN_WINDOW_BYTES)));
         let input = RunInput { sender: connection.sender.clone(), credit: Arc::clone(&credit) };
-        Self { pid: started.pid, run: started.run, events: RunEvents { connection, credit, over: false }, input }
+        Self {
+            pid: started.pid,
+            run: started.run,
+            events: RunEvents { connection, credit, over: false, acknowledged: false },
+            input,
+        }
     }
 
     /// Splits the run into output and input, for two tasks.
@@ -106,6 +113,18 @@ impl RunEvents {
         Ok(None)
     }
 
+    /// After the exit: tells the init that the exit is recorded, so that it may forget the run, and closes the connection.
+    /// Never waits: a frozen init reads it when it is thawed.
+    ///
+    /// # Errors
+    /// `Gone` when the init has closed the connection: it has ended, or it is of an earlier version, which only accepts
+    /// [`BoxHandle::ack`](super::BoxHandle::ack). `Timeout` when the socket is full.
+    pub fn acknowledge(mut self) -> Result<(), Error> {
+        self.connection.sender.send_now(FrameType::Ack)?;
+        self.acknowledged = true;
+        Ok(())
+    }
+
     /// A hostile init cannot make the window grow: the semaphore would panic beyond its own maximum.
     fn add_credit(&self, bytes: u32) {
         let room = STDIN_WINDOW_BYTES.saturating_sub(self.credit.available_permits());
@@ -121,7 +140,9 @@ impl RunEvents {
 impl Drop for RunEvents {
     fn drop(&mut self) {
         self.credit.close();
-        self.connection.sender.shutdown();
+        if !self.acknowledged {
+            self.connection.sender.shutdown();
+        }
     }
 }
 
@@ -173,5 +194,40 @@ impl RunInput {
     pub async fn signal(&mut self, signal: i32) -> Result<(), Error> {
         let payload = encode(&SignalMessage { signal, scope: Scope::Leader })?;
         self.sender.send(FrameType::Signal, &payload).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::handle::BoxHandle;
+    use crate::protocol::{Answer, Envelope, ExitStatus, HEADER_BYTES, header};
+
+    /// An init of an earlier version closes the connection after the exit.
+    #[tokio::test]
+    async fn an_acknowledgement_that_an_init_cannot_take_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("ctl.sock")).unwrap();
+        let init = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; HEADER_BYTES];
+            stream.read_exact(&mut head).unwrap();
+            let mut request = vec![0; u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize];
+            stream.read_exact(&mut request).unwrap();
+            let started = Answer::Started(Started { run: 7, pid: 2, stdin_credit: 0 });
+            let answer = encode(&Envelope::new(Ok::<_, crate::protocol::WireError>(started))).unwrap();
+            let exit = encode(&Exit { status: ExitStatus::Code(0), timed_out: false }).unwrap();
+            for (kind, payload) in [(FrameType::Response, answer), (FrameType::Exit, exit)] {
+                stream.write_all(&header(kind, payload.len())).unwrap();
+                stream.write_all(&payload).unwrap();
+            }
+        });
+        let (mut events, _) = BoxHandle::open_without_cgroup(dir.path()).attach(7).await.unwrap().split();
+        assert!(matches!(events.next().await.unwrap(), Some(RunEvent::Exit(_))));
+        init.join().unwrap();
+        assert_eq!(events.acknowledge().unwrap_err().kind(), ErrorKind::Gone);
     }
 }

@@ -197,13 +197,13 @@ impl Server {
         let exit = run.exit();
         self.finished.push_back(number);
         for id in clients {
-            self.send_exit(id, exit);
+            self.send_exit(id, number, exit);
         }
         self.bound_finished();
     }
 
-    /// Sends the exit as the last frame.
-    pub(crate) fn send_exit(&mut self, id: u64, exit: Option<crate::protocol::Exit>) {
+    /// Sends the exit as the last frame. The connection stays open for the client's acknowledgement.
+    pub(crate) fn send_exit(&mut self, id: u64, number: u64, exit: Option<crate::protocol::Exit>) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
@@ -211,8 +211,7 @@ impl Server {
             Some(Ok(payload)) => client.conn.send(FrameType::Exit, &payload),
             _ => client.conn.dead = true,
         }
-        client.conn.ending = true;
-        client.role = Role::Ending;
+        client.role = Role::Ended(number);
         self.settle(id);
     }
 

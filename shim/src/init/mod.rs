@@ -25,6 +25,7 @@ mod reactor;
 mod run;
 mod server;
 mod spawn;
+mod sudo_clients;
 mod sudo_server;
 mod tail;
 mod tree;
@@ -43,7 +44,7 @@ use crate::sys;
 use deny::Filter;
 use keep::KeepFile;
 use server::{Launchpad, Server};
-use sudo_server::SudoServer;
+use sudo_clients::SudoServer;
 
 pub(crate) use program::LOGIN_PATH;
 

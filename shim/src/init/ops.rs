@@ -33,6 +33,7 @@ impl Server {
         match role {
             Role::New => self.take_request(id, frame),
             Role::Starting(run) | Role::Attached(run) => self.take_run_frame(id, run, frame),
+            Role::Ended(run) => self.take_late_frame(id, run, frame.kind),
             Role::Ending => {}
         }
     }
@@ -97,6 +98,17 @@ impl Server {
             // A client that breaks the protocol in the middle of a stream gets no answer in it.
             self.drop_client(id);
         }
+    }
+
+    /// After the exit only its acknowledgement counts. Input and signals may have been sent before the exit arrived.
+    fn take_late_frame(&mut self, id: u64, run: u64, kind: FrameType) {
+        match kind {
+            FrameType::Stdin | FrameType::StdinClose | FrameType::Resize | FrameType::Signal => return,
+            // Another client of the run may have acknowledged it before: then it is forgotten already.
+            FrameType::Ack => drop(self.acknowledge(run)),
+            _ => {}
+        }
+        self.drop_client(id);
     }
 
     fn list_runs(&mut self, id: u64) {

@@ -207,7 +207,7 @@ impl Server {
         let exit = run.exit();
         if exit.is_some() {
             run.clients.retain(|client| *client != id);
-            self.send_exit(id, exit);
+            self.send_exit(id, number, exit);
         } else {
             self.settle(id);
         }

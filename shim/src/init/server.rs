@@ -19,7 +19,7 @@ use super::deny::Filter;
 use super::keep::KeepFile;
 use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
-use super::sudo_server::SudoServer;
+use super::sudo_clients::SudoServer;
 use super::tree::Tree;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX, VERSION, WireError, encode};
@@ -55,6 +55,8 @@ pub(crate) enum Role {
     Starting(u64),
     /// It is attached to this run.
     Attached(u64),
+    /// It was sent the exit of this run, and may acknowledge it.
+    Ended(u64),
     /// It only receives what is still queued.
     Ending,
 }

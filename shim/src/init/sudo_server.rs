@@ -5,15 +5,12 @@
 //! runs in the cgroup of the run that asked, so its CPU time and memory are the run's; it lives on the caller's own
 //! descriptors, the init sees none of its data.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Mode as FileMode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred};
+use rustix::net::{SocketFlags, UCred};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use super::conn::{Connection, Received};
@@ -23,6 +20,7 @@ use super::program::{self, Program};
 use super::reactor::{Happened, Interest, Token};
 use super::server::{Child, Server};
 use super::spawn::{self, Folder, Start, StartPipe};
+use super::sudo_clients::{Running, SudoClient};
 use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind, ExecFailure};
 use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
@@ -36,61 +34,6 @@ const COMMANDS_MAX: usize = 256;
 const REQUEST_SECONDS_MAX: u64 = 5;
 /// Time between SIGHUP and SIGKILL for a command whose client is gone.
 const KILL_GRACE_MS: u64 = 2000;
-const BACKLOG: i32 = 64;
-
-/// The listening socket and who is connected.
-#[derive(Debug)]
-pub(crate) struct SudoServer {
-    pub(crate) listener: OwnedFd,
-    watched: bool,
-    clients: BTreeMap<u64, SudoClient>,
-}
-
-#[derive(Debug)]
-struct SudoClient {
-    /// `None` when the client is gone and its command still lives.
-    conn: Option<Connection>,
-    peer: UCred,
-    deadline: Instant,
-    command: Option<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    pid: i32,
-    start: Option<StartPipe>,
-    background: bool,
-}
-
-impl SudoServer {
-    /// Listens on a path that every user of the box can reach.
-    pub(crate) fn listen(path: &Path) -> Result<Self, Error> {
-        let failed = |e: rustix::io::Errno| Error::io("make sudo socket", path.display(), e);
-        if let Some(directory) = path.parent() {
-            match rustix::fs::mkdir(directory, FileMode::from_raw_mode(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(failed(e)),
-            }
-        }
-        match rustix::fs::unlink(path) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
-        let address = SocketAddrUnix::new(path).map_err(failed)?;
-        rustix::net::bind(&listener, &address).map_err(failed)?;
-        rustix::fs::chmod(path, FileMode::from_raw_mode(0o666)).map_err(failed)?;
-        rustix::net::listen(&listener, BACKLOG).map_err(failed)?;
-        Ok(Self { listener, watched: true, clients: BTreeMap::new() })
-    }
-
-    fn pending(&self) -> usize {
-        let waiting = |client: &&SudoClient| client.command.is_none();
-        self.clients.values().filter(waiting).count()
-    }
-}
 
 impl Server {
     pub(crate) fn accept_sudo(&mut self) {

@@ -21,6 +21,8 @@ const BOX_USER_SHELL: &str = "/bin/bash";
 
 /// Larger account files are refused.
 const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Most of them are shorter than this.
+const ACCOUNT_FILE_BYTES_USUAL: usize = 4096;
 /// Most groups of a user; the kernel's own limit is 65536.
 const GROUPS_MAX: usize = 256;
 
@@ -183,7 +185,8 @@ fn read_account_file(path: &str) -> Option<String> {
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
         return None;
     }
-    let mut bytes = Vec::new();
+    // With room for most such files: an empty buffer would be read into from 32 bytes upwards.
+    let mut bytes = Vec::with_capacity(ACCOUNT_FILE_BYTES_USUAL);
     let limited = File::from(fd).take(ACCOUNT_FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
     if limited.is_err() || bytes.len() as u64 > ACCOUNT_FILE_BYTES_MAX {
         return None;

@@ -29,7 +29,7 @@ pub enum FrameType {
     Stderr = 17,
     /// u64 little endian: the number of bytes of earlier output that are not kept.
     Dropped = 18,
-    /// JSON [`Exit`](super::Exit); the last frame of a run.
+    /// JSON [`Exit`](super::Exit); the init's last frame of a run.
     Exit = 19,
     /// u32 little endian: the number of further bytes of standard input that may be sent.
     Credit = 20,
@@ -41,6 +41,8 @@ pub enum FrameType {
     Resize = 34,
     /// JSON [`SignalMessage`](super::SignalMessage).
     Signal = 35,
+    /// The exit is recorded: the init may forget the run. Empty; the client's last frame, after `Exit`.
+    Ack = 36,
     /// Bytes of a file.
     Data = 48,
 }
@@ -61,6 +63,7 @@ impl FrameType {
             33 => Self::StdinClose,
             34 => Self::Resize,
             35 => Self::Signal,
+            36 => Self::Ack,
             48 => Self::Data,
             _ => return None,
         })

@@ -1,7 +1,8 @@
 //! The control protocol between a box's resident init and the host.
 //!
 //! One connection carries one operation. The client sends one `Request` frame, the init answers with one `Response`
-//! frame, and depending on the operation data frames follow in both directions. A frame is
+//! frame, and depending on the operation data frames follow in both directions. After the exit of a run the client may
+//! answer with `Ack` when it has recorded it; a run without it is kept for a later client. A frame is
 //!
 //! ```text
 //! u32 little endian: length of the payload (at most PAYLOAD_BYTES_MAX)

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::boxes::{BOX_CPU_MS_MAX, BOX_DAEMON_CPU_MS_MAX};
 use super::cpu::{self, Meter};
 use super::stats::{Case, Report};
 use super::{Context, failed, server};
@@ -13,11 +14,13 @@ use server::Server;
 const CLIENTS: usize = 8;
 /// For how long the CPU time of `iceboxd` is watched while everything sleeps.
 const WATCH: Duration = Duration::from_secs(10);
-/// Marks: milliseconds of CPU of a box that is made and used, and the daemon's part of it.
-const BOX_CPU_MS_MAX: f64 = 18.0;
-const BOX_DAEMON_CPU_MS_MAX: f64 = 3.0;
-/// Mark: resident memory of the init of a box, in MB.
+/// Marks in MB: resident memory of the init of a box, and memory of the kernel for a frozen box.
 const INIT_MB_MAX: f64 = 1.5;
+const KERNEL_MB_MAX: f64 = 0.7;
+/// Mark: seconds in which 500 boxes are made and used.
+const MADE_500_S_MAX: f64 = 6.0;
+/// Mark: milliseconds of CPU per second while 1,000 boxes sleep.
+const SLEEP_1000_MS_PER_S_MAX: f64 = 1.0;
 
 /// Creates, freezes, measures, deletes.
 pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
@@ -37,7 +40,7 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
     let (_, frozen) = each(&server, &ids, "freeze", server::pause)?;
     let after = Memory::read();
     let memory = memory_report(&server, &before, &after, daemon_before, ids.len());
-    let cpu = watch_cpu(&server)?;
+    let cpu = watch_cpu(&server, ids.len())?;
     let (_, woken) = each(&server, &ids, "exec on frozen, 8 clients", server::exec_true)?;
     let (wall, deleted) = each(&server, &ids, "delete", server::delete)?;
     let all =
@@ -46,7 +49,12 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
                 "all created and used in {:.2} s, all deleted in {:.2} s",
                 made.0.as_secs_f64(),
                 wall.as_secs_f64()
-            ));
+            ))
+            .mark(
+                "seconds for 500 boxes at this rate",
+                500.0 * per_box(made.0.as_secs_f64(), ids.len()),
+                MADE_500_S_MAX,
+            );
     let share = cpu::report(
         format!("CPU of a box that is made and used, {CLIENTS} clients"),
         &[("create → first exec".to_owned(), made_cpu)],
@@ -123,8 +131,7 @@ fn number_after(text: &str, name: &str) -> f64 {
 }
 
 fn memory_report(server: &Server, before: &Memory, after: &Memory, daemon_before: f64, count: usize) -> Report {
-    #[expect(clippy::cast_precision_loss, reason = "a number of boxes is small")]
-    let per_box = |kb: f64| kb / count as f64;
+    let per_box = |kb: f64| per_box(kb, count);
     let (mut pss, mut rss) = (Case::new("init, proportional (PSS)", ""), Case::new("init, resident (RSS)", ""));
     for pid in cpu::inits(server) {
         pss.add_value(pss_kb(pid, "Pss"));
@@ -137,11 +144,15 @@ fn memory_report(server: &Server, before: &Memory, after: &Memory, daemon_before
     let mut daemon = Case::new("iceboxd, its growth", "difference / boxes");
     daemon.add_value(per_box(pss_kb(server.pid(), "Pss") - daemon_before));
     let resident_mb = rss.median() / 1024.0;
-    Report::new("memory per frozen box", "kB", vec![pss, rss, daemon, kernel, used]).mark(
-        "resident init in MB, median",
-        resident_mb,
-        INIT_MB_MAX,
-    )
+    let kernel_mb = kernel.median() / 1024.0;
+    Report::new("memory per frozen box", "kB", vec![pss, rss, daemon, kernel, used])
+        .mark("resident init in MB, median", resident_mb, INIT_MB_MAX)
+        .mark("kernel in MB", kernel_mb, KERNEL_MB_MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of boxes is small")]
+fn per_box(all: f64, count: usize) -> f64 {
+    all / count as f64
 }
 
 fn pss_kb(pid: u32, field: &str) -> f64 {
@@ -149,7 +160,7 @@ fn pss_kb(pid: u32, field: &str) -> f64 {
     number_after(&text, &format!("{field}:"))
 }
 
-fn watch_cpu(server: &Server) -> Result<Report> {
+fn watch_cpu(server: &Server, count: usize) -> Result<Report> {
     let mut case = Case::new("iceboxd", "");
     let (before, start) = (cpu::process(server.pid())?, Instant::now());
     let end = start + WATCH;
@@ -157,6 +168,9 @@ fn watch_cpu(server: &Server) -> Result<Report> {
         std::thread::park_timeout(left);
     }
     let used = cpu::process(server.pid())? - before;
-    case.add_value(used / start.elapsed().as_secs_f64());
-    Ok(Report::new(format!("CPU while all boxes sleep, over {} s", WATCH.as_secs()), "ms per second", vec![case]))
+    let per_second = used / start.elapsed().as_secs_f64();
+    case.add_value(per_second);
+    let report =
+        Report::new(format!("CPU while all boxes sleep, over {} s", WATCH.as_secs()), "ms per second", vec![case]);
+    Ok(report.mark("for 1,000 boxes at this rate", 1000.0 * per_box(per_second, count), SLEEP_1000_MS_PER_S_MAX))
 }

@@ -44,7 +44,8 @@ impl Client {
     }
 
     fn exchange(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
-        let mut connection = match self.connection.take() {
+        // iceboxd closes a connection that was idle for long, as any server does.
+        let mut connection = match self.connection.take().filter(is_open) {
             Some(connection) => connection,
             None => connect(&self.address)?,
         };
@@ -67,6 +68,14 @@ fn connect(address: &str) -> std::io::Result<BufReader<TcpStream>> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(ANSWER_TIMEOUT_S)))?;
     Ok(BufReader::new(stream))
+}
+
+/// True unless the server has closed it: between two requests nothing is to be read, not even an end.
+fn is_open(connection: &BufReader<TcpStream>) -> bool {
+    let stream = connection.get_ref();
+    let nothing = |e: std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+    let is_open = stream.set_nonblocking(true).is_ok() && stream.peek(&mut [0]).is_err_and(nothing);
+    is_open && stream.set_nonblocking(false).is_ok()
 }
 
 fn invalid(what: &str) -> std::io::Error {
@@ -129,6 +138,26 @@ fn read_exactly(reader: &mut impl BufRead, size: usize, body: &mut Vec<u8>) -> s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_the_server_has_closed_is_replaced() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = Client::new(&format!("http://{}", server.local_addr().unwrap()), "key");
+        let serving = std::thread::spawn(move || {
+            // Each answer promises to keep the connection, and then it is closed.
+            for _ in 0..2 {
+                let mut stream = BufReader::new(server.accept().unwrap().0);
+                while !line(&mut stream).unwrap().is_empty() {}
+                stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7").unwrap();
+            }
+        });
+        assert_eq!(client.call("GET", "/", "").unwrap(), 7);
+        // The end of the connection arrives.
+        let kept = client.connection.as_ref().unwrap().get_ref();
+        assert_eq!(kept.peek(&mut [0]).unwrap(), 0);
+        assert_eq!(client.call("GET", "/", "").unwrap(), 7);
+        serving.join().unwrap();
+    }
 
     #[test]
     fn reads_lengths_chunks_and_errors() {

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::boxes::{BOX_CPU_MS_MAX, BOX_DAEMON_CPU_MS_MAX, EXEC_DAEMON_CPU_MS_MAX};
 use super::cpu::{Cpu, Meter, report};
 use super::fleet::{create_all, each};
 use super::http::Client;
@@ -20,11 +21,7 @@ const EXECS: usize = 100;
 const FREEZES: usize = 50;
 /// For how long everything sleeps.
 const WATCH: Duration = Duration::from_secs(5);
-/// Marks: milliseconds of CPU of a box that is made and used, the daemon's part of it, the daemon's part of an exec, and
-/// milliseconds per second while the largest number of boxes sleeps.
-const CREATE_CPU_MS_MAX: f64 = 18.0;
-const CREATE_DAEMON_MS_MAX: f64 = 3.0;
-const EXEC_DAEMON_MS_MAX: f64 = 0.4;
+/// Mark: milliseconds of CPU per second while the largest number of boxes sleeps.
 const SLEEP_MS_PER_S_MAX: f64 = 1.0;
 
 /// What was measured at one size.
@@ -108,12 +105,12 @@ fn reports(rows: &[Row]) -> Vec<Report> {
     let (create, exec, sleep) = (last(|row| row.create), last(|row| row.exec), last(|row| row.sleep));
     vec![
         table("CPU of create + first exec of true, one client", |row| row.create)
-            .mark("all of it, at the last number", create.total(), CREATE_CPU_MS_MAX)
-            .mark("iceboxd's part", create.daemon, CREATE_DAEMON_MS_MAX),
+            .mark("all of it, at the last number", create.total(), BOX_CPU_MS_MAX)
+            .mark("iceboxd's part", create.daemon, BOX_DAEMON_CPU_MS_MAX),
         table("CPU of an exec of true, one client", |row| row.exec).mark(
             "iceboxd's part, at the last number",
             exec.daemon,
-            EXEC_DAEMON_MS_MAX,
+            EXEC_DAEMON_CPU_MS_MAX,
         ),
         table("CPU of a freeze and a wake by request, one client", |row| row.freeze),
         table("CPU of one second in which all boxes sleep", |row| row.sleep).mark(

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::HostSide;
 use crate::error::{Cause, Error};
 use crate::firewall::Pin;
+use crate::host::HostSide;
 use crate::policy::BoxPolicy;
 use crate::table::BoxNet;
 
@@ -27,14 +27,15 @@ impl Pinner for Arc<HostSide> {
     fn pin(&self, box_: &Arc<BoxNet>, under: &Arc<BoxPolicy>, pins: Vec<Pin>) -> BoxFuture<'static, Result<(), Error>> {
         let (side, box_, under) = (Self::clone(self), Arc::clone(box_), Arc::clone(under));
         Box::pin(async move {
-            let work = move |state: &mut crate::State| {
+            let pair = box_.pair;
+            let check = move || {
                 if box_.gone().is_cancelled() || !Arc::ptr_eq(&box_.policy(), &under) {
                     let cause = Cause::Invalid("the policy has changed, or the box is gone");
                     return Err(Error::new("pin for", box_.id.clone(), cause));
                 }
-                state.firewall.pin(box_.pair, &pins)
+                Ok(())
             };
-            side.worker.call(work).await
+            side.pin_if(check, pair, pins).await
         })
     }
 }

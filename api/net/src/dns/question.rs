@@ -9,7 +9,6 @@ use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
-use super::reply;
 use crate::policy::normalized;
 
 /// Longest question: a name of 255 bytes, and EDNS options, which are ignored.
@@ -52,7 +51,7 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     if is_response {
         return Read::Nothing;
     }
-    let wrong = |code| Read::Wrong(reply::bare(header, code));
+    let wrong = |code| Read::Wrong(bare(header, code));
     let op_code = (header[2] >> 3) & 0x0f;
     if op_code != u8::from(OpCode::Query) {
         return wrong(ResponseCode::Refused);
@@ -81,6 +80,13 @@ pub(super) fn read(bytes: &[u8]) -> Read {
         recursion_desired: message.recursion_desired,
         payload: message.edns.as_ref().map(|edns| edns.max_payload()),
     })
+}
+
+/// An error for a message whose question could not be parsed: a header only.
+fn bare(header: &[u8; HEADER_BYTES], code: ResponseCode) -> Vec<u8> {
+    // A response with the same opcode and RD flag.
+    let flags = 0x80 | (header[2] & 0x79);
+    vec![header[0], header[1], flags, code.low(), 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 /// True if a question begins with a name written out. A compression pointer has no valid target there.

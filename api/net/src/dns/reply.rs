@@ -95,13 +95,6 @@ impl Reply {
     }
 }
 
-/// An error for a message whose question could not be parsed: a header only.
-pub(super) fn bare(header: &[u8; 12], code: ResponseCode) -> Vec<u8> {
-    // A response with the same opcode and RD flag.
-    let flags = 0x80 | (header[2] & 0x79);
-    vec![header[0], header[1], flags, code.low(), 0, 0, 0, 0, 0, 0, 0, 0]
-}
-
 #[cfg(test)]
 mod tests {
     use hickory_proto::rr::rdata::A;

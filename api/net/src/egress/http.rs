@@ -7,7 +7,7 @@
 //! Invariants: a request goes to the server only if its host is the one of the connection's TLS, or is allowed and
 //! stands for the address; each request is checked anew. Bytes pass unread only after a WebSocket upgrade.
 //!
-//! Leaves out: the content of answers, except hop-by-hop headers (RFC 9110, 7.6.1).
+//! Leaves out: the content of answers, except hop-by-hop headers ([`hop_by_hop`](crate::hop_by_hop)).
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -32,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{CONNECT_TIME, Connection, SAY_TIME};
 use super::wire::{Socket, Wire};
+use crate::hop_by_hop::{has_token, strip_answer, strip_request, tokens, upgrade_to};
 use crate::policy::normalized;
 
 /// Longest message head.
@@ -39,14 +40,6 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read and written at once after an upgrade.
 const UPGRADED_BYTES: usize = 16 * 1024;
 const WEBSOCKET: &str = "websocket";
-/// Hop-by-hop headers, beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 4] =
-    [header::CONNECTION, header::PROXY_AUTHORIZATION, header::PROXY_AUTHENTICATE, header::UPGRADE];
-const HOP_BY_HOP_OTHERS: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
-/// Headers that give a message's length or target; `Connection` cannot remove them.
-const KEPT: [HeaderName; 5] =
-    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TE, header::TRAILER];
-
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
 /// The rule by which requests pass.
@@ -172,9 +165,9 @@ impl Exchange {
         };
         self.check(host.as_deref()).await?;
         let is_websocket = wants_websocket(&request);
-        strip(request.headers_mut());
+        strip_request(request.headers_mut());
         if is_websocket {
-            upgrade_to_websocket(request.headers_mut());
+            upgrade_to(request.headers_mut(), HeaderValue::from_static(WEBSOCKET));
             self.is_upgrading.store(true, Ordering::Relaxed);
         }
         to_origin_form(&mut request);
@@ -188,13 +181,13 @@ impl Exchange {
             (true, Some(of_box)) => {
                 let pair = (of_box, hyper::upgrade::on(&mut answer));
                 *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(pair);
-                strip(answer.headers_mut());
-                upgrade_to_websocket(answer.headers_mut());
+                strip_answer(answer.headers_mut());
+                upgrade_to(answer.headers_mut(), HeaderValue::from_static(WEBSOCKET));
             }
             (true, None) => return Err(Refused::new(StatusCode::BAD_GATEWAY, "the server switched protocols unasked")),
             (false, _) => {
                 self.is_upgrading.store(false, Ordering::Relaxed);
-                strip(answer.headers_mut());
+                strip_answer(answer.headers_mut());
             }
         }
         Ok(answer.map(Either::Left))
@@ -227,7 +220,7 @@ impl Exchange {
                     let text = format!("this box may not reach {what}: {rule}");
                     return Err(Refused::new(StatusCode::FORBIDDEN, text));
                 }
-                self.connection.allow("http", host, true);
+                self.connection.allow(host, true);
                 Ok(())
             }
         }
@@ -366,41 +359,13 @@ fn to_origin_form<B>(request: &mut Request<B>) {
     }
 }
 
-fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|token| token.trim().to_ascii_lowercase()).collect()
-}
-
 /// True for a WebSocket upgrade and no other.
 fn wants_websocket<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
+    let mut protocols = tokens(headers, &header::UPGRADE);
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && tokens(headers, &header::CONNECTION).iter().any(|token| token == "upgrade")
-        && tokens(headers, &header::UPGRADE) == [WEBSOCKET]
-}
-
-/// Removes hop-by-hop headers.
-fn strip(headers: &mut HeaderMap) {
-    for token in tokens(headers, &header::CONNECTION) {
-        if let Ok(name) = HeaderName::from_bytes(token.as_bytes())
-            && !KEPT.contains(&name)
-        {
-            headers.remove(name);
-        }
-    }
-    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
-    HOP_BY_HOP_OTHERS.iter().for_each(|name| drop(headers.remove(*name)));
-    if tokens(headers, &header::TE).iter().any(|token| token == "trailers") {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        // TE is hop-by-hop; it is declared again for the next hop.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
-    } else {
-        headers.remove(header::TE);
-    }
-}
-
-fn upgrade_to_websocket(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        && has_token(headers, &header::CONNECTION, "upgrade")
+        && protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
+        && protocols.next().is_none()
 }

@@ -1,6 +1,6 @@
 //! The two TCP connections of a proxied connection, and copying between them.
 //!
-//! Owns: [`Socket`], which counts bytes and can be reset while another task reads and writes it; [`Wire`], the same as
+//! Owns: [`Socket`], which can be reset while another task reads and writes it; [`Wire`], the same as
 //! a stream that begins with bytes read ahead; [`splice`].
 //!
 //! Invariants: data is written before more is read, so the slower side sets the pace and little is buffered. An idle
@@ -25,28 +25,19 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_COUNT: u32 = 4;
 
-/// Receives the size of every chunk of a connection.
-pub(super) trait Meter: Send + Sync {
-    /// Bytes read from the peer.
-    fn received(&self, bytes: usize);
-    /// Bytes written to the peer.
-    fn sent(&self, bytes: usize);
-}
-
 /// A connection.
 pub(super) struct Socket {
     stream: TcpStream,
-    meter: Option<Arc<dyn Meter>>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, meter: Option<Arc<dyn Meter>>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(stream: TcpStream) -> io::Result<Arc<Self>> {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_EVERY)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
-        Ok(Arc::new(Self { stream, meter }))
+        Ok(Arc::new(Self { stream }))
     }
 
     /// Makes the close a reset: the peer sees an abort, and unsent data is discarded.
@@ -81,11 +72,7 @@ impl Socket {
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read_buf(buffer) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Ok(count) => {
-                    self.meter.as_ref().filter(|_| count > 0).inspect(|meter| meter.received(count));
-                    return Poll::Ready(Ok(count));
-                }
-                Err(e) => return Poll::Ready(Err(e)),
+                done => return Poll::Ready(done),
             }
         }
     }
@@ -99,11 +86,7 @@ impl Socket {
             ready!(self.stream.poll_write_ready(cx))?;
             match write(&self.stream) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Ok(count) => {
-                    self.meter.as_ref().inspect(|meter| meter.sent(count));
-                    return Poll::Ready(Ok(count));
-                }
-                Err(e) => return Poll::Ready(Err(e)),
+                done => return Poll::Ready(done),
             }
         }
     }
@@ -191,10 +174,7 @@ async fn copy(from: &Socket, to: &Socket) -> io::Result<()> {
             buffer.clear();
             match from.stream.try_read_buf(&mut buffer) {
                 Ok(0) => return to.finish(),
-                Ok(count) => {
-                    from.meter.as_ref().inspect(|meter| meter.received(count));
-                    to.write_all(&buffer).await?;
-                }
+                Ok(_) => to.write_all(&buffer).await?,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
             }

@@ -109,6 +109,7 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::nfta::{chain, table};
     use super::*;
     use crate::netlink::CREATE;
 
@@ -116,8 +117,8 @@ mod tests {
     fn only_the_last_message_of_a_batch_is_acknowledged() {
         let mut batch = Batch::default();
         assert!(batch.is_empty());
-        batch.push(Verb::NewTable, CREATE, Attrs::new().text(1, "icebox"));
-        batch.push(Verb::NewChain, CREATE, Attrs::new().text(1, "icebox"));
+        batch.push(Verb::NewTable, CREATE, Attrs::new().text(table::NAME, "icebox"));
+        batch.push(Verb::NewChain, CREATE, Attrs::new().text(chain::TABLE, "icebox"));
         let (bytes, last) = batch.encode(100);
         assert_eq!(last, 102);
         let mut found = Vec::new();

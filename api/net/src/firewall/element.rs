@@ -5,16 +5,15 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::batch::{Batch, Verb};
-use super::expr::{Verdict, value};
+use super::expr::Verdict;
+use super::nfta::{counter, data, expr, limit, list, set_elem, set_elem_list, verdict};
+use super::parts::{self, bytes_over, rate_over, rate_up_to, value};
 use super::ruleset::{LED_TO, TABLE};
-use super::sets::{BYTES, OVER, Set, bytes_over, counter, rate_over, rate_up_to};
+use super::sets::Set;
 use crate::netlink::{Attrs, CREATE, attribute, attributes, be32, be64};
 
 /// A list of elements is one attribute, shorter than 64 KiB; an element is at most about 150 bytes.
 pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;
-
-/// `NFT_SET_ELEM_INTERVAL_END`
-const INTERVAL_END: u32 = 0x1;
 
 /// The data of a map's element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,48 +85,53 @@ impl Element {
     }
 
     fn key_attrs(&self) -> Attrs {
-        let attrs = Attrs::new().nested(1, &value(&self.key));
-        let attrs = if self.ends_range { attrs.be32(3, INTERVAL_END) } else { attrs };
-        self.end.as_ref().map_or(attrs.clone(), |end| attrs.nested(10, &value(end)))
+        let attrs = Attrs::new().nested(set_elem::KEY, &value(&self.key));
+        let attrs = if self.ends_range { attrs.be32(set_elem::FLAGS, set_elem::INTERVAL_END) } else { attrs };
+        self.end.as_ref().map_or(attrs.clone(), |end| attrs.nested(set_elem::KEY_END, &value(end)))
     }
 
     fn attrs(&self) -> Attrs {
         let attrs = self.key_attrs();
         let attrs = match self.data {
             None => attrs,
-            Some(Data::Goto(chain)) => attrs.nested(2, &Verdict::Goto(chain).attrs()),
-            Some(Data::Mark(mark)) => attrs.nested(2, &value(&mark.to_ne_bytes())),
+            Some(Data::Goto(chain)) => attrs.nested(set_elem::DATA, &Verdict::Goto(chain).attrs()),
+            Some(Data::Mark(mark)) => attrs.nested(set_elem::DATA, &value(&mark.to_ne_bytes())),
         };
         let attrs = match self.timeout {
             None => attrs,
-            Some(time) => attrs.be64(4, u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)),
+            Some(time) => {
+                let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+                attrs.be64(set_elem::TIMEOUT, milliseconds)
+            }
         };
         match self.state {
             State::Nothing => attrs,
-            State::Counter { packets, bytes } => attrs.nested(7, &counter(packets, bytes)),
-            State::RateOver(n) => attrs.nested(7, &rate_over(n)),
-            State::RateUpTo(n) => attrs.nested(7, &rate_up_to(n)),
-            State::BytesOver(n) => attrs.nested(7, &bytes_over(n)),
+            State::Counter { packets, bytes } => attrs.nested(set_elem::EXPR, &parts::counter(packets, bytes)),
+            State::RateOver(n) => attrs.nested(set_elem::EXPR, &rate_over(n)),
+            State::RateUpTo(n) => attrs.nested(set_elem::EXPR, &rate_up_to(n)),
+            State::BytesOver(n) => attrs.nested(set_elem::EXPR, &bytes_over(n)),
         }
     }
 
     /// Parses an element from the kernel. `None` if it is none that we make.
     fn read(set: Set, bytes: &[u8]) -> Option<Self> {
-        let key = attribute(attribute(bytes, 1)?, 1)?.to_vec();
+        let key = attribute(attribute(bytes, set_elem::KEY)?, data::VALUE)?.to_vec();
         let mut element = Self::new(set, key);
-        element.ends_range = attribute(bytes, 3).and_then(be32).is_some_and(|flags| flags & INTERVAL_END != 0);
-        if let Some(end) = attribute(bytes, 10) {
-            element.end = Some(attribute(end, 1)?.to_vec());
+        let flags = attribute(bytes, set_elem::FLAGS).and_then(be32);
+        element.ends_range = flags.is_some_and(|flags| flags & set_elem::INTERVAL_END != 0);
+        if let Some(end) = attribute(bytes, set_elem::KEY_END) {
+            element.end = Some(attribute(end, data::VALUE)?.to_vec());
         }
-        if let Some(data) = attribute(bytes, 2) {
+        if let Some(data) = attribute(bytes, set_elem::DATA) {
             element.data = Some(read_data(data)?);
         }
         // The remaining time, not the initial one.
-        if let Some(left) = attribute(bytes, 5).and_then(be64) {
+        if let Some(left) = attribute(bytes, set_elem::EXPIRATION).and_then(be64) {
             element.timeout = Some(Duration::from_millis(left));
         }
         // The kernel reports a single stateful expression as one, newer kernels as a list of one.
-        let state = attribute(bytes, 7).or_else(|| attribute(attribute(bytes, 11)?, 1));
+        let one_of_list = || attribute(attribute(bytes, set_elem::EXPRESSIONS)?, list::ELEM);
+        let state = attribute(bytes, set_elem::EXPR).or_else(one_of_list);
         if let Some(state) = state {
             element.state = read_state(state)?;
         }
@@ -136,22 +140,25 @@ impl Element {
 }
 
 fn read_data(bytes: &[u8]) -> Option<Data> {
-    if let Some(mark) = attribute(bytes, 1) {
+    if let Some(mark) = attribute(bytes, data::VALUE) {
         return Some(Data::Mark(u32::from_ne_bytes(mark.try_into().ok()?)));
     }
-    let chain = attribute(attribute(bytes, 2)?, 2)?.strip_suffix(&[0])?;
+    let chain = attribute(attribute(bytes, data::VERDICT)?, verdict::CHAIN)?.strip_suffix(&[0])?;
     LED_TO.into_iter().find(|name| name.as_bytes() == chain).map(Data::Goto)
 }
 
 fn read_state(bytes: &[u8]) -> Option<State> {
-    let data = attribute(bytes, 2)?;
-    Some(match attribute(bytes, 1)? {
-        b"counter\0" => State::Counter { packets: be64(attribute(data, 2)?)?, bytes: be64(attribute(data, 1)?)? },
+    let data = attribute(bytes, expr::DATA)?;
+    Some(match attribute(bytes, expr::NAME)? {
+        b"counter\0" => State::Counter {
+            packets: be64(attribute(data, counter::PACKETS)?)?,
+            bytes: be64(attribute(data, counter::BYTES)?)?,
+        },
         b"limit\0" => {
-            let rate = be64(attribute(data, 1)?)?;
-            let is_over = attribute(data, 5).and_then(be32).is_some_and(|flags| flags & OVER != 0);
-            match (attribute(data, 4).and_then(be32), is_over) {
-                (Some(BYTES), _) => State::BytesOver(rate),
+            let rate = be64(attribute(data, limit::RATE)?)?;
+            let is_over = attribute(data, limit::FLAGS).and_then(be32).is_some_and(|flags| flags & limit::F_INV != 0);
+            match (attribute(data, limit::TYPE).and_then(be32), is_over) {
+                (Some(limit::PKT_BYTES), _) => State::BytesOver(rate),
                 (_, true) => State::RateOver(u32::try_from(rate).ok()?),
                 (_, false) => State::RateUpTo(u32::try_from(rate).ok()?),
             }
@@ -164,7 +171,7 @@ fn read_state(bytes: &[u8]) -> Option<State> {
 pub(super) fn read_elements(set: Set, bodies: &[Vec<u8>]) -> (Vec<Element>, usize) {
     let (mut found, mut strange) = (Vec::new(), 0);
     for body in bodies {
-        for (_, bytes) in attributes(attribute(body, 3).unwrap_or_default()) {
+        for (_, bytes) in attributes(attribute(body, set_elem_list::ELEMENTS).unwrap_or_default()) {
             match Element::read(set, bytes) {
                 Some(element) => found.push(element),
                 None => strange += 1,
@@ -176,13 +183,13 @@ pub(super) fn read_elements(set: Set, bodies: &[Vec<u8>]) -> (Vec<Element>, usiz
 
 /// The attributes that name a set in a request.
 pub(super) fn set_named(set: Set) -> Attrs {
-    Attrs::new().text(1, TABLE).text(2, set.name())
+    Attrs::new().text(set_elem_list::TABLE, TABLE).text(set_elem_list::SET, set.name())
 }
 
 /// The attributes that name one element.
 pub(super) fn element_named(set: Set, address: Ipv4Addr) -> Attrs {
     let key = Element::new(set, address.octets()).key_attrs();
-    set_named(set).nested(3, &Attrs::new().nested(1, &key))
+    set_named(set).nested(set_elem_list::ELEMENTS, &Attrs::new().nested(list::ELEM, &key))
 }
 
 fn push(batch: &mut Batch, verb: Verb, flags: u16, elements: &[&Element], attrs: impl Fn(&Element) -> Attrs) {
@@ -190,8 +197,8 @@ fn push(batch: &mut Batch, verb: Verb, flags: u16, elements: &[&Element], attrs:
     while let Some(first) = rest.first() {
         let same_set = rest.iter().take_while(|e| e.set == first.set).count();
         let (now, later) = rest.split_at(same_set.min(ELEMENTS_PER_MESSAGE));
-        let list = now.iter().fold(Attrs::new(), |list, element| list.nested(1, &attrs(element)));
-        batch.push(verb, flags, set_named(first.set).nested(3, &list));
+        let all = now.iter().fold(Attrs::new(), |all, element| all.nested(list::ELEM, &attrs(element)));
+        batch.push(verb, flags, set_named(first.set).nested(set_elem_list::ELEMENTS, &all));
         rest = later;
     }
 }

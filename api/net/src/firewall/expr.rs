@@ -3,33 +3,16 @@
 //! A rule is a list of small steps over registers: load, compare, look up, decide. Each method adds the expressions of
 //! one `nft` statement, which its comment names. Every step ends the rule if it does not match.
 
+use super::nfta::{
+    bitwise, cmp, counter, ct, data, dynset, fib, immediate, list, log, lookup, meta, payload, redir, register, reject,
+    verdict,
+};
+use super::parts::{expression, value};
 use super::sets::Set;
+use super::settings::{IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP};
 use crate::netlink::Attrs;
 
-/// Registers are counted in words. The old numbers 1 to 4 are four words each and hold an interface name.
-const REGISTER_1: u32 = 1;
-/// The second word of register 1.
-const REGISTER_1B: u32 = 9;
-/// The third word of register 1.
-const REGISTER_1C: u32 = 10;
-const REGISTER_2: u32 = 2;
-/// The verdict register.
-const REGISTER_VERDICT: u32 = 0;
-
-const META_MARK: u32 = 3;
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
-const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
-const CT_STATE: u32 = 0;
-const CT_STATUS: u32 = 2;
-const CT_MARK: u32 = 3;
-const BASE_NETWORK: u32 = 1;
-const BASE_TRANSPORT: u32 = 2;
 const NFPROTO_IPV4: u8 = 2;
-const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
 /// `IPS_DST_NAT`
 const STATUS_DNAT: u32 = 1 << 5;
 /// `RTN_LOCAL`
@@ -45,14 +28,6 @@ pub(super) mod state {
     pub(in super::super) const NEW: u32 = 8;
 }
 
-/// The comparison: equal or not.
-#[derive(Clone, Copy)]
-enum Is {
-    Equal = 0,
-    Different = 1,
-    AtMost = 3,
-}
-
 /// The verdict of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -66,33 +41,19 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    const JUMP: i32 = -3;
-    const GOTO: i32 = -4;
-    const RETURN: i32 = -5;
-
     /// `NFTA_DATA_VERDICT` with its content.
     pub(super) fn attrs(self) -> Attrs {
         let (code, chain) = match self {
-            Self::Drop => (0, None),
-            Self::Accept => (1, None),
-            Self::Return => (Self::RETURN, None),
-            Self::Goto(chain) => (Self::GOTO, Some(chain)),
-            Self::Jump(chain) => (Self::JUMP, Some(chain)),
+            Self::Drop => (verdict::NF_DROP, None),
+            Self::Accept => (verdict::NF_ACCEPT, None),
+            Self::Return => (verdict::NFT_RETURN, None),
+            Self::Goto(chain) => (verdict::NFT_GOTO, Some(chain)),
+            Self::Jump(chain) => (verdict::NFT_JUMP, Some(chain)),
         };
-        let verdict = Attrs::new().bytes(1, &code.to_be_bytes());
-        let verdict = chain.map_or(verdict.clone(), |chain| verdict.text(2, chain));
-        Attrs::new().nested(2, &verdict)
+        let attrs = Attrs::new().bytes(verdict::CODE, &code.to_be_bytes());
+        let attrs = chain.map_or(attrs.clone(), |chain| attrs.text(verdict::CHAIN, chain));
+        Attrs::new().nested(data::VERDICT, &attrs)
     }
-}
-
-/// An expression by name.
-pub(super) fn expression(name: &str, data: &Attrs) -> Attrs {
-    Attrs::new().text(1, name).nested(2, data)
-}
-
-/// A value in a register or element (`NFTA_DATA_VALUE`).
-pub(super) fn value(bytes: &[u8]) -> Attrs {
-    Attrs::new().bytes(1, bytes)
 }
 
 /// A rule under construction.
@@ -108,235 +69,239 @@ impl Rule {
     }
 
     fn with(mut self, name: &str, data: &Attrs) -> Self {
-        self.expressions = self.expressions.nested(1, &expression(name, data));
+        self.expressions = self.expressions.nested(list::ELEM, &expression(name, data));
         self
     }
 
-    fn meta(self, key: u32, register: u32) -> Self {
-        self.with("meta", &Attrs::new().be32(1, register).be32(2, key))
+    fn meta(self, key: u32, to: u32) -> Self {
+        self.with("meta", &Attrs::new().be32(meta::DREG, to).be32(meta::KEY, key))
     }
 
-    fn ct(self, key: u32, register: u32) -> Self {
-        self.with("ct", &Attrs::new().be32(1, register).be32(2, key))
+    fn ct(self, key: u32, to: u32) -> Self {
+        self.with("ct", &Attrs::new().be32(ct::DREG, to).be32(ct::KEY, key))
     }
 
-    fn payload(self, base: u32, offset: u32, length: u32, register: u32) -> Self {
-        self.with("payload", &Attrs::new().be32(1, register).be32(2, base).be32(3, offset).be32(4, length))
+    fn payload(self, base: u32, offset: u32, length: u32, to: u32) -> Self {
+        let from = Attrs::new().be32(payload::DREG, to).be32(payload::BASE, base);
+        self.with("payload", &from.be32(payload::OFFSET, offset).be32(payload::LEN, length))
     }
 
-    fn compare(self, is: Is, bytes: &[u8]) -> Self {
-        self.with("cmp", &Attrs::new().be32(1, REGISTER_1).be32(2, is as u32).nested(3, &value(bytes)))
+    fn compare(self, operation: u32, bytes: &[u8]) -> Self {
+        let with = Attrs::new().be32(cmp::SREG, register::R1).be32(cmp::OP, operation);
+        self.with("cmp", &with.nested(cmp::DATA, &value(bytes)))
     }
 
     fn masked(self, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).expect("masks are a few bytes");
         let zero = vec![0; mask.len()];
-        let data = Attrs::new().be32(1, REGISTER_1).be32(2, REGISTER_1).be32(3, length);
-        self.with("bitwise", &data.nested(4, &value(mask)).nested(5, &value(&zero)))
+        let data = Attrs::new().be32(bitwise::SREG, register::R1).be32(bitwise::DREG, register::R1);
+        let data = data.be32(bitwise::LEN, length).nested(bitwise::MASK, &value(mask));
+        self.with("bitwise", &data.nested(bitwise::XOR, &value(&zero)))
     }
 
     fn find(self, set: Set) -> Self {
-        self.with("lookup", &Attrs::new().text(1, set.name()).be32(2, REGISTER_1).be32(4, set.id()))
+        let data = Attrs::new().text(lookup::SET, set.name()).be32(lookup::SREG, register::R1);
+        self.with("lookup", &data.be32(lookup::SET_ID, set.id()))
     }
 
-    fn find_into(self, set: Set, register: u32) -> Self {
-        self.with("lookup", &Attrs::new().text(1, set.name()).be32(2, REGISTER_1).be32(3, register).be32(4, set.id()))
+    fn find_into(self, set: Set, to: u32) -> Self {
+        let data = Attrs::new().text(lookup::SET, set.name()).be32(lookup::SREG, register::R1);
+        self.with("lookup", &data.be32(lookup::DREG, to).be32(lookup::SET_ID, set.id()))
     }
 
     // Matches.
 
     /// `iifname "PREFIX*"`
     pub(super) fn in_by(self, prefix: &str) -> Self {
-        self.meta(META_IIFNAME, REGISTER_1).compare(Is::Equal, prefix.as_bytes())
+        self.meta(meta::KEY_IIFNAME, register::R1).compare(cmp::EQ, prefix.as_bytes())
     }
 
     /// `oifname "PREFIX*"`
     pub(super) fn out_by(self, prefix: &str) -> Self {
-        self.meta(META_OIFNAME, REGISTER_1).compare(Is::Equal, prefix.as_bytes())
+        self.meta(meta::KEY_OIFNAME, register::R1).compare(cmp::EQ, prefix.as_bytes())
     }
 
     /// `oifname != "PREFIX*"`
     pub(super) fn not_out_by(self, prefix: &str) -> Self {
-        self.meta(META_OIFNAME, REGISTER_1).compare(Is::Different, prefix.as_bytes())
+        self.meta(meta::KEY_OIFNAME, register::R1).compare(cmp::NEQ, prefix.as_bytes())
     }
 
     /// `meta nfproto ipv4`
     pub(super) fn ipv4(self) -> Self {
-        self.meta(META_NFPROTO, REGISTER_1).compare(Is::Equal, &[NFPROTO_IPV4])
+        self.meta(meta::KEY_NFPROTO, register::R1).compare(cmp::EQ, &[NFPROTO_IPV4])
     }
 
     /// `meta nfproto != ipv4`
     pub(super) fn not_ipv4(self) -> Self {
-        self.meta(META_NFPROTO, REGISTER_1).compare(Is::Different, &[NFPROTO_IPV4])
+        self.meta(meta::KEY_NFPROTO, register::R1).compare(cmp::NEQ, &[NFPROTO_IPV4])
     }
 
     /// `meta l4proto icmp`
     pub(super) fn icmp(self) -> Self {
-        self.meta(META_L4PROTO, REGISTER_1).compare(Is::Equal, &[IPPROTO_ICMP])
+        self.meta(meta::KEY_L4PROTO, register::R1).compare(cmp::EQ, &[IPPROTO_ICMP])
     }
 
     /// `meta l4proto tcp`
     pub(super) fn tcp(self) -> Self {
-        self.meta(META_L4PROTO, REGISTER_1).compare(Is::Equal, &[IPPROTO_TCP])
+        self.meta(meta::KEY_L4PROTO, register::R1).compare(cmp::EQ, &[IPPROTO_TCP])
     }
 
     /// `meta l4proto udp`
     pub(super) fn udp(self) -> Self {
-        self.meta(META_L4PROTO, REGISTER_1).compare(Is::Equal, &[IPPROTO_UDP])
+        self.meta(meta::KEY_L4PROTO, register::R1).compare(cmp::EQ, &[IPPROTO_UDP])
     }
 
     /// `ip hdrlength != 5`: there are options, such as a source route.
     pub(super) fn has_ip_options(self) -> Self {
-        let first_byte = self.ipv4().payload(BASE_NETWORK, 0, 1, REGISTER_1);
-        first_byte.masked(&[HEADER_WORDS_MASK]).compare(Is::Different, &[HEADER_WORDS_PLAIN])
+        let first_byte = self.ipv4().payload(payload::NETWORK, 0, 1, register::R1);
+        first_byte.masked(&[HEADER_WORDS_MASK]).compare(cmp::NEQ, &[HEADER_WORDS_PLAIN])
     }
 
     /// `ct state STATES`, any of them.
     pub(super) fn state(self, states: u32) -> Self {
-        self.ct(CT_STATE, REGISTER_1).masked(&states.to_ne_bytes()).compare(Is::Different, &0_u32.to_ne_bytes())
+        self.ct(ct::KEY_STATE, register::R1).masked(&states.to_ne_bytes()).compare(cmp::NEQ, &0_u32.to_ne_bytes())
     }
 
     /// `ct state & (STATES) == 0`, none of them.
     pub(super) fn not_state(self, states: u32) -> Self {
-        self.ct(CT_STATE, REGISTER_1).masked(&states.to_ne_bytes()).compare(Is::Equal, &0_u32.to_ne_bytes())
+        self.ct(ct::KEY_STATE, register::R1).masked(&states.to_ne_bytes()).compare(cmp::EQ, &0_u32.to_ne_bytes())
     }
 
     /// `ip length <= BYTES tcp flags & (fin | syn | rst) == 0`
     pub(super) fn tcp_of_at_most(self, bytes: u16) -> Self {
         const FIN_SYN_RST: u8 = 7;
-        let short = self.ipv4().payload(BASE_NETWORK, 2, 2, REGISTER_1).compare(Is::AtMost, &bytes.to_be_bytes());
-        let flags = short.tcp().payload(BASE_TRANSPORT, 13, 1, REGISTER_1);
-        flags.masked(&[FIN_SYN_RST]).compare(Is::Equal, &[0])
+        let short = self.ipv4().payload(payload::NETWORK, 2, 2, register::R1).compare(cmp::LTE, &bytes.to_be_bytes());
+        let flags = short.tcp().payload(payload::TRANSPORT, 13, 1, register::R1);
+        flags.masked(&[FIN_SYN_RST]).compare(cmp::EQ, &[0])
     }
 
     /// `tcp doff WORDS ip length BYTES`: the packet is as long as its headers, so it has no payload. IP options never
     /// occur here.
     pub(super) fn tcp_headers_only(self, words: u8) -> Self {
         let offset =
-            self.tcp().payload(BASE_TRANSPORT, 12, 1, REGISTER_1).masked(&[0xf0]).compare(Is::Equal, &[words << 4]);
+            self.tcp().payload(payload::TRANSPORT, 12, 1, register::R1).masked(&[0xf0]).compare(cmp::EQ, &[words << 4]);
         let bytes = 4 * (u16::from(HEADER_WORDS_PLAIN) + u16::from(words));
-        offset.ipv4().payload(BASE_NETWORK, 2, 2, REGISTER_1).compare(Is::Equal, &bytes.to_be_bytes())
+        offset.ipv4().payload(payload::NETWORK, 2, 2, register::R1).compare(cmp::EQ, &bytes.to_be_bytes())
     }
 
     /// `ct status dnat`: a redirect rule sent it here; the client did not address this port itself.
     pub(super) fn redirected(self) -> Self {
-        self.ct(CT_STATUS, REGISTER_1).masked(&STATUS_DNAT.to_ne_bytes()).compare(Is::Different, &0_u32.to_ne_bytes())
+        self.ct(ct::KEY_STATUS, register::R1).masked(&STATUS_DNAT.to_ne_bytes()).compare(cmp::NEQ, &0_u32.to_ne_bytes())
     }
 
     /// `fib daddr type local`: an address of the host itself.
     pub(super) fn destination_is_local(self) -> Self {
-        const RESULT_TYPE: u32 = 3;
-        const OF_DESTINATION: u32 = 2;
-        let data = Attrs::new().be32(1, REGISTER_1).be32(2, RESULT_TYPE).be32(3, OF_DESTINATION);
-        self.ipv4().with("fib", &data).compare(Is::Equal, &ROUTE_LOCAL.to_ne_bytes())
+        let data = Attrs::new().be32(fib::DREG, register::R1).be32(fib::RESULT, fib::RESULT_ADDRTYPE);
+        let data = data.be32(fib::FLAGS, fib::F_DADDR);
+        self.ipv4().with("fib", &data).compare(cmp::EQ, &ROUTE_LOCAL.to_ne_bytes())
     }
 
     // Lookups.
 
     /// `iifname @SET`
     pub(super) fn in_by_one_of(self, set: Set) -> Self {
-        self.meta(META_IIFNAME, REGISTER_1).find(set)
+        self.meta(meta::KEY_IIFNAME, register::R1).find(set)
     }
 
     /// `iifname . ip saddr @SET`
     pub(super) fn in_by_and_source_in(self, set: Set) -> Self {
-        self.ipv4().meta(META_IIFNAME, REGISTER_1).source(REGISTER_2).find(set)
+        self.ipv4().meta(meta::KEY_IIFNAME, register::R1).source(register::R2).find(set)
     }
 
     /// `iifname . ip daddr @SET`
     pub(super) fn in_by_and_destination_in(self, set: Set) -> Self {
-        self.ipv4().meta(META_IIFNAME, REGISTER_1).destination(REGISTER_2).find(set)
+        self.ipv4().meta(meta::KEY_IIFNAME, register::R1).destination(register::R2).find(set)
     }
 
     /// `meta l4proto . th dport @SET`
     pub(super) fn port_in(self, set: Set) -> Self {
-        self.meta(META_L4PROTO, REGISTER_1).payload(BASE_TRANSPORT, 2, 2, REGISTER_1B).find(set)
+        self.meta(meta::KEY_L4PROTO, register::R1).payload(payload::TRANSPORT, 2, 2, register::R32_01).find(set)
     }
 
     /// `meta l4proto != @SET`
     pub(super) fn protocol_not_in(self, set: Set) -> Self {
-        const INVERTED: u32 = 1;
-        let data = Attrs::new().text(1, set.name()).be32(2, REGISTER_1).be32(4, set.id()).be32(5, INVERTED);
-        self.meta(META_L4PROTO, REGISTER_1).with("lookup", &data)
+        let data = Attrs::new().text(lookup::SET, set.name()).be32(lookup::SREG, register::R1);
+        let data = data.be32(lookup::SET_ID, set.id()).be32(lookup::FLAGS, lookup::F_INV);
+        self.meta(meta::KEY_L4PROTO, register::R1).with("lookup", &data)
     }
 
     /// `ip saddr @SET`. If the element has a limit, it matches only above it; if it has a counter, it counts.
     pub(super) fn source_in(self, set: Set) -> Self {
-        self.ipv4().source(REGISTER_1).find(set)
+        self.ipv4().source(register::R1).find(set)
     }
 
     /// `add @SET { ip saddr STATEFUL }`: matches if the stateful expression matches.
     pub(super) fn add_source_to(self, set: Set, stateful: &Attrs) -> Self {
-        const ADD: u32 = 0;
-        let data = Attrs::new().text(1, set.name()).be32(2, set.id()).be32(3, ADD).be32(4, REGISTER_1);
-        self.ipv4().source(REGISTER_1).with("dynset", &data.nested(7, stateful))
+        let data = Attrs::new().text(dynset::SET_NAME, set.name()).be32(dynset::SET_ID, set.id());
+        let data = data.be32(dynset::OP, dynset::OP_ADD).be32(dynset::SREG_KEY, register::R1);
+        self.ipv4().source(register::R1).with("dynset", &data.nested(dynset::EXPR, stateful))
     }
 
     /// `ip daddr @SET`
     pub(super) fn destination_in(self, set: Set) -> Self {
-        self.ipv4().destination(REGISTER_1).find(set)
+        self.ipv4().destination(register::R1).find(set)
     }
 
     /// `ip saddr . ip daddr @SET`
     pub(super) fn outward_in(self, set: Set) -> Self {
-        self.ipv4().source(REGISTER_1).destination(REGISTER_1B).find(set)
+        self.ipv4().source(register::R1).destination(register::R32_01).find(set)
     }
 
     /// `ip daddr . ip saddr @SET`: the same set for the reverse direction.
     pub(super) fn inward_in(self, set: Set) -> Self {
-        self.ipv4().destination(REGISTER_1).source(REGISTER_1B).find(set)
+        self.ipv4().destination(register::R1).source(register::R32_01).find(set)
     }
 
     /// `ip saddr . ct mark @SET`
     pub(super) fn source_and_mark_in(self, set: Set) -> Self {
-        self.ipv4().source(REGISTER_1).ct(CT_MARK, REGISTER_1B).find(set)
+        self.ipv4().source(register::R1).ct(ct::KEY_MARK, register::R32_01).find(set)
     }
 
     /// `ip daddr . ct mark @SET`
     pub(super) fn destination_and_mark_in(self, set: Set) -> Self {
-        self.ipv4().destination(REGISTER_1).ct(CT_MARK, REGISTER_1B).find(set)
+        self.ipv4().destination(register::R1).ct(ct::KEY_MARK, register::R32_01).find(set)
     }
 
     fn source(self, register: u32) -> Self {
-        self.payload(BASE_NETWORK, 12, 4, register)
+        self.payload(payload::NETWORK, 12, 4, register)
     }
 
     fn destination(self, register: u32) -> Self {
-        self.payload(BASE_NETWORK, 16, 4, register)
+        self.payload(payload::NETWORK, 16, 4, register)
     }
 
     // Statements.
 
     /// `ct mark set ip saddr map @SET`
     pub(super) fn mark_from_source(self, map: Set) -> Self {
-        let found = self.ipv4().source(REGISTER_1).find_into(map, REGISTER_1);
-        found.with("ct", &Attrs::new().be32(2, CT_MARK).be32(4, REGISTER_1))
+        let found = self.ipv4().source(register::R1).find_into(map, register::R1);
+        found.with("ct", &Attrs::new().be32(ct::KEY, ct::KEY_MARK).be32(ct::SREG, register::R1))
     }
 
     /// `log group GROUP prefix "PREFIX" snaplen BYTES`
     pub(super) fn log(self, group: u16, prefix: &str, bytes: u32) -> Self {
-        let data = Attrs::new().bytes(1, &group.to_be_bytes()).text(2, prefix).be32(3, bytes);
-        self.with("log", &data)
+        let data = Attrs::new().bytes(log::GROUP, &group.to_be_bytes()).text(log::PREFIX, prefix);
+        self.with("log", &data.be32(log::SNAPLEN, bytes))
     }
 
     /// Loads the address of the box that owns the incoming interface into the first register; no box, no match.
     fn owner(self) -> Self {
-        self.meta(META_IIFNAME, REGISTER_1).find_into(Set::Owners, REGISTER_1)
+        self.meta(meta::KEY_IIFNAME, register::R1).find_into(Set::Owners, register::R1)
     }
 
     /// `meta mark set iifname map @owners`
     pub(super) fn mark_owner(self) -> Self {
-        self.owner().with("meta", &Attrs::new().be32(2, META_MARK).be32(3, REGISTER_1))
+        self.owner().with("meta", &Attrs::new().be32(meta::KEY, meta::KEY_MARK).be32(meta::SREG, register::R1))
     }
 
     /// `meta mark @SET`
     pub(super) fn mark_in(self, set: Set) -> Self {
-        self.meta(META_MARK, REGISTER_1).find(set)
+        self.meta(meta::KEY_MARK, register::R1).find(set)
     }
 
     /// `counter`
     pub(super) fn count(self) -> Self {
-        self.with("counter", &Attrs::new().be64(1, 0).be64(2, 0))
+        self.with("counter", &Attrs::new().be64(counter::BYTES, 0).be64(counter::PACKETS, 0))
     }
 
     /// `masquerade`
@@ -346,38 +311,41 @@ impl Rule {
 
     /// `reject with tcp reset`
     pub(super) fn reset(self) -> Self {
-        self.with("reject", &Attrs::new().be32(1, 1).bytes(2, &[0]))
+        self.with("reject", &Attrs::new().be32(reject::TYPE, reject::TCP_RST).bytes(reject::ICMP_CODE, &[0]))
     }
 
     /// `reject with icmpx admin-prohibited`
     pub(super) fn prohibited(self) -> Self {
-        self.with("reject", &Attrs::new().be32(1, 2).bytes(2, &[3]))
+        let data = Attrs::new().be32(reject::TYPE, reject::ICMPX_UNREACH);
+        self.with("reject", &data.bytes(reject::ICMP_CODE, &[reject::ADMIN_PROHIBITED]))
     }
 
     /// `ip saddr vmap @SET`
     pub(super) fn verdict_of_source(self, map: Set) -> Self {
-        self.ipv4().source(REGISTER_1).find_into(map, REGISTER_VERDICT)
+        self.ipv4().source(register::R1).find_into(map, register::VERDICT)
     }
 
     /// `ip daddr vmap @SET`
     pub(super) fn verdict_of_destination(self, map: Set) -> Self {
-        self.ipv4().destination(REGISTER_1).find_into(map, REGISTER_VERDICT)
+        self.ipv4().destination(register::R1).find_into(map, register::VERDICT)
     }
 
     /// `ip saddr . meta l4proto . th dport vmap @SET`
     pub(super) fn verdict_of_source_and_port(self, map: Set) -> Self {
-        let key = self.ipv4().source(REGISTER_1).meta(META_L4PROTO, REGISTER_1B);
-        key.payload(BASE_TRANSPORT, 2, 2, REGISTER_1C).find_into(map, REGISTER_VERDICT)
+        let key = self.ipv4().source(register::R1).meta(meta::KEY_L4PROTO, register::R32_01);
+        key.payload(payload::TRANSPORT, 2, 2, register::R32_02).find_into(map, register::VERDICT)
     }
 
     /// `redirect to :PORT`
     pub(super) fn redirect_to(self, port: u16) -> Self {
-        let data = Attrs::new().be32(1, REGISTER_1).nested(2, &value(&port.to_be_bytes()));
-        self.with("immediate", &data).with("redir", &Attrs::new().be32(1, REGISTER_1))
+        let port = value(&port.to_be_bytes());
+        let data = Attrs::new().be32(immediate::DREG, register::R1).nested(immediate::DATA, &port);
+        self.with("immediate", &data).with("redir", &Attrs::new().be32(redir::REG_PROTO_MIN, register::R1))
     }
 
     /// The verdict.
     pub(super) fn then(self, verdict: Verdict) -> Self {
-        self.with("immediate", &Attrs::new().be32(1, REGISTER_VERDICT).nested(2, &verdict.attrs()))
+        let data = Attrs::new().be32(immediate::DREG, register::VERDICT);
+        self.with("immediate", &data.nested(immediate::DATA, &verdict.attrs()))
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::element::Element;
 use super::rules::port_key;
 use super::sets::{Set, name_key};
-use super::{
+use super::settings::{
     IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_DNS_TLS, PORT_HTTP, PORT_HTTPS, PORT_SMTP, ProxyPorts,
     Settings,
 };
@@ -29,7 +29,7 @@ const BLOCKED: [Cidr; 11] = [
 /// True if no box reaches an address, whatever its policy; `pool` is the pool of box addresses. The host's own
 /// addresses are closed too, even public ones: the firewall asks the kernel for them.
 #[must_use]
-pub fn closed(pool: Cidr, address: Ipv4Addr) -> bool {
+pub(crate) fn closed(pool: Cidr, address: Ipv4Addr) -> bool {
     pool.contains(address) || BLOCKED.iter().any(|network| network.contains(address))
 }
 

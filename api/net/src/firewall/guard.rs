@@ -10,13 +10,10 @@
 use rustix::io::Errno;
 
 use super::batch::{Batch, Socket, Verb};
+use super::nfta::table;
 use crate::error::{Cause, Error};
 use crate::netlink::{Attrs, CREATE};
 
-/// `NFT_TABLE_F_OWNER`
-const OWNER: u32 = 0x2;
-/// `NFT_TABLE_F_PERSIST`
-const PERSIST: u32 = 0x4;
 /// A table that is removed in the transaction that makes it.
 const PROBE: &str = "icebox-probe";
 
@@ -24,10 +21,14 @@ const PROBE: &str = "icebox-probe";
 /// is probed by a transaction that makes a table and removes it again.
 pub(super) fn flags(socket: &mut Socket) -> Result<u32, Error> {
     let mut batch = Batch::default();
-    batch.push(Verb::NewTable, CREATE, Attrs::new().text(1, PROBE).be32(2, OWNER | PERSIST));
-    batch.push(Verb::DeleteTable, 0, Attrs::new().text(1, PROBE));
+    batch.push(
+        Verb::NewTable,
+        CREATE,
+        Attrs::new().text(table::NAME, PROBE).be32(table::FLAGS, table::F_OWNER | table::F_PERSIST),
+    );
+    batch.push(Verb::DeleteTable, 0, Attrs::new().text(table::NAME, PROBE));
     match socket.commit("look for tables that have an owner", "", &batch) {
-        Ok(()) => Ok(OWNER | PERSIST),
+        Ok(()) => Ok(table::F_OWNER | table::F_PERSIST),
         Err(e) if is_unknown(&e) => Ok(0),
         Err(e) => Err(e),
     }

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 
 use super::batch::{Batch, Socket, Verb};
 use super::expr::Rule;
+use super::nfta::{dynset, expr, set, table};
+use super::ruleset;
 use super::sets::{ALL, Set};
-use super::{ProxyPorts, ruleset};
+use super::settings::ProxyPorts;
 use crate::error::Error;
 use crate::netlink::{APPEND, Attrs, CREATE, attribute, attributes};
 
@@ -48,9 +50,9 @@ type Parts = Vec<(Verb, u16, Attrs)>;
 
 fn does(socket: &mut Socket, parts: &Parts) -> bool {
     let mut batch = Batch::default();
-    batch.push(Verb::NewTable, CREATE, Attrs::new().text(1, ruleset::TABLE));
+    batch.push(Verb::NewTable, CREATE, Attrs::new().text(table::NAME, ruleset::TABLE));
     parts.iter().for_each(|(verb, flags, attrs)| batch.push(*verb, *flags, attrs.clone()));
-    batch.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
+    batch.push(Verb::DeleteTable, 0, Attrs::new().text(table::NAME, ruleset::TABLE));
     socket.commit("try", "a table", &batch).is_ok()
 }
 
@@ -60,9 +62,9 @@ fn missing_by(mut does: impl FnMut(&Parts) -> bool) -> Result<Vec<Part>, Error> 
     }
     let mut missing = BTreeSet::new();
     let mut good = Parts::new();
-    for set in ALL {
-        let part = (Verb::NewSet, CREATE, set.attrs(ruleset::TABLE));
-        if does(&vec![part.clone()]) { good.push(part) } else { missing.extend(part_of_set(set)) }
+    for of in ALL {
+        let part = (Verb::NewSet, CREATE, of.attrs(ruleset::TABLE));
+        if does(&vec![part.clone()]) { good.push(part) } else { missing.extend(part_of_set(of)) }
     }
     for (hook, attrs) in ruleset::chains() {
         let part = (Verb::NewChain, CREATE, attrs);
@@ -85,19 +87,18 @@ fn missing_by(mut does: impl FnMut(&Parts) -> bool) -> Result<Vec<Part>, Error> 
 }
 
 /// The feature that a set needs beside `nf_tables`.
-fn part_of_set(set: Set) -> Option<Part> {
-    let name = attribute(set.attrs(ruleset::TABLE).as_bytes(), 17).and_then(name_of)?;
+fn part_of_set(of: Set) -> Option<Part> {
+    let name = attribute(of.attrs(ruleset::TABLE).as_bytes(), set::EXPR).and_then(name_of)?;
     EXPRESSIONS.into_iter().find(|(known, _)| *known == name).map(|(_, part)| part)
 }
 
 /// The names of a rule's expressions, nested ones included.
 fn names(rule: &Rule) -> BTreeSet<String> {
-    const ADDED_WITH: u16 = 7;
     let mut found = BTreeSet::new();
     for (_, expression) in attributes(rule.expressions.as_bytes()) {
         let Some(name) = name_of(expression) else { continue };
         if name == "dynset" {
-            found.extend(attribute(expression, 2).and_then(|data| name_of(attribute(data, ADDED_WITH)?)));
+            found.extend(attribute(expression, expr::DATA).and_then(|data| name_of(attribute(data, dynset::EXPR)?)));
         }
         found.insert(name);
     }
@@ -105,30 +106,31 @@ fn names(rule: &Rule) -> BTreeSet<String> {
 }
 
 fn name_of(expression: &[u8]) -> Option<String> {
-    std::str::from_utf8(attribute(expression, 1)?.strip_suffix(&[0])?).ok().map(str::to_owned)
+    std::str::from_utf8(attribute(expression, expr::NAME)?.strip_suffix(&[0])?).ok().map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::nfta::chain;
     use super::*;
 
     /// A simulated kernel that lacks some expressions, in sets and in rules, or NAT chains.
     fn kernel(lacks: &[&str], parts: &Parts) -> bool {
         let rules = ruleset::all(ProxyPorts::default(), Some(1)).collect::<Vec<_>>();
         parts.iter().all(|(verb, _, attrs)| match verb {
-            Verb::NewSet => {
-                attribute(attrs.as_bytes(), 17).and_then(name_of).is_none_or(|name| !lacks.contains(&name.as_str()))
-            }
+            Verb::NewSet => attribute(attrs.as_bytes(), set::EXPR)
+                .and_then(name_of)
+                .is_none_or(|name| !lacks.contains(&name.as_str())),
             Verb::NewChain => {
-                let kind = attribute(attrs.as_bytes(), 7).unwrap_or_default();
+                let kind = attribute(attrs.as_bytes(), chain::TYPE).unwrap_or_default();
                 kind != b"nat\0" || !lacks.contains(&"nat")
             }
             Verb::NewRule => {
                 let rule = rules.iter().find(|r| ruleset::attrs(r) == *attrs).expect("a rule");
-                let of_chain = Attrs::new().text(3, rule.chain);
-                let name = attribute(of_chain.as_bytes(), 3);
+                let of_chain = Attrs::new().text(chain::NAME, rule.chain);
+                let name = attribute(of_chain.as_bytes(), chain::NAME);
                 let is_there = |(verb, _, attrs): &(Verb, u16, Attrs)| {
-                    *verb == Verb::NewChain && attribute(attrs.as_bytes(), 3) == name
+                    *verb == Verb::NewChain && attribute(attrs.as_bytes(), chain::NAME) == name
                 };
                 parts.iter().any(is_there) && names(rule).iter().all(|name| !lacks.contains(&name.as_str()))
             }

@@ -22,10 +22,13 @@ mod expr;
 mod fixed;
 mod guard;
 pub(super) mod kernel;
+mod nfta;
+mod parts;
 pub(super) mod reason;
 mod rules;
 mod ruleset;
 mod sets;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -35,64 +38,20 @@ use sha2::{Digest as _, Sha256};
 
 use self::batch::{Batch, Socket, Verb};
 use self::element::{Element, State, element_named, read_elements, set_named};
-pub use self::fixed::closed;
+pub(super) use self::fixed::closed;
 use self::rules::Entry;
-pub use self::rules::{BoxRules, Limits, NETWORKS_MAX, PIN_SECONDS_MAX, PINS_MAX, Pin, Policy};
+pub use self::rules::{BoxRules, Limits, Pin, Policy};
+pub(super) use self::rules::{NETWORKS_MAX, PINS_MAX};
 pub use self::ruleset::PREFIX;
 use self::sets::{ALL, NAME_BYTES, OF_BOXES, Set};
+pub use self::settings::{ProxyPorts, Settings};
 pub(super) use self::{
     batch::{FAMILY, SUBSYSTEM},
     ruleset::TABLE,
 };
 use super::address::Pair;
-use super::cidr::Cidr;
 use super::netlink::{Attrs, CREATE, attribute};
 use crate::error::{Cause, Error};
-
-const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
-const PORT_SMTP: u16 = 25;
-const PORT_DNS: u16 = 53;
-const PORT_DNS_TLS: u16 = 853;
-
-const PORT_HTTP: u16 = 80;
-const PORT_HTTPS: u16 = 443;
-
-/// The ports of our proxies in the host side's namespace, at any address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProxyPorts {
-    /// The DNS proxy, TCP and UDP.
-    pub dns: u16,
-    /// The proxy for destinations allowed by name: HTTP and TLS, TCP.
-    pub egress: u16,
-}
-
-impl Default for ProxyPorts {
-    /// Below Linux's ephemeral ports (32768 to 60999), any of which may be taken at any moment.
-    fn default() -> Self {
-        Self { dns: 21_053, egress: 21_080 }
-    }
-}
-
-/// The settings that are the same for all boxes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The addresses of boxes, which no box reaches.
-    pub pool: Cidr,
-    /// Allows boxes to send mail directly (TCP 25).
-    pub smtp_allowed: bool,
-    /// The ports of our proxies.
-    pub ports: ProxyPorts,
-    /// Connections that each box may have at once; none is no limit. The limit is in a rule and not with the boxes,
-    /// because the kernel drops a set's connection-counting elements as soon as they have no connections
-    /// (`nft_connlimit_gc`).
-    pub connections_max: Option<u32>,
-    /// Interfaces whose forwarding we have enabled.
-    pub opened: Vec<String>,
-    /// Makes the table unchangeable for other processes, where the kernel supports it.
-    pub guarded: bool,
-}
 
 /// A count of packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -135,7 +94,7 @@ pub struct Firewall {
 
 impl Firewall {
     /// The names of the interfaces that a former process opened, according to the existing table.
-    pub fn opened_before() -> Result<Vec<String>, Error> {
+    pub(crate) fn opened_before() -> Result<Vec<String>, Error> {
         let mut socket = Socket::open()?;
         let bodies = socket.dump(Verb::GetElements, Set::Opened.name(), &set_named(Set::Opened))?.unwrap_or_default();
         let (elements, _) = read_elements(Set::Opened, &bodies);
@@ -174,7 +133,7 @@ impl Firewall {
     fn put(&mut self, comment: &str, is_there: bool, boxes: Batch) -> Result<(), Error> {
         let mut batch = Batch::default();
         if is_there {
-            batch.push(Verb::DeleteTable, 0, Attrs::new().text(1, ruleset::TABLE));
+            batch.push(Verb::DeleteTable, 0, Attrs::new().text(nfta::table::NAME, ruleset::TABLE));
         }
         self.write(comment, batch, element::change(&[], &fixed::fixed(&self.settings)), boxes)
     }
@@ -425,9 +384,11 @@ fn is_missing(error: &Error) -> bool {
 
 /// Tells if a table exists, and if it is of this version.
 fn table_found(socket: &mut Socket, comment: &str) -> Result<Option<bool>, Error> {
-    let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(1, ruleset::TABLE))?;
+    let found = socket.ask(Verb::GetTable, ruleset::TABLE, &Attrs::new().text(nfta::table::NAME, ruleset::TABLE))?;
     let is_current = |bodies: Vec<Vec<u8>>| {
-        bodies.first().is_some_and(|body| attribute(body, 6).and_then(ruleset::comment) == Some(comment))
+        bodies
+            .first()
+            .is_some_and(|body| attribute(body, nfta::table::USERDATA).and_then(ruleset::comment) == Some(comment))
     };
     Ok(found.map(is_current))
 }

@@ -83,7 +83,7 @@ impl Reason {
     }
 
     /// True if the packet's source is known to be the box's own. Only then it is answered.
-    pub(crate) const fn is_of_somebody(self) -> bool {
+    pub(crate) const fn has_trusted_source(self) -> bool {
         !matches!(self, Self::Source | Self::Ipv6 | Self::Options)
     }
 }

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use super::element::{Data, Element, State};
 use super::ruleset::{ACCEPT_IN, ACCEPT_OUT, CUSTOM_IN, CUSTOM_OUT, DENY_IN, DENY_OUT, TO_DNS, TO_EGRESS};
 use super::sets::{NAME_BYTES, Set, name_key};
-use super::{IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_HTTP, PORT_HTTPS};
+use super::settings::{IPPROTO_TCP, IPPROTO_UDP, PORT_DNS, PORT_HTTP, PORT_HTTPS};
 use crate::address::Pair;
 use crate::cidr::{Cidr, Range, disjoint};
 use crate::error::{Cause, Error};
 
 /// Most networks in one list of a policy.
-pub const NETWORKS_MAX: usize = 512;
+pub(crate) const NETWORKS_MAX: usize = 512;
 /// Most addresses pinned at once for one box.
-pub const PINS_MAX: usize = 4096;
+pub(crate) const PINS_MAX: usize = 4096;
 const DNS: [(u8, u16); 2] = [(IPPROTO_TCP, PORT_DNS), (IPPROTO_UDP, PORT_DNS)];
 const HTTP: (u8, u16) = (IPPROTO_TCP, PORT_HTTP);
 const HTTPS: (u8, u16) = (IPPROTO_TCP, PORT_HTTPS);
@@ -27,7 +27,7 @@ const ARRIVALS_PER_SECOND: u32 = 5;
 /// Range of byte limits: one packet must fit into the lowest, and the kernel's arithmetic must hold the highest.
 const BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=16 << 30;
 /// Longest pin, whatever the TTL of the answer.
-pub const PIN_SECONDS_MAX: u64 = 24 * 3600;
+const PIN_SECONDS_MAX: u64 = 24 * 3600;
 
 /// The destinations that a box may reach, except those that no box reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,11 +11,13 @@
 //! a box fail instead of hanging. A refused packet of an established connection resets it: that is how a changed policy
 //! cuts. Only packets whose source was verified as the box's own are answered.
 
-use super::ProxyPorts;
 use super::batch::{Batch, Verb};
 use super::expr::{Rule, Verdict, state};
+use super::nfta::{self, chain, hook, userdata, verdict};
+use super::parts::connections_over;
 use super::reason::{GROUP_ARRIVED, GROUP_REFUSED, Reason};
-use super::sets::{Set, connections_over};
+use super::sets::Set;
+use super::settings::ProxyPorts;
 use crate::netlink::{APPEND, Attrs, CREATE};
 
 /// The table.
@@ -83,10 +85,10 @@ const CHAINS: [&str; 15] = [
 /// Creates the table. `comment` is stored with it and identifies its sets; `flags` control its ownership.
 pub(super) fn table(comment: &str, flags: u32) -> Attrs {
     // The format of `nft` comments: kind, length, text.
-    let mut userdata = vec![0, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
-    userdata.extend(comment.bytes());
-    userdata.push(0);
-    Attrs::new().text(1, TABLE).be32(2, flags).bytes(6, &userdata)
+    let mut kept = vec![userdata::TABLE_COMMENT, u8::try_from(comment.len() + 1).expect("the comment is a few words")];
+    kept.extend(comment.bytes());
+    kept.push(0);
+    Attrs::new().text(nfta::table::NAME, TABLE).be32(nfta::table::FLAGS, flags).bytes(nfta::table::USERDATA, &kept)
 }
 
 /// The comment of a table from the kernel.
@@ -96,11 +98,11 @@ pub(super) fn comment(userdata: &[u8]) -> Option<&str> {
 
 /// All chains, created if missing: the hook type if hooked, and their attributes.
 pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
-    let named = |name: &str| Attrs::new().text(1, TABLE).text(3, name);
+    let named = |name: &str| Attrs::new().text(chain::TABLE, TABLE).text(chain::NAME, name);
     let base = BASE_CHAINS.into_iter().map(|(name, Hook(kind, number, priority))| {
-        const ACCEPT: u32 = 1;
-        let hook = Attrs::new().be32(1, number).bytes(2, &priority.to_be_bytes());
-        (Some(kind), named(name).nested(4, &hook).be32(5, ACCEPT).text(7, kind))
+        const ACCEPT: u32 = verdict::NF_ACCEPT.cast_unsigned();
+        let place = Attrs::new().be32(hook::HOOKNUM, number).bytes(hook::PRIORITY, &priority.to_be_bytes());
+        (Some(kind), named(name).nested(chain::HOOK, &place).be32(chain::POLICY, ACCEPT).text(chain::TYPE, kind))
     });
     let others = CHAINS.into_iter().chain(Reason::ALL.map(Reason::chain));
     base.chain(others.map(|name| (None, named(name)))).collect()
@@ -109,7 +111,7 @@ pub(super) fn chains() -> Vec<(Option<&'static str>, Attrs)> {
 /// All rules, replacing the existing ones.
 pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
     let mut batch = Batch::default();
-    batch.push(Verb::DeleteRule, 0, Attrs::new().text(1, TABLE));
+    batch.push(Verb::DeleteRule, 0, Attrs::new().text(nfta::rule::TABLE, TABLE));
     for rule in all(ports, connections_max) {
         batch.push(Verb::NewRule, CREATE | APPEND, attrs(&rule));
     }
@@ -118,7 +120,10 @@ pub(super) fn rules(ports: ProxyPorts, connections_max: Option<u32>) -> Batch {
 
 /// The attributes of a rule.
 pub(super) fn attrs(rule: &Rule) -> Attrs {
-    Attrs::new().text(1, TABLE).text(2, rule.chain).nested(4, &rule.expressions)
+    Attrs::new()
+        .text(nfta::rule::TABLE, TABLE)
+        .text(nfta::rule::CHAIN, rule.chain)
+        .nested(nfta::rule::EXPRESSIONS, &rule.expressions)
 }
 
 pub(super) fn all(ports: ProxyPorts, connections_max: Option<u32>) -> impl Iterator<Item = Rule> {
@@ -276,7 +281,7 @@ fn because(reason: Reason) -> Verdict {
 fn told(reason: Reason) -> Vec<Rule> {
     let chain = reason.chain();
     let log = |rule: Rule| rule.log(GROUP_REFUSED, reason.name(), HEADERS_BYTES_MAX.into());
-    if reason.is_of_somebody() {
+    if reason.has_trusted_source() {
         let end = Verdict::Goto(REFUSE);
         return vec![
             Rule::of(chain).source_in(Set::LogRate).then(end),
@@ -339,7 +344,7 @@ mod tests {
     #[test]
     fn the_comment_is_read_as_it_was_written() {
         let attrs = table("icebox sets 1", 0);
-        let userdata = crate::netlink::attribute(attrs.as_bytes(), 6).expect("userdata");
+        let userdata = crate::netlink::attribute(attrs.as_bytes(), nfta::table::USERDATA).expect("userdata");
         assert_eq!(comment(userdata), Some("icebox sets 1"));
         assert_eq!(comment(&[]), None);
     }

@@ -5,17 +5,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::expr::expression;
+use super::nfta::{data, list, set, set_desc, userdata};
+use super::parts::{bytes_over, counter, rate_over, rate_up_to};
 use crate::netlink::Attrs;
 
 /// Bytes of an interface's name in a key.
 pub(super) const NAME_BYTES: usize = 16;
-
-const FLAG_INTERVAL: u32 = 0x4;
-const FLAG_MAP: u32 = 0x8;
-const FLAG_TIMEOUT: u32 = 0x10;
-const FLAG_DYNAMIC: u32 = 0x20;
-const FLAG_CONCAT: u32 = 0x80;
 
 /// `nft`'s number for a type (used for printing; the kernel ignores it), and its size in bytes.
 type Field = (u32, u32);
@@ -24,14 +19,6 @@ const PROTOCOL: Field = (12, 1);
 const PORT: Field = (13, 2);
 const MARK: Field = (19, 4);
 const NAME: Field = (41, 16);
-/// The unit of a limit.
-pub(super) const PACKETS: u32 = 0;
-pub(super) const BYTES: u32 = 1;
-/// The limit matches above its rate.
-pub(super) const OVER: u32 = 1;
-/// A packet on a virtual link may be 64 KiB long (GSO); it must pass even a low limit.
-const BURST_BYTES: u32 = 128 << 10;
-const VERDICT_TYPE: u32 = 0xffff_ff00;
 const VERDICT_BYTES: u32 = 16;
 
 /// Declares the sets once: their variants, their `nft` names, and the list of all, in this order.
@@ -151,11 +138,11 @@ impl Set {
 
     fn flags(self) -> u32 {
         match self {
-            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse | Owners => FLAG_MAP,
-            Allowed | Denied => FLAG_CONCAT | FLAG_INTERVAL,
-            Pinned => FLAG_TIMEOUT,
-            NewRate | Connections | SendRate | ReceiveRate | Frozen | LogRate | MarkedRate => FLAG_DYNAMIC,
-            Blocked => FLAG_INTERVAL,
+            PolicyOut | PolicyIn | Generation | RedirectAlways | RedirectElse | Owners => set::MAP,
+            Allowed | Denied => set::CONCAT | set::INTERVAL,
+            Pinned => set::TIMEOUT,
+            NewRate | Connections | SendRate | ReceiveRate | Frozen | LogRate | MarkedRate => set::EVAL,
+            Blocked => set::INTERVAL,
             _ => 0,
         }
     }
@@ -174,14 +161,12 @@ impl Set {
     /// The byte orders of key and data, without which `nft` would print names and marks reversed. A list of kind,
     /// length, number.
     fn byte_orders(self, key_type: u32) -> Vec<u8> {
-        const KEY: u8 = 0;
-        const DATA: u8 = 1;
         let order = |kind: u8, is_host: bool| {
-            let order: u32 = if is_host { 1 } else { 2 };
+            let order = if is_host { userdata::HOST_ENDIAN } else { userdata::BIG_ENDIAN };
             [&[kind, 4][..], &order.to_ne_bytes()].concat()
         };
-        let key = order(KEY, [NAME.0, MARK.0].contains(&key_type));
-        if matches!(self, Generation | Owners) { [key, order(DATA, true)].concat() } else { key }
+        let key = order(userdata::SET_KEYBYTEORDER, [NAME.0, MARK.0].contains(&key_type));
+        if matches!(self, Generation | Owners) { [key, order(userdata::SET_DATABYTEORDER, true)].concat() } else { key }
     }
 
     /// The position of the box in a key; [`Owners`] have it in their data.
@@ -198,52 +183,26 @@ impl Set {
         // Each of several fields fills whole words; a single field has its own length.
         let length =
             if fields.len() == 1 { first_bytes } else { fields.iter().map(|(_, n)| n.next_multiple_of(4)).sum() };
-        let mut attrs = Attrs::new().text(1, table).text(2, self.name()).be32(3, self.flags());
-        attrs = attrs.be32(4, kind).be32(5, length).be32(10, self.id());
+        let mut attrs =
+            Attrs::new().text(set::TABLE, table).text(set::NAME, self.name()).be32(set::FLAGS, self.flags());
+        attrs = attrs.be32(set::KEY_TYPE, kind).be32(set::KEY_LEN, length).be32(set::ID, self.id());
         attrs = match self {
-            PolicyOut | PolicyIn | RedirectAlways | RedirectElse => attrs.be32(6, VERDICT_TYPE).be32(7, VERDICT_BYTES),
-            Generation | Owners => attrs.be32(6, MARK.0).be32(7, MARK.1),
+            PolicyOut | PolicyIn | RedirectAlways | RedirectElse => {
+                attrs.be32(set::DATA_TYPE, data::TYPE_VERDICT).be32(set::DATA_LEN, VERDICT_BYTES)
+            }
+            Generation | Owners => attrs.be32(set::DATA_TYPE, MARK.0).be32(set::DATA_LEN, MARK.1),
             _ => attrs,
         };
         if let [(number, _)] = fields {
-            attrs = attrs.bytes(13, &self.byte_orders(*number));
+            attrs = attrs.bytes(set::USERDATA, &self.byte_orders(*number));
         }
-        if self.flags() & FLAG_CONCAT != 0 {
-            let parts = fields.iter().fold(Attrs::new(), |a, (_, n)| a.nested(1, &Attrs::new().be32(1, *n)));
-            attrs = attrs.nested(9, &Attrs::new().nested(2, &parts));
+        if self.flags() & set::CONCAT != 0 {
+            let field = |bytes: u32| Attrs::new().be32(set_desc::FIELD_LEN, bytes);
+            let parts = fields.iter().fold(Attrs::new(), |a, (_, n)| a.nested(list::ELEM, &field(*n)));
+            attrs = attrs.nested(set::DESC, &Attrs::new().nested(set_desc::CONCAT, &parts));
         }
-        self.stateful().map_or(attrs.clone(), |stateful| attrs.nested(17, &stateful))
+        self.stateful().map_or(attrs.clone(), |stateful| attrs.nested(set::EXPR, &stateful))
     }
-}
-
-/// `counter packets PACKETS bytes BYTES`
-pub(super) fn counter(packets: u64, bytes: u64) -> Attrs {
-    expression("counter", &Attrs::new().be64(1, bytes).be64(2, packets))
-}
-
-/// `limit rate over N/second burst N packets`
-pub(super) fn rate_over(per_second: u32) -> Attrs {
-    expression("limit", &limit(per_second.into(), per_second, PACKETS).be32(5, OVER))
-}
-
-/// `limit rate N/second burst N packets`
-pub(super) fn rate_up_to(per_second: u32) -> Attrs {
-    expression("limit", &limit(per_second.into(), per_second, PACKETS))
-}
-
-/// `limit rate over N bytes/second burst ... bytes`; the kernel adds one second's worth to the burst.
-pub(super) fn bytes_over(per_second: u64) -> Attrs {
-    expression("limit", &limit(per_second, BURST_BYTES, BYTES).be32(5, OVER))
-}
-
-fn limit(per_second: u64, burst: u32, unit: u32) -> Attrs {
-    Attrs::new().be64(1, per_second).be64(2, 1).be32(3, burst).be32(4, unit)
-}
-
-/// `ct count over N`
-pub(super) fn connections_over(count: u32) -> Attrs {
-    const OVER: u32 = 1;
-    expression("connlimit", &Attrs::new().be32(1, count).be32(2, OVER))
 }
 
 /// An interface name, in a key's form.

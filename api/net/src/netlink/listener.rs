@@ -69,7 +69,7 @@ impl Ears {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         let run = move || {
             if let Err(e) = listen(listeners, &stopped) {
-                tracing::error!("nobody listens to netfilter any more: {e}");
+                tracing::error!("the events of the firewall are no longer read: {e}");
             }
         };
         let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;

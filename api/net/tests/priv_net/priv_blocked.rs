@@ -144,7 +144,7 @@ fn priv_a_box_cannot_use_another_address() {
         (other.pair.host(), "another box's gateway's"),
         (UPLINK, "the host's"),
         (SITE_3, "a stranger's"),
-        (Ipv4Addr::new(10, 88, 77, 77), "one of the pool that nobody has"),
+        (Ipv4Addr::new(10, 88, 77, 77), "one of the pool that no box has"),
         (Ipv4Addr::LOCALHOST, "the loopback's"),
         (Ipv4Addr::BROADCAST, "the broadcast's"),
     ];
@@ -237,7 +237,7 @@ fn priv_nft_ipv6_does_not_pass_even_if_everybody_turns_it_on() {
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6/conf/all/disable_ipv6").exists();
     assert!(has_ipv6, "this test needs a kernel with IPv6");
     let interface = b.interface();
-    for name in ["all/disable_ipv6", "eth0/disable_ipv6"] {
+    for name in ["all/disable_ipv6", "eth0/disable_ipv6", "eth0/addr_gen_mode"] {
         write_sysctl(&b.namespace, &format!("net/ipv6/conf/{name}"), "0");
     }
     write_sysctl(&world.host, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "0");
@@ -330,7 +330,7 @@ fn priv_the_uplink_forwards_for_boxes_and_for_nobody_else() {
     let seen = seen.seen();
     assert!(seen.iter().any(|s| s.has(&from_host.text)), "not even the host reaches the stranger");
     assert!(!seen.iter().any(|s| s.has(&through.text)), "the host became a router");
-    // The one that comes after a crash knows that it was us who opened the uplink.
+    // The one that comes after a crash knows that Icebox has opened the uplink.
     world.die();
     world.start();
     let through = Packet::new(UDP, SITE, STRANGER, "after-a-crash.");

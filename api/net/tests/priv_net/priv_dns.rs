@@ -99,7 +99,7 @@ impl Names {
 
     fn add(&mut self, policy: BoxPolicy) -> (TestBox, Arc<BoxNet>) {
         let b = self.world.new_box();
-        let net = Arc::new(BoxNet::new(&b.id, b.pair, policy, None));
+        let net = Arc::new(BoxNet::new(&b.id, "account", b.pair, policy, None));
         self.world.attach(&b, net.policy().of_firewall(), Limits::default());
         self.table.insert(Arc::clone(&net));
         (b, net)

@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use icebox_net::authority::Authority;
 use icebox_net::denial::Denial;
-use icebox_net::egress::{Egress, EgressConfig, NameSource, Told};
+use icebox_net::egress::{Egress, EgressConfig, NameSource, SlotLimits};
 use icebox_net::firewall::ProxyPorts;
 use icebox_net::policy::{BoxPolicy, DomainPattern};
 use icebox_net::secret::SealingKey;
 use icebox_net::sockets::Sockets;
-use icebox_net::table::{BoxNet, NetTable};
+use icebox_net::table::{BoxNet, NetTable, OnDenial};
 
 use crate::world::{DNS_PORT, SITE, SITE_2, UPLINK, World};
 
@@ -58,7 +58,7 @@ fn priv_names_are_checked_where_the_firewall_redirects() {
         denied: vec!["198.51.100.9/32".parse().expect("network")],
     };
     let b = world.add_box(policy.of_firewall());
-    let net = Arc::new(BoxNet::new(&b.id, b.pair, policy, None));
+    let net = Arc::new(BoxNet::new(&b.id, "account", b.pair, policy, None));
     let hour = Duration::from_secs(3600);
     net.names.answered("good.example", &[SITE, SITE_2, UPLINK], hour);
     let table = Arc::new(NetTable::default());
@@ -71,15 +71,11 @@ fn priv_names_are_checked_where_the_firewall_redirects() {
         pool: World::config().pool,
         extra_roots: None,
         ech_allowed: false,
-        connections_max: 100,
-        connections_per_box_max: 10,
+        slots: SlotLimits { all: 100, per_account: 50, per_box: 10 },
     };
     let denials: Arc<Mutex<Vec<Denial>>> = Arc::default();
     let noted = Arc::clone(&denials);
-    let told = Told {
-        on_denial: Arc::new(move |_, denial| noted.lock().expect("denials").push(denial)),
-        on_activity: Arc::new(|_| {}),
-    };
+    let told: OnDenial = Arc::new(move |_, denial| noted.lock().expect("denials").push(denial));
     let host = world.host.clone();
     let egress = world.wait(async move {
         let sockets = Arc::new(Sockets::start().await?);
@@ -89,8 +85,7 @@ fn priv_names_are_checked_where_the_firewall_redirects() {
     let good = hello("good.example");
     let mut stream = b.connect(SITE, 443).expect("connect");
     assert_eq!(say(&mut stream, &good).expect("echo"), good, "the site echoes");
-    let open = egress.connections(&b.id);
-    assert_eq!((open.len(), *open[0].address.ip(), open[0].name.as_deref()), (1, SITE, Some("good.example")));
+    assert_eq!(egress.counters().open, 1);
     let mut other = b.connect(SITE, 443).expect("connect");
     assert_eq!(say(&mut other, &hello("bad.example")).expect("alert"), [21, 3, 3, 0, 2, 2, 49]);
     let mut plain = b.connect(SITE, 80).expect("connect");

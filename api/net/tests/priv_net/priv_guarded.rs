@@ -55,7 +55,7 @@ impl Flood {
         let send = move || {
             let mut sent = 0;
             while !ended.load(Ordering::Acquire) {
-                // Whoever is refused hears of it with the next packet, which is not sent then.
+                // The sender of a refused packet gets the error with its next one, which is not sent then.
                 let text = format!("{LEAK}{:012}", begun.elapsed().as_nanos());
                 sent += u64::from(socket.send_to(text.as_bytes(), (CLOSED, 9)).is_ok());
                 thread::sleep(Self::PACE);
@@ -120,8 +120,8 @@ fn priv_nft_a_table_without_a_daemon_holds_and_is_owned_by_the_next() {
     for _ in 0..3 {
         let before = world.wait(world.side().counters(b.pair)).sent.packets;
         world.die();
-        assert!(!is_owned(&world), "somebody who is dead owns the table");
-        echo(&mut stream).expect("while nobody is there");
+        assert!(!is_owned(&world), "a process that has ended owns the table");
+        echo(&mut stream).expect("while no daemon runs");
         world.start();
         assert_eq!(is_owned(&world), kernel_guards(), "guarded");
         echo(&mut stream).expect("after the restart");
@@ -140,7 +140,7 @@ fn priv_nft_a_table_without_a_daemon_holds_and_is_owned_by_the_next() {
     assert_eq!(world.nft(&["list", "tables"]), "");
     world.start();
     Packet::new(UDP, b.address(), SITE, "not-let-in.").send(&b.namespace).expect("send");
-    assert!(!world.seen().iter().any(|s| s.has("not-let-in.")), "a box that nobody has let in");
+    assert!(!world.seen().iter().any(|s| s.has("not-let-in.")), "a box that was not let in");
     assert_eq!(is_owned(&world), kernel_guards(), "guarded");
 }
 
@@ -227,7 +227,7 @@ fn priv_nft_a_table_that_somebody_removes_is_put_back_with_its_boxes() {
         assert!(denied.connect(SITE, PLAIN_PORT).is_err(), "denied after {way:?}");
         assert!(connect(&world.host, SITE, 80).is_ok());
     }
-    // It is known again to whoever changes it.
+    // The next program that changes it finds it again.
     world.wait(world.side().set_policy(denied.pair, Policy::AllowAll, Vec::new()));
     let packet = Packet::new(UDP, denied.address(), SITE_2, "after-all.");
     packet.send(&denied.namespace).expect("send");

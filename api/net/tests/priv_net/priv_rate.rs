@@ -27,7 +27,7 @@ fn exchange(b: &TestBox) -> thread::JoinHandle<()> {
         });
         let mut buffer = vec![0; 1 << 16];
         while begun.elapsed() < LASTS && reader.read(&mut buffer).is_ok_and(|n| n > 0) {}
-        // Who waits in a write does not look at the clock.
+        // A thread that waits in a write does not look at the clock.
         let _ = reader.shutdown(std::net::Shutdown::Both);
         writer.join().expect("writer");
     })

@@ -56,7 +56,7 @@ fn ask(b: &TestBox, proxy: &UdpSocket, to: SocketAddr) -> Option<SocketAddr> {
             Err(_) => std::thread::yield_now(),
         }
     };
-    assert_eq!(from.ip(), b.address(), "the proxy does not see who asks");
+    assert_eq!(from.ip(), b.address(), "the proxy does not see the asking box");
     proxy.send_to(b"it is me", from).expect("answer");
     loop {
         match socket.recv_from(&mut buffer) {

@@ -64,7 +64,11 @@ fn priv_every_rule_tells_whom_it_refused_what() {
     let spoofed = Packet::new(UDP, denied.address(), SITE, "spoofed.");
     spoofed.send(&free.namespace).expect("send");
     let of_spoofed = refused(&mut world);
-    assert_eq!((of_spoofed.guest, of_spoofed.rule), (free.address(), "source address"), "not who it says it is");
+    assert_eq!(
+        (of_spoofed.guest, of_spoofed.rule),
+        (free.address(), "source address"),
+        "the source address is another box's"
+    );
     // Nothing that passes is told.
     echo(&mut free.connect(SITE, 80).expect("connect")).expect("echo");
     assert_eq!(world.event(Duration::from_millis(200)), None);
@@ -92,7 +96,7 @@ fn priv_ipv6_is_told_with_the_box_it_came_from() {
     let mut world = World::new();
     let b = world.add_box(Policy::AllowAll);
     let interface = b.interface();
-    for name in ["all/disable_ipv6", "eth0/disable_ipv6"] {
+    for name in ["all/disable_ipv6", "eth0/disable_ipv6", "eth0/addr_gen_mode"] {
         write_sysctl(&b.namespace, &format!("net/ipv6/conf/{name}"), "0");
     }
     write_sysctl(&world.host, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "0");

@@ -85,7 +85,7 @@ fn priv_what_a_proxy_sends_to_a_sleeping_box_is_told() {
     assert_eq!(world.event(DEADLINE), arrived(&b));
 }
 
-/// It is kept by the kernel: who comes after a crash is told, too.
+/// The kernel keeps it: a daemon that starts after a crash gets the events too.
 #[test]
 fn priv_a_sleeping_box_is_watched_over_after_a_restart() {
     let mut world = World::new();

@@ -116,14 +116,15 @@ async fn run_to_end(app: &App, found: &TheBox, command: &Command, blanks: bool) 
     let mut ended = runs::collect(&app.runs, &awake, command).await?;
     // From here on the run itself keeps the box awake; a pause need not wait for this request.
     drop(awake);
-    let patience = if blanks { HEAD_AFTER } else { Duration::MAX };
-    match tokio::time::timeout(patience, &mut ended).await {
-        Ok(Ok(outcome)) => {
-            Ok(([(header::CONTENT_TYPE, "application/json")], answer(outcome, timeout_ms)).into_response())
+    let outcome = if blanks {
+        match tokio::time::timeout(HEAD_AFTER, &mut ended).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Ok(keep_alive_body(ended.apart(), timeout_ms)),
         }
-        Ok(Err(_)) => Err(Refusal::Unavailable("the output of the command could not be read to its end".into())),
-        Err(_) => Ok(keep_alive_body(ended, timeout_ms)),
-    }
+    } else {
+        ended.await
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer(outcome, timeout_ms)).into_response())
 }
 
 /// The JSON of a finished command. It holds its share of memory until it is sent.

@@ -30,8 +30,9 @@ impl Lifecycle {
             let argv = ["git", "config", "--global", key, &value].map(str::to_owned).to_vec();
             let command = Command { hidden: true, ..Command::exec(argv, None)? };
             let outcome = collect(&self.runs, awake, &command).await?.await;
-            let failed = || Refusal::Unavailable("the box stopped during the request; try again".into());
-            let outcome = outcome.map_err(|_| failed())?;
+            if outcome.finished.lost {
+                return Err(Refusal::Unavailable("the box stopped during the request; try again".into()));
+            }
             if outcome.finished.exit_code != 0 {
                 let text = String::from_utf8_lossy(&outcome.stderr).into_owned();
                 return Err(Refusal::Conflict(format!("git refused its configuration: {}", text.trim())));

@@ -36,8 +36,9 @@ impl Lifecycle {
         let argv = ["sudo", "-n", "sh", "-c", TRUST_SCRIPT, CERTIFICATE_PATH, &certificate].map(str::to_owned).to_vec();
         let command = Command { hidden: true, ..Command::exec(argv, None)? };
         let outcome = collect(&self.runs, &awake, &command).await?.await;
-        let failed = || Refusal::Unavailable("the box stopped during the request; try again".into());
-        let outcome = outcome.map_err(|_| failed())?;
+        if outcome.finished.lost {
+            return Err(Refusal::Unavailable("the box stopped during the request; try again".into()));
+        }
         if outcome.finished.exit_code == 0 {
             return Ok(());
         }

@@ -87,7 +87,7 @@ impl World {
 
     async fn with(upstream: Arc<Upstream>, upstreams: Vec<SocketAddr>, policy: BoxPolicy) -> Self {
         let table = Arc::new(NetTable::default());
-        let box_ = Arc::new(BoxNet::new("calm-otter-1", Pair::of(GUEST), policy, None));
+        let box_ = Arc::new(BoxNet::new("calm-otter-1", "account", Pair::of(GUEST), policy, None));
         table.insert(Arc::clone(&box_));
         let recorder = Arc::new(Recorder::default());
         let denials: Arc<Mutex<Vec<Denial>>> = Arc::default();

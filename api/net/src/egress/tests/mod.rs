@@ -7,10 +7,8 @@ mod long;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Mutex;
 
 use futures::future::BoxFuture;
 use hyper::server::conn::http1;
@@ -20,15 +18,17 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::address::Pair;
 use crate::authority::provider;
+use crate::denial::Denial;
 use crate::headers::HeaderRules;
 use crate::policy::DomainPattern;
 use crate::secret::SealingKey;
+use crate::table::BoxNet;
 
 /// Not reached in a passing test.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -121,7 +121,6 @@ pub(super) struct World {
     pub(super) egress: Egress,
     pub(super) box_: Arc<BoxNet>,
     pub(super) denials: Arc<Mutex<Vec<Denial>>>,
-    pub(super) chunks: Arc<AtomicU64>,
     pub(super) outside: WorldAuthority,
     pub(super) authority: Arc<Authority>,
     listen: SocketAddr,
@@ -154,7 +153,7 @@ impl World {
         let authority = Arc::new(Authority::load_or_create(&folder.path().join("ca"), &key).expect("authority"));
         let rules = headers
             .map(|json| Arc::new(HeaderRules::check(&serde_json::from_value(json).expect("json")).expect("rules")));
-        let box_ = Arc::new(BoxNet::new("box", Pair::of(GUEST), policy, rules));
+        let box_ = Arc::new(BoxNet::new("box", "account", Pair::of(GUEST), policy, rules));
         let table = Arc::new(NetTable::default());
         table.insert(Arc::clone(&box_));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listen");
@@ -164,24 +163,18 @@ impl World {
             pool: "10.88.0.0/16".parse().expect("pool"),
             extra_roots: Some(roots),
             ech_allowed: false,
-            connections_max: 4096,
-            connections_per_box_max: 1000,
+            slots: SlotLimits { all: 4096, per_account: 2000, per_box: 1000 },
         };
         choose(&mut config);
         let way = FakeWay::default();
-        let (denials, chunks) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
-        let (noted, counted) = (Arc::clone(&denials), Arc::clone(&chunks));
-        let told = Told {
-            on_denial: Arc::new(move |_, denial| noted.lock().unwrap().push(denial)),
-            on_activity: Arc::new(move |_| {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }),
-        };
+        let denials = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&denials);
+        let told: OnDenial = Arc::new(move |_, denial| noted.lock().unwrap().push(denial));
         let road = Box::new(way.clone());
         let egress =
             Egress::start_with(config, listener, road, table, Arc::new(FakeNames), Arc::clone(&authority), told);
         let egress = egress.expect("egress");
-        Self { egress, box_, denials, chunks, outside, authority, listen, way, _folder: folder }
+        Self { egress, box_, denials, outside, authority, listen, way, _folder: folder }
     }
 
     /// A connection of the box to `address`, as the firewall would redirect it.

@@ -1,0 +1,155 @@
+//! The children of a cgroup that have no children: found, sized, read and removed through their parent's descriptors.
+
+use rustix::io::Errno;
+
+use super::controller::Controller;
+use super::error::{Error, ErrorKind, Result};
+use super::file::Dir;
+use super::gauges::unreadable;
+use super::hierarchy::Backend;
+use super::parse::keyed;
+use super::tree::{existing, wanted};
+use super::{Cgroup, V1Dir, v1};
+
+/// What a child has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeafUsage {
+    /// CPU time in µs.
+    pub cpu_usec: u64,
+    /// Most memory in use at one time; `None` where the kernel does not report it.
+    pub memory_peak: Option<u64>,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
+impl Cgroup {
+    /// Removes the child `name` if it has no processes, and says whether it is gone. On v1 it is looked for in the
+    /// hierarchies of the controllers in `v1`. The kernel decides in one call per hierarchy; nothing is opened and nothing
+    /// is waited for. The v2 directory goes last: as long as it is there, [`Cgroup::leaves`] lists the child.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn remove_empty_leaf(&self, name: &str, v1: &[Controller]) -> Result<bool> {
+        let mounts = wanted(&self.hierarchy, v1);
+        let on_v1 = self.v1.iter().filter(|d| mounts.contains(&d.mount)).map(|d| &d.dir);
+        for dir in on_v1.chain(&self.unified) {
+            match dir.rmdir(name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(false),
+                Err(e) => return Err(Error::errno("remove", dir.path().join(name), e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The child `name` in the one v1 hierarchy that has the controller `c`, and in no other tree; made if it is not
+    /// there. `None` where `c` is not on v1, or this cgroup was not opened with it.
+    ///
+    /// # Errors
+    /// Those of the system calls; `Invalid` for a name that is a path.
+    pub fn v1_child(&self, name: &str, c: Controller) -> Result<Option<Self>> {
+        let path = self.path.join(name)?;
+        let Some((mount, _)) = self.hierarchy.v1_mount(c) else { return Ok(None) };
+        let Some(parent) = self.v1.iter().find(|d| d.mount == mount) else { return Ok(None) };
+        let dir = match existing(&parent.dir, name)? {
+            Some(dir) => dir,
+            None => parent.dir.make(name)?.0,
+        };
+        let v1 = vec![V1Dir { mount, dir }];
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified: None, v1, refused: Vec::new() }))
+    }
+
+    /// Opens the child `name` if it exists, in v1 wherever this cgroup is open and has such a child.
+    ///
+    /// # Errors
+    /// Those of the system calls; `Invalid` for a name that is a path.
+    pub fn open_leaf(&self, name: &str) -> Result<Option<Self>> {
+        let path = self.path.join(name)?;
+        let unified = match &self.unified {
+            Some(dir) => match existing(dir, name)? {
+                None => return Ok(None),
+                found => found,
+            },
+            None => None,
+        };
+        let mut v1 = Vec::new();
+        for d in &self.v1 {
+            if let Some(dir) = existing(&d.dir, name)? {
+                v1.push(V1Dir { mount: d.mount, dir });
+            }
+        }
+        if unified.is_none() && v1.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { hierarchy: self.hierarchy.clone(), path, unified, v1, refused: self.refused.clone() }))
+    }
+
+    /// The names of the children.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn leaves(&self) -> Result<Vec<String>> {
+        let mut names = self.main()?.children()?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Its memory limit as the kernel spells it. `None` where memory is not controlled.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn memory_max(&self) -> Result<Option<String>> {
+        let Some((dir, file)) = self.memory_max_file() else { return Ok(None) };
+        if dir.has(file) { dir.read(file).map(|text| Some(text.trim().to_owned())) } else { Ok(None) }
+    }
+
+    /// Sets up a cgroup for processes below the one with the limits. `max` is the parent's memory limit and is copied
+    /// here: it applies anyway, but many programs read only the limit of their own cgroup, and would take "none" for
+    /// the whole machine. v1 charges the buffers of sockets to the cgroups above only where their limit is written.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn account_memory_as(&self, max: Option<&str>) -> Result<()> {
+        if let (Some((dir, file)), Some(max)) = (self.memory_max_file(), max) {
+            dir.write(file, max)?;
+        }
+        match self.v1_dir(Controller::Memory) {
+            // A kernel without such accounting has no such file.
+            Some(dir) => match dir.write(v1::SOCKETS, "-1") {
+                Err(error) if error.is(Errno::NOENT) => Ok(()),
+                written => written,
+            },
+            None => Ok(()),
+        }
+    }
+
+    fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {
+        let v1 = self.v1_dir(Controller::Memory).map(|dir| (dir, v1::LIMIT));
+        let is_v2 = self.hierarchy.backend(Controller::Memory) == Backend::V2;
+        v1.or_else(|| self.unified.as_ref().filter(|_| is_v2).map(|dir| (dir, "memory.max")))
+    }
+
+    /// Reads what the child `name` has used, without opening its directory. `None` if it does not exist. Where memory is
+    /// not controlled, its figures are 0.
+    ///
+    /// # Errors
+    /// `Unsupported` on a legacy layout, else those of the system calls.
+    pub fn leaf_usage(&self, name: &str) -> Result<Option<LeafUsage>> {
+        let dir = self.v2("read")?;
+        let file = format!("{name}/cpu.stat");
+        let cpu_usec = match dir.read(&file) {
+            Ok(text) => keyed(&text, "usage_usec").ok_or_else(|| unreadable(dir.path().join(file)))?,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (memory, peak, events) = match self.v1_dir(Controller::Memory) {
+            Some(dir) => (dir, "memory.max_usage_in_bytes", "memory.oom_control"),
+            None if self.backend(Controller::Memory) == Backend::V2 => (dir, "memory.peak", "memory.events"),
+            None => return Ok(Some(LeafUsage { cpu_usec, ..LeafUsage::default() })),
+        };
+        let read = |file: &str| memory.read(&format!("{name}/{file}")).ok();
+        let memory_peak = read(peak).and_then(|text| text.trim().parse().ok());
+        let oom_kills = read(events).and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0);
+        Ok(Some(LeafUsage { cpu_usec, memory_peak, oom_kills }))
+    }
+}
