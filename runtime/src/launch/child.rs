@@ -10,10 +10,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{fs::Mode, process::umask};
 
 use super::{
-    Inherit,
     cgroup::Made,
     cgroup_views::Views,
     clocks, dev,
+    inherit::Inherit,
     masks::Masks,
     mounts, names,
     process::{self, Entry},

@@ -27,6 +27,7 @@ mod clone;
 mod dev;
 mod handshake;
 mod id_map;
+mod inherit;
 mod masks;
 mod mount_parts;
 mod mounts;
@@ -41,24 +42,15 @@ mod streams;
 pub(crate) mod sync;
 pub(crate) mod terminal;
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
+pub use self::inherit::Inherit;
 use self::{child::ChildArgs, sync::Sync};
 pub(crate) use self::{
     handshake::{child_of, listen},
     oom_score::set_oom_score,
 };
 use crate::{Result, Step, cgroup::Cgroup, error::OnStep as _, plan::Plan};
-
-/// What goes with a plan but is not data.
-#[derive(Debug, Default)]
-pub struct Inherit {
-    /// Descriptors for the program and the numbers they get. Standard input, output and error are the caller's own
-    /// unless given here.
-    pub fds: Vec<(OwnedFd, RawFd)>,
-    /// A listening `SOCK_SEQPACKET` socket for a plan with `wait_for_start`.
-    pub start_socket: Option<OwnedFd>,
-}
 
 /// A container's first process.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use super::Inherit;
+use super::inherit::Inherit;
 use crate::{
     Result, Step,
     error::OnStep as _,

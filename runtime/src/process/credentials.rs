@@ -6,7 +6,10 @@ use rustix::{
     thread::{set_keep_capabilities, set_no_new_privs, set_thread_res_gid, set_thread_res_uid},
 };
 
-use super::{Failure, Note, ProcessStep, failure::at};
+use super::{
+    failure::{Failure, ProcessStep, at},
+    note::Note,
+};
 use crate::{plan::CapabilitySets, sys::process as sys};
 
 pub(crate) const CAPABILITY_MAX: u32 = 63;

@@ -23,6 +23,7 @@
 mod credentials;
 mod descriptors;
 mod failure;
+mod note;
 
 use std::{
     ffi::{CStr, CString},
@@ -41,6 +42,7 @@ pub use self::{
     credentials::{Rights, User, become_user},
     descriptors::close_all_but,
     failure::{Failure, ProcessStep},
+    note::Note,
 };
 pub use crate::sys::{
     fd::adopt,
@@ -82,20 +84,6 @@ pub enum ProgramFile<'a> {
     Open(BorrowedFd<'a>),
     /// The first of these paths that can be executed.
     FirstOf(&'a [CString]),
-}
-
-/// What could not be done as asked and is no failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// Raising a hard limit takes CAP_SYS_RESOURCE in the initial user namespace.
-    HardLimitKept {
-        /// The limit as asked for.
-        wanted: Rlimit,
-        /// The limit as set.
-        set: Rlimit,
-    },
-    /// Capabilities that this process does not hold itself, as a mask.
-    CapabilitiesMissing(u64),
 }
 
 impl Ready<'_> {
