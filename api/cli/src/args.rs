@@ -132,7 +132,7 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     /// Show the log of a box
     Logs(Logs),
     /// Show events of boxes as they happen: lifecycle, commands, network, ledger
-    Events(super::events::EventsArgs),
+    Events(super::args_more::EventsArgs),
     /// Show the runs of a box, newest first
     Runs(Runs),
     /// Stop a run
@@ -144,7 +144,7 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         run: String,
     },
     /// Make a port of a box reachable from outside, and print its URL
-    Url(super::urls::UrlArgs),
+    Url(super::args_more::UrlArgs),
     /// List the ports of a box that are reachable from outside
     Urls {
         /// Id or name

@@ -3,6 +3,7 @@
 use reqwest::{Method, header};
 use serde_json::Value;
 
+use super::args_more::EventsArgs;
 use super::client::{Client, Patience};
 use super::error::Error;
 use super::human;
@@ -11,26 +12,6 @@ use super::output::Output;
 /// Longest record. The server's are far shorter.
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 const READ: &str = "read the events";
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  icebox events                          of all boxes, until Ctrl-C
-  icebox events build --type run         commands of one box
-  icebox events --type box.frozen,box.thawed --json
-
-Types begin with box, run, network or ledger; the first part alone means all of its kind.")]
-pub(crate) struct EventsArgs {
-    /// Id or name; all boxes of the account otherwise
-    #[arg(value_name = "BOX")]
-    pub(crate) name: Option<String>,
-    /// Only events of this type (repeatable, or separated by commas)
-    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
-    pub(crate) types: Vec<String>,
-    /// Begin after the event with this id, as `--json` shows it
-    #[arg(long, value_name = "ID")]
-    pub(crate) after: Option<String>,
-}
 
 /// `icebox events`. Ends when the server ends the stream, which is a failure.
 pub(crate) async fn events(client: &Client, output: &Output, events: EventsArgs) -> Result<(), Error> {

@@ -10,6 +10,7 @@
 
 mod access;
 mod args;
+mod args_more;
 mod bill;
 mod boxes;
 mod client;

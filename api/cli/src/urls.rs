@@ -3,38 +3,13 @@
 use reqwest::Method;
 use serde_json::json;
 
+use super::args_more::UrlArgs;
 use super::client::{Client, Patience, read};
 use super::error::Error;
 use super::human;
 use super::output::Output;
 use super::table::Table;
 use super::types::{OpenedUrl, UrlList};
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  icebox url build 3000              http://<id>-3000.localhost:7070/, open to anyone who knows it
-  icebox url build 3000 --bearer     opens with `Authorization: Bearer <token>`
-  icebox url build 3000 --remove
-
-A request to the URL wakes the box. A URL that exists is replaced, and its credentials die.")]
-pub(crate) struct UrlArgs {
-    /// Id or name
-    #[arg(value_name = "BOX")]
-    pub(crate) name: String,
-    /// The port that a server in the box listens on
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) port: u16,
-    /// Open it with a token; printed this once
-    #[arg(long)]
-    pub(crate) bearer: bool,
-    /// Open it with the user `user` and a password; printed this once
-    #[arg(long)]
-    pub(crate) basic: bool,
-    /// Remove the URL, and end the connections through it
-    #[arg(long, conflicts_with_all = ["bearer", "basic"])]
-    pub(crate) remove: bool,
-}
 
 /// `icebox url`.
 pub(crate) async fn url(client: &Client, output: &Output, url: UrlArgs) -> Result<(), Error> {
