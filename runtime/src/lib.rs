@@ -24,6 +24,7 @@ pub mod seccomp;
 pub mod stdio;
 mod step;
 
+#[cfg(feature = "oci")]
 pub use bundle::features;
 pub use error::{Error, Kind, Result};
 pub use step::Step;

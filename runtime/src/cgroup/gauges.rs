@@ -1,4 +1,4 @@
-//! What is asked of a box's cgroup for each request, through descriptors that stay open: a reading is one system call.
+//! What is asked of a cgroup for each command, through descriptors that stay open: a reading is one system call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
