@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    cgroup::{CgroupPath, Limits, Unenforced},
+    cgroup::{CgroupPath, Limits, Manager, Unenforced},
     seccomp::Program,
 };
 
@@ -316,6 +316,8 @@ pub fn default_dev_links() -> Vec<(String, String)> {
 /// The container's place in the cgroup hierarchies, and its limits.
 #[derive(Debug, Clone)]
 pub struct CgroupPlan {
+    /// How the cgroup is made.
+    pub manager: Manager,
     /// The container's cgroup.
     pub path: CgroupPath,
     /// Limits of that cgroup.

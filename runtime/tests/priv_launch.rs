@@ -12,7 +12,7 @@ use std::{
 
 use icebox_runtime::{
     Kind, Step,
-    cgroup::{CgroupPath, Limits, Unenforced},
+    cgroup::{CgroupPath, Limits, Manager, Unenforced},
     launch::{Child, Inherit, launch},
     plan::{
         CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
@@ -94,6 +94,7 @@ impl Bench {
                 limits: Limits { pids_max: Some(64), memory_max_bytes: Some(64 << 20), ..Limits::default() },
                 unenforced: Unenforced::Refuse,
                 leaf: Some("init".into()),
+                manager: Manager::Cgroupfs,
                 joins_from: Some((UID_BASE, UID_BASE)),
             }),
             process: Process {

@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, Limits, Unenforced};
+use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, Limits, Manager, Unenforced};
 use icebox_runtime::plan::{
     CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
@@ -281,6 +281,7 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
         },
         unenforced: if spec.allow_unenforced_limits { Unenforced::Allow } else { Unenforced::Refuse },
         leaf: Some(INIT_LEAF.to_owned()),
+        manager: Manager::Cgroupfs,
         joins_from: Some((spec.uid_base, spec.uid_base)),
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use boxed::{TestBox, leaf_path};
 use common::{PATIENCE, collect, eventually};
-use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
+use icebox_runtime::cgroup::{CgroupPath, Controller, Hierarchy, Manager};
 use icebox_shim::ErrorKind;
 use icebox_shim::handle::{BoxHandle, ExitStatus, RunEvent, Scope, Winsize};
 
@@ -253,9 +253,9 @@ async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     let request = b.request(&["/bin/echo", "ok"]);
     let number = request.run;
     let hierarchy = Hierarchy::probe().unwrap();
-    let parent = [format!("{}/runs", b.spec.cgroup), b.spec.cgroup.clone()]
-        .into_iter()
-        .find_map(|path| Cgroup::open(&hierarchy, &CgroupPath::new(path).unwrap(), &[Controller::Memory]).unwrap());
+    let parent = [format!("{}/runs", b.spec.cgroup), b.spec.cgroup.clone()].into_iter().find_map(|path| {
+        Manager::Cgroupfs.open(&hierarchy, &CgroupPath::new(path).unwrap(), &[Controller::Memory]).unwrap()
+    });
     parent.unwrap().leaf(&format!("run-{number}"), &[Controller::Memory]).unwrap();
     b.handle.sweep_leaves(|run| run == number).unwrap();
     assert_eq!(b.handle.last_leaf().await.unwrap(), number, "the leaf was swept away under its start");

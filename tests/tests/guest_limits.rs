@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use icebox_runtime::cgroup::{Cgroup, CgroupPath, Hierarchy};
+use icebox_runtime::cgroup::{CgroupPath, Hierarchy, Manager};
 use icebox_tests::api::read_until;
 use icebox_tests::daemon::{scratch_dir, unique};
 use icebox_tests::machine::{self, Cgroups};
@@ -248,7 +248,7 @@ fn a_device_that_is_not_allowed_cannot_be_opened() {
 
     let path = CgroupPath::new(daemon.cgroup(&made)).expect("a path");
     let hierarchy = Hierarchy::probe().expect("cgroups");
-    let cgroup = Cgroup::open(&hierarchy, &path, &[]).expect("open").expect("the box's cgroup");
+    let cgroup = Manager::Cgroupfs.open(&hierarchy, &path, &[]).expect("open").expect("the box's cgroup");
     assert_eq!(cgroup.device_filters().expect("bpf").len(), 1);
 }
 

@@ -22,7 +22,7 @@ pub use self::features::features;
 pub(crate) use self::process::{ExecOverrides, ForExec, for_exec};
 use crate::{
     Error, Result, Step,
-    cgroup::CgroupPath,
+    cgroup::{CgroupPath, Manager},
     error::OnStep as _,
     plan::{
         CgroupPlan, Dev, Mount, MountSource, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes,
@@ -114,6 +114,7 @@ impl Bundle {
             sysctls: linux::sysctls(linux),
             oom_score_adj: process.oom_score_adj(),
             cgroup: Some(CgroupPlan {
+                manager: Manager::Cgroupfs,
                 path: self.cgroup_path(id)?,
                 limits: linux::limits(linux)?,
                 unenforced: crate::cgroup::Unenforced::Refuse,

@@ -26,7 +26,7 @@ pub(super) enum ActsOn {
     Uts,
     /// The container's first process, which sets it for itself.
     Process,
-    /// The container's own cgroup: [`crate::cgroup::Cgroup::create`] takes none that has processes.
+    /// The container's own cgroup: [`crate::cgroup::Manager::create`] takes none that has processes.
     Cgroup,
 }
 

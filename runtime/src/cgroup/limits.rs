@@ -108,7 +108,7 @@ impl fmt::Display for Warning {
 }
 
 impl Limits {
-    /// The controllers that these limits need: what to pass to [`super::Cgroup::create`] as `v1`.
+    /// The controllers that these limits need: what to pass to [`super::Manager::create`] as `v1`.
     #[must_use]
     pub fn controllers(&self) -> Vec<Controller> {
         let cpu = self.cpu_quota_us.is_some()

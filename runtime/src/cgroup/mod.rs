@@ -11,7 +11,7 @@
 //! - No process is ever moved, except the caller itself by [`Cgroup::join_self`].
 //! - Waits are polls of `cgroup.events` or of pidfds, and all have a deadline.
 //!
-//! Left out: v1's freezer; systemd (the caller gives a path that it may use); who owns which cgroup.
+//! Left out: v1's freezer; systemd as a [`Manager`] (the caller gives a path that it may use); who owns which cgroup.
 
 mod apply;
 mod controller;
@@ -25,6 +25,7 @@ mod hierarchy;
 mod kill;
 mod leaf;
 mod limits;
+mod manager;
 mod parse;
 mod path;
 mod pressure;
@@ -47,6 +48,7 @@ pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
     shares_from_weight, weight_from_shares,
 };
+pub use manager::Manager;
 pub use parse::{is_number_list, number_list};
 pub use path::CgroupPath;
 pub use pressure::{Pressure, Resource, Stall};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Error, Result};
 
 /// The longest path we take.
@@ -12,8 +14,23 @@ const PART_BYTES_MAX: usize = 255;
 const PARTS_MAX: usize = 32;
 
 /// A relative cgroup path without `..`, empty parts or a leading slash.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CgroupPath(String);
+
+impl TryFrom<String> for CgroupPath {
+    type Error = Error;
+
+    fn try_from(path: String) -> Result<Self> {
+        Self::new(path)
+    }
+}
+
+impl From<CgroupPath> for String {
+    fn from(path: CgroupPath) -> Self {
+        path.0
+    }
+}
 
 impl CgroupPath {
     /// Checks `path`.

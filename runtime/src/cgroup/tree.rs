@@ -18,15 +18,11 @@ use super::{Cgroup, CgroupPath, Refusal, V1Dir};
 const ALWAYS: [Controller; 3] = [Controller::Cpu, Controller::Memory, Controller::Pids];
 
 impl Cgroup {
-    /// Makes `path`, ancestors included, in the v2 tree and in the v1 hierarchies of the controllers in `v1`
-    /// (those that are on v2 or nowhere here make no difference). An empty one that exists is taken over.
+    /// [`Manager::create`](super::Manager::create) by this process.
     ///
     /// On v2 the ancestors are told to hand down cpu, memory and pids; what they will not hand down shows as
     /// `Unenforced` in [`Cgroup::apply`].
-    ///
-    /// # Errors
-    /// `Busy` when it exists and has processes, `Frozen` when it or an ancestor is frozen.
-    pub fn create(h: &Hierarchy, path: &CgroupPath, v1: &[Controller]) -> Result<Self> {
+    pub(super) fn create(h: &Hierarchy, path: &CgroupPath, v1: &[Controller]) -> Result<Self> {
         let refused = enable(h, path, &ALWAYS)?;
         let mut made = Made::new(h, path.clone(), refused);
         let (parents, name) = path.split_last();
@@ -44,12 +40,8 @@ impl Cgroup {
         made.finish(built)
     }
 
-    /// Opens `path` if it exists: in the v2 tree (on a legacy layout: in the first hierarchy), and in those v1
-    /// hierarchies of `v1` that have it.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn open(h: &Hierarchy, path: &CgroupPath, v1: &[Controller]) -> Result<Option<Self>> {
+    /// [`Manager::open`](super::Manager::open) by this process.
+    pub(super) fn open(h: &Hierarchy, path: &CgroupPath, v1: &[Controller]) -> Result<Option<Self>> {
         let unified = match h.unified() {
             Some(root) => match existing(root, path.as_str())? {
                 None => return Ok(None),

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use super::{
     delete::tear_down,
-    facts::Facts,
+    facts::{CgroupFacts, Facts},
     foreground::{self, RunResult},
     signal::start,
     store::{Store, check_id, replace},
@@ -174,7 +174,7 @@ fn write_down(
     child: &Child,
 ) -> Result<()> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let cgroup = plan.cgroup.as_ref().map(|c| c.path.as_str().to_owned()).unwrap_or_default();
+    let cgroup = plan.cgroup.as_ref().map(|c| CgroupFacts { manager: c.manager, path: c.path.clone() });
     let controllers = plan.cgroup.as_ref().map(|c| c.limits.controllers()).unwrap_or_default();
     store.save(&Facts {
         id: id.to_owned(),

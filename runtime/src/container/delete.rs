@@ -40,8 +40,9 @@ pub(super) fn tear_down(store: &Store, id: &str) -> Result<()> {
     if let Ok(container) = Container::open(store, id)
         && let Some(cgroup) = container.cgroup()?
     {
-        cgroup.kill().on(Step::Delete, &container.facts.cgroup)?;
-        cgroup.remove(CGROUP_REMOVE_DEADLINE).on(Step::Delete, &container.facts.cgroup)?;
+        cgroup.kill().on(Step::Delete, cgroup.path().as_str())?;
+        let path = cgroup.path().as_str().to_owned();
+        cgroup.remove(CGROUP_REMOVE_DEADLINE).on(Step::Delete, path)?;
     }
     store.forget(id)
 }

@@ -130,7 +130,7 @@ fn join(
     let target = pidfd(container)?;
     let flags = different_namespaces(container.facts.pid)?;
     let cgroup = container.cgroup()?;
-    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().on(Step::JoinCgroup, &container.facts.cgroup)).transpose()?;
+    let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().on(Step::JoinCgroup, c.path().as_str())).transpose()?;
     let tasks = tasks.unwrap_or_default();
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
     let place = cgroup.as_ref().and_then(crate::cgroup::Cgroup::unified_fd);

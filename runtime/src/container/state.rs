@@ -8,7 +8,7 @@ use super::{facts::Facts, store::Store};
 use crate::{
     Result, Step,
     bundle::Bundle,
-    cgroup::{Cgroup, CgroupPath, Controller, Hierarchy},
+    cgroup::{Cgroup, Controller, Hierarchy},
     error::OnStep as _,
     identity,
 };
@@ -98,12 +98,12 @@ impl Container {
     }
 
     pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>> {
-        let subject = &self.facts.cgroup;
+        let Some(facts) = &self.facts.cgroup else { return Ok(None) };
+        let subject = facts.path.as_str();
         let hierarchy = Hierarchy::probe().on(Step::Cgroup, subject)?;
-        let path = CgroupPath::new(self.facts.cgroup.clone()).on(Step::Cgroup, subject)?;
         let controllers: Vec<Controller> =
             self.facts.controllers.iter().filter_map(|name| Controller::from_name(name)).collect();
-        Cgroup::open(&hierarchy, &path, &controllers).on(Step::Cgroup, subject)
+        facts.manager.open(&hierarchy, &facts.path, &controllers).on(Step::Cgroup, subject)
     }
 
     /// The bundle with the configuration that the container was created with.

@@ -22,7 +22,7 @@ pub(super) struct Made(Option<Cgroup>);
 pub(super) fn make(plan: Option<&CgroupPlan>, warnings: &mut Vec<String>) -> Result<Made> {
     let Some(plan) = plan else { return Ok(Made(None)) };
     let hierarchy = Hierarchy::probe().on(Step::Cgroup, plan.path.as_str())?;
-    let made = Cgroup::create(&hierarchy, &plan.path, &plan.limits.controllers());
+    let made = plan.manager.create(&hierarchy, &plan.path, &plan.limits.controllers());
     let made = Made(Some(made.on(Step::Cgroup, plan.path.as_str())?));
     if let Some(cgroup) = &made.0 {
         if let Some((uid, gid)) = plan.joins_from {

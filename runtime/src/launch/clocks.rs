@@ -17,8 +17,8 @@ use crate::{Result, Step, error::OnStep as _, plan::Plan};
 const OFFSETS: &str = "/proc/self/timens_offsets";
 const NAMESPACE: &str = "/proc/self/ns/time_for_children";
 
-/// Makes the namespace and enters it, if the plan says so. Does nothing on a kernel without time namespaces. The process must be in its user
-/// namespace with all capabilities there, and still have the host's `/proc`.
+/// Makes the namespace and enters it, if the plan says so. A kernel without time namespaces (before Linux 5.6) keeps the
+/// host's clocks. The process must be in its user namespace with all capabilities there, and still have the host's `/proc`.
 pub(super) fn from_zero(plan: &Plan) -> Result<()> {
     if !plan.clocks_from_zero {
         return Ok(());

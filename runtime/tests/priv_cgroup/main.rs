@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use icebox_runtime::cgroup::{
     Access, Backend, Cgroup, CgroupPath, Controller, DeviceKind, DeviceRule, ErrorKind, Hierarchy, Layout, Limits,
-    Unenforced,
+    Manager, Unenforced,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -41,7 +41,7 @@ impl Top {
         let h = Hierarchy::probe().expect("probe");
         let name = format!("icebox-test.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = CgroupPath::new(name).expect("path");
-        let cgroup = Cgroup::create(&h, &path, v1).expect("create");
+        let cgroup = Manager::Cgroupfs.create(&h, &path, v1).expect("create");
         Self { h, cgroup, children: Vec::new() }
     }
 
@@ -102,7 +102,7 @@ impl Drop for Top {
         let removed = self.cgroup.remove(DEADLINE);
         if !std::thread::panicking() {
             removed.expect("remove");
-            assert!(Cgroup::open(&self.h, self.cgroup.path(), &[]).expect("open").is_none());
+            assert!(Manager::Cgroupfs.open(&self.h, self.cgroup.path(), &[]).expect("open").is_none());
         }
     }
 }

@@ -38,7 +38,7 @@ fn priv_a_freeze_that_takes_too_long_is_undone() {
     // A process out of quota does not run until the next period, and so cannot stop by itself before.
     let quota = Limits { cpu_quota_us: Some(1000), cpu_period_us: Some(1_000_000), ..Limits::default() };
     limits_of(&top, &quota);
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
     top.spawn(&cgroup, &v1, SPINNER);
     eventually("it has used its quota", || cgroup.cpu().unwrap().usage_usec >= 1000);
     // On a busy machine it may be about to get the rest of its quota just now: then it does stop, so try again.
@@ -106,11 +106,11 @@ fn priv_removal_is_recursive_and_repeatable() {
     let v1 = [Controller::Memory, Controller::Pids];
     let top = Top::new(&v1);
     let path = top.path("a");
-    let a = Cgroup::create(&top.h, &path, &v1).unwrap();
+    let a = Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap();
     let b = a.leaf("b", &v1).unwrap();
     b.leaf("c", &[Controller::Memory]).unwrap();
     a.leaf("d", &[]).unwrap();
-    let bare = Cgroup::open(&top.h, &path, &[]).unwrap().unwrap();
+    let bare = Manager::Cgroupfs.open(&top.h, &path, &[]).unwrap().unwrap();
     assert_eq!(a.leaves().unwrap(), ["b", "d"]);
     assert!(a.open_leaf("b").unwrap().is_some());
     a.remove(DEADLINE).unwrap();
@@ -124,12 +124,12 @@ fn priv_removal_is_recursive_and_repeatable() {
     assert!(a.leaf("x", &v1).is_err(), "a removed cgroup does not come back by its child");
     assert!(a.cpu().is_err());
     // A new one of the same name does not belong to the old handle.
-    let new = Cgroup::create(&top.h, &path, &v1).unwrap();
+    let new = Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap();
     a.remove(DEADLINE).unwrap();
     bare.remove(DEADLINE).unwrap();
     assert_eq!(new.leaves().unwrap(), [""; 0]);
     new.memory().unwrap();
-    assert!(Cgroup::open(&top.h, &path, &v1).unwrap().is_some());
+    assert!(Manager::Cgroupfs.open(&top.h, &path, &v1).unwrap().is_some());
 }
 
 #[test]

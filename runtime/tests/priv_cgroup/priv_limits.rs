@@ -140,9 +140,9 @@ fn priv_an_ancestor_with_processes_hands_nothing_down_and_is_named() {
     if top.h.layout() != Layout::Unified {
         return not_here("a rule of v2 controllers");
     }
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &[]).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &[]).unwrap().unwrap();
     top.spawn(&cgroup, &[], SLEEPER);
-    let below = Cgroup::create(&top.h, &top.path("x"), &[]).unwrap();
+    let below = Manager::Cgroupfs.create(&top.h, &top.path("x"), &[]).unwrap();
     let error = below.apply(&Limits { pids_max: Some(5), ..Limits::default() }, Unenforced::Refuse).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unenforced(Controller::Pids));
     assert!(error.to_string().contains("does not hand it down"), "{error}");
@@ -193,7 +193,7 @@ fn priv_the_pids_limit_stops_forks() {
     let v1 = [Controller::Pids];
     let mut top = Top::new(&v1);
     limits_of(&top, &Limits { pids_max: Some(4), ..Limits::default() });
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
     let script = "exec 2>/dev/null; for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; exit 0";
     let child = top.spawn(&cgroup, &v1, script);
     assert!(!top.wait(child).success(), "the shell gives up when it cannot fork");
@@ -209,7 +209,7 @@ fn null_only() -> Vec<DeviceRule> {
 
 /// What a process in the cgroup may open.
 fn devices_seen(top: &mut Top, v1: &[Controller]) -> Vec<bool> {
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), v1).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), v1).unwrap().unwrap();
     let tests = ["true >/dev/null", "true </dev/zero", "true >/dev/zero", "true </dev/random", "true <>/dev/null"];
     let mut run = |test: &&str| {
         let child = top.spawn(&cgroup, v1, &format!("({test}) 2>&-; exit"));

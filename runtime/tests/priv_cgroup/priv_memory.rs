@@ -19,7 +19,7 @@ fn cache_filler(mib: i64) -> String {
 fn priv_reclaim_takes_cached_files_of_a_frozen_cgroup() {
     let v1 = [Controller::Memory];
     let mut top = Top::new(&v1);
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
     top.spawn(&cgroup, &v1, &cache_filler(32));
     eventually("the cache fills", || cgroup.memory().unwrap().current > 32 << 20);
     eventually("the child has written it all", || {
@@ -63,7 +63,7 @@ fn priv_meeting_the_memory_limit_is_counted() {
     let mut top = Top::new(&v1);
     let limits = Limits { memory_max_bytes: Some(16 * MIB), memory_swap_max_bytes: Some(0), ..Limits::default() };
     limits_of(&top, &limits);
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &v1).unwrap().unwrap();
     assert_eq!(cgroup.memory_events().unwrap(), Default::default());
     let hog = top.spawn(&cgroup, &v1, "x=x; while :; do x=$x$x; done");
     assert!(!top.wait(hog).success());
@@ -78,7 +78,7 @@ fn priv_meeting_the_memory_limit_is_counted() {
 #[test]
 fn priv_pressure_grows_when_tasks_must_wait() {
     let mut top = Top::new(&[]);
-    let cgroup = Cgroup::open(&top.h, top.cgroup.path(), &[]).unwrap().unwrap();
+    let cgroup = Manager::Cgroupfs.open(&top.h, top.cgroup.path(), &[]).unwrap().unwrap();
     if !std::path::Path::new("/proc/pressure").exists() {
         assert_eq!(cgroup.pressure(Resource::Cpu).unwrap_err().kind, ErrorKind::Unsupported);
         return;

@@ -31,12 +31,12 @@ fn priv_an_existing_cgroup_is_taken_over_only_when_unused() {
     let v1 = [Controller::Memory, Controller::Pids];
     let mut top = Top::new(&v1);
     let path = top.path("x");
-    let first = Cgroup::create(&top.h, &path, &v1).unwrap();
+    let first = Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap();
     let inode = first.inode().unwrap();
-    assert_eq!(Cgroup::create(&top.h, &path, &v1).unwrap().inode().unwrap(), inode, "empty: taken over");
+    assert_eq!(Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap().inode().unwrap(), inode, "empty: taken over");
 
     first.freeze(DEADLINE).unwrap();
-    assert_eq!(Cgroup::create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Frozen);
+    assert_eq!(Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Frozen);
     let error = first.leaf("run-1", &v1).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Frozen, "whoever joined a child would stop");
     assert_eq!(first.leaves().unwrap(), [""; 0], "and nothing is left of the attempt");
@@ -46,7 +46,7 @@ fn priv_an_existing_cgroup_is_taken_over_only_when_unused() {
     first.thaw(DEADLINE).unwrap();
 
     top.spawn(&first, &v1, SLEEPER);
-    assert_eq!(Cgroup::create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Busy);
+    assert_eq!(Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Busy);
     first.kill().unwrap();
     first.wait_empty(DEADLINE).unwrap();
     if top.h.layout() == Layout::Hybrid {
@@ -54,7 +54,7 @@ fn priv_an_existing_cgroup_is_taken_over_only_when_unused() {
         let child = top.spawn(&first, &v1, SLEEPER);
         let pid = top.children[child].id().to_string();
         write_unified(&top.cgroup, "cgroup.procs", &pid);
-        assert_eq!(Cgroup::create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Busy);
+        assert_eq!(Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Busy);
         assert_eq!(first.remove(Duration::from_millis(20)).unwrap_err().kind, ErrorKind::Busy);
     }
 }

@@ -7,10 +7,13 @@
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Backend, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Unenforced};
+use icebox_runtime::cgroup::{
+    self, Backend, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Manager, Unenforced,
+};
 
 use super::BoxHandle;
 use crate::error::{Error, ErrorKind};
@@ -72,6 +75,9 @@ pub(super) struct Held {
     inode: u64,
     /// The box's memory limit, which each run gets as its own.
     memory_max: Option<String>,
+    /// Processes that the kernel killed in leaves which are removed. v1 counts them in the leaf alone; on v2 the box's
+    /// own count has them, and this stays 0.
+    oom_kills_of_removed: AtomicU64,
 }
 
 impl Held {
@@ -84,7 +90,16 @@ impl Held {
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
         let (gauges, inode) = (whole.gauges()?, whole.inode()?);
         let memory_max = whole.memory_max()?;
-        Ok(Self { whole, group, pids, gauges, inode, memory_max })
+        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed: AtomicU64::new(0) })
+    }
+
+    /// Removes a leaf if it is empty, and says whether it is gone. `oom_kills` are those in it.
+    fn remove_leaf(&self, name: &str, v1: &[Controller], oom_kills: u64) -> cgroup::Result<bool> {
+        let is_gone = self.leaves().remove_empty_leaf(name, v1)?;
+        if is_gone && matches!(self.whole.backend(Controller::Memory), Backend::V1(_)) {
+            self.oom_kills_of_removed.fetch_add(oom_kills, Ordering::Relaxed);
+        }
+        Ok(is_gone)
     }
 
     /// The cgroup that has the leaves of runs as its children.
@@ -154,7 +169,8 @@ pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
 /// `InvalidInput` if it is not a plain relative path, `NotFound` for a missing unit.
 pub fn check_parent(parent: &str) -> Result<(), Error> {
     let path = check_path(parent)?;
-    let found = || Cgroup::open(hierarchy()?, &path, &[]).map_err(|e| Error::cgroup("open cgroup parent", parent, e));
+    let found =
+        || Manager::Cgroupfs.open(hierarchy()?, &path, &[]).map_err(|e| Error::cgroup("open cgroup parent", parent, e));
     if names_a_unit(parent) && found()?.is_none() {
         return Err(Error::new(ErrorKind::NotFound, "find the systemd unit of cgroup parent", parent));
     }
@@ -200,7 +216,7 @@ impl BoxHandle {
         let Some(path) = &self.inner.cgroup else {
             return Ok(None);
         };
-        Cgroup::open(hierarchy()?, path, v1).map_err(self.fail("open box's cgroup"))
+        Manager::Cgroupfs.open(hierarchy()?, path, v1).map_err(self.fail("open box's cgroup"))
     }
 
     pub(super) fn cgroup(&self, v1: &[Controller]) -> Result<Cgroup, Error> {
@@ -332,9 +348,9 @@ impl BoxHandle {
         let name = leaf_name(run);
         let usage = self.with_cgroup(step, |held| {
             let usage = held.leaves().leaf_usage(&name)?;
-            if usage.is_some() {
+            if let Some(usage) = &usage {
                 // The sweep handles a leaf that cannot be removed now.
-                let _ = held.leaves().remove_empty_leaf(&name, &LEAF_V1);
+                let _ = held.remove_leaf(&name, &LEAF_V1, usage.oom_kills);
             } else if held.gauges.events().is_err() {
                 // The box's cgroup itself is gone: another one may have its path.
                 return held.gauges.events().map(|_| None);
@@ -374,9 +390,11 @@ impl BoxHandle {
         self.with_cgroup(step, |held| {
             let mut removed = 0;
             for name in held.leaves().leaves()? {
-                if !run_of_leaf(&name).is_none_or(&in_flight) && held.leaves().remove_empty_leaf(&name, &HELD_V1)? {
-                    removed += 1;
+                if run_of_leaf(&name).is_none_or(&in_flight) {
+                    continue;
                 }
+                let oom_kills = held.leaves().leaf_usage(&name)?.map_or(0, |usage| usage.oom_kills);
+                removed += usize::from(held.remove_leaf(&name, &HELD_V1, oom_kills)?);
             }
             Ok(removed)
         })
@@ -462,7 +480,7 @@ impl BoxHandle {
             Some(cgroup) if cgroup.pids().is_ok() => cgroup,
             _ => {
                 let path = self.inner.cgroup.as_ref().ok_or_else(|| self.missing())?;
-                Cgroup::create(hierarchy()?, path, &v1).map_err(self.fail(step))?
+                Manager::Cgroupfs.create(hierarchy()?, path, &v1).map_err(self.fail(step))?
             }
         };
         let limits = Limits { pids_max: Some(pids_max), ..Limits::default() };
@@ -501,13 +519,14 @@ impl BoxHandle {
         // Billing needs only the CPU time; the launch allowed a box without these controllers.
         let memory = cgroup.memory().unwrap_or_default();
         let pids = cgroup.pids().unwrap_or_default();
+        let removed = self.with_cgroup(step, |held| Ok(held.oom_kills_of_removed.load(Ordering::Relaxed)))?;
         Ok(BoxUsage {
             cpu_usec: cpu.usage_usec,
             user_usec: cpu.user_usec,
             system_usec: cpu.system_usec,
             memory_current: memory.current,
             memory_peak: memory.peak.unwrap_or(0),
-            oom_kills: memory.oom_kills,
+            oom_kills: memory.oom_kills + removed,
             pids: pids.current,
             cgroup_inode: cgroup.inode().map_err(self.fail(step))?,
         })

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use icebox_runtime::cgroup::{Cgroup, CgroupPath, Controller, Hierarchy};
+use icebox_runtime::cgroup::{CgroupPath, Controller, Hierarchy, Manager};
 use icebox_shim::handle::{BoxHandle, ExecRequest};
 use icebox_shim::launch::{BoxSpec, LIBEXEC_ENV, Launched, Tools, launch};
 
@@ -163,7 +163,7 @@ impl Drop for TestBox {
         let hierarchy = Hierarchy::probe().unwrap();
         for path in [&self.spec.cgroup, &self.cgroup_root] {
             let path = CgroupPath::new(path.clone()).unwrap();
-            if let Ok(Some(cgroup)) = Cgroup::open(&hierarchy, &path, &V1) {
+            if let Ok(Some(cgroup)) = Manager::Cgroupfs.open(&hierarchy, &path, &V1) {
                 let _ = cgroup.kill();
                 let _ = cgroup.wait_empty(super::PATIENCE);
                 let _ = cgroup.remove(super::PATIENCE);
