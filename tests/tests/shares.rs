@@ -94,6 +94,8 @@ fn one_account_or_address_leaves_the_others_their_share() {
     operator.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("send");
     assert_eq!(status(&mut operator), 200);
     drop((silent, streams));
+    let asked = || made.post("/exec", &json!({ "command": ["true"] })).status;
+    wait_until(PATIENCE, "the account's connections to be closed", || asked() == 200);
 
     // Output is passed on at the rate of the box, and counted.
     let begun = std::time::Instant::now();
