@@ -23,6 +23,8 @@ const START_DEADLINE: Duration = PATIENCE;
 const STOP_DEADLINE: Duration = PATIENCE;
 /// How much of the log a failed test prints.
 const LOG_TAIL_BYTES: usize = 6000;
+/// The key of the account that [`Daemon::other_account`] adds.
+pub const OTHER_KEY: &str = "box_key_of_the_other_account";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -209,6 +211,15 @@ impl Daemon {
     /// The key of the first account.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// Adds a second account the way an operator's tool does: a row with the hash of its key, [`OTHER_KEY`].
+    pub fn other_account(&self) -> Api {
+        let database = rusqlite::Connection::open(self.data_dir().join("icebox.db")).expect("open the database");
+        let hash = Sha256::digest(OTHER_KEY.as_bytes()).to_vec();
+        let insert = "INSERT INTO accounts (id, name, key_sha256, created_ms) VALUES ('acc_other', 'other', ?1, 0)";
+        database.execute(insert, [hash]).expect("add an account");
+        self.api().with_key(Some(OTHER_KEY))
     }
 
     /// The command line client, with the address and the key of this daemon.

@@ -1,19 +1,13 @@
 //! Two accounts on one server: neither finds what belongs to the other, by any route.
 
+use icebox_tests::daemon::OTHER_KEY;
 use icebox_tests::{Api, Daemon};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-const OTHER_KEY: &str = "box_key_of_the_other_account";
-
-/// Adds a second account the way an operator's tool does: a row with the hash of its key.
+/// Adds a second account while the daemon is down.
 fn add_account(daemon: &mut Daemon) -> Api {
     daemon.stop();
-    let database = rusqlite::Connection::open(daemon.data_dir().join("icebox.db")).expect("open the database");
-    let hash = Sha256::digest(OTHER_KEY.as_bytes()).to_vec();
-    let insert = "INSERT INTO accounts (id, name, key_sha256, created_ms) VALUES ('acc_other', 'other', ?1, 0)";
-    database.execute(insert, [hash]).expect("add an account");
-    drop(database);
+    daemon.other_account();
     daemon.start_again();
     daemon.api().with_key(Some(OTHER_KEY))
 }

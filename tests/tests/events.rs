@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use icebox_tests::daemon::binary;
 use icebox_tests::{Api, Daemon, PATIENCE, TestBox};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-const OTHER_KEY: &str = "box_key_of_the_other_account";
 /// Longer than any test: the client's own limit counts from the start of the request.
 const STREAM_SECONDS: u64 = 3600;
 
@@ -92,14 +90,6 @@ impl Stream {
     }
 }
 
-fn other_account(daemon: &Daemon) -> Api {
-    let database = rusqlite::Connection::open(daemon.data_dir().join("icebox.db")).expect("open the database");
-    let hash = Sha256::digest(OTHER_KEY.as_bytes()).to_vec();
-    let insert = "INSERT INTO accounts (id, name, key_sha256, created_ms) VALUES ('acc_other', 'other', ?1, 0)";
-    database.execute(insert, [hash]).expect("add an account");
-    daemon.api().with_key(Some(OTHER_KEY))
-}
-
 fn idle(made: &TestBox, seconds: u64) {
     let path = format!("/v1/boxes/{}/idle", made.id);
     made.api.call("PUT", &path, Some(&json!({ "idle_seconds": seconds }))).ok();
@@ -175,7 +165,7 @@ fn the_life_of_a_box_is_told_in_order() {
 #[test]
 fn an_account_sees_its_own_events_and_the_operator_all() {
     let daemon = Daemon::start();
-    let (api, other) = (daemon.api(), other_account(&daemon));
+    let (api, other) = (daemon.api(), daemon.other_account());
     let mut operator = {
         let mut socket = UnixStream::connect(daemon.run_dir().join("operator.sock")).expect("connect");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");

@@ -4,12 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use icebox_tests::daemon::OTHER_KEY;
 use icebox_tests::visit::Url;
 use icebox_tests::{Api, Daemon, PATIENCE, TestBox, wait_until};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-const OTHER_KEY: &str = "box_key_of_the_other_account";
 const CONFIG: &str = "
 requests_max = 16
 requests_per_account_max = 4
@@ -18,14 +17,6 @@ connections_per_account_max = 12
 body_timeout_seconds = 10
 passed_bytes_per_second_max = 65536
 ";
-
-fn other_account(daemon: &Daemon) -> Api {
-    let database = rusqlite::Connection::open(daemon.data_dir().join("icebox.db")).expect("open the database");
-    let hash = Sha256::digest(OTHER_KEY.as_bytes()).to_vec();
-    let insert = "INSERT INTO accounts (id, name, key_sha256, created_ms) VALUES ('acc_other', 'other', ?1, 0)";
-    database.execute(insert, [hash]).expect("add an account");
-    daemon.api().with_key(Some(OTHER_KEY))
-}
 
 fn connect(daemon: &Daemon) -> TcpStream {
     let stream = TcpStream::connect(daemon.url().trim_start_matches("http://")).expect("connect");
@@ -52,7 +43,7 @@ fn status(stream: &mut impl Read) -> u16 {
 #[test]
 fn one_account_or_address_leaves_the_others_their_share() {
     let mut daemon = Daemon::start_with(CONFIG);
-    let other = other_account(&daemon);
+    let other = daemon.other_account();
     other.get("/v2/box").ok();
     let api = daemon.api();
     let made = api.create_default();

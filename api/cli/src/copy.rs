@@ -305,10 +305,11 @@ async fn download_file(files: &Files<'_>, source: &str, target: &Path) -> Result
         let mut file = tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(failed)?;
         return download_to(files, source, &mut file, &target.display().to_string()).await;
     }
-    let partial = Partial(partial_path(target));
-    let mut file = tokio::fs::File::create_new(&partial.0)
-        .await
-        .map_err(|cause| Error::io("write", partial.0.display(), cause))?;
+    let path = partial_path(target);
+    let mut file =
+        tokio::fs::File::create_new(&path).await.map_err(|cause| Error::io("write", path.display(), cause))?;
+    // From here on the file is ours to remove.
+    let partial = Partial(path);
     let bytes = download_to(files, source, &mut file, &partial.0.display().to_string()).await?;
     if let Some(before) = before {
         file.set_permissions(before.permissions()).await.map_err(failed)?;
