@@ -33,7 +33,7 @@ const SOCKET_MEMORY_BYTES_MAX: i64 = 256 << 20;
 const OOM_SCORE_ADJ: i32 = 200;
 /// The leaf cgroup of the init.
 const INIT_LEAF: &str = "init";
-/// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup that nobody has set up.
+/// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup with the kernel's default.
 const CPU_WEIGHT_PER_CORE: f64 = 100.0;
 /// Leaves of runs are below the cgroup of all runs and have nothing below them. A box cannot make cgroups (its view of
 /// them is read-only): this holds if it ever can.
@@ -187,7 +187,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
     let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
     vec![
         filesystem("/proc", "proc", "", strict),
-        // Not `nodev`: the nodes are here. Nobody inside can make others.
+        // Not `nodev`: the nodes are here. No process in the box can make others.
         filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
         filesystem(
             "/dev/pts",
@@ -210,7 +210,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
             &format!("mode=0755,size={run_bytes}"),
             MountAttributes { noexec: false, ..strict },
         ),
-        // A running box has no swap, whatever the host has.
+        // A running box has no swap, even if the host has some.
         text("/proc/swaps", NO_SWAP.to_owned(), readonly),
         text(CPUS_ONLINE, format!("{}\n", list_text(cpus)), readonly),
         // Root of the box may add to these two, as in Docker; they are new at each start.

@@ -85,7 +85,7 @@ fn watched(
         let is_killed = &is_killed;
         let watching = scope.spawn(move || {
             watch_all();
-            ready.send(()).expect("somebody waits");
+            ready.send(()).expect("the receiver waits");
             count(at, counted, || {
                 is_killed.store(true, Ordering::Release);
                 kill(process, Signal::SIGKILL).expect("kill");

@@ -226,7 +226,7 @@ fn count(mut stream: impl Read) -> (u64, Vec<u8>) {
 }
 
 #[test]
-fn a_gigabyte_of_yes_fills_no_memory_and_hangs_nobody() {
+fn a_gigabyte_of_yes_fills_no_memory_and_blocks_no_other_client() {
     const BYTES: u64 = 1_000_000_000;
     let daemon = Daemon::start();
     let (loud, quiet) = (daemon.api().create_default(), daemon.api().create_default());

@@ -115,7 +115,7 @@ fn an_open_connection_is_cut_when_it_is_no_longer_allowed() {
     std::io::Write::write_all(&mut server, b"again").expect("send");
     icebox_tests::api::read_until(&mut cut, "GOT b'again'");
     set(&made, &closed());
-    // The next packet in either direction ends it for whoever sent it.
+    // The next packet in either direction ends it for its sender.
     let _ = std::io::Write::write_all(&mut server, b"secret");
     let text = made_lost(&mut cut, &mut server);
     assert!(!text.contains("secret"), "{text}");

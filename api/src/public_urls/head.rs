@@ -103,7 +103,7 @@ fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     wanted.then(|| protocol.clone())
 }
 
-/// Restricts cookies of the path form to the box's own path, whatever path the box has set.
+/// Restricts cookies of the path form to the box's own path; a wider path that the box has set is replaced.
 fn confine_cookies(headers: &mut HeaderMap, prefix: &str) {
     let cookies: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
     headers.remove(header::SET_COOKIE);

@@ -3,7 +3,8 @@
 //! On pure cgroup v2 that is the v2 tree itself. On a hybrid host it is the layout that language runtimes know from other
 //! container runtimes: a directory for each v1 hierarchy in which the container has a cgroup, named after its
 //! controllers, a link per controller where several share a hierarchy, and the v2 tree in `unified`. A hierarchy in
-//! which the container has no cgroup is not shown: it would show the cgroup of whatever started the container.
+//! which the container has no cgroup is not shown: it would show the cgroup of the process that started the
+//! container.
 
 use std::{io, os::fd::OwnedFd};
 

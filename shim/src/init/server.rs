@@ -1,7 +1,7 @@
 //! The init's event loop: one thread, one epoll, no blocking.
 //!
 //! Owns: the table of connections, runs and children, and the order of things. Invariant: each event is answered in
-//! bounded time, whatever the processes in the box do; work that would block waits for an epoll event.
+//! bounded time, independently of what the processes in the box do; work that would block waits for an epoll event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_small_whatever_is_put_in() {
+    fn it_stays_small_however_much_is_put_in() {
         let (cache, now) = (Cache::default(), Instant::now());
         cache.put(key("big.example."), answer(100, ENTRY_BYTES_MAX), now);
         assert!(cache.get(&key("big.example."), now).is_none());
