@@ -36,7 +36,6 @@ pub struct Killed {
     pub is_within: bool,
 }
 
-/// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// A message is sent.

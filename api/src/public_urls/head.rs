@@ -25,7 +25,6 @@ const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-po
 /// Facts about the client that the proxy sends to the box.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    /// Its address.
     pub(super) address: std::net::IpAddr,
     /// Scheme of its connection.
     pub(super) scheme: String,

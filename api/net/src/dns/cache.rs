@@ -34,7 +34,6 @@ struct State {
     bytes: usize,
 }
 
-/// The cache.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     state: Mutex<State>,

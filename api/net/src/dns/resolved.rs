@@ -77,7 +77,6 @@ impl Resolved {
         Self { code: ResponseCode::ServFail, records: Vec::new(), authority: None, ttl: 0 }
     }
 
-    /// Its addresses.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.records.iter().filter_map(address)
     }

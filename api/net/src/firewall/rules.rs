@@ -190,7 +190,6 @@ impl Entry {
         Ok(())
     }
 
-    /// The elements of the box.
     pub(super) fn elements(&self, now: Instant) -> Vec<Element> {
         let own = self.pair.guest().octets();
         let named = |address: Ipv4Addr| [&name_key(&self.interface)[..], &address.octets()].concat();

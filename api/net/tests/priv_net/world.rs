@@ -143,7 +143,6 @@ async fn up(handle: &Handle, name: &str) -> Result<u32, rtnetlink::Error> {
     Ok(index)
 }
 
-/// A box of a test.
 pub(crate) struct TestBox {
     pub(crate) id: String,
     pub(crate) pair: Pair,
