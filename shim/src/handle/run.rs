@@ -214,7 +214,7 @@ mod tests {
             stream.read_exact(&mut head).unwrap();
             let mut request = vec![0; u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize];
             stream.read_exact(&mut request).unwrap();
-            let started = Answer::Started(Started { run: 7, pid: 2, stdin_credit: 0 });
+            let started = Answer::Started(Started { run: 7, pid: 2, stdin_credit: 0, finds_leaves: false });
             let answer = encode(&Envelope::new(Ok::<_, crate::protocol::WireError>(started))).unwrap();
             let exit = encode(&Exit { status: ExitStatus::Code(0), timed_out: false }).unwrap();
             for (kind, payload) in [(FrameType::Response, answer), (FrameType::Exit, exit)] {
