@@ -11,6 +11,7 @@ use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, 
 use icebox_runtime::plan::{
     CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
+    default_device_rules,
 };
 use icebox_runtime::seccomp::{compile, profile};
 
@@ -305,13 +306,8 @@ fn io_max(limits: &HostLimits, disk: Option<(u32, u32)>) -> Result<Vec<IoMax>, E
 
 /// Nothing but the six default nodes, ptmx, and terminals of devpts.
 fn device_rules() -> Vec<DeviceRule> {
-    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: Access::ALL };
-    let mut rules = vec![rule(false, DeviceKind::All, None, None)];
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        rules.push(rule(true, DeviceKind::Char, Some(major), Some(minor)));
-    }
-    rules.push(rule(true, DeviceKind::Char, Some(136), None));
-    rules
+    let none = DeviceRule { allow: false, kind: DeviceKind::All, major: None, minor: None, access: Access::ALL };
+    std::iter::once(none).chain(default_device_rules()).collect()
 }
 
 fn process(init: OwnedFd) -> Result<Process, Error> {
