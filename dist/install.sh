@@ -30,8 +30,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# Boxes have ended, so the firewall holds nobody back any more. The host forwards for them no longer: first, as the table is
-# what keeps others from using that.
+# All boxes have ended, so the firewall is no longer needed. Forwarding is turned off before the table is removed, since the
+# table keeps other machines from using it.
 remove_firewall() {
     if ! command -v nft >/dev/null; then
         echo "The nftables table inet icebox stays until the next boot: there is no nft to remove it."
@@ -74,7 +74,7 @@ for program in $programs; do
     [ -x "$from/$program" ] || { echo "install.sh: there is no $from/$program; run cargo xtask build" >&2; exit 1; }
 done
 
-# Under its final name at once: whoever runs the old one keeps it, and nobody ever finds half of one.
+# The rename puts the whole file in place at once: a process that runs the old file keeps it.
 put() { # MODE FROM TO
     install -D -m "$1" "$2" "$3.new"
     mv -f "$3.new" "$3"

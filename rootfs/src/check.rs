@@ -11,7 +11,6 @@ use std::process::{Command, Output, Stdio};
 
 use crate::error::{At, Cause, Error, Result, Step};
 
-/// Offset of the superblock.
 const SUPERBLOCK_OFFSET: u64 = 1024;
 /// `s_state` in the superblock: 16 bits, little endian.
 const STATE_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x3A;

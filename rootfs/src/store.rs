@@ -1,7 +1,7 @@
 //! The data directory's part that belongs to volumes: `lock`, `templates/`, `volumes/<id>.img`.
 //!
-//! Invariants: one process at a time owns a data directory (an `flock` on `lock`, released by the kernel whatever
-//! happens to the owner); a file under a volume's name is a complete clone. A new volume survives a crash of this
+//! Invariants: one process at a time owns a data directory (an `flock` on `lock`, which the kernel releases when the
+//! owner ends); a file under a volume's name is a complete clone. A new volume survives a crash of this
 //! process at once, a power loss only after [`Volume::sync`](crate::Volume::sync): the caller decides when to pay for
 //! that and keeps the marker.
 

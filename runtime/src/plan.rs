@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    cgroup::{CgroupPath, Limits, Manager, Unenforced},
+    cgroup::{Access, CgroupPath, DeviceKind as RuleKind, DeviceRule, Limits, Manager, Unenforced},
     seccomp::Program,
 };
 
@@ -281,10 +281,17 @@ pub enum DeviceKind {
     Fifo,
 }
 
-/// The six nodes that every container has (OCI config-linux, "Default Devices"), root-owned, mode 0666.
+/// The character devices that every container has (OCI config-linux, "Default Devices"): name, major, minor.
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// `/dev/ptmx`, and the major number of the terminals that it makes.
+const PTMX: (u32, u32) = (5, 2);
+const TERMINAL_MAJOR: u32 = 136;
+
+/// The nodes that every container has, root-owned, mode 0666.
 #[must_use]
 pub fn default_device_nodes() -> Vec<DeviceNode> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+    DEFAULT_DEVICES
         .into_iter()
         .map(|(name, major, minor)| DeviceNode {
             path: PathBuf::from("/dev").join(name),
@@ -294,6 +301,23 @@ pub fn default_device_nodes() -> Vec<DeviceNode> {
             mode: 0o666,
             uid: 0,
             gid: 0,
+        })
+        .collect()
+}
+
+/// The rules that let every container use its default devices and its terminals.
+#[must_use]
+pub fn default_device_rules() -> Vec<DeviceRule> {
+    let numbers = DEFAULT_DEVICES.iter().map(|&(_, major, minor)| (major, Some(minor)));
+    let terminals = [(PTMX.0, Some(PTMX.1)), (TERMINAL_MAJOR, None)];
+    numbers
+        .chain(terminals)
+        .map(|(major, minor)| DeviceRule {
+            allow: true,
+            kind: RuleKind::Char,
+            major: Some(major),
+            minor,
+            access: Access::ALL,
         })
         .collect()
 }

@@ -12,6 +12,7 @@ use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, 
 use icebox_runtime::plan::{
     CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
+    default_device_rules,
 };
 use icebox_runtime::seccomp::{Program, compile, profile};
 
@@ -34,7 +35,7 @@ const SOCKET_MEMORY_BYTES_MAX: i64 = 256 << 20;
 const OOM_SCORE_ADJ: i32 = 200;
 /// The leaf cgroup of the init.
 const INIT_LEAF: &str = "init";
-/// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup that nobody has set up.
+/// `cpu.weight` of a box for each of its cores: with one it weighs as much as a cgroup with the kernel's default.
 const CPU_WEIGHT_PER_CORE: f64 = 100.0;
 /// Leaves of runs are below the cgroup of all runs and have nothing below them. A box cannot make cgroups (its view of
 /// them is read-only): this holds if it ever can.
@@ -188,7 +189,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
     let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
     vec![
         filesystem("/proc", "proc", "", strict),
-        // Not `nodev`: the nodes are here. Nobody inside can make others.
+        // Not `nodev`: the nodes are here. No process in the box can make others.
         filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
         filesystem(
             "/dev/pts",
@@ -211,7 +212,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
             &format!("mode=0755,size={run_bytes}"),
             MountAttributes { noexec: false, ..strict },
         ),
-        // A running box has no swap, whatever the host has.
+        // A running box has no swap, even if the host has some.
         text("/proc/swaps", NO_SWAP.to_owned(), readonly),
         text(CPUS_ONLINE, format!("{}\n", list_text(cpus)), readonly),
         // Root of the box may add to these two, as in Docker; they are new at each start.
@@ -306,13 +307,8 @@ fn io_max(limits: &HostLimits, disk: Option<(u32, u32)>) -> Result<Vec<IoMax>, E
 
 /// Nothing but the six default nodes, ptmx, and terminals of devpts.
 fn device_rules() -> Vec<DeviceRule> {
-    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: Access::ALL };
-    let mut rules = vec![rule(false, DeviceKind::All, None, None)];
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        rules.push(rule(true, DeviceKind::Char, Some(major), Some(minor)));
-    }
-    rules.push(rule(true, DeviceKind::Char, Some(136), None));
-    rules
+    let none = DeviceRule { allow: false, kind: DeviceKind::All, major: None, minor: None, access: Access::ALL };
+    std::iter::once(none).chain(default_device_rules()).collect()
 }
 
 /// The init's system call filter, compiled once in the life of the process and of those that it forks.

@@ -97,7 +97,7 @@ async fn priv_other_users() {
         request.user = Some(user.to_owned());
         assert_eq!(init.finish(request).await.text().trim(), expected, "{user}");
     }
-    for user in ["nobody-here", "-1", "4294967295", "1:", ""] {
+    for user in ["no-such-user", "-1", "4294967295", "1:", ""] {
         let mut request = init.shell("true");
         request.user = Some(user.to_owned());
         assert!(init.handle.exec(request).await.is_err(), "{user:?}");

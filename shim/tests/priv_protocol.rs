@@ -118,7 +118,7 @@ async fn priv_many_silent_connections_do_not_shut_others_out() {
 }
 
 #[tokio::test]
-async fn priv_it_is_small_and_nobody_can_look_into_it() {
+async fn priv_it_is_small_and_no_process_can_look_into_it() {
     let init = Init::start();
     init.run("true").await;
     let pid = init.pid();

@@ -1,8 +1,8 @@
 """Ways out of a box, each by its name. Runs inside the box, and in a plain namespace to see that they work at all.
 
 Reads one JSON object from the first argument: the addresses to try ("at": way -> address), the name server ("dns"), the
-names and addresses of the world, and a timeout. Tells how each way ended; whether something got out is told by whoever
-stands outside.
+names and addresses of the world, and a timeout. Tells how each way ended; the test outside
+sees whether something got out.
 """
 
 import ctypes
@@ -329,7 +329,7 @@ def a_client_hello_in_pieces(at):
             s.sendall(whole[byte:byte + 40])
         first = s.recv(5)
         if first[:1] == b"\x16":
-            # A server hello: somebody took the name.
+            # A server hello: the name was accepted.
             return tls(resolve("good.shared.allowed.test"), sni="bad-pieces.shared.test")
         return repr(first)
 

@@ -36,7 +36,6 @@ pub struct Killed {
     pub is_within: bool,
 }
 
-/// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// A message is sent.
@@ -85,7 +84,7 @@ fn watched(
         let is_killed = &is_killed;
         let watching = scope.spawn(move || {
             watch_all();
-            ready.send(()).expect("somebody waits");
+            ready.send(()).expect("the receiver waits");
             count(at, counted, || {
                 is_killed.store(true, Ordering::Release);
                 kill(process, Signal::SIGKILL).expect("kill");

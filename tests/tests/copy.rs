@@ -7,7 +7,7 @@ use std::process::Output;
 
 use icebox_tests::{Daemon, TestBox};
 
-/// A folder with two ordinary files among whatever a folder can hold. `closed` can't be listed by the box's user.
+/// A folder with two regular files and one file of each special type. `closed` can't be listed by the box's user.
 const ODD: &str = r#"
 import os, socket
 os.makedirs('odd/sub'); os.chdir('odd')

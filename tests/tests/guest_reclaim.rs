@@ -62,13 +62,13 @@ fn a_sleeping_box_gives_its_pages_back_and_has_them_again() {
     assert!(after < before - HELD_MIB * MIB * 3 / 4, "{answer}");
     assert!(bytes(&answer, "swap_after") > HELD_MIB * MIB * 3 / 4, "{answer}");
     assert_eq!(answer["cut_short"], false);
-    // The kernel agrees, and nobody has run.
+    // The kernel agrees, and no process of the box has run.
     assert!(cgroups.number(&cgroup, "memory.current", "") < before / 2);
     assert_eq!(cgroups.event(&cgroup, "frozen"), Some(1));
     assert_eq!(made.status(), "paused");
     assert_eq!(cgroups.cpu_stat(&cgroup, "usage_usec"), used, "the box is charged for its reclaim");
     assert_eq!(made.billed_usec(), billed);
-    assert!(daemon_cpu > 0, "somebody has compressed all this");
+    assert!(daemon_cpu > 0, "the daemon pays for the compression");
     // Half of it is random: it cannot be stored in much less.
     assert!(swap.stored_bytes() > HELD_MIB * MIB / 4, "zram holds {}", swap.stored_bytes());
     let top = daemon.api().get(&format!("/v1/boxes/{}/top", made.id)).ok();

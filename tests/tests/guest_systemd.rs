@@ -26,7 +26,7 @@ fn environment(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', "\n")
 }
 
-/// Nothing that systemd tells its services by the environment is for anybody else.
+/// Boxes do not inherit the variables by which systemd tells a service about itself.
 fn assert_no_news_of_systemd(environment: &str) {
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID", "LISTEN_FDS"] {
         assert!(!environment.contains(name), "{name} has leaked: {environment}");
@@ -55,11 +55,11 @@ fn a_start_is_over_when_it_serves_and_the_journal_has_its_log() {
     assert_eq!(entry.0, 6, "info");
     assert!(!entry.1.contains('\u{1b}'), "colours: {entry:?}");
 
-    let disk = "/var/lib/icebox/volumes/nobodys-disk-1.img";
-    fs::write(disk, "").expect("a disk of nobody");
+    let disk = "/var/lib/icebox/volumes/unowned-disk-1.img";
+    fs::write(disk, "").expect("a disk without a record");
     systemctl(&["restart", DAEMON]);
     let journal = service.journal();
-    let warned = journal.iter().find(|(_, text)| text.contains("nobodys-disk-1"));
+    let warned = journal.iter().find(|(_, text)| text.contains("unowned-disk-1"));
     assert_eq!(warned.unwrap_or_else(|| panic!("{journal:?}")).0, 4, "a warning");
     fs::remove_file(disk).expect("remove the disk");
 
@@ -93,7 +93,7 @@ fn boxes_are_where_systemd_lets_them_be() {
     assert_no_news_of_systemd(&environment(init));
     assert_no_news_of_systemd(&made.out("env"));
 
-    // Limits hold, in the box and for all boxes together, whatever systemd does.
+    // Limits hold, in the box and for all boxes together; systemd has not changed them.
     let dir = service.cgroups().unified.join(service.cgroup(&made));
     let read =
         |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}")).trim().to_owned();

@@ -1,4 +1,5 @@
-//! Root file systems that lie: whatever a name that the runtime touches turns out to be, nothing outside is touched.
+//! Hostile root file systems: each name that the runtime touches may be a link or another type of file, and nothing
+//! outside is touched.
 //!
 //! Most escapes of container runtimes were one mistake: a privileged process acted on a path inside a tree that the
 //! attacker made. So every such path is tried with every kind of file that could stand there.

@@ -97,7 +97,6 @@ if len(sys.argv) < 4:
     signal.pause()
 ";
 
-/// One count of the kernel.
 struct Row {
     /// The function of [`FILL`].
     name: &'static str,

@@ -136,7 +136,7 @@ fn of_all_ports_of_the_host_only_dns_is_open_to_a_box() {
         assert_eq!(result["last"], 65_535, "the scan of {address} met silence: {result}");
         assert_eq!(result["open"], json!(golden), "{address}");
     }
-    assert_eq!(world.host_sink.hits(), [], "somebody on the host was reached");
+    assert_eq!(world.host_sink.hits(), [], "a server on the host was reached");
     // The same ports are there for the host's neighbours: the scan would have found them.
     for port in icebox_tests::net::HOST_PORTS {
         connect(&world.internet, HOST, port).unwrap_or_else(|e| panic!("port {port}: {e}"));

@@ -32,7 +32,7 @@ fn start() -> (World, Daemon, TestBox) {
 /// The values of the header in the last request for a host.
 fn last(world: &World, host: &str) -> Vec<String> {
     let visits = world.web.visits_of(host);
-    let visit = visits.last().unwrap_or_else(|| panic!("nobody asked {host}"));
+    let visit = visits.last().unwrap_or_else(|| panic!("no request reached {host}"));
     visit.request.headers.iter().filter(|(n, _)| n == HEADER).map(|(_, v)| v.clone()).collect()
 }
 
@@ -54,7 +54,7 @@ fn every_usual_client_gets_the_headers_and_trusts_the_proxy() {
         assert!(world.web.visits_of("api.test").len() > before, "{client} did not come through: {result:?}");
         assert_eq!(last(&world, "api.test"), [SECRET], "{client}");
     }
-    // What the client itself says under this name is replaced, in whatever case.
+    // What the client itself says under this name is replaced, in upper and lower case.
     made.out("curl -sS --fail -H 'AUTHORIZATION: mine' https://api.test/");
     assert_eq!(last(&world, "api.test"), [SECRET]);
     made.out("curl -sS --fail https://deep.wild.test/");
@@ -160,7 +160,11 @@ fn headers_of_the_account_go_with_new_boxes_and_a_boxs_own_win() {
     assert_eq!(old.exec(&["curl", "-sS", "https://plain.test/"]).code, 60, "boxes that are there keep what they have");
     daemon.api().call("PUT", "/v1/account/attach-headers", Some(&json!({}))).ok();
     let without = daemon.api().create(&json!({}));
-    assert_eq!(without.exec(&["curl", "-sS", "https://api.test/"]).code, 60, "nobody attaches anything any more");
+    assert_eq!(
+        without.exec(&["curl", "-sS", "https://api.test/"]).code,
+        60,
+        "no headers are attached, so TLS ends at the untrusted server"
+    );
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn a_kill_within_a_delete_and_an_orderly_end_opens_nothing() {
         |daemon, made, id| {
             call(&made.api, "DELETE", &format!("/v2/box/{id}"), &Value::Null);
             let pid = daemon.pid();
-            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("nobody has reaped it");
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it is not reaped yet");
             wait_until(SETTLE, "iceboxd to end", || machine::process_state(pid) == Some('Z'));
         },
     );

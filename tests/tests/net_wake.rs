@@ -167,7 +167,7 @@ fn what_arrives_while_iceboxd_is_away_wakes_when_it_is_back() {
     let mut c = connected(&json!({}));
     c.made.pause();
     c.daemon.kill9();
-    c.server.write_all(b"while nobody was there\n").expect("send");
+    c.server.write_all(b"while iceboxd was down\n").expect("send");
     c.daemon.start_again();
-    line(&mut c.server, "while nobody was there\n");
+    line(&mut c.server, "while iceboxd was down\n");
 }

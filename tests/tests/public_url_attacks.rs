@@ -42,7 +42,7 @@ fn hosts_that_only_resemble_one_reach_nothing() {
     let id = &made.id;
     let ask =
         |host: &str| statuses(&url, &format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
-    // Below the domain nothing is the API, whatever it is called.
+    // No name below the domain reaches the API.
     for host in [
         format!("{id}-8081.localhost"),
         format!("{id}-0.localhost"),
@@ -131,7 +131,7 @@ fn the_api_is_not_reached_by_the_name_of_a_box_nor_a_box_by_its_key() {
 }
 
 #[test]
-fn the_path_form_has_an_origin_of_nobody() {
+fn the_path_form_has_an_opaque_origin() {
     let daemon = Daemon::start();
     let (made, url) = served(&daemon);
     let by_path = Url { host: "127.0.0.1".into(), ..url.clone() };
@@ -160,8 +160,8 @@ fn the_path_form_has_an_origin_of_nobody() {
     assert_eq!(Url { host: "127.0.0.1".into(), ..url }.get(&format!("/preview/{}-{PORT}/", made.id)).status, 404);
 }
 
-/// Each of these is two requests to somebody who reads it wrongly. The second one must never be seen by the box, and what
-/// contradicts itself is refused.
+/// Each of these is two requests to a server that parses it wrongly. The second one must never be seen by the box, and
+/// what contradicts itself is refused.
 #[test]
 fn a_request_is_one_request() {
     let daemon = Daemon::start();
@@ -257,7 +257,7 @@ fn a_box_that_answers_nonsense_is_a_bad_gateway() {
         assert_eq!(url.get(&format!("/raw?{answer}")).status, 502, "{name}");
     }
     assert_eq!(url.get("/endless").status, 502, "a head without an end");
-    assert_eq!(url.get("/switch").status, 502, "a change of protocol that nobody asked for");
+    assert_eq!(url.get("/switch").status, 502, "a change of protocol that the client did not ask for");
     // Interim answers: "102 X", a few or too many, and "200 X" after them.
     let (interim, last) = ("SFRUUC8xLjEgMTAyIFgNCg0K", "SFRUUC8xLjEgMjAwIFgNCkNvbnRlbnQtTGVuZ3RoOiAwDQoNCg==");
     let after = |count: usize| format!("/raw?{}{last}", interim.repeat(count));

@@ -4,7 +4,7 @@
 //! one brings, and each sum of groups that a task asks for is complete. Then every program of the group is started. What
 //! is built is tried with Rust's toolchain and the workspace, both bound in read-only.
 //!
-//! Everything lives in a mount namespace of a thread, over a tmpfs: nothing of it is left, whatever happens.
+//! Everything lives in a mount namespace of a thread, over a tmpfs: nothing of it is left when the thread ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};

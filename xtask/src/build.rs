@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
@@ -58,10 +58,11 @@ pub(crate) fn build_with_image(places: &Places) -> Result<PathBuf> {
 }
 
 fn programs(places: &Places) -> Result<PathBuf> {
-    // Two profiles have two directories, so neither build waits for the other.
+    // Two profiles have two directories, so neither build waits for the other. iceboxd is the longer chain of crates that
+    // wait for each other; the other build has the processors that this one leaves idle.
     let (outside, inside) = std::thread::scope(|scope| {
-        let inside = scope.spawn(|| cargo_build(places, INSIDE));
-        (cargo_build(places, OUTSIDE), joined(inside.join()))
+        let inside = scope.spawn(|| cargo_build(run::beside(&places.cargo()), INSIDE));
+        (cargo_build(places.cargo(), OUTSIDE), joined(inside.join()))
     });
     let mut built = outside?;
     built.extend(inside?);
@@ -83,8 +84,7 @@ fn joined<T>(result: std::thread::Result<Result<T>>) -> Result<T> {
 }
 
 /// Runs `cargo build` and returns the executables it names.
-fn cargo_build(places: &Places, arguments: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut command = places.cargo();
+fn cargo_build(mut command: Command, arguments: &[&str]) -> Result<Vec<PathBuf>> {
     command.arg("build").args(arguments).arg("--message-format=json-render-diagnostics");
     let name = run::describe(&command);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().or_fail("run", &name)?;

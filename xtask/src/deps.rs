@@ -107,8 +107,8 @@ pub(crate) const GROUPS: [(&str, &[Need]); 6] =
     [("build", BUILD), ("image", IMAGE), ("run", RUN), ("test", TEST), ("vm", VM), ("bench", BENCH)];
 
 /// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, util-linux, apt.
-pub(crate) const REQUIRED: [&str; 14] = [
-    "apt-get", "cat", "chmod", "cp", "du", "find", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
+pub(crate) const REQUIRED: [&str; 15] = [
+    "apt-get", "cat", "chmod", "cp", "du", "find", "nice", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
     "unshare",
 ];
 

@@ -83,7 +83,6 @@ impl Icebox {
 /// A box in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
-    /// Its id.
     pub(crate) id: String,
     /// Its name, empty if it has none.
     pub(crate) name: String,

@@ -34,6 +34,16 @@ pub(crate) fn quiet(command: &mut Command) -> Result<String> {
     Err(Error::new("run", name, Cause::Program { status, output }))
 }
 
+/// The same command, run when nothing else needs the processor (nice(1)).
+pub(crate) fn beside(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "10"]).arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        nice.current_dir(dir);
+    }
+    nice
+}
+
 /// The command as a person would type it.
 pub(crate) fn describe(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
@@ -101,6 +111,14 @@ mod tests {
         let mut command = Command::new("icebox");
         command.args(["exec", "hello", "--", "echo", "it's"]);
         assert_eq!(describe(&command), r"icebox exec hello -- echo 'it'\''s'");
+    }
+
+    #[test]
+    fn work_beside_is_nicer_than_its_caller() {
+        // Without arguments nice(1) tells its niceness; 19 is the highest.
+        let told = |command: &mut Command| quiet(command).unwrap().trim().parse::<i32>().unwrap();
+        let own = told(&mut Command::new("nice"));
+        assert_eq!(told(&mut beside(&Command::new("nice"))), (own + 10).min(19));
     }
 
     #[test]

@@ -250,7 +250,7 @@ pub(crate) struct PolicyLists {
     /// A network that may be reached (repeatable)
     #[arg(long = "allow-cidr", value_name = "NETWORK")]
     pub(crate) allow_cidrs: Vec<String>,
-    /// A network that may not, whatever else says so (repeatable)
+    /// A network that is closed; it wins over every --allow-… option (repeatable)
     #[arg(long = "deny-cidr", value_name = "NETWORK")]
     pub(crate) deny_cidrs: Vec<String>,
 }

@@ -21,7 +21,7 @@ const STDIN_CHUNK_BYTES: usize = 32 * 1024;
 /// Chunks that wait for the network.
 const STDIN_CHUNKS_MAX: usize = 4;
 const CONTROLS_MAX: usize = 16;
-/// So many INTs end the session whatever the command does.
+/// So many INTs end the session even if the command ignores them.
 const INTERRUPTS_MAX: u32 = 3;
 /// So many TERMs or HUPs do.
 const TERMINATIONS_MAX: u32 = 2;

@@ -13,7 +13,6 @@ use super::types::{ExecResult, FileEntry, FilePage, FileStat};
 /// Paths given to one chmod: far below the kernel's limit for arguments.
 const CHMOD_PATHS_MAX: usize = 100;
 
-/// The files of one box.
 pub(crate) struct Files<'a> {
     client: &'a Client,
     id: String,

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_gets_the_same_pair_whenever_it_asks_and_in_whatever_order() {
+    fn a_box_gets_the_same_pair_whenever_it_asks_and_in_any_order() {
         let mut one = pool("10.88.0.0/16", &[]);
         let first = one.assign("right-flamingo-14486").expect("pair");
         assert_eq!(one.assign("right-flamingo-14486").expect("pair"), first);

@@ -9,7 +9,6 @@ use super::address::Pool;
 use super::cidr::Cidr;
 use super::firewall::Limits;
 
-/// The port of DNS.
 const PORT_DNS: u16 = 53;
 
 /// The section `[network]`.

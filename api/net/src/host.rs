@@ -300,7 +300,7 @@ impl State {
     fn detach(&mut self, id: &str, pair: Pair) -> Result<Option<u64>, Error> {
         let was_open = self.firewall.boxes().any(|(open, _)| open == pair);
         if let Err(error) = self.firewall.remove(pair) {
-            // Without a link nothing passes, whatever the firewall contains.
+            // Without a link nothing passes, even if the firewall still lets it.
             self.links.remove(id)?;
             return Err(error);
         }

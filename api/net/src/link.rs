@@ -364,7 +364,7 @@ fn missing(name: &str) -> Error {
     Error::new("find link", name, io::Error::from_raw_os_error(libc::ENODEV))
 }
 
-/// Fails if the link was made for another box, whatever its name.
+/// Fails if the link was made for another box, even if it has the expected name.
 fn check_owner(link: &Link, id: &str) -> Result<(), Error> {
     match &link.id {
         Some(other) if other != id => {

@@ -30,7 +30,6 @@ pub(super) struct Start {
     pub(super) rights: Rights,
 }
 
-/// A started box.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) incarnation: Incarnation,

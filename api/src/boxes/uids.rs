@@ -20,7 +20,6 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Cause, Error};
 
-/// Ids of one box.
 pub(super) const RANGE_IDS: u32 = 1 << 16;
 /// The first id of the first block: above the ids that distributions assign to users and services.
 const FIRST_ID: u32 = 1 << 19;

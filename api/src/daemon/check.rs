@@ -17,7 +17,6 @@ const PTY_MAX_WANTED: u64 = 65_536;
 /// Descriptors for runs, and for the connections of the proxies.
 const FILES_OF_BOXES: u64 = 65_536;
 
-/// One finding.
 struct Finding {
     good: bool,
     /// If it is missing, no box can start.

@@ -39,7 +39,6 @@ impl Accounts {
         Self { db, known: RwLock::default(), loading: Mutex::new(()) }
     }
 
-    /// The account of a key.
     pub(super) async fn of_key(&self, key: &[u8]) -> Result<Account, Refusal> {
         let digest = hash_key(key);
         for oldest in [KEEP, LOOK_AGAIN] {

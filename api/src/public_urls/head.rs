@@ -25,7 +25,6 @@ const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-po
 /// Facts about the client that the proxy sends to the box.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    /// Its address.
     pub(super) address: std::net::IpAddr,
     /// Scheme of its connection.
     pub(super) scheme: String,
@@ -103,7 +102,7 @@ fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
     wanted.then(|| protocol.clone())
 }
 
-/// Restricts cookies of the path form to the box's own path, whatever path the box has set.
+/// Restricts cookies of the path form to the box's own path; a wider path that the box has set is replaced.
 fn confine_cookies(headers: &mut HeaderMap, prefix: &str) {
     let cookies: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
     headers.remove(header::SET_COOKIE);

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::address::Target;
 use crate::db::PublicUrlRow;
 
-/// A public URL.
 #[derive(Debug)]
 pub(super) struct PublicUrl {
     pub(super) row: PublicUrlRow,
@@ -25,7 +24,6 @@ struct OfBox {
     urls: BTreeMap<u16, Arc<PublicUrl>>,
 }
 
-/// The table.
 #[derive(Debug)]
 pub(super) struct Table {
     boxes: RwLock<HashMap<String, OfBox>>,
@@ -65,7 +63,6 @@ impl Table {
         first
     }
 
-    /// Removes one.
     pub(super) fn remove(&self, target: &Target) {
         let mut boxes = self.boxes.write().unwrap_or_else(PoisonError::into_inner);
         let removed = boxes.get_mut(&target.box_id).and_then(|known| known.urls.remove(&target.port));

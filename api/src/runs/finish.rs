@@ -15,8 +15,6 @@ use crate::text::one_line;
 
 /// Most bytes of the end of a run's output in its record.
 pub(super) const RECORDED_OUTPUT_BYTES: usize = 4096;
-/// Exit code of a run that would have succeeded but whose output was cut: as for SIGPIPE.
-const EXIT_CUT: i32 = 141;
 /// Exit code of a run whose box stopped: as for SIGKILL.
 const EXIT_KILLED: i32 = 137;
 
@@ -86,8 +84,8 @@ impl Ticket {
     fn judge(&self, ended: &Ended, usage: &RunUsage) -> Finished {
         let cancelled = self.run.is_cancelled();
         let (exit_code, timed_out, lost) = match &ended.exit {
-            // A client that checks only the exit code must not take cut output for complete output.
-            Ok(exit) if exit.code() == 0 && ended.truncated => (EXIT_CUT, false, false),
+            // Also if its output was cut: the program's own status is what it ended with. `truncated` and the text tell of
+            // the cut.
             Ok(exit) => (exit.code(), exit.timed_out, false),
             Err(_) => (EXIT_KILLED, false, true),
         };

@@ -10,7 +10,7 @@ use super::{
     mounts, prepass, seccomp,
 };
 
-/// What this runtime can do, whatever the host can.
+/// What this runtime can do; the host's kernel may support less.
 #[must_use]
 pub fn features() -> Value {
     let hooks: Vec<&str> =

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 use crate::{
     Error, Result, Step,
     cgroup::{Access, DeviceKind as RuleKind, DeviceRule, IoMax, Limits, io_weight_from_blkio, weight_from_shares},
-    plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces},
+    plan::{DeviceKind, DeviceNode, IdMap, IdMaps, Namespace, Namespaces, default_device_rules},
 };
 
 const DEVICE_MODE_DEFAULT: u32 = 0o666;
@@ -200,14 +200,10 @@ fn device_rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
     for rule in list {
         rules.push(device_rule(rule)?);
     }
-    let allow = |kind, major, minor, access| DeviceRule { allow: true, kind, major, minor, access };
     for kind in [RuleKind::Char, RuleKind::Block] {
-        rules.push(allow(kind, None, None, Access::MKNOD));
+        rules.push(DeviceRule { allow: true, kind, major: None, minor: None, access: Access::MKNOD });
     }
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        rules.push(allow(RuleKind::Char, Some(major), Some(minor), Access::ALL));
-    }
-    rules.push(allow(RuleKind::Char, Some(136), None, Access::ALL));
+    rules.extend(default_device_rules());
     Ok(rules)
 }
 

@@ -1,4 +1,4 @@
-//! The one door to cgroups: whoever makes or finds one goes through its manager.
+//! All code that makes or finds a cgroup goes through its manager.
 //!
 //! A manager decides how a cgroup comes to be and where it lies. What is done with it afterwards (limits, joining,
 //! freezing, killing, measuring) is the same for all, and is [`Cgroup`]'s.

@@ -35,7 +35,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     tear_down(store, id)
 }
 
-/// Kills whatever is left, removes the cgroup in all hierarchies and the state directory.
+/// Kills the processes that are left, removes the cgroup in all hierarchies and the state directory.
 pub(super) fn tear_down(store: &Store, id: &str) -> Result<()> {
     if let Ok(container) = Container::open(store, id)
         && let Some(cgroup) = container.cgroup()?

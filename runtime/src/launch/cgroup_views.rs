@@ -3,7 +3,7 @@
 //! On pure cgroup v2 that is the v2 tree itself. On a hybrid host it is the layout that language runtimes know from other
 //! container runtimes: a directory for each v1 hierarchy in which the container has a cgroup, named after its
 //! controllers, a link per controller where several share a hierarchy, and the v2 tree in `unified`. A hierarchy in
-//! which the container has no cgroup is not shown: it would show the cgroup of whatever started the container.
+//! which the container has no cgroup is not shown: it would show the cgroup of the process that started the container.
 //!
 //! A view is a copy of the host's mount with the container's cgroup as its root. Mounting a hierarchy anew in the
 //! container's cgroup namespace shows the same, but takes a superblock for each, and the kernel walks all cgroups of a v1

@@ -1,4 +1,4 @@
-//! What a plan must hold, whoever made it.
+//! The checks that each plan must pass, made from a bundle or by the library's caller.
 
 use crate::{Error, Result, Step, plan::Plan};
 

@@ -39,7 +39,7 @@ pub(super) fn open_host_nodes(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
         .collect()
 }
 
-/// The host's node must be the device that the plan names, whatever its path says.
+/// The host's node must be the device that the plan names by its numbers; the path alone proves nothing.
 fn verify(tree: &OwnedFd, node: &DeviceNode) -> Result<()> {
     let stat = statat(tree, "", AtFlags::EMPTY_PATH).on(Step::Devices, node.path.display())?;
     let kind = FileType::from_raw_mode(stat.st_mode);

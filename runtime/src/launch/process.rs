@@ -161,7 +161,6 @@ fn error_of(process: &Process, name: &str, failure: Failure) -> Error {
     Error::os(step, subject, failure.errno)
 }
 
-/// The name of a capability.
 fn capability_name(number: u32) -> String {
     let known = caps::all().into_iter().find(|cap| u32::from(cap.index()) == number);
     known.map_or_else(|| format!("number {number}"), |cap| cap.to_string())

@@ -1,6 +1,6 @@
 //! The container's terminal: a pseudo terminal of its own devpts instance. The peer is opened through the master
-//! (`TIOCGPTPEER`), never by a path in the image (CVE-2025-52565), and the host's side is nobody's controlling
-//! terminal (CVE-2017-5226).
+//! (`TIOCGPTPEER`), never by a path in the image (CVE-2025-52565), and the host's side becomes no process's
+//! controlling terminal (CVE-2017-5226).
 
 use std::{
     io,

@@ -66,7 +66,7 @@ impl Assembler {
         self.push_ret(value)
     }
 
-    /// Writes a RET here, whatever is near.
+    /// Writes a RET here, even if an equal one is within reach of a jump.
     pub(super) fn push_ret(&mut self, value: u32) -> Label {
         let label = self.push(RET_K, value);
         self.returns.insert(value, label);

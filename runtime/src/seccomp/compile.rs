@@ -155,7 +155,7 @@ fn audit_number(arch: Arch) -> u32 {
     }
 }
 
-/// Ranges from the architecture's first number up to whatever follows it.
+/// Ranges of call numbers, from the architecture's first one to the last of the numbers' type.
 fn arch_ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     let table: Table = names::table(rules, arch);
     let first = if arch == Arch::X32 { X32_BIT } else { 0 };

@@ -181,8 +181,8 @@ fn inner_call(name: &str) -> Option<InnerCall> {
 /// `rule` as it applies to the carrier of `call`.
 ///
 /// The carrier's arguments lie in memory, where a filter cannot look. So a rule with conditions fails closed: one
-/// that would let the call pass says nothing about the carrier, one that would stop it stops it whatever its
-/// arguments are. A profile that means otherwise names the carrier itself.
+/// that would let the call pass says nothing about the carrier, one that would stop it stops it with all
+/// arguments. A profile that means otherwise names the carrier itself.
 fn carried(call: InnerCall, rule: &Rule) -> Option<(u32, Rule)> {
     let passes = matches!(rule.action, Action::Allow | Action::Log | Action::Trace(_) | Action::Notify);
     if passes && !rule.conditions.is_empty() {

@@ -26,7 +26,7 @@ pub fn agent() -> Rules {
 }
 
 /// [`agent()`] with clone3 allowed, for the resident first process of a sandbox, which starts processes in their cgroup
-/// by CLONE_INTO_CGROUP. Filters are inherited, so whatever it starts must stack [`deny_clone3()`].
+/// by CLONE_INTO_CGROUP. Filters are inherited, so each process that it starts must stack [`deny_clone3()`].
 pub fn agent_init() -> Rules {
     agent_with_clone3(Action::Allow)
 }

@@ -182,7 +182,6 @@ pub(crate) fn device_filters(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// A program by its id.
 pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = Attr::zeroed();
     attr.by_id = [id, 0, 0];

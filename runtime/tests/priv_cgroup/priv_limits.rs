@@ -91,7 +91,7 @@ fn priv_what_cannot_be_enforced_is_named() {
     let named: Vec<_> = warnings.iter().map(|w| (w.controller, w.value.as_str())).collect();
     assert_eq!(named, [(Controller::Memory, "memory.high=1048576"), (Controller::Pids, "pids.max=5")]);
     assert!(top.cgroup.memory().is_err());
-    // An invalid value is an error whatever the mode.
+    // An invalid value is an error in both modes.
     let nonsense = Limits { cpu_weight: Some(0), ..Limits::default() };
     assert_eq!(top.cgroup.apply(&nonsense, Unenforced::Allow).unwrap_err().kind, ErrorKind::Invalid);
 }

@@ -38,7 +38,7 @@ fn priv_an_existing_cgroup_is_taken_over_only_when_unused() {
     first.freeze(DEADLINE).unwrap();
     assert_eq!(Manager::Cgroupfs.create(&top.h, &path, &v1).unwrap_err().kind, ErrorKind::Frozen);
     let error = first.leaf("run-1", &v1).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Frozen, "whoever joined a child would stop");
+    assert_eq!(error.kind, ErrorKind::Frozen, "a process that joined a child would stop");
     assert_eq!(first.leaves().unwrap(), [""; 0], "and nothing is left of the attempt");
     if let Some(file) = top.v1_file(&first, Controller::Memory, "run-1") {
         assert!(!file.exists());

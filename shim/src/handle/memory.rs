@@ -123,7 +123,7 @@ impl BoxHandle {
         })
     }
 
-    /// Reads how much memory is in use here and below: two files, whatever there is below.
+    /// Reads how much memory is in use here and below: always two files, however many cgroups are below.
     ///
     /// # Errors
     /// `NotFound` without a cgroup, `Unenforced` without a memory controller.

@@ -9,10 +9,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags};
 
-use super::reactor::{Interest, Reactor, Token};
-use crate::protocol::{Decoder, FrameError, FrameType, HEADER_BYTES, REQUEST_FDS_MAX, header};
+use super::reactor::{Happened, Interest, Reactor, Token};
+use crate::error::{Error, ErrorKind};
+use crate::protocol::{
+    Answer, Decoder, Envelope, Frame, FrameError, FrameType, HEADER_BYTES, REQUEST_FDS_MAX, VERSION, WireError, encode,
+    header,
+};
 
 /// Above this, no more output is read for the connection.
 pub(crate) const QUEUE_BYTES_HIGH: usize = 64 * 1024;
@@ -46,10 +50,18 @@ pub(crate) enum Received {
 }
 
 impl Connection {
-    /// Takes over an accepted socket and watches it.
-    pub(crate) fn new(fd: OwnedFd, token: Token, limit: usize, fds_max: usize, reactor: &Reactor) -> io::Result<Self> {
-        reactor.add(&fd, token, Interest::READ)?;
-        Ok(Self {
+    /// Accepts a connection and watches it. `None`: the peer went away, or descriptors are short until others end.
+    pub(crate) fn accept(
+        listener: &OwnedFd,
+        token: Token,
+        limit: usize,
+        fds_max: usize,
+        reactor: &Reactor,
+    ) -> Option<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::accept_with(listener, flags).ok()?;
+        reactor.add(&fd, token, Interest::READ).ok()?;
+        Some(Self {
             fd,
             decoder: Decoder::with_limit(limit),
             fds: Vec::new(),
@@ -62,9 +74,20 @@ impl Connection {
         })
     }
 
+    /// Reads on an event, through `scratch`. A connection that hangs up, fails, or breaks the protocol is at its end.
+    pub(crate) fn receive_on(&mut self, event: Happened, scratch: &mut [u8]) -> Received {
+        if event.readable && !self.ending {
+            self.receive(scratch).unwrap_or(Received::End)
+        } else if event.hung_up {
+            Received::End
+        } else {
+            Received::Nothing
+        }
+    }
+
     /// Reads once, through `scratch`. Descriptors beyond the limit, or after the first bytes, are closed and end the
     /// connection.
-    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+    fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -94,9 +117,28 @@ impl Connection {
         Ok(Received::Bytes)
     }
 
-    /// The next whole frame that was received.
-    pub(crate) fn next_frame(&mut self) -> Result<Option<crate::protocol::Frame>, FrameError> {
-        self.decoder.next_frame()
+    /// The next whole frame that was received; nothing more once the connection ends.
+    pub(crate) fn next_frame(&mut self) -> Option<Result<Frame, Error>> {
+        if self.ending {
+            return None;
+        }
+        let broken = |e: FrameError| Error::new(ErrorKind::InvalidInput, "decode frame", "").because(e);
+        self.decoder.next_frame().map_err(broken).transpose()
+    }
+
+    /// Answers a request; with `last` the connection ends then.
+    pub(crate) fn answer(&mut self, answer: Result<Answer, &Error>, last: bool) {
+        let message = Envelope { v: VERSION, m: answer.map_err(WireError::from) };
+        match encode(&message) {
+            Ok(payload) => self.send(FrameType::Response, &payload),
+            Err(_) => self.dead = true,
+        }
+        self.ending |= last;
+    }
+
+    /// True if the connection is to be closed.
+    pub(crate) fn over(&self) -> bool {
+        self.dead || (self.ending && self.idle())
     }
 
     /// True if the send queue is so long that producers must stop.

@@ -56,7 +56,6 @@ pub(crate) struct Input {
     pub(crate) last: Option<u8>,
 }
 
-/// A run.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) number: u64,

@@ -1,7 +1,7 @@
 //! The init's event loop: one thread, one epoll, no blocking.
 //!
 //! Owns: the table of connections, runs and children, and the order of things. Invariant: each event is answered in
-//! bounded time, whatever the processes in the box do; work that would block waits for an epoll event.
+//! bounded time, independently of what the processes in the box do; work that would block waits for an epoll event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use icebox_runtime::plan::Rlimit;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::net::SocketFlags;
 use rustix::process::WaitOptions;
 
 use super::conn::{Connection, Received};
@@ -21,8 +20,8 @@ use super::reactor::{Happened, Interest, Reactor, Token};
 use super::run::{Run, Stream};
 use super::sudo_clients::SudoServer;
 use super::tree::Tree;
-use crate::error::{Error, ErrorKind};
-use crate::protocol::{Answer, Envelope, FrameType, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX, VERSION, WireError, encode};
+use crate::error::Error;
+use crate::protocol::{Answer, PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX};
 
 /// Connections at one time; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -227,15 +226,10 @@ impl Server {
             self.control_watched = false;
             return;
         }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Errors are the peer's (it went away) or a lack of descriptors, which ends when connections do.
-        let Ok(fd) = rustix::net::accept_with(&self.control, flags) else {
-            return;
-        };
         let id = self.next_id();
         let token = Token::Connection(id);
-        let fds_max = REQUEST_FDS_MAX;
-        let Ok(conn) = Connection::new(fd, token, PAYLOAD_BYTES_MAX, fds_max, &self.reactor) else {
+        let (limit, fds) = (PAYLOAD_BYTES_MAX, REQUEST_FDS_MAX);
+        let Some(conn) = Connection::accept(&self.control, token, limit, fds, &self.reactor) else {
             return;
         };
         let deadline = Instant::now() + Duration::from_secs(REQUEST_SECONDS_MAX);
@@ -252,29 +246,18 @@ impl Server {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        if event.readable && !client.conn.ending {
-            match client.conn.receive(&mut self.scratch) {
-                Ok(Received::Bytes) => self.take_frames(id),
-                Ok(Received::Nothing) => {}
-                Ok(Received::End) | Err(_) => self.drop_client(id),
-            }
-        } else if event.hung_up {
-            self.drop_client(id);
+        match client.conn.receive_on(event, &mut self.scratch) {
+            Received::Bytes => self.take_frames(id),
+            Received::Nothing => {}
+            Received::End => self.drop_client(id),
         }
     }
 
     fn take_frames(&mut self, id: u64) {
-        while let Some(client) = self.clients.get_mut(&id) {
-            if client.conn.ending {
-                return;
-            }
-            match client.conn.next_frame() {
-                Ok(Some(frame)) => self.take_frame(id, frame),
-                Ok(None) => return,
-                Err(e) => {
-                    let error = Error::new(ErrorKind::InvalidInput, "decode frame", "").because(e);
-                    self.refuse(id, &error);
-                }
+        while let Some(next) = self.clients.get_mut(&id).and_then(|client| client.conn.next_frame()) {
+            match next {
+                Ok(frame) => self.take_frame(id, frame),
+                Err(error) => self.refuse(id, &error),
             }
         }
     }
@@ -301,23 +284,18 @@ impl Server {
             return;
         };
         client.conn.watch(&self.reactor, true);
-        if client.conn.dead || (client.conn.ending && client.conn.idle()) {
+        if client.conn.over() {
             self.drop_client(id);
         }
     }
 
     /// Answers an operation; with `last` the connection ends then.
     pub(crate) fn answer(&mut self, id: u64, answer: Result<Answer, &Error>, last: bool) {
-        let message = Envelope { v: VERSION, m: answer.map_err(WireError::from) };
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        match encode(&message) {
-            Ok(payload) => client.conn.send(FrameType::Response, &payload),
-            Err(_) => client.conn.dead = true,
-        }
+        client.conn.answer(answer, last);
         if last {
-            client.conn.ending = true;
             client.role = Role::Ending;
         }
         self.settle(id);

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{SocketFlags, UCred};
+use rustix::net::UCred;
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use super::conn::{Connection, Received};
@@ -23,7 +23,7 @@ use super::spawn::{self, Folder, Start, StartPipe};
 use super::sudo_clients::{Running, SudoClient};
 use super::user::{Accounts, Identity};
 use crate::error::{Error, ErrorKind, ExecFailure};
-use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, WireError, decode, encode};
+use crate::protocol::{Answer, Envelope, Exit, Frame, FrameType, SignalMessage, VERSION, decode, encode};
 use crate::sudo::{Mode, REQUEST_BYTES_MAX, REQUEST_FDS, SudoRequest};
 
 /// Most connections without a request yet; more wait in the backlog.
@@ -44,16 +44,12 @@ impl Server {
             sudo.watched = false;
             return;
         }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(fd) = rustix::net::accept_with(&sudo.listener, flags) else {
-            return;
-        };
-        let Ok(peer) = rustix::net::sockopt::socket_peercred(&fd) else {
-            return;
-        };
         let token = Token::Sudo(id);
-        let limit = REQUEST_BYTES_MAX;
-        let Ok(conn) = Connection::new(fd, token, limit, REQUEST_FDS, &self.reactor) else {
+        let (limit, fds) = (REQUEST_BYTES_MAX, REQUEST_FDS);
+        let Some(conn) = Connection::accept(&sudo.listener, token, limit, fds, &self.reactor) else {
+            return;
+        };
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&conn.fd) else {
             return;
         };
         let deadline = Instant::now() + Duration::from_secs(REQUEST_SECONDS_MAX);
@@ -68,20 +64,14 @@ impl Server {
             if event.writable {
                 conn.flush();
             }
-            (event.readable && !conn.ending).then(|| conn.receive(&mut scratch))
+            conn.receive_on(event, &mut scratch)
         });
         self.scratch = scratch;
-        let Some(received) = received else {
-            return;
-        };
-        if let Some(received) = received {
-            match received {
-                Ok(Received::Bytes) => self.take_sudo_frames(id),
-                Ok(Received::Nothing) => {}
-                Ok(Received::End) | Err(_) => return self.drop_sudo(id),
-            }
-        } else if event.hung_up {
-            return self.drop_sudo(id);
+        match received {
+            None => return,
+            Some(Received::Bytes) => self.take_sudo_frames(id),
+            Some(Received::Nothing) => {}
+            Some(Received::End) => return self.drop_sudo(id),
         }
         self.settle_sudo(id);
     }
@@ -95,17 +85,10 @@ impl Server {
     }
 
     fn take_sudo_frames(&mut self, id: u64) {
-        while let Some(conn) = self.sudo_connection(id) {
-            if conn.ending {
-                return;
-            }
-            match conn.next_frame() {
-                Ok(Some(frame)) => self.take_sudo_frame(id, &frame),
-                Ok(None) => return,
-                Err(e) => {
-                    let error = Error::new(ErrorKind::InvalidInput, "decode frame", "").because(e);
-                    self.refuse_sudo(id, &error);
-                }
+        while let Some(next) = self.sudo_connection(id).and_then(Connection::next_frame) {
+            match next {
+                Ok(frame) => self.take_sudo_frame(id, &frame),
+                Err(error) => self.refuse_sudo(id, &error),
             }
         }
     }
@@ -218,13 +201,8 @@ impl Server {
     }
 
     fn answer_sudo(&mut self, id: u64, answer: Result<Answer, &Error>, last: bool) {
-        let message = Envelope { v: VERSION, m: answer.map_err(WireError::from) };
         if let Some(conn) = self.sudo_connection(id) {
-            match encode(&message) {
-                Ok(payload) => conn.send(FrameType::Response, &payload),
-                Err(_) => conn.dead = true,
-            }
-            conn.ending |= last;
+            conn.answer(answer, last);
         }
         self.settle_sudo(id);
     }
@@ -258,7 +236,7 @@ impl Server {
         let over = match &mut client.conn {
             Some(conn) => {
                 conn.watch(&self.reactor, true);
-                conn.dead || (conn.ending && conn.idle())
+                conn.over()
             }
             None => client.command.is_none(),
         };

@@ -252,7 +252,7 @@ mod tests {
             "1:-1",
             "evil",
             "minus",
-            "nobody-here",
+            "no-such-user",
         ] {
             assert!(accounts.resolve(Some(bad)).is_err(), "{bad:?}");
         }

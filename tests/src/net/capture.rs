@@ -46,7 +46,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Counts what has come until now. Taking it off the socket and counting it is one step for whoever looks.
+    /// Counts what has come until now. Taking it off the socket and counting it is one step for all readers.
     fn drain(&self) -> MutexGuard<'_, Counts> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = [0; HEAD_BYTES];

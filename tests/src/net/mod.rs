@@ -1,5 +1,5 @@
 //! A closed world of network namespaces: one plays the host, one the internet. `iceboxd` runs the host side of its boxes'
-//! networking in the first; all that leaves a box and the host arrives in the second, whatever its address is, and is
+//! networking in the first; all that leaves a box and the host arrives in the second, to any address, and is
 //! answered and counted there. Nothing is connected to the machine's own network, and nothing has a name or a mount: the
 //! world ends with the process.
 //!
@@ -63,7 +63,7 @@ pub struct World {
     pub dns: Dns,
     /// Web servers of all names, on ports 80 and 8080, and with TLS on 443 and 8443.
     pub web: Web,
-    /// Whatever else is connected to.
+    /// All other addresses and ports that are connected to.
     pub sink: Sink,
     /// What is connected to on the host.
     pub host_sink: Sink,

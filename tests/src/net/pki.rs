@@ -74,7 +74,7 @@ impl Authority {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let (trusted, pem) = Signer::new(name);
-        let (untrusted, _) = Signer::new("Nobody");
+        let (untrusted, _) = Signer::new("Untrusted");
         Self { shared: Arc::new(Shared { trusted, untrusted, pem, made: Mutex::default() }) }
     }
 
@@ -84,7 +84,7 @@ impl Authority {
         &self.shared.pem
     }
 
-    /// What a TLS server needs: it is whatever name it is asked for.
+    /// What a TLS server needs; it has a certificate for each name that it is asked for.
     #[must_use]
     pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -100,7 +100,7 @@ impl Authority {
         let is_below = |suffix: &str| name == suffix || name.ends_with(&format!(".{suffix}"));
         let make = || {
             let signer = if is_below(UNTRUSTED) { &self.shared.untrusted } else { &self.shared.trusted };
-            let shown = if is_below(MISNAMED) { "somebody-else.test" } else { name };
+            let shown = if is_below(MISNAMED) { "another-name.test" } else { name };
             Arc::new(signer.sign(shown, is_below(EXPIRED)))
         };
         Arc::clone(made.entry(name.to_owned()).or_insert_with(make))

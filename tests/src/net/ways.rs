@@ -55,7 +55,7 @@ pub struct Way {
     pub at: &'static str,
     /// A name that stands for this address.
     pub host: &'static str,
-    /// Closed whatever the policy is.
+    /// Closed under every policy.
     pub always: bool,
 }
 

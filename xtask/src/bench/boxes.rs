@@ -50,10 +50,8 @@ pub(super) fn exec(context: &Context) -> Result<Vec<Report>> {
     }
     let meter = Meter::new(&server)?;
     let count = context.rounds.unwrap_or(EXEC_ROUNDS);
-    let exec_cpu = meter.measure(count, || (0..count).try_for_each(|_| server::exec_true(client, &id)))?;
-    let sleep_cpu = meter.measure(count, || {
-        (0..count).try_for_each(|_| server::pause(client, &id).and_then(|()| server::resume(client, &id)))
-    })?;
+    let exec_cpu = meter.execs(client, &id, count)?;
+    let sleep_cpu = meter.freezes(client, &id, count)?;
     server::delete(client, &id)?;
     let costs = [("exec".to_owned(), exec_cpu), ("freeze and wake".to_owned(), sleep_cpu)];
     let cost = cpu::report("the same, one after the other", &costs).mark(
@@ -101,16 +99,9 @@ pub(super) fn create(context: &Context) -> Result<Vec<Report>> {
     }
     let count = context.rounds.unwrap_or(CREATE_CPU_ROUNDS);
     // The box that shows where the cgroup of all boxes is.
-    let mut made = vec![server::create(client)?];
-    let used = Meter::new(&server)?.measure(count, || {
-        for _ in 0..count {
-            let id = server::create(client)?;
-            server::exec_true(client, &id)?;
-            made.push(id);
-        }
-        Ok(())
-    })?;
-    made.iter().try_for_each(|id| server::delete(client, id))?;
+    let first_box = server::create(client)?;
+    let used = Meter::new(&server)?.creates(client, count)?;
+    server::delete(client, &first_box)?;
     let cost = cpu::report("the same", &[("create → first exec".to_owned(), used)])
         .mark("all of it", used.total(), BOX_CPU_MS_MAX)
         .mark("iceboxd's part", used.daemon, BOX_DAEMON_CPU_MS_MAX);

@@ -9,7 +9,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::server::Server;
+use super::http::Client;
+use super::server::{self, Server};
 use super::stats::{Case, Report};
 use super::{failed, shown};
 use crate::error::{Result, While};
@@ -99,6 +100,36 @@ impl<'a> Meter<'a> {
         let before = self.read()?;
         work()?;
         Ok(self.read()?.per(before, count))
+    }
+
+    /// The cost of a box that is made and runs `true` once. The boxes are deleted afterwards.
+    pub(super) fn creates(&self, client: &mut Client, count: usize) -> Result<Cpu> {
+        let mut made = Vec::new();
+        let cost = self.measure(count, || {
+            for _ in 0..count {
+                let id = server::create(client)?;
+                server::exec_true(client, &id)?;
+                made.push(id);
+            }
+            Ok(())
+        })?;
+        made.iter().try_for_each(|id| server::delete(client, id))?;
+        Ok(cost)
+    }
+
+    /// The cost of an exec of `true` in a running box.
+    pub(super) fn execs(&self, client: &mut Client, id: &str, count: usize) -> Result<Cpu> {
+        self.measure(count, || (0..count).try_for_each(|_| server::exec_true(client, id)))
+    }
+
+    /// The cost of a freeze and a wake of a running box, both by request.
+    pub(super) fn freezes(&self, client: &mut Client, id: &str, count: usize) -> Result<Cpu> {
+        self.measure(count, || {
+            (0..count).try_for_each(|_| {
+                server::pause(client, id)?;
+                server::resume(client, id)
+            })
+        })
     }
 }
 

@@ -57,26 +57,9 @@ pub(super) fn scale(context: &Context) -> Result<Vec<Report>> {
 }
 
 fn measure(meter: &Meter<'_>, client: &mut Client, awake: &str, sleeping: usize, rounds: Option<usize>) -> Result<Row> {
-    let creates = rounds.unwrap_or(CREATES);
-    let mut made = Vec::new();
-    let create = meter.measure(creates, || {
-        for _ in 0..creates {
-            let id = server::create(client)?;
-            server::exec_true(client, &id)?;
-            made.push(id);
-        }
-        Ok(())
-    })?;
-    made.iter().try_for_each(|id| server::delete(client, id))?;
-    let execs = rounds.unwrap_or(EXECS);
-    let exec = meter.measure(execs, || (0..execs).try_for_each(|_| server::exec_true(client, awake)))?;
-    let freezes = rounds.unwrap_or(FREEZES);
-    let freeze = meter.measure(freezes, || {
-        (0..freezes).try_for_each(|_| {
-            server::pause(client, awake)?;
-            server::resume(client, awake)
-        })
-    })?;
+    let create = meter.creates(client, rounds.unwrap_or(CREATES))?;
+    let exec = meter.execs(client, awake, rounds.unwrap_or(EXECS))?;
+    let freeze = meter.freezes(client, awake, rounds.unwrap_or(FREEZES))?;
     server::pause(client, awake)?;
     let watched = usize::try_from(WATCH.as_secs()).unwrap_or(usize::MAX);
     let sleep = meter.measure(watched, || {

@@ -146,7 +146,6 @@ pub(super) fn resume(client: &mut Client, id: &str) -> Result<()> {
     client.call("POST", &format!("/v2/box/{id}/resume"), "").map(|_| ())
 }
 
-/// Deletes a box.
 pub(super) fn delete(client: &mut Client, id: &str) -> Result<()> {
     client.call("DELETE", &format!("/v2/box/{id}"), "").map(|_| ())
 }

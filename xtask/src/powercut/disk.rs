@@ -219,7 +219,7 @@ impl Disk {
             if length > OPTION_BYTES_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            // There is one export, whatever it is called.
+            // There is one export; the name is ignored.
             stream.read_exact(&mut vec![0; length as usize])?;
             let mut export = bytes.to_be_bytes().to_vec();
             export.extend(EXPORT_FLAGS.to_be_bytes());
@@ -367,7 +367,7 @@ mod tests {
         disk.lock().end = Some(End { after: 1, at_flush: true });
         assert_eq!((write(&disk, 99 * 4096, 2, 4096), write(&disk, 100 * 4096, 2, 4096)), (Some(0), Some(0)));
         assert_eq!(disk.perform(FLUSH, 0, &mut Vec::new()).unwrap(), None, "the power goes at the flush");
-        assert_eq!(write(&disk, 0, 3, 512), None, "nobody answers without power");
+        assert_eq!(write(&disk, 0, 3, 512), None, "no answer without power");
         disk.power_off(End { after: 1, at_flush: false }, Duration::ZERO);
         let fate = disk.settle(1).unwrap();
         assert!(fate.kept > 10 && fate.lost > 10 && fate.torn > 10, "{fate:?}");

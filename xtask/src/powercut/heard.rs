@@ -1,7 +1,7 @@
 //! What the guest says: kept line by line, and handed to the guest of the next round.
 //!
-//! Here is the truth about what was acknowledged: a line that has come out of the guest stays, whatever happens to the
-//! guest's disk. What the words mean is known to the guest's program only.
+//! These lines are the record of what was acknowledged: a line that has left the guest stays, even if the guest's disk
+//! loses data. What the words mean is known to the guest's program only.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

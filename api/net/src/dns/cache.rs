@@ -34,7 +34,6 @@ struct State {
     bytes: usize,
 }
 
-/// The cache.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     state: Mutex<State>,
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_small_whatever_is_put_in() {
+    fn it_stays_small_however_much_is_put_in() {
         let (cache, now) = (Cache::default(), Instant::now());
         cache.put(key("big.example."), answer(100, ENTRY_BYTES_MAX), now);
         assert!(cache.get(&key("big.example."), now).is_none());

@@ -13,12 +13,10 @@ use crate::policy::normalized;
 
 /// Longest question: a name of 255 bytes, and EDNS options, which are ignored.
 pub(super) const QUESTION_BYTES_MAX: usize = 1024;
-/// Bytes of a header.
 const HEADER_BYTES: usize = 12;
 /// Longest text of a name that is no host name.
 const NAME_TEXT_CHARS_MAX: usize = 255;
 
-/// A question of a box.
 #[derive(Debug, Clone)]
 pub(super) struct Question {
     /// The identifier, which the answer repeats.

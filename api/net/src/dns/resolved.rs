@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-/// Longest TTL that is passed on, whatever the answer says.
+/// Longest TTL that is passed on; a longer one in an answer is cut to it.
 pub(super) const TTL_SECONDS_MAX: u32 = 300;
 /// The same for a name that does not exist.
 pub(super) const NEGATIVE_TTL_SECONDS_MAX: u32 = 60;
@@ -77,7 +77,6 @@ impl Resolved {
         Self { code: ResponseCode::ServFail, records: Vec::new(), authority: None, ttl: 0 }
     }
 
-    /// Its addresses.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.records.iter().filter_map(address)
     }
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_followed_in_whatever_order_they_come() {
+    fn aliases_are_followed_in_any_order() {
         let got = resolved(vec![
             a("c.example.", 50, 1),
             alias("b.example.", 90, "C.example."),

@@ -21,9 +21,7 @@ use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
 use crate::sockets::Sockets;
 
-/// The port of DNS.
 const PORT_DNS: u16 = 53;
-/// Timeout of one try.
 pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most servers read from a file, as in the C library.
 const SERVERS_MAX: usize = 3;

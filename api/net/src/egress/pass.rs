@@ -1,6 +1,6 @@
 //! How a connection of a box is passed on, and for how long.
 //!
-//! Invariants: whatever the policy, nothing goes to a closed address or to one of the host's own. An open connection is
+//! Invariants: under every policy, nothing goes to a closed address or to one of the host's own. An open connection is
 //! checked again at every policy change; if it is no longer allowed, both sides are reset. A connection that began with a
 //! ClientHello and is refused gets an alert, which arrives before the connection ends.
 

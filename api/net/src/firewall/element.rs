@@ -32,7 +32,6 @@ pub(super) enum State {
     BytesOver(u64),
 }
 
-/// An element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) set: Set,
@@ -61,7 +60,6 @@ impl Element {
         Self { state, ..self }
     }
 
-    /// The box of the element.
     pub(super) fn guest(&self) -> Option<Ipv4Addr> {
         match (self.set, self.data) {
             (Set::Owners, Some(Data::Mark(mark))) => Some(Ipv4Addr::from(mark.to_ne_bytes())),

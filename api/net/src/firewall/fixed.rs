@@ -11,7 +11,7 @@ use super::settings::{
 };
 use crate::cidr::{Cidr, Range, disjoint};
 
-/// Networks that no box reaches, whatever its policy.
+/// Networks that no box reaches under any policy.
 const BLOCKED: [Cidr; 11] = [
     Cidr::known(0, 0, 0, 0, 8),      // this network
     Cidr::known(10, 0, 0, 0, 8),     // private
@@ -26,7 +26,7 @@ const BLOCKED: [Cidr; 11] = [
     Cidr::known(240, 0, 0, 0, 4),    // reserved, broadcast
 ];
 
-/// True if no box reaches an address, whatever its policy; `pool` is the pool of box addresses. The host's own
+/// True if no box reaches an address under any policy; `pool` is the pool of box addresses. The host's own
 /// addresses are closed too, even public ones: the firewall asks the kernel for them.
 #[must_use]
 pub(crate) fn closed(pool: Cidr, address: Ipv4Addr) -> bool {

@@ -26,7 +26,7 @@ const TOLD_PER_SECOND: u32 = 20;
 const ARRIVALS_PER_SECOND: u32 = 5;
 /// Range of byte limits: one packet must fit into the lowest, and the kernel's arithmetic must hold the highest.
 const BYTES_PER_SECOND: RangeInclusive<u64> = 64 << 10..=16 << 30;
-/// Longest pin, whatever the TTL of the answer.
+/// Longest pin; a longer TTL of an answer is cut to it.
 const PIN_SECONDS_MAX: u64 = 24 * 3600;
 
 /// The destinations that a box may reach, except those that no box reaches.
@@ -190,7 +190,6 @@ impl Entry {
         Ok(())
     }
 
-    /// The elements of the box.
     pub(super) fn elements(&self, now: Instant) -> Vec<Element> {
         let own = self.pair.guest().octets();
         let named = |address: Ipv4Addr| [&name_key(&self.interface)[..], &address.octets()].concat();

@@ -20,7 +20,6 @@ use super::sets::Set;
 use super::settings::ProxyPorts;
 use crate::netlink::{APPEND, Attrs, CREATE};
 
-/// The table.
 pub(crate) const TABLE: &str = "icebox";
 /// The name prefix of the host's end of every box's link, and of no other interface.
 pub const PREFIX: &str = "ice-";

@@ -32,7 +32,6 @@ macro_rules! sets {
 
         use Set::{$($set),*};
 
-        /// All sets.
         pub(super) const ALL: [Set; [$($name),*].len()] = [$($set),*];
 
         impl Set {

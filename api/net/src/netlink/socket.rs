@@ -28,7 +28,6 @@ const MESSAGE_DONE: u16 = 3;
 /// `NLM_F_DUMP_INTR`: the dump is inconsistent.
 const INTERRUPTED: u16 = 0x10;
 
-/// The socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,

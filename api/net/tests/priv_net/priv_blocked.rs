@@ -1,4 +1,4 @@
-//! What no box can do, whatever its policy.
+//! What no box can do under any policy.
 
 use std::net::Ipv4Addr;
 
@@ -270,7 +270,7 @@ fn dropped_as_not_ipv4(world: &World) -> u64 {
     counter["packets"].as_u64().expect("a number")
 }
 
-/// Parts are put together before anything is decided, so a rule sees the ports whatever part they are in.
+/// Fragments are put together before any rule is evaluated, so a rule sees the ports of each fragmented packet.
 #[test]
 fn priv_packets_in_parts_pass_where_whole_ones_do() {
     let mut world = World::new();
@@ -316,7 +316,7 @@ fn priv_mapped_addresses_are_what_they_stand_for() {
 }
 
 #[test]
-fn priv_the_uplink_forwards_for_boxes_and_for_nobody_else() {
+fn priv_the_uplink_forwards_for_boxes_only() {
     let mut world = World::new();
     let stranger = world.add_stranger();
     let forwards = || Ok(std::fs::read_to_string("/proc/sys/net/ipv4/conf/up0/forwarding").expect("a setting"));

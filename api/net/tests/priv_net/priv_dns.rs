@@ -118,7 +118,7 @@ impl Names {
     }
 }
 
-/// A question of a box to whatever address.
+/// Sends a question from a box to the server at the given address.
 fn lookup(b: &TestBox, server: Ipv4Addr, name: &str) -> (ResponseCode, Vec<Ipv4Addr>) {
     let socket = udp(&b.namespace, b.address(), 0);
     socket.set_nonblocking(false).expect("blocking");
@@ -177,7 +177,7 @@ fn priv_a_name_opens_its_addresses_for_the_box_that_asked() {
 }
 
 #[test]
-fn priv_closed_networks_stay_closed_whatever_a_name_stands_for() {
+fn priv_closed_networks_stay_closed_to_names_that_resolve_to_them() {
     let mut names = Names::new();
     for (mode, domains) in [("custom", &["*.example"][..]), ("allow-all", &[])] {
         let (b, _) = names.add(policy(mode, domains));

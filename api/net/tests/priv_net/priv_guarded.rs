@@ -206,7 +206,7 @@ fn priv_nft_a_flushed_ruleset_is_put_back_within_moments() {
 }
 
 #[test]
-fn priv_nft_a_table_that_somebody_removes_is_put_back_with_its_boxes() {
+fn priv_nft_a_removed_table_is_put_back_with_its_boxes() {
     let mut world = World::new();
     world.start_unguarded();
     let network = || vec!["198.51.100.0/24".parse().expect("network")];

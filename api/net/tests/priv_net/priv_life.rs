@@ -285,20 +285,20 @@ fn priv_a_crash_on_the_way_back_leaves_no_hole() {
 }
 
 #[test]
-fn priv_a_link_of_another_box_or_of_somebody_else_is_not_touched() {
+fn priv_a_link_of_another_box_is_not_touched() {
     let mut world = World::new();
     let b = world.add_box(Policy::AllowAll);
     let renamed = LinkSpec { namespace: crate::world::namespace(), ..spec(&b) };
     // As if the names of two boxes were the same: the alias is another's.
     let interface = b.interface();
     crate::world::netlink(&world.host, move |handle| async move {
-        let message = rtnetlink::LinkUnspec::new_with_name(&interface).alias("somebody-else").build();
+        let message = rtnetlink::LinkUnspec::new_with_name(&interface).alias("another-box").build();
         handle.link().set(message).execute().await
     });
     let refused = world.host.run(|| Ok(Links::open()?.create(&renamed).is_err())).expect("a thread there");
     assert!(refused, "another box's link was taken");
     assert!(world.host.run(|| Ok(Links::open()?.remove(&b.id).is_err())).expect("a thread there"));
-    let swept = world.wait(world.side().sweep(vec!["somebody-else".into(), b.id.clone()]));
+    let swept = world.wait(world.side().sweep(vec!["another-box".into(), b.id.clone()]));
     assert!(swept.links.is_empty(), "what is no box's link was swept: {swept:?}");
     assert!(links(&world).iter().all(|name| name.starts_with(PREFIX)), "the uplink is listed");
     echo(&mut b.connect(SITE, 80).expect("connect")).expect("it still works");

@@ -190,7 +190,7 @@ fn priv_the_way_to_a_proxy_is_counted_and_limited_too() {
 }
 
 #[test]
-fn priv_nobody_but_boxes_reaches_the_proxies() {
+fn priv_only_boxes_reach_the_proxies() {
     let mut world = World::new();
     let b = world.add_box(Policy::AllowAll);
     let datagrams = udp(&world.host, Ipv4Addr::UNSPECIFIED, DNS_PORT);

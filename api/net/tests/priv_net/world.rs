@@ -143,7 +143,6 @@ async fn up(handle: &Handle, name: &str) -> Result<u32, rtnetlink::Error> {
     Ok(index)
 }
 
-/// A box of a test.
 pub(crate) struct TestBox {
     pub(crate) id: String,
     pub(crate) pair: Pair,
@@ -204,7 +203,7 @@ fn proxy(namespace: &Namespace, port: u16) {
     });
 }
 
-/// Echoes whatever connects, until the process ends.
+/// Echoes what each connection sends, until the process ends.
 pub(crate) fn serve(namespace: &Namespace, port: u16) {
     listen(namespace, port, |_| {});
 }
@@ -424,7 +423,7 @@ impl World {
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
-    /// How many rules the host has, in whatever table.
+    /// The number of rules on the host, in all tables.
     pub(crate) fn rules(&self) -> usize {
         let text = self.nft(&["-j", "list", "ruleset"]);
         let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");

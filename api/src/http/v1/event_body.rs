@@ -29,7 +29,6 @@ const END_MAX: Duration = Duration::from_secs(10);
 /// Records on their way to a client.
 const RECORDS_MAX: usize = 64;
 
-/// The body.
 #[derive(Debug)]
 pub(super) struct EventBody {
     records: mpsc::Receiver<Bytes>,

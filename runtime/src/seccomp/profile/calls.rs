@@ -1,7 +1,7 @@
 //! The calls that the sandbox profile decides without looking at arguments, by subject. The allowed set is Docker's
 //! of June 2026 for x86-64 without what threatens a shared kernel; a name that an architecture lacks is skipped there.
 
-/// Allowed whatever the arguments are. Calls with argument rules are not here but in the tables of the parent.
+/// Allowed with all arguments. Calls with argument rules are not here but in the tables of the parent.
 pub(super) const ALLOWED: &[&str] = &[
     // Reading, writing, descriptors
     "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek sendfile splice tee

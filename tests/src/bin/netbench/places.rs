@@ -12,7 +12,7 @@ use icebox_tests::{Daemon, TestBox};
 
 /// The server's address.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-/// Where whatever comes goes back.
+/// The port of the echo server.
 pub(crate) const ECHO_PORT: u16 = 7000;
 /// Where bytes come from: the client says how many.
 pub(crate) const SOURCE_PORT: u16 = 7001;

@@ -23,9 +23,9 @@ const FRESH_BLOCK: usize = 4;
 
 /// Trusts any certificate: this is a benchmark.
 #[derive(Debug)]
-struct Anybody(CryptoProvider);
+struct TrustAll(CryptoProvider);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for TrustAll {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -109,7 +109,7 @@ pub(crate) fn measure(rounds: usize) {
     ];
     let provider = ring::default_provider();
     let builder = ClientConfig::builder_with_provider(Arc::new(provider.clone())).with_safe_default_protocol_versions();
-    let builder = builder.expect("versions").dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+    let builder = builder.expect("versions").dangerous().with_custom_certificate_verifier(Arc::new(TrustAll(provider)));
     let mut config = builder.with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
     let config = Arc::new(config);

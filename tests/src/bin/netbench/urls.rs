@@ -19,7 +19,7 @@ const MESSAGE_BYTES: usize = 1000;
 /// Marks of the project.
 const WAKE_P50_MS: f64 = 2.0;
 const WAKE_P99_MS: f64 = 10.0;
-/// Answers each request with two bytes, or after an upgrade with whatever comes.
+/// Answers each request with two bytes; after an upgrade it echoes.
 const SERVER: &str = r#"
 import asyncio
 async def serve(r, w):

@@ -111,7 +111,7 @@ fn list(daemon: &Daemon, known: &Known, look: &mut Look) -> BTreeMap<String, Str
     }
     for (id, name) in listed.iter().filter(|(id, _)| !known.boxes.contains_key(*id)) {
         // Made, but the answer was lost: it exists from now on.
-        look.fact(known.unanswered_names.contains(name), || format!("nobody has asked for box {id} ({name})"));
+        look.fact(known.unanswered_names.contains(name), || format!("box {id} ({name}) was never asked for"));
         report::done(&Op::Create { name: name.clone(), id: Some(id.clone()) });
     }
     listed

@@ -2,7 +2,7 @@
 //! the power is still there, then makes new work until the power is cut again.
 //!
 //! What was acknowledged is kept by the host, which hears of it on this program's standard output: only there does it
-//! survive the cut whatever happens to the guest's disk. The lines that the host reads begin with `@`:
+//! survive the cut with certainty. The lines that the host reads begin with `@`:
 //!
 //! - `@try OP`, `@ack OP`: an operation begins, and has been answered. `OP` is JSON, see `model`.
 //! - `@checked FACTS`: the look back is over, so many facts were compared.

@@ -3,7 +3,7 @@
 //!
 //! Three ways to make a record durable, as programs really do it: append and fsync; append through a descriptor with
 //! `O_DSYNC`; a new file, fsync, rename, fsync of the directory. A record has its number and a checksum. What a cut
-//! leaves of a record that nobody was told of is cut off when writing goes on.
+//! leaves of a record that was not acknowledged is truncated when writing goes on.
 
 /// How records are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

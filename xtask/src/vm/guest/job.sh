@@ -3,7 +3,7 @@
 port=/dev/virtio-ports
 mkdir -p /carry /data /out
 modprobe -a virtio_console loop overlay
-# Without udev (or before it is ready), nobody makes the names of the ports.
+# Without udev (or before it is ready), the names of the ports are not made.
 if [ ! -e $port/icebox.control ]; then
     mkdir -p $port
     for sys in /sys/class/virtio-ports/*; do
@@ -36,7 +36,7 @@ tell ready
 if [ -e /carry/interactive ]; then
     read -r TERM rows columns </carry/interactive
     export TERM
-    # A terminal forgets its size when nobody has it open.
+    # A terminal forgets its size when it is closed.
     setsid -c /bin/sh -c "${columns:+stty rows $rows cols $columns;} . /carry/command" <>/dev/hvc0 >&0 2>&1
 else
     # A session of its own, as every process of a usual machine has one.

@@ -179,7 +179,7 @@ async fn custom_answers_what_is_allowed_and_pins_it() {
 }
 
 #[tokio::test]
-async fn custom_refuses_what_is_not_allowed_and_asks_nobody() {
+async fn custom_refuses_what_is_not_allowed_and_asks_no_server() {
     let world = World::new("custom", &["a.example"]).await;
     for (text, kind) in [
         ("b.example.", RecordType::A),
@@ -283,7 +283,7 @@ async fn no_answer_before_its_pin_and_none_without() {
     world.send("a.example.", RecordType::A).await;
     let begun = tokio::time::Instant::now();
     while world.recorder.calls.load(Ordering::SeqCst) == 0 {
-        assert!(begun.elapsed() < DEADLINE, "nobody pins");
+        assert!(begun.elapsed() < DEADLINE, "no address was pinned");
         tokio::task::yield_now().await;
     }
     // A later question is answered while this one waits for its pin.
@@ -329,7 +329,7 @@ async fn forgeries_do_not_count_and_long_answers_come_by_tcp() {
 }
 
 #[tokio::test]
-async fn hundreds_of_addresses_are_given_and_pinned_whatever_the_case_of_the_name() {
+async fn hundreds_of_addresses_are_given_and_pinned_in_any_case_of_the_name() {
     let world = World::new("custom", &["Many.Pool.EXAMPLE."]).await;
     let cut = world.ask("many.pool.example.", RecordType::A).await;
     assert!(cut.truncation, "a part is never told as the whole");

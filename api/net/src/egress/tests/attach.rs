@@ -88,7 +88,7 @@ fn hello_with(added: &[u8], name: &str) -> Vec<u8> {
     hello
 }
 
-/// Where TLS ends here the outer name counts, whatever else a client such as a browser has encrypted.
+/// Where TLS ends here, the outer name counts; an encrypted ClientHello inside, as browsers send it, is ignored.
 #[tokio::test]
 async fn an_encrypted_hello_does_not_matter_where_headers_are_added() {
     const SERVER_HELLO: u8 = 2;

@@ -46,7 +46,7 @@ async fn tls_for_an_allowed_name_passes_untouched() {
 }
 
 #[tokio::test]
-async fn tls_for_anything_else_ends_with_an_alert_and_reaches_nobody() {
+async fn tls_for_anything_else_ends_with_an_alert_and_reaches_no_server() {
     let world = world().await;
     world.serve_echo(SITE, 443).await;
     world.serve_echo(OTHER, 443).await;
@@ -114,7 +114,7 @@ async fn an_encrypted_hello_passes_by_its_outer_name_only_if_that_is_configured(
 }
 
 #[tokio::test]
-async fn closed_addresses_stay_closed_whatever_the_policy() {
+async fn closed_addresses_stay_closed_under_every_policy() {
     let near = [[10, 0, 0, 1], [127, 0, 0, 1], [169, 254, 169, 254], [10, 88, 0, 9], [203, 0, 113, 2]];
     let networks = || vec!["0.0.0.0/0".parse().expect("network")];
     for policy in [
