@@ -244,7 +244,13 @@ fn priv_a_failed_step_says_which_and_leaves_nothing() {
         let error = launch(&plan, Inherit::default()).unwrap_err();
         assert_eq!((error.step, error.errno), (Step::Exec, Some(libc::ENOENT)), "{error}");
         assert!(error.subject.contains("/bin/none-such"), "{error}");
-
+        assert_eq!(cgroups(plan.cgroup.as_ref().unwrap().path.as_str()), [] as [PathBuf; 0], "a cgroup is left");
+        remove_parent();
+    });
+    // The caller of a launch is one-shot.
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("fail", "true");
         plan.root.source = match plan.root.source {
             RootSource::Overlay(overlay) => RootSource::Overlay(Overlay { volume: "/dev/null".into(), ..overlay }),
             other => other,

@@ -1,8 +1,8 @@
 //! Starting a box: the request, the result, and (with the feature `handle`) `iceboxd`'s side of a launch.
 //!
-//! The work is done by `icebox-launch`, a fresh single-threaded process per box: forking into namespaces is safe only
-//! there. It is spawned without any code between fork and exec, talks over the socket that is its standard input, and
-//! is killed when it takes too long. Leaves out: the set-up of a box (`translate`, and the runtime).
+//! The work is done by `icebox-launch`, which is single-threaded, as forking into namespaces is safe only there. One process
+//! of it stays and forks for each box; the new process talks over a socket of its own, and is killed when it takes too
+//! long. Leaves out: the set-up of a box (`translate`, and the runtime).
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -186,7 +186,7 @@ pub fn shortfalls() -> Vec<String> {
 }
 
 #[cfg(feature = "handle")]
-pub use spawn::launch;
+pub use spawn::Launcher;
 
 #[cfg(feature = "handle")]
 mod spawn;

@@ -1,8 +1,10 @@
-//! The launcher: a fresh, single-threaded process that starts one box and exits.
+//! The launcher: a single-threaded process that forks for each box (`forks`); the new process starts the box and exits.
 //!
-//! Standard input is the socket to `iceboxd`: the spec and the sealed init come in, one report goes out. The runtime
-//! undoes a failed set-up before the report; named objects (socket, files of the run directory) are made anew by the
-//! next launch.
+//! Standard input of the new process is a socket to `iceboxd`: the spec and the sealed init come in, one report goes out.
+//! The runtime undoes a failed set-up before the report; named objects (socket, files of the run directory) are made anew
+//! by the next launch.
+
+mod forks;
 
 use std::fs;
 use std::io;
@@ -14,7 +16,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use icebox_runtime::cgroup::{Cgroup, Controller, Limits, Unenforced};
+use icebox_runtime::cgroup::{Cgroup, Controller, Hierarchy, Limits, Unenforced};
 use icebox_runtime::launch::{Child, Inherit, launch};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -32,6 +34,20 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 /// The whole program: returns the exit code.
 #[must_use]
 pub fn main() -> i32 {
+    // What is the same for all boxes is made once, and inherited by all forks. A failure is that of the launch that meets
+    // it again.
+    let _ = (icebox_runtime::identity::boot_id(), Hierarchy::of_machine(), translate::filter());
+    match forks::serve(rustix::stdio::stdin(), start_one) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("icebox-launch: {}", error.report());
+            2
+        }
+    }
+}
+
+/// Starts one box; returns the exit code.
+fn start_one() -> i32 {
     let socket = rustix::stdio::stdin();
     let report = receive(socket).and_then(|(spec, init)| start(&spec, init));
     let wire = report.as_ref().map_err(WireError::from);

@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, Limits, Manager, Unenforced};
 use icebox_runtime::plan::{
@@ -13,7 +14,7 @@ use icebox_runtime::plan::{
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
     default_device_rules,
 };
-use icebox_runtime::seccomp::{compile, profile};
+use icebox_runtime::seccomp::{Program, compile, profile};
 
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
@@ -310,10 +311,23 @@ fn device_rules() -> Vec<DeviceRule> {
     std::iter::once(none).chain(default_device_rules()).collect()
 }
 
+/// The init's system call filter, compiled once in the life of the process and of those that it forks.
+///
+/// # Errors
+/// `Internal`: the profile is wrong.
+pub(crate) fn filter() -> Result<&'static Program, Error> {
+    static COMPILED: OnceLock<Program> = OnceLock::new();
+    if let Some(known) = COMPILED.get() {
+        return Ok(known);
+    }
+    let compiled = compile(&profile::agent_init())
+        .map_err(|error| Error::new(ErrorKind::Internal, "compile system call filter", "agent").because(error))?;
+    Ok(COMPILED.get_or_init(|| compiled))
+}
+
 fn process(init: OwnedFd) -> Result<Process, Error> {
     let capabilities = CAPABILITIES.iter().fold(0_u64, |mask, n| mask | 1 << n);
-    let filter = compile(&profile::agent_init())
-        .map_err(|error| Error::new(ErrorKind::Internal, "compile system call filter", "agent").because(error))?;
+    let filter = filter()?.clone();
     Ok(Process {
         executable: Executable::File(init),
         args: vec!["icebox-init".to_owned(), "--ctl-fd".to_owned(), CONTROL_FD.to_string()],

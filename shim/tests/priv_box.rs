@@ -11,6 +11,7 @@ use common::{PATIENCE, collect, eventually};
 use icebox_runtime::cgroup::{CgroupPath, Controller, Hierarchy, Manager};
 use icebox_shim::ErrorKind;
 use icebox_shim::handle::{BoxHandle, ExitStatus, RunEvent, Scope, Winsize};
+use icebox_shim::launch::Launcher;
 
 #[tokio::test]
 async fn priv_a_box_runs_programs_and_files() {
@@ -307,6 +308,91 @@ async fn priv_what_is_left_survives_a_new_handle() {
     again.ack(number).await.unwrap();
 }
 
+/// A view is the host's own mount of the hierarchy. A new mount in the box's cgroup namespace has a device number of its own.
+#[tokio::test]
+async fn priv_the_views_of_the_cgroup_are_no_new_file_systems() {
+    use std::os::unix::fs::MetadataExt as _;
+    let b = TestBox::start().await;
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", b.launched.pid)).unwrap();
+    let mut views = 0;
+    for line in mounts.lines().filter(|line| line.contains(" - cgroup")) {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let (device, at) = (fields[2], fields[4]);
+        let name = at.rsplit('/').next().unwrap();
+        let host = if name == "cgroup" { "/sys/fs/cgroup".to_owned() } else { format!("/sys/fs/cgroup/{name}") };
+        let number = std::fs::metadata(&host).unwrap().dev();
+        let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+        assert_eq!(device, number, "{line}");
+        assert!(fields[5].starts_with("ro,"), "{line}");
+        views += 1;
+    }
+    assert!(views > 0, "{mounts}");
+    // In the box the root of each is its own cgroup.
+    let roots = b.sh("grep ' - cgroup' /proc/self/mountinfo | cut -d ' ' -f 4 | sort -u").await;
+    assert_eq!(roots.text(), "/\n");
+}
+
+/// The children of this process that are launchers and have not ended.
+fn launchers() -> Vec<i32> {
+    let lists = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let lists = lists.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let pids: Vec<i32> =
+        lists.flat_map(|list| list.split(' ').filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect();
+    let is_launcher = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(icebox-launch) ") && !stat.contains(") Z ")
+    };
+    pids.into_iter().filter(is_launcher).collect()
+}
+
+#[tokio::test]
+async fn priv_one_launcher_stays_for_all_boxes_and_is_started_anew_when_it_has_ended() {
+    let b = TestBox::start().await;
+    eventually("the launcher of the box ends", || launchers().is_empty()).await;
+    let mut spec = b.spec.clone();
+    spec.volume_device = "/dev/no-such-device".into();
+    spec.cgroup = format!("{}-2", spec.cgroup);
+    spec.run_dir = b.dir.path().join("run2");
+    std::fs::create_dir(&spec.run_dir).unwrap();
+    let launcher = Launcher::new(boxed::tools());
+    assert!(launchers().is_empty(), "it is started with the first box");
+    let fails = async || {
+        let error = launcher.launch(&spec, PATIENCE).await.unwrap_err();
+        assert!(error.report().contains("no-such-device"), "{}", error.report());
+    };
+    fails().await;
+    let first = launchers();
+    fails().await;
+    assert_eq!((first.len(), launchers()), (1, first.clone()), "one process for both");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(first[0]).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    fails().await;
+    let second = launchers();
+    assert!(second.len() == 1 && second != first, "{second:?} after {first:?}");
+    drop(launcher);
+    eventually("it ends with its owner", || launchers().is_empty()).await;
+}
+
+/// The process that starts a box is killed when the launch takes too long.
+#[tokio::test]
+async fn priv_a_launch_that_is_given_up_leaves_no_process() {
+    let b = TestBox::start().await;
+    let mut spec = b.spec.clone();
+    spec.run_dir = b.dir.path().join("run2");
+    std::fs::create_dir(&spec.run_dir).unwrap();
+    // Opening a FIFO to write to it waits for a reader, which never comes.
+    let log = spec.run_dir.join("init.log");
+    rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let launcher = Launcher::new(boxed::tools());
+    let error = launcher.launch(&spec, Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{}", error.report());
+    let forks = || {
+        let pid = launchers()[0];
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+    };
+    eventually("the fork is gone and reaped", || forks().trim().is_empty()).await;
+}
+
 #[tokio::test]
 async fn priv_a_launch_that_fails_says_what_failed_and_leaves_nothing() {
     let b = TestBox::start().await;
@@ -316,11 +402,12 @@ async fn priv_a_launch_that_fails_says_what_failed_and_leaves_nothing() {
     spec.run_dir = b.dir.path().join("run2");
     std::fs::create_dir(&spec.run_dir).unwrap();
     let tools = boxed::tools();
-    let error = icebox_shim::launch::launch(&spec, &tools, PATIENCE).await.unwrap_err();
+    let launcher = Launcher::new(tools.clone());
+    let error = launcher.launch(&spec, PATIENCE).await.unwrap_err();
     assert!(error.report().contains("no-such-device"), "{}", error.report());
     let handle = BoxHandle::open(&spec.run_dir, &spec.cgroup, spec.uid_base).unwrap();
     assert_eq!(handle.usage().unwrap_err().kind(), ErrorKind::NotFound, "no cgroup is left");
-    let missing = icebox_shim::launch::Tools { launch: "/no/launcher".into(), ..tools };
-    let error = icebox_shim::launch::launch(&spec, &missing, PATIENCE).await.unwrap_err();
+    let missing = Launcher::new(icebox_shim::launch::Tools { launch: "/no/launcher".into(), ..tools });
+    let error = missing.launch(&spec, PATIENCE).await.unwrap_err();
     assert_eq!((error.kind(), error.step()), (ErrorKind::NotFound, "spawn launcher"));
 }

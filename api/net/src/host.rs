@@ -139,9 +139,9 @@ impl HostSide {
         self.worker.call(move |state| state.firewall.set_frozen(pair, frozen)).await
     }
 
-    /// Bytes to and from each box so far, without TCP packets that carry nothing. A change means activity.
-    pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
-        self.worker.call(|state| state.firewall.traffic()).await
+    /// Bytes to and from these boxes so far, without TCP packets that carry nothing. A change means activity.
+    pub async fn traffic(&self, of: Vec<Pair>) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        self.worker.call(move |state| state.firewall.traffic(&of)).await
     }
 
     /// The traffic and refusals of all boxes.

@@ -11,28 +11,29 @@
 //!
 //! Leaves out: bandwidth (a queueing discipline on the host's end), pairs made ahead of demand.
 
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State as OperState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use sha2::{Digest as _, Sha256};
-use tokio::runtime::Runtime;
 
 use super::address::{PAIR_PREFIX, Pair};
+use super::devconf;
 use super::firewall::PREFIX;
 use super::namespace::Namespace;
-use super::{devconf, sysctl};
+use super::netlink::{RouteAnswers, RouteRequest, RouteSocket};
+use super::sysctl::Ipv6;
 use crate::error::{Cause, Error};
 
 /// The name of the box's end inside the box.
@@ -109,28 +110,25 @@ pub fn host_name(id: &str) -> String {
     PREFIX.chars().chain(letters).collect()
 }
 
-/// An rtnetlink connection to the namespace of the thread that opened it.
+/// A connection to rtnetlink in the namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Links {
-    runtime: Runtime,
-    handle: Handle,
+    socket: RefCell<RouteSocket>,
+    /// That namespace.
+    home: Namespace,
     /// A plain socket for ioctls.
     plain: OwnedFd,
+    /// Opened when a host's end is set up.
+    ipv6: OnceCell<Ipv6>,
 }
 
 impl Links {
-    /// Opens the connection. Requests are served on this thread, while a caller waits.
+    /// Opens the connection.
     pub fn open() -> Result<Self, Error> {
-        let failed = |e: io::Error| Error::new("open", "netlink socket for links", e);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let (connection, handle, _) = {
-            let _guard = runtime.enter();
-            rtnetlink::new_connection().map_err(failed)?
-        };
-        runtime.spawn(connection);
-        let plain = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-        let plain = plain.map_err(|e| failed(e.into()))?;
-        Ok(Self { runtime, handle, plain })
+        let failed = |e: Errno| Error::new("open", "netlink socket for links", e);
+        let plain = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        let socket = RefCell::new(RouteSocket::open().map_err(failed)?);
+        Ok(Self { socket, home: Namespace::own()?, plain, ipv6: OnceCell::new() })
     }
 
     /// Makes a link, completes a partial one, or leaves a complete one unchanged.
@@ -146,14 +144,14 @@ impl Links {
             Step::Name => {
                 let named = LinkUnspec::new_with_name(&name).alias(spec.id.as_str());
                 let named = named.append_extra_attribute(devconf::host_end()).build();
-                self.wait("name link", &name, self.handle.link().set(named).execute())
+                self.ask("name link", &name, vec![(0, Message::SetLink(named))]).map(drop)
             }
             Step::Host => {
-                sysctl::disable_ipv6(&name)?;
+                self.ipv6()?.disable(&name)?;
                 let index = self.must_find(&name)?.index;
-                self.set_up(&name, index, spec.pair.host())
+                self.ask("set up", &name, up_with_address(index, spec.pair.host())).map(drop)
             }
-            Step::Guest => spec.namespace.run(|| Self::open()?.set_up_guest(spec.pair)),
+            Step::Guest => self.set_up_guest(spec),
             Step::Ready => self.wait_until_up(&name),
         }
     }
@@ -184,8 +182,8 @@ impl Links {
 
     /// All existing links of boxes, whichever process made them.
     pub fn list(&self) -> Result<Vec<Link>, Error> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
-        let links = self.wait("list links", "", links)?;
+        let links = self.dump("list links", Message::GetLink(LinkMessage::default()))?;
+        let links: Vec<LinkMessage> = links.into_iter().filter_map(link_in).collect();
         Ok(links.iter().filter(|l| is_veth(l)).filter_map(read).filter(|l| l.name.starts_with(PREFIX)).collect())
     }
 
@@ -200,22 +198,41 @@ impl Links {
 
     /// The interface of the default route with the lowest metric.
     pub fn uplink(&self) -> Result<Uplink, Error> {
-        let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-        let routes = self.wait("list routes", "", all.try_collect::<Vec<_>>())?;
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes = self.dump("list routes", Message::GetRoute(all))?;
         let best = routes.iter().filter_map(default_route).min();
         let Some((_, index)) = best else {
             return Ok(Uplink { name: None, mtu: MTU_DEFAULT });
         };
-        let found = self.handle.link().get().match_index(index).execute().try_collect::<Vec<_>>();
-        let found = self.wait("find link", &index.to_string(), found)?;
-        let message = found.first().ok_or_else(|| missing(&index.to_string()))?;
+        let subject = index.to_string();
+        let found =
+            self.ask("find link", &subject, vec![(0, Message::GetLink(LinkUnspec::new_with_index(index).build()))])?;
+        let message = &found.messages.into_iter().find_map(link_in).ok_or_else(|| missing(&subject))?;
         let mtu = message.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(n) = a { Some(*n) } else { None });
         // The loopback's 65536 would be as wrong as a too small value.
         let mtu = mtu.filter(|n| (MTU_MIN..=u32::from(u16::MAX)).contains(n)).unwrap_or(MTU_DEFAULT);
         Ok(Uplink { name: read(message).map(|l| l.name), mtu })
     }
 
+    fn ipv6(&self) -> Result<&Ipv6, Error> {
+        if let Some(known) = self.ipv6.get() {
+            return Ok(known);
+        }
+        let opened = Ipv6::open()?;
+        Ok(self.ipv6.get_or_init(|| opened))
+    }
+
     fn make(&self, name: &str, spec: &LinkSpec) -> Result<(), Error> {
+        let guest = LinkMessageBuilder::<LinkUnspec>::new().name(GUEST_NAME).mtu(spec.mtu);
+        let guest = guest.setns_by_fd(spec.namespace.raw_fd()).build();
+        let host = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name.to_owned());
+        let host = host.mtu(spec.mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(guest))).build();
+        let add = || self.ask("make link", name, vec![(NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(host.clone()))]);
+        match add() {
+            Err(error) if is(&error, Errno::EXIST) => {}
+            other => return other.map(drop),
+        }
+        // The kernel says the same of either end.
         if let Some(link) = self.find(name)? {
             check_owner(&link, &spec.id)?;
             if spec.namespace.run(|| Self::open()?.has_peer(link.index))? {
@@ -224,11 +241,7 @@ impl Links {
             // It belongs to a namespace that the box no longer has, and would occupy the name.
             self.delete(&link)?;
         }
-        let guest = LinkMessageBuilder::<LinkUnspec>::new().name(GUEST_NAME).mtu(spec.mtu);
-        let guest = guest.setns_by_fd(spec.namespace.raw_fd()).build();
-        let host = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name.to_owned());
-        let host = host.mtu(spec.mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(guest))).build();
-        self.wait("make link", name, self.handle.link().add(host).execute())
+        add().map(drop)
     }
 
     /// True if this namespace has the peer of the link with interface index `index` elsewhere. An index may equal
@@ -239,68 +252,54 @@ impl Links {
         Ok(is_veth(&message) && message.attributes.iter().any(is_peer))
     }
 
-    fn set_up_guest(&self, pair: Pair) -> Result<(), Error> {
-        let loopback = LinkUnspec::new_with_name("lo").up().build();
-        self.wait("set up", "lo", self.handle.link().set(loopback).execute())?;
-        let index = self.must_find(GUEST_NAME)?.index;
-        self.without_ipv6(index)?;
-        self.set_up(GUEST_NAME, index, pair.guest())?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.host()).build();
-        self.wait("set default route by", GUEST_NAME, self.handle.route().add(route).replace().execute())
-    }
-
-    /// Keeps the box's end from getting an IPv6 address when it comes up.
-    fn without_ipv6(&self, index: u32) -> Result<(), Error> {
-        let end = LinkUnspec::new_with_index(index).append_extra_attribute(devconf::box_end()).build();
-        match self.runtime.block_on(self.handle.link().set(end).execute()) {
-            // The kernel has no IPv6, or the MTU is below IPv6's least: there is none to take away.
-            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
-            other => other.map_err(|e| failed("set up", GUEST_NAME, e)),
-        }
-    }
-
-    fn set_up(&self, name: &str, index: u32, address: Ipv4Addr) -> Result<(), Error> {
-        let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, PAIR_PREFIX).build();
-        let mut request = self.handle.address().add(index, address.into(), PAIR_PREFIX).replace();
-        *request.message_mut() = message;
-        self.wait("set address of", name, request.execute())?;
-        let up = LinkUnspec::new_with_index(index).up().build();
-        self.wait("set up", name, self.handle.link().set(up).execute())
+    fn set_up_guest(&self, spec: &LinkSpec) -> Result<(), Error> {
+        let failed = |e: Errno| Error::new("set up", GUEST_NAME, e);
+        let mut socket = self.home.visit(&spec.namespace, RouteSocket::open)?.map_err(failed)?;
+        let end = || LinkUnspec::new_with_name(GUEST_NAME);
+        let first = socket.ask(vec![
+            (0, Message::SetLink(LinkUnspec::new_with_name("lo").up().build())),
+            (0, Message::SetLink(end().append_extra_attribute(devconf::box_end()).build())),
+            (0, Message::GetLink(end().build())),
+        ]);
+        let mut first = first.map_err(failed)?;
+        // The kernel has no IPv6, or the MTU is below IPv6's least: there is none to take away.
+        first.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.filter(|errno| *errno != Errno::AFNOSUPPORT));
+        let first = done("set up", GUEST_NAME, first)?;
+        let index = first.messages.into_iter().find_map(link_in).ok_or_else(|| missing(GUEST_NAME))?.header.index;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(spec.pair.host()).build();
+        let mut requests = up_with_address(index, spec.pair.guest());
+        requests.push((NLM_F_CREATE | NLM_F_REPLACE, Message::NewRoute(route)));
+        done("set up", GUEST_NAME, socket.ask(requests).map_err(failed)?).map(drop)
     }
 
     /// The end that came up first learns of its carrier by a kernel worker; until then it drops packets. The box's
     /// first ARP request would get no answer, and would be repeated a second later.
     fn wait_until_up(&self, name: &str) -> Result<(), Error> {
-        let wait = async {
-            let (connection, _, mut changes) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(|e| Error::new("listen for", name, e))?;
-            let listener = tokio::spawn(connection);
-            // Any link change is a reason to check again; the first check follows the subscription.
-            while !self.is_up(name).await? {
-                changes.next().await.ok_or_else(|| Error::new("listen for", name, Cause::WorkerEnded))?;
+        let failed = |e: Errno| Error::new("listen for", name, e);
+        let mut changes = RouteSocket::of_link_changes().map_err(failed)?;
+        let end = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        // Any link change is a reason to check again; the first check follows the subscription.
+        while !self.get(name)?.is_some_and(|message| is_up(&message)) {
+            if Instant::now() >= end {
+                return Err(Error::new("set up", name, io::Error::from(io::ErrorKind::TimedOut)));
             }
-            listener.abort();
-            Ok(())
-        };
-        let limited = async { tokio::time::timeout(Duration::from_secs(READY_SECONDS_MAX), wait).await };
-        self.runtime
-            .block_on(limited)
-            .map_err(|_| Error::new("set up", name, io::Error::from(io::ErrorKind::TimedOut)))?
-    }
-
-    async fn is_up(&self, name: &str) -> Result<bool, Error> {
-        let found = self.handle.link().get().match_name(name).execute().try_collect::<Vec<_>>().await;
-        let found = found.map_err(|e| failed("find link", name, e))?;
-        let is_up = |a: &LinkAttribute| matches!(a, LinkAttribute::OperState(OperState::Up));
-        Ok(found.iter().any(|message| message.attributes.iter().any(is_up)))
+            loop {
+                let heard = changes.changes().map_err(failed)?;
+                // None: some were lost.
+                if heard.is_empty() || heard.into_iter().filter_map(link_in).any(|m| named(&m) == Some(name)) {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn delete(&self, link: &Link) -> Result<(), Error> {
-        let request = self.handle.link().del(link.index).execute();
-        match self.runtime.block_on(request) {
+        let gone = LinkUnspec::new_with_index(link.index).build();
+        match self.ask("remove link", &link.name, vec![(0, Message::DelLink(gone))]) {
             // It vanishes with the box's namespace, at any moment.
-            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            other => other.map_err(|e| failed("remove link", &link.name, e)),
+            Err(error) if is(&error, Errno::NODEV) => Ok(()),
+            other => other.map(drop),
         }
     }
 
@@ -313,30 +312,52 @@ impl Links {
     }
 
     fn get(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
-        let found = self.handle.link().get().match_name(name).execute().try_collect::<Vec<_>>();
-        match self.runtime.block_on(found) {
-            Ok(found) => Ok(found.into_iter().next()),
-            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(e) => Err(failed("find link", name, e)),
+        match self.ask("find link", name, vec![(0, Message::GetLink(LinkUnspec::new_with_name(name).build()))]) {
+            Ok(found) => Ok(found.messages.into_iter().find_map(link_in)),
+            Err(error) if is(&error, Errno::NODEV) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    fn wait<T>(
-        &self,
-        what: &'static str,
-        subject: &str,
-        request: impl Future<Output = Result<T, rtnetlink::Error>>,
-    ) -> Result<T, Error> {
-        self.runtime.block_on(request).map_err(|e| failed(what, subject, e))
+    fn ask(&self, what: &'static str, subject: &str, requests: Vec<RouteRequest>) -> Result<RouteAnswers, Error> {
+        let answers = self.socket.borrow_mut().ask(requests).map_err(|e| Error::new(what, subject, e))?;
+        done(what, subject, answers)
+    }
+
+    fn dump(&self, what: &'static str, message: Message) -> Result<Vec<Message>, Error> {
+        self.socket.borrow_mut().dump(message).map_err(|e| Error::new(what, "", e))
     }
 }
 
-fn failed(what: &'static str, subject: &str, error: rtnetlink::Error) -> Error {
-    let cause = match error {
-        rtnetlink::Error::NetlinkError(e) => e.to_io(),
-        other => io::Error::other(other),
-    };
-    Error::new(what, subject, cause)
+/// The answers, if no request has failed.
+fn done(what: &'static str, subject: &str, answers: RouteAnswers) -> Result<RouteAnswers, Error> {
+    match answers.outcomes.iter().flatten().next() {
+        Some(errno) => Err(Error::new(what, subject, *errno)),
+        None => Ok(answers),
+    }
+}
+
+fn is(error: &Error, errno: Errno) -> bool {
+    matches!(error.cause(), Cause::Io(e) if e.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Requests that give an end its address and then set it up.
+fn up_with_address(index: u32, address: Ipv4Addr) -> Vec<RouteRequest> {
+    let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, PAIR_PREFIX).build();
+    let up = LinkUnspec::new_with_index(index).up().build();
+    vec![(NLM_F_CREATE | NLM_F_REPLACE, Message::NewAddress(message)), (0, Message::SetLink(up))]
+}
+
+fn link_in(message: Message) -> Option<LinkMessage> {
+    if let Message::NewLink(link) = message { Some(link) } else { None }
+}
+
+fn named(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })
+}
+
+fn is_up(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|a| matches!(a, LinkAttribute::OperState(OperState::Up)))
 }
 
 fn missing(name: &str) -> Error {
@@ -367,7 +388,8 @@ fn is_veth(message: &LinkMessage) -> bool {
 }
 
 /// Metric and interface of a default route in the main table.
-fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
+fn default_route(message: &Message) -> Option<(u32, u32)> {
+    let Message::NewRoute(route) = message else { return None };
     let is_ours = route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet
         && route.header.destination_prefix_length == 0
         && route.header.table == RouteHeader::RT_TABLE_MAIN;

@@ -2,7 +2,7 @@
 //!
 //! Owns: naming and opening namespaces. Only dedicated threads ever enter one. A thread's namespace is invisible to the
 //! code that runs on it, so an async worker that had entered one would run unrelated tasks there; a dedicated thread
-//! stays in its namespace to its end.
+//! stays in its namespace to its end, but for a visit of another to open something there ([`Namespace::visit`]).
 //!
 //! Leaves out: the work done in them.
 
@@ -108,6 +108,16 @@ impl Namespace {
     pub(super) fn enter(&self) -> Result<(), Error> {
         nix::sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::new("enter network namespace", self.name.clone(), e))
+    }
+
+    /// Does `work` in another namespace on this thread, whose own namespace is `self`. Only for threads that are made for
+    /// `self` and end with it, and for work that opens something and returns: a thread per box is dear.
+    pub(super) fn visit<R>(&self, other: &Self, work: impl FnOnce() -> R) -> Result<R, Error> {
+        other.enter()?;
+        let done = work();
+        // A thread that stayed in the namespace of a box would act on the box's side from then on.
+        self.enter().unwrap_or_else(|error| panic!("this thread cannot return to its namespace: {}", error.chain()));
+        Ok(done)
     }
 
     /// Runs `work` in the namespace, on a thread of its own, and waits for it.

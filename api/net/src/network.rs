@@ -291,8 +291,8 @@ impl Network {
     }
 
     /// See [`HostSide::traffic`].
-    pub async fn traffic(&self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
-        self.inner.host.traffic().await
+    pub async fn traffic(&self, of: Vec<Pair>) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        self.inner.host.traffic(of).await
     }
 
     /// The traffic of every connected box, by its id, and its number of logged refusals.

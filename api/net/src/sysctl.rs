@@ -4,10 +4,17 @@
 //! Leaves out: namespace-wide settings; they are the operator's.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
 use crate::error::Error;
+
+/// The directory of interfaces in the IPv6 settings.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
 
 fn file(name: &str, interface: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace("IF", interface))
@@ -15,18 +22,40 @@ fn file(name: &str, interface: &str) -> PathBuf {
 
 fn write(name: &str, interface: &str, value: &str) -> Result<(), Error> {
     let path = file(name, interface);
-    match fs::write(&path, value) {
-        // A kernel without IPv6 has none to disable.
-        Err(e) if e.kind() == ErrorKind::NotFound && name.starts_with("ipv6/") => Ok(()),
-        other => other.map_err(|e| Error::new("write", path.display().to_string(), e)),
-    }
+    fs::write(&path, value).map_err(|e| Error::new("write", path.display().to_string(), e))
 }
 
-/// Takes IPv6 off the host's end of a box's link, while it is still down: the kernel then drops IPv6 packets of the box
-/// before it reads their options, and thus before the firewall. This is a file because netlink only reports the value
-/// (`IFLA_INET6_CONF`).
-pub(super) fn disable_ipv6(interface: &str) -> Result<(), Error> {
-    write("ipv6/conf/IF/disable_ipv6", interface, "1")
+/// The IPv6 settings of interfaces in the namespace of the thread that opened them.
+///
+/// The directory is held open: on the way to it the kernel compares each name with those of all network namespaces that
+/// were looked at by this way (`proc_sys_compare`), so each box would make the next one's link dearer.
+#[derive(Debug)]
+pub(super) struct Ipv6(Option<OwnedFd>);
+
+impl Ipv6 {
+    pub(super) fn open() -> Result<Self, Error> {
+        match openat(CWD, IPV6, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            // A kernel without IPv6 has none to disable.
+            Err(Errno::NOENT) => Ok(Self(None)),
+            other => other.map(|dir| Self(Some(dir))).map_err(|e| Error::new("open", IPV6, e)),
+        }
+    }
+
+    /// Takes IPv6 off the host's end of a box's link, while it is still down: the kernel then drops IPv6 packets of the box
+    /// before it reads their options, and thus before the firewall. This is a file because netlink only reports the value
+    /// (`IFLA_INET6_CONF`).
+    pub(super) fn disable(&self, interface: &str) -> Result<(), Error> {
+        let Some(dir) = &self.0 else { return Ok(()) };
+        let name = format!("{interface}/disable_ipv6");
+        let write = || -> io::Result<()> {
+            match openat(dir, &name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                // The MTU of the link is below IPv6's least.
+                Err(Errno::NOENT) => Ok(()),
+                file => fs::File::from(file?).write_all(b"1"),
+            }
+        };
+        write().map_err(|e| Error::new("write", format!("{IPV6}/{name}"), e))
+    }
 }
 
 /// True if packets that arrive at `interface` are forwarded.

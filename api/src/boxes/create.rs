@@ -177,13 +177,15 @@ impl Boxes {
     fn open_for_work(&self, entry: &Arc<Entry>, (started, created): (Started, Event)) {
         entry.change_view(|view| view.phase = Phase::Ready);
         entry.activity.restart(0);
+        // Its counter of traffic began at its start too.
+        entry.activity.saw_traffic(0);
         if entry.settings().init_command.is_some() {
             // It starts something, as after a start on the disk.
             entry.activity.woken();
         }
         self.inner.events.publish(created);
         self.watch_death(entry);
-        self.inner.awake.notify_one();
+        self.start_clock();
         self.inner.number.notify_one();
         if entry.expires_ms.is_some() {
             self.inner.expiring.notify_one();

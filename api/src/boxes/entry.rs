@@ -187,6 +187,11 @@ impl Entry {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Its addresses, if it has a network.
+    pub(super) fn pair(&self) -> Option<Pair> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).pair
+    }
+
     /// Handle for its init and cgroup.
     #[must_use]
     pub fn handle(&self) -> BoxHandle {

@@ -69,7 +69,10 @@ impl Boxes {
         let attached = blocking("attach the disk", move || volume.attach()).await?;
         make_run_dir(&fresh)?;
         let (spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
-        let launched = icebox_shim::launch::launch(&spec, &self.inner.tools, LAUNCH_DEADLINE)
+        let launched = self
+            .inner
+            .launcher
+            .launch(&spec, LAUNCH_DEADLINE)
             .await
             .map_err(|cause| Refusal::Failed(Error::new("start the box", &start.id, cause)))?;
         drop(attached);

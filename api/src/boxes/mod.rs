@@ -41,11 +41,12 @@ mod why;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use icebox_rootfs::Store;
-use icebox_shim::launch::Tools;
+use icebox_shim::launch::{Launcher, Tools};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
@@ -100,7 +101,7 @@ struct Inner {
     config: Arc<Config>,
     db: Db,
     store: Arc<Store>,
-    tools: Tools,
+    launcher: Launcher,
     ranges: Arc<UidRanges>,
     reservations: Reservations,
     metrics: Arc<Metrics>,
@@ -110,8 +111,10 @@ struct Inner {
     network: Option<Network>,
     images: Images,
     table: RwLock<HashMap<String, Arc<Entry>>>,
-    /// Notified when a box has woken, or its idle time has changed.
+    /// Notified when an idle time has changed, and when a box has woken while the clock stood still.
     awake: Notify,
+    /// The clock waits for a box that wakes, or is about to.
+    stands_still: AtomicBool,
     /// Held by the one box whose memory is being reclaimed because it has slept long enough.
     reclaiming: Semaphore,
     /// Notified when a box with an expiry has been added.
@@ -152,7 +155,7 @@ impl Boxes {
             config: parts.config,
             db: parts.db,
             store: parts.store,
-            tools: parts.tools,
+            launcher: Launcher::new(parts.tools),
             ranges: parts.ranges,
             reservations,
             metrics: parts.metrics,
@@ -162,6 +165,7 @@ impl Boxes {
             images,
             table: RwLock::default(),
             awake: Notify::new(),
+            stands_still: AtomicBool::new(false),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
             number: Notify::new(),

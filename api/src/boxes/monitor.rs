@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -43,7 +44,10 @@ impl Boxes {
         let mut sweep_due = Instant::now() + SWEEP_EVERY;
         loop {
             let changed = self.inner.awake.notified();
+            // From here on a box that comes awake restarts the clock: this look may not see it.
+            self.inner.stands_still.store(true, Ordering::SeqCst);
             let awake = self.awake_boxes(Instant::now() >= sweep_due).await;
+            self.inner.stands_still.store(awake.is_empty(), Ordering::SeqCst);
             if awake.is_empty() {
                 // Measure the disks one last time, then wait until a box wakes.
                 tokio::select! {
@@ -68,6 +72,14 @@ impl Boxes {
                 () = changed => {}
                 () = tokio::time::sleep(next) => {}
             }
+        }
+    }
+
+    /// Makes the clock see a box that has come awake. A running clock sees it at its next tick; looking at all boxes that
+    /// are awake each time one joins them would cost more with each.
+    pub(super) fn start_clock(&self) {
+        if self.inner.stands_still.load(Ordering::SeqCst) {
+            self.inner.awake.notify_one();
         }
     }
 

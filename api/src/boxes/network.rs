@@ -207,7 +207,8 @@ impl Boxes {
     /// Records the traffic of these boxes; returns how many of them had any.
     pub(super) async fn look_at_traffic_of(&self, entries: &[Arc<Entry>]) -> usize {
         let Some(network) = &self.inner.network else { return 0 };
-        let counted = match network.traffic().await {
+        let pairs = entries.iter().filter_map(|entry| entry.pair()).collect();
+        let counted = match network.traffic(pairs).await {
             Ok(counted) => counted,
             Err(error) => {
                 tracing::warn!(error = error.chain(), "cannot read the traffic of boxes");
@@ -215,7 +216,7 @@ impl Boxes {
             }
         };
         let saw = |entry: &&Arc<Entry>| {
-            let bytes = entry.view().pair.and_then(|pair| counted.get(&pair.guest()));
+            let bytes = entry.pair().and_then(|pair| counted.get(&pair.guest()));
             bytes.is_some_and(|bytes| entry.activity.saw_traffic(*bytes))
         };
         entries.iter().filter(saw).count()

@@ -76,7 +76,7 @@ impl Boxes {
         entry.activity.restart(0);
         entry.activity.woken();
         self.watch_death(entry);
-        self.inner.awake.notify_one();
+        self.start_clock();
         Ok(())
     }
 
@@ -105,6 +105,6 @@ impl Boxes {
         entry.activity.woken();
         self.inner.db.append_samples(sample.into_iter().collect());
         self.publish(entry, Fact::Thawed { took });
-        self.inner.awake.notify_one();
+        self.start_clock();
     }
 }

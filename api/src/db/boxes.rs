@@ -104,7 +104,7 @@ impl Db {
                 let insert = "INSERT INTO box_secrets (box_id, kind, sealed) VALUES (?1, ?2, ?3)";
                 connection.execute(insert, params![record.id, kind, sealed])?;
             }
-            connection.execute("DELETE FROM reservations WHERE box_id = ?1", [&record.id])?;
+            connection.prepare_cached("DELETE FROM reservations WHERE box_id = ?1")?.execute([&record.id])?;
             sample.insert(connection)?;
             logs.iter().try_for_each(|log| log.insert(connection))
         })

@@ -266,14 +266,14 @@ fn commit_accepted(connection: &Connection, room: Room, group: Vec<(Weight, Job)
 
 /// Runs a group of jobs in one transaction. Each job has its own savepoint, so that one that fails undoes only itself.
 fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<bool>) {
-    if let Err(cause) = connection.execute_batch("BEGIN IMMEDIATE") {
+    if let Err(cause) = run(connection, "BEGIN IMMEDIATE") {
         return refuse_group(group, cause, fail);
     }
     let mut completions = Vec::with_capacity(group.len());
     for job in group {
         completions.push(run_in_savepoint(connection, job));
     }
-    let committed = connection.execute_batch("COMMIT").map_err(Arc::new);
+    let committed = run(connection, "COMMIT").map_err(Arc::new);
     if let Err(cause) = &committed {
         // Leaves no transaction open; a failure changes nothing now.
         let _ = connection.execute_batch("ROLLBACK");
@@ -287,6 +287,11 @@ fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<b
     for complete in completions {
         complete(committed.clone());
     }
+}
+
+/// Runs a statement that is compiled once.
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 /// The transaction could not even begin (disk error, or another process holds the lock far too long): every job fails.
@@ -310,14 +315,14 @@ fn refuse(jobs: impl Iterator<Item = Job>, cause: rusqlite::Error) {
 /// Runs one job; if it returns an error or panics, its changes are undone.
 fn run_in_savepoint(connection: &Connection, job: Job) -> Completion {
     let refused: Completion = Box::new(|_| ());
-    if connection.execute_batch("SAVEPOINT job").is_err() {
+    if run(connection, "SAVEPOINT job").is_err() {
         // Dropping the job tells its caller that the worker failed.
         return refused;
     }
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(Ok(connection))));
     let stays = matches!(outcome, Ok((true, _)));
-    let end = if stays { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-    if let Err(cause) = connection.execute_batch(end) {
+    let undone = if stays { Ok(()) } else { run(connection, "ROLLBACK TO job") };
+    if let Err(cause) = undone.and_then(|()| run(connection, "RELEASE job")) {
         tracing::error!(%cause, "cannot end a savepoint");
     }
     match outcome {

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::controller::{Controller, controllers_of, same};
 use super::error::{Error, ErrorKind, Result};
@@ -69,6 +69,19 @@ impl Hierarchy {
             .and_then(|f| read_all(f.as_fd()))
             .map_err(|e| Error::errno("read", MOUNTINFO, e))?;
         Self::from_mounts(&mountinfo(&text))
+    }
+
+    /// Those of this machine, detected once in the life of the process and of those that it forks.
+    ///
+    /// # Errors
+    /// As [`Hierarchy::probe`]; the next call tries again.
+    pub fn of_machine() -> Result<&'static Self> {
+        static PROBED: OnceLock<Hierarchy> = OnceLock::new();
+        if let Some(known) = PROBED.get() {
+            return Ok(known);
+        }
+        let probed = Self::probe()?;
+        Ok(PROBED.get_or_init(|| probed))
     }
 
     fn from_mounts(mounts: &[Mount]) -> Result<Self> {

@@ -111,14 +111,21 @@ impl Cgroup {
         let Some(dir) = &self.unified else {
             return Ok(());
         };
-        let available = controllers_of(&dir.read("cgroup.controllers")?);
-        if ALWAYS.iter().any(|c| available.contains(c)) && has_own_processes(dir)? {
+        let wanted = self.leaf_controllers()?;
+        if !wanted.is_empty() && has_own_processes(dir)? {
             return Err(Error::new("enable controllers", dir.path(), ErrorKind::Busy).detail("it has processes"));
         }
-        for c in ALWAYS.into_iter().filter(|c| available.contains(c)) {
-            dir.write("cgroup.subtree_control", &format!("+{c}"))?;
-        }
-        Ok(())
+        wanted.into_iter().try_for_each(|c| dir.write("cgroup.subtree_control", &format!("+{c}")))
+    }
+
+    /// v2: the controllers that [`Cgroup::enable_leaf_controllers`] hands down.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn leaf_controllers(&self) -> Result<Vec<Controller>> {
+        let Some(dir) = &self.unified else { return Ok(Vec::new()) };
+        let available = controllers_of(&dir.read("cgroup.controllers")?);
+        Ok(ALWAYS.into_iter().filter(|c| available.contains(c)).collect())
     }
 
     /// The v2 directory, for clone3's `CLONE_INTO_CGROUP`.
@@ -208,11 +215,10 @@ impl Cgroup {
         }
     }
 
-    /// The controllers of each v1 hierarchy that it is open in.
-    #[must_use]
-    pub fn v1_hierarchies(&self) -> Vec<Vec<Controller>> {
+    /// Its directory in each v1 hierarchy that it is open in, with the controllers of the hierarchy.
+    pub fn v1_directories(&self) -> impl Iterator<Item = (&[Controller], BorrowedFd<'_>)> {
         let mounts = self.hierarchy.v1_mounts();
-        self.v1.iter().map(|d| mounts[d.mount].controllers.clone()).collect()
+        self.v1.iter().map(|d| (mounts[d.mount].controllers.as_slice(), d.dir.fd()))
     }
 
     /// Its path.

@@ -90,7 +90,7 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
         capabilities: options.capabilities,
         no_new_privs: options.no_new_privs,
     };
-    let ForExec { mut process, oom_score_adj, warnings: mut passed_over } = for_exec(&bundle, overrides)?;
+    let ForExec { mut process, oom_score_adj, warnings: mut passed_over } = for_exec(&bundle.spec, overrides)?;
     let relay = process.terminal.is_some() && options.console_socket.is_none();
     if relay && options.detach {
         return Err(Error::invalid(
@@ -133,15 +133,17 @@ fn join(
     let tasks = cgroup.as_ref().map(|c| c.v1_tasks_fds().on(Step::JoinCgroup, c.path().as_str())).transpose()?;
     let tasks = tasks.unwrap_or_default();
     let (mine, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
+    let (answered, answer) = Sync::pair().on(Step::Clone, "socket pair")?;
     let place = cgroup.as_ref().and_then(crate::cgroup::Cgroup::unified_fd);
     match clone3(0, place).on(Step::Clone, "clone3(2)")? {
         Cloned::Child => {
-            drop(mine);
-            enter(process, oom_score_adj, theirs, fds, &tasks, &target, flags)
+            drop((mine, answered));
+            let sockets = Sockets { sync: theirs, answer };
+            enter(process, oom_score_adj, sockets, fds, &tasks, &target, flags)
         }
         Cloned::Parent(helper, _) => {
-            drop((theirs, fds));
-            let (pid, pidfd) = child_of(&mine, helper, Step::Join, "joining process")?;
+            drop((theirs, answer, fds));
+            let (pid, pidfd) = child_of(&answered, helper, Step::Join, "joining process")?;
             let mut warnings = Vec::new();
             let terminal = listen(&mine, false, &mut warnings)?;
             Ok((pid, pidfd, terminal, warnings))
@@ -170,12 +172,20 @@ fn different_namespaces(pid: i32) -> Result<CloneFlags> {
     Ok(flags)
 }
 
+/// What the two processes tell the caller by.
+struct Sockets {
+    /// The second's.
+    sync: Sync,
+    /// The first's, for the pid of the second.
+    answer: Sync,
+}
+
 /// The first of the two processes: joins, and makes the second. The second inherits the OOM score, so that the program
 /// has it from its first instruction.
 fn enter(
     process: &Process,
     oom_score_adj: Option<i32>,
-    sync: Sync,
+    Sockets { sync, answer }: Sockets,
     fds: Vec<(OwnedFd, i32)>,
     tasks: &[OwnedFd],
     target: &OwnedFd,
@@ -193,6 +203,7 @@ fn enter(
     };
     let reply: std::result::Result<i32, Error> = match join() {
         Ok(Cloned::Child) => {
+            drop(answer);
             for text in warnings {
                 // The reader may be gone already; a warning is not worth a failure.
                 let _ = sync.send(&ToParent::Warning(text), None);
@@ -203,7 +214,7 @@ fn enter(
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
     };
-    exit_now(i32::from(sync.send(&reply, None).is_err()))
+    exit_now(i32::from(answer.send(&reply, None).is_err()))
 }
 
 /// The second: the program, once it has the container's identity.

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::cgroup_namespace;
+use super::{cgroup_namespace, cgroup_views::Views};
 use crate::{
     Result, Step,
-    cgroup::{Cgroup, Controller, Hierarchy},
+    cgroup::{Cgroup, Hierarchy},
     error::OnStep as _,
     plan::{CgroupPlan, Plan},
 };
@@ -21,8 +21,8 @@ pub(super) struct Made(Option<Cgroup>);
 /// Makes the cgroup and sets its limits.
 pub(super) fn make(plan: Option<&CgroupPlan>, warnings: &mut Vec<String>) -> Result<Made> {
     let Some(plan) = plan else { return Ok(Made(None)) };
-    let hierarchy = Hierarchy::probe().on(Step::Cgroup, plan.path.as_str())?;
-    let made = plan.manager.create(&hierarchy, &plan.path, &plan.limits.controllers());
+    let hierarchy = Hierarchy::of_machine().on(Step::Cgroup, plan.path.as_str())?;
+    let made = plan.manager.create(hierarchy, &plan.path, &plan.limits.controllers());
     let made = Made(Some(made.on(Step::Cgroup, plan.path.as_str())?));
     if let Some(cgroup) = &made.0 {
         if let Some((uid, gid)) = plan.joins_from {
@@ -46,16 +46,23 @@ impl Made {
         cgroup.v1_tasks_fds().on(Step::JoinCgroup, "v1 hierarchies")
     }
 
-    /// Makes the leaf, if the plan has one.
+    /// Makes the leaf, if the plan has one. The mounts of the host must be in sight.
     pub(super) fn leaf(&self, plan: &Plan) -> Result<Option<Leaf>> {
         let name = plan.cgroup.as_ref().and_then(|cgroup| cgroup.leaf.as_deref());
         let (Some(cgroup), Some(name)) = (&self.0, name) else { return Ok(None) };
         let is_new = plan.namespaces.cgroup.is_new();
-        let namespace = if is_new { Some(cgroup_namespace::make(cgroup)?) } else { None };
+        let namespace = if !is_new {
+            LeafNamespace::None
+        } else if cgroup.leaf_controllers().on(Step::Cgroup, name)?.is_empty() {
+            LeafNamespace::Starter
+        } else {
+            LeafNamespace::Made(cgroup_namespace::make(cgroup)?)
+        };
         // After the short process has left the cgroup: on v2 no process can be in one that hands controllers down.
         cgroup.enable_leaf_controllers().on(Step::Cgroup, name)?;
         let leaf = cgroup.leaf(name, &[]).on(Step::Cgroup, name)?;
-        Ok(Some(Leaf { cgroup: leaf, namespace, v1: cgroup.v1_hierarchies() }))
+        let views = if is_new { Views::make(&plan.mounts, cgroup)? } else { Views::default() };
+        Ok(Some(Leaf { cgroup: leaf, namespace, views }))
     }
 
     pub(super) fn keep(mut self) -> Option<Cgroup> {
@@ -76,8 +83,18 @@ impl Drop for Made {
 /// The cgroup that the first process starts in.
 pub(super) struct Leaf {
     pub(super) cgroup: Cgroup,
-    /// A new cgroup namespace with the container's cgroup as its root.
-    pub(super) namespace: Option<OwnedFd>,
-    /// The controllers of each v1 hierarchy that the container's cgroup is in.
-    pub(super) v1: Vec<Vec<Controller>>,
+    pub(super) namespace: LeafNamespace,
+    /// What the container sees of its cgroup.
+    pub(super) views: Views,
+}
+
+/// How a new cgroup namespace comes to have the container's cgroup as its root.
+pub(super) enum LeafNamespace {
+    /// There is no new one.
+    None,
+    /// A process in the container's cgroup has made it.
+    Made(OwnedFd),
+    /// The cgroup hands no controllers down, so it may have processes beside its leaf: the process that starts the first one
+    /// is in it and makes the namespace.
+    Starter,
 }

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{fs::Mode, process::umask};
 
 use super::{
-    cgroup::Made,
+    cgroup::{Leaf, Made},
     cgroup_views::Views,
     clocks, dev,
     inherit::Inherit,
@@ -38,7 +38,7 @@ pub(super) struct ChildArgs {
     /// Make the cgroup namespace here, since the cgroup was entered by this process itself.
     own_cgroup_namespace: bool,
     /// The cgroup hierarchies as the container sees them, if they could be made before the clone.
-    pub(super) cgroup_views: Views,
+    cgroup_views: Views,
     /// Descriptors for the program.
     fds: Vec<(OwnedFd, RawFd)>,
     /// Where `start` connects.
@@ -47,13 +47,19 @@ pub(super) struct ChildArgs {
 
 impl ChildArgs {
     /// Opens what the first process needs and could not open itself.
-    pub(super) fn pack(plan: &Plan, inherit: Inherit, sync: Sync, cgroup: &Made, has_leaf: bool) -> Result<Self> {
+    pub(super) fn pack(
+        plan: &Plan,
+        inherit: Inherit,
+        sync: Sync,
+        cgroup: &Made,
+        leaf: Option<&mut Leaf>,
+    ) -> Result<Self> {
         Ok(Self {
             sync,
             tasks: cgroup.tasks()?,
             joins: open_joins(&plan.namespaces)?,
-            own_cgroup_namespace: plan.namespaces.cgroup.is_new() && !has_leaf,
-            cgroup_views: Views::default(),
+            own_cgroup_namespace: plan.namespaces.cgroup.is_new() && leaf.is_none(),
+            cgroup_views: leaf.map(|leaf| std::mem::take(&mut leaf.views)).unwrap_or_default(),
             fds: inherit.fds,
             start_socket: inherit.start_socket,
         })
@@ -96,13 +102,14 @@ fn set_up(plan: &Plan, args: &mut ChildArgs) -> Result<()> {
     umask(Mode::empty());
     session::start()?;
 
-    let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &mount_point)?;
+    let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &args.cgroup_views, &mount_point)?;
     mounts::add_texts(&plan.mounts, &mut sources, &mut masks);
     names::loopback_up(&plan.namespaces.net)?;
     names::set(plan)?;
 
     let rootfs = root::enter(&plan.root, &args.sync, &mount_point, directory)?;
-    let read_only_later = mounts::attach_all(&rootfs, &plan.mounts, sources, args.cgroup_views.take_hybrid())?;
+    let views = std::mem::take(&mut args.cgroup_views);
+    let read_only_later = mounts::attach_all(&rootfs, &plan.mounts, sources, views, masks.take_cgroup_layout())?;
     dev::fill(&rootfs, &plan.dev, nodes)?;
     terminal::hand_over(&rootfs, &plan.process, &args.sync)?;
     mounts::finish_read_only(&read_only_later)?;

@@ -2,19 +2,19 @@
 //!
 //! Without a leaf cgroup the caller clones it straight into the container's cgroup. With one, a short process starts in the
 //! leaf, joins the container's cgroup namespace, and clones the first process; `CLONE_PARENT` makes it the caller's child
-//! all the same.
+//! all the same. Where the container's cgroup may have processes, the short process starts there, makes the namespace
+//! itself, and clones the first process into the leaf.
 
 use std::os::fd::OwnedFd;
 
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sys::wait::waitpid,
 };
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use super::{
-    cgroup::{Leaf, Made},
-    cgroup_views::Views,
+    cgroup::{Leaf, LeafNamespace, Made},
     child::{self, ChildArgs},
     handshake::child_of,
     owner,
@@ -34,13 +34,7 @@ const STARTER: &str = "process that starts the first one from the leaf";
 pub(super) struct First(Option<(Pid, OwnedFd)>);
 
 /// Clones it.
-pub(super) fn first_process(
-    plan: &Plan,
-    args: ChildArgs,
-    cgroup: &Made,
-    leaf: Option<&Leaf>,
-    sync: &Sync,
-) -> Result<First> {
+pub(super) fn first_process(plan: &Plan, args: ChildArgs, cgroup: &Made, leaf: Option<&Leaf>) -> Result<First> {
     let Some(leaf) = leaf else {
         let flags = new_namespace_flags(&plan.namespaces);
         let cloned = owner::clone3(plan.id_maps.as_ref(), flags, cgroup.unified_fd());
@@ -49,34 +43,48 @@ pub(super) fn first_process(
             Cloned::Parent(pid, pidfd) => Ok(First(Some((pid, pidfd)))),
         };
     };
-    match clone3(0, leaf.cgroup.unified_fd()).on(Step::Clone, STARTER)? {
-        Cloned::Child => start_from_leaf(plan, args, leaf),
+    let start_in = match leaf.namespace {
+        LeafNamespace::Starter => cgroup.unified_fd(),
+        LeafNamespace::None | LeafNamespace::Made(_) => leaf.cgroup.unified_fd(),
+    };
+    let (mine, answer) = Sync::pair().on(Step::Clone, "socket pair")?;
+    match clone3(0, start_in).on(Step::Clone, STARTER)? {
+        Cloned::Child => start_from_leaf(plan, args, leaf, answer),
         Cloned::Parent(starter, _) => {
-            drop(args);
-            Ok(First(Some(child_of(sync, starter, Step::Clone, STARTER)?)))
+            drop((args, answer));
+            Ok(First(Some(child_of(&mine, starter, Step::Clone, STARTER)?)))
         }
     }
 }
 
-fn start_from_leaf(plan: &Plan, mut args: ChildArgs, leaf: &Leaf) -> ! {
-    let mut clone = || -> Result<Cloned> {
+fn start_from_leaf(plan: &Plan, mut args: ChildArgs, leaf: &Leaf, answer: Sync) -> ! {
+    let clone = || -> Result<Cloned> {
         join_tasks(&args.tasks).on(Step::JoinCgroup, "tasks of a v1 hierarchy")?;
-        if let Some(namespace) = &leaf.namespace {
-            setns(namespace, CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, "cgroup namespace")?;
-            args.cgroup_views = Views::make(&plan.mounts, &leaf.v1)?;
-        }
+        let subject = "cgroup namespace";
+        let into = match &leaf.namespace {
+            LeafNamespace::None => None,
+            LeafNamespace::Made(namespace) => {
+                setns(namespace, CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, subject)?;
+                None
+            }
+            LeafNamespace::Starter => {
+                unshare(CloneFlags::CLONE_NEWCGROUP).on(Step::JoinCgroup, subject)?;
+                leaf.cgroup.unified_fd()
+            }
+        };
         let flags = new_namespace_flags(&plan.namespaces) | libc::CLONE_PARENT as u64;
-        owner::clone3(plan.id_maps.as_ref(), flags, None).on(Step::Clone, "clone3(2)")
+        owner::clone3(plan.id_maps.as_ref(), flags, into).on(Step::Clone, "clone3(2)")
     };
     let reply: std::result::Result<i32, Error> = match clone() {
         Ok(Cloned::Child) => {
             args.tasks.clear();
+            drop(answer);
             child::run(plan, args)
         }
         Ok(Cloned::Parent(pid, _)) => Ok(pid.as_raw_pid()),
         Err(error) => Err(error),
     };
-    exit_now(i32::from(args.sync.send(&reply, None).is_err()))
+    exit_now(i32::from(answer.send(&reply, None).is_err()))
 }
 
 impl First {

@@ -8,9 +8,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::sync::{Sync, ToParent};
 use crate::{Error, Result, Step, error::OnStep as _};
 
-/// The process that a helper has made with `CLONE_PARENT` and named by its pid, and a pidfd of it; reaps the helper.
-pub(crate) fn child_of(sync: &Sync, helper: Pid, step: Step, name: &str) -> Result<(Pid, OwnedFd)> {
-    let reply = sync.receive::<std::result::Result<i32, Error>>().on(step, name)?;
+/// The process that a helper has made with `CLONE_PARENT` and named by its pid on `answer`, and a pidfd of it; reaps the
+/// helper. The socket is the helper's alone: what the process itself has to say may come before the helper's answer.
+pub(crate) fn child_of(answer: &Sync, helper: Pid, step: Step, name: &str) -> Result<(Pid, OwnedFd)> {
+    let reply = answer.receive::<std::result::Result<i32, Error>>().on(step, name)?;
     waitpid(nix::unistd::Pid::from_raw(helper.as_raw_pid()), None).on(step, name)?;
     let pid = match reply {
         Some((Ok(pid), _)) => pid,

@@ -1,4 +1,5 @@
-//! Objects of our own, in a tmpfs that is attached nowhere: masks, read-only, and text files, as the plan says. A masked
+//! Objects of our own, in a tmpfs that is attached nowhere: masks, read-only, text files, and the directories of a hybrid
+//! cgroup layout, as the plan says. A masked
 //! path is covered by an empty one. The image's `/dev/null` is never used for this (CVE-2025-31133), and writing to a mask fails instead of
 //! vanishing.
 
@@ -15,6 +16,7 @@ use rustix::{
 };
 
 use super::{
+    cgroup_views::Views,
     mount_parts::{attach_at, new_filesystem},
     rootfs_fd::{RootfsFd, is_dir},
 };
@@ -26,6 +28,8 @@ use crate::{
 
 /// Smallest size of the tmpfs, a page.
 const TMPFS_BYTES_MIN: usize = 4096;
+/// The directory that has those of a hybrid cgroup layout.
+const CGROUP_LAYOUT: &str = "cgroup";
 /// What the container may add to a text that is not read-only.
 const TEXT_ROOM_BYTES: usize = 64 << 10;
 
@@ -35,6 +39,7 @@ pub(super) struct Masks {
     file: Option<Mask>,
     dir: Option<Mask>,
     texts: VecDeque<OwnedFd>,
+    cgroup_layout: Option<OwnedFd>,
 }
 
 /// A mask. It is attached over the first path itself; the others get copies of it.
@@ -62,14 +67,14 @@ impl Mask {
 impl Masks {
     /// Makes them. `spare` is a directory of this mount namespace that nothing covers yet; it is used for a moment,
     /// because the kernel copies only mounts that are attached (before Linux 6.15).
-    pub(super) fn make(paths: &[PathBuf], texts: &[&str], spare: &OwnedFd) -> Result<Self> {
-        if paths.is_empty() && texts.is_empty() {
+    pub(super) fn make(paths: &[PathBuf], texts: &[&str], views: &Views, spare: &OwnedFd) -> Result<Self> {
+        if paths.is_empty() && texts.is_empty() && !views.is_hybrid() {
             return Ok(Self::default());
         }
-        Self::copies(texts, spare).on(Step::Paths, "masks and texts")
+        Self::copies(texts, views, spare).on(Step::Paths, "masks and texts")
     }
 
-    fn copies(texts: &[&str], spare: &OwnedFd) -> io::Result<Self> {
+    fn copies(texts: &[&str], views: &Views, spare: &OwnedFd) -> io::Result<Self> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let size =
@@ -83,6 +88,11 @@ impl Masks {
             let file = openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(0o644))?;
             std::fs::File::from(file).write_all(text.as_bytes())?;
         }
+        if views.is_hybrid() {
+            mkdirat(&tmpfs, CGROUP_LAYOUT, Mode::from_raw_mode(0o755))?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            views.make_layout(openat(&tmpfs, CGROUP_LAYOUT, flags, Mode::empty())?.as_fd())?;
+        }
         attach_at(&tmpfs, spare)?;
         let clone_of = |name: &str| {
             let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -94,12 +104,18 @@ impl Masks {
             sys_mount::mount_setattr(tree.as_fd(), c"", false, &attr)?;
             Ok(tree)
         };
+        let cgroup_layout = views.is_hybrid().then(|| copy(CGROUP_LAYOUT)).transpose();
         let (file, dir) = (copy("file").map(Mask::new), copy("dir").map(Mask::new));
         let texts = (0..texts.len()).map(|index| Ok(clone_of(&text_name(index))?)).collect::<io::Result<_>>();
         nix::unistd::fchdir(&tmpfs)?;
         unmount(".", UnmountFlags::DETACH)?;
         nix::unistd::chdir("/")?;
-        Ok(Self { file: Some(file?), dir: Some(dir?), texts: texts? })
+        Ok(Self { file: Some(file?), dir: Some(dir?), texts: texts?, cgroup_layout: cgroup_layout? })
+    }
+
+    /// The directories of a hybrid cgroup layout, if there is one, as a read-only mount.
+    pub(super) fn take_cgroup_layout(&mut self) -> Option<OwnedFd> {
+        self.cgroup_layout.take()
     }
 
     /// The next text, in the order they were given.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  caller (single-threaded)                    first process
-//!  create cgroup, apply limits
+//!  create cgroup, apply limits, views of it
 //!  own mount namespace (overlay only)
 //!  clone3(namespaces, INTO_CGROUP, PIDFD) ───▶ join v1 cgroups, cgroup namespace
 //!  write uid_map, gid_map ────── Mapped ─────▶ open host paths, become root inside
@@ -15,7 +15,8 @@
 //! ```
 //!
 //! With a leaf cgroup two short processes stand between the two. `cgroup_namespace` has the one that makes the container's
-//! cgroup namespace, `clone` the one that starts the first process from the leaf.
+//! cgroup namespace, `clone` the one that starts the first process from the leaf. Where no controllers are handed down to
+//! the leaf, the second does the first one's work.
 
 mod cgroup;
 mod cgroup_namespace;
@@ -79,12 +80,12 @@ pub fn launch(plan: &Plan, inherit: Inherit) -> Result<Child> {
     let mut warnings = Vec::new();
     // From here on a return drops `first`, then `cgroup`: the process is killed and reaped, the cgroup removed.
     let cgroup = cgroup::make(plan.cgroup.as_ref(), &mut warnings)?;
+    let mut leaf = cgroup.leaf(plan)?;
     root::leave_host_mounts(&plan.root)?;
-    let leaf = cgroup.leaf(plan)?;
     streams::give_to_user(plan, &inherit)?;
     let (sync, theirs) = Sync::pair().on(Step::Clone, "socket pair")?;
-    let args = ChildArgs::pack(plan, inherit, theirs, &cgroup, leaf.is_some())?;
-    let first = clone::first_process(plan, args, &cgroup, leaf.as_ref(), &sync)?;
+    let args = ChildArgs::pack(plan, inherit, theirs, &cgroup, leaf.as_mut())?;
+    let first = clone::first_process(plan, args, &cgroup, leaf.as_ref())?;
     let user_namespace = id_map::write(plan, first.pid(), &sync)?;
     oom_score::set_for(plan, first.pid(), &mut warnings)?;
     // The hooks prestart and createRuntime belong here: the namespaces are made, the root is not entered yet. The first

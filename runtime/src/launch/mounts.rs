@@ -63,18 +63,20 @@ pub(super) fn add_texts(mounts: &[Mount], sources: &mut [Option<OwnedFd>], masks
     }
 }
 
-/// Makes and attaches every mount of the plan; `hybrid` has the cgroup hierarchies of a hybrid host. Returns those that
-/// [`finish_read_only`] is to make read-only.
+/// Makes and attaches every mount of the plan. On a hybrid host `views` has the cgroup hierarchies, and `layout` the
+/// directories for them. Returns those that [`finish_read_only`] is to make read-only.
 pub(super) fn attach_all<'m>(
     rootfs: &RootfsFd,
     mounts: &'m [Mount],
     sources: Vec<Option<OwnedFd>>,
-    mut hybrid: Option<Views>,
+    views: Views,
+    layout: Option<OwnedFd>,
 ) -> Result<Vec<(OwnedFd, &'m Mount)>> {
     let mut read_only_later = Vec::new();
+    let mut hybrid = layout.map(|layout| (views, layout));
     for (mount, source) in mounts.iter().zip(sources) {
-        if let Some(views) = hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
-            views.attach(rootfs, mount)?;
+        if let Some((views, layout)) = hybrid.take_if(|_| mount.source == MountSource::Cgroup2) {
+            views.attach(rootfs, mount, &layout)?;
             continue;
         }
         let Some(attached) = attach_one(rootfs, mount, source)? else { continue };

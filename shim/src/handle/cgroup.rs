@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use icebox_runtime::cgroup::{
@@ -147,14 +147,8 @@ impl Leaf {
     }
 }
 
-/// The machine's hierarchies, probed once.
 fn hierarchy() -> Result<&'static Hierarchy, Error> {
-    static PROBED: OnceLock<Hierarchy> = OnceLock::new();
-    if let Some(known) = PROBED.get() {
-        return Ok(known);
-    }
-    let probed = Hierarchy::probe().map_err(|e| Error::cgroup("probe cgroups", "", e))?;
-    Ok(PROBED.get_or_init(|| probed))
+    Hierarchy::of_machine().map_err(|e| Error::cgroup("probe cgroups", "", e))
 }
 
 /// A path below the cgroup root.

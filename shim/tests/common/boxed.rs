@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use icebox_runtime::cgroup::{CgroupPath, Controller, Hierarchy, Manager};
 use icebox_shim::handle::{BoxHandle, ExecRequest};
-use icebox_shim::launch::{BoxSpec, LIBEXEC_ENV, Launched, Tools, launch};
+use icebox_shim::launch::{BoxSpec, LIBEXEC_ENV, Launched, Launcher, Tools};
 
 use crate::common::{Output, PATIENCE, collect};
 
@@ -112,8 +112,7 @@ impl TestBox {
             allow_unenforced_limits: false,
         };
         change(&mut spec);
-        let tools = tools();
-        let launched = launch(&spec, &tools, PATIENCE).await;
+        let launched = Launcher::new(tools()).launch(&spec, PATIENCE).await;
         let handle = BoxHandle::open(&spec.run_dir, &spec.cgroup, spec.uid_base).unwrap();
         match launched {
             Ok(launched) => Self { dir, spec, launched, handle, cgroup_root, next_run: 1.into() },

@@ -1,9 +1,10 @@
-//! CPU time by process: of the daemon, of its children that have ended (the launchers), of the boxes' inits, and of the
-//! commands in boxes. CPU time says on a busy machine too what an operation costs.
+//! CPU time by process: of the daemon, of the launcher and the processes that it forks for boxes, of the boxes' inits, and
+//! of the commands in boxes. CPU time says on a busy machine too what an operation costs.
 //!
-//! The kernel counts the first and the third to the nanosecond (clock_getcpuclockid(3)), the second in clock ticks of 10 ms
-//! (proc(5), `cutime`), and the sum of the last two in the `cpu.stat` of the cgroup of all boxes, where the boxes that were
-//! deleted stay counted.
+//! The kernel counts the daemon, the launcher and the inits to the nanosecond (clock_getcpuclockid(3)), the launcher's forks
+//! in clock ticks of 10 ms (proc(5), `cutime`), and the sum of the last two in the `cpu.stat` of the cgroup of all boxes,
+//! where the boxes that were deleted stay counted. An `iceboxd` from before the launcher stayed has launchers as children
+//! that it has waited for; these are counted too.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(super) struct Meter<'a> {
 pub(super) struct Cpu {
     /// `iceboxd`, all its threads.
     pub(super) daemon: f64,
-    /// Children of `iceboxd` that it has waited for.
+    /// The launcher and its forks that have ended.
     pub(super) launchers: f64,
     /// The inits of the boxes that live.
     pub(super) inits: f64,
@@ -73,10 +74,18 @@ impl<'a> Meter<'a> {
             // A box may end meanwhile.
             cpu.inits += process(pid).unwrap_or(0.0);
         }
-        let path = format!("/proc/{}/stat", self.server.pid());
-        let stat = std::fs::read_to_string(&path).or_fail("read", &path)?;
-        cpu.launchers = waited_for(&stat).ok_or_else(|| failed("read", &path, &stat))? / self.ticks_per_second * 1e3;
+        cpu.launchers = self.forks_of(self.server.pid())?;
+        for pid in launchers(self.server.pid()) {
+            cpu.launchers += process(pid)? + self.forks_of(pid)?;
+        }
         Ok(cpu)
+    }
+
+    /// The children of a process that it has waited for.
+    fn forks_of(&self, pid: u32) -> Result<f64> {
+        let path = format!("/proc/{pid}/stat");
+        let stat = std::fs::read_to_string(&path).or_fail("read", &path)?;
+        Ok(waited_for(&stat).ok_or_else(|| failed("read", &path, &stat))? / self.ticks_per_second * 1e3)
     }
 
     fn boxes(&self) -> Result<f64> {
@@ -158,6 +167,16 @@ pub(super) fn process(pid: u32) -> Result<f64> {
     let process = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX));
     let clock = nix::time::ClockId::pid_cpu_clock_id(process).map_err(unknown)?;
     Ok(clock.now().map(Duration::from).map_err(unknown)?.as_secs_f64() * 1e3)
+}
+
+/// The children of the daemon that are launchers.
+fn launchers(daemon: u32) -> Vec<u32> {
+    let lists = std::fs::read_dir(format!("/proc/{daemon}/task")).into_iter().flatten().flatten();
+    let lists = lists.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let pids: Vec<u32> =
+        lists.flat_map(|list| list.split(' ').filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect();
+    let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pids.into_iter().filter(|pid| name(pid).trim_end() == "icebox-launch").collect()
 }
 
 /// The inits of the server's boxes: PID 1 of a namespace, in a cgroup of the server's.

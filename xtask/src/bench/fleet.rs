@@ -38,9 +38,10 @@ pub(super) fn fleet(context: &Context) -> Result<Vec<Report>> {
     })?;
     let Some((ids, made)) = all_made else { return Err(failed("create", "the boxes", "nothing was measured")) };
     let (_, frozen) = each(&server, &ids, "freeze", server::pause)?;
+    let cpu = watch_cpu(&server, ids.len())?;
+    // The kernel frees what commands have left (cgroups, namespaces, buffers) in the background.
     let after = Memory::read();
     let memory = memory_report(&server, &before, &after, daemon_before, ids.len());
-    let cpu = watch_cpu(&server, ids.len())?;
     let (_, woken) = each(&server, &ids, "exec on frozen, 8 clients", server::exec_true)?;
     let (wall, deleted) = each(&server, &ids, "delete", server::delete)?;
     let all =

@@ -184,10 +184,11 @@ pub(super) fn set_named(set: Set) -> Attrs {
     Attrs::new().text(set_elem_list::TABLE, TABLE).text(set_elem_list::SET, set.name())
 }
 
-/// The attributes that name one element.
-pub(super) fn element_named(set: Set, address: Ipv4Addr) -> Attrs {
-    let key = Element::new(set, address.octets()).key_attrs();
-    set_named(set).nested(set_elem_list::ELEMENTS, &Attrs::new().nested(list::ELEM, &key))
+/// The attributes that name the elements of boxes.
+pub(super) fn elements_named(set: Set, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Attrs {
+    let key = |address: Ipv4Addr| Element::new(set, address.octets()).key_attrs();
+    let list = addresses.into_iter().fold(Attrs::new(), |all, address| all.nested(list::ELEM, &key(address)));
+    set_named(set).nested(set_elem_list::ELEMENTS, &list)
 }
 
 fn push(batch: &mut Batch, verb: Verb, flags: u16, elements: &[&Element], attrs: impl Fn(&Element) -> Attrs) {

@@ -37,7 +37,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sha2::{Digest as _, Sha256};
 
 use self::batch::{Batch, Socket, Verb};
-use self::element::{Element, State, element_named, read_elements, set_named};
+use self::element::{Element, State, elements_named, read_elements, set_named};
 pub(super) use self::fixed::closed;
 use self::rules::Entry;
 pub use self::rules::{BoxRules, Limits, Pin, Policy};
@@ -52,6 +52,12 @@ pub(super) use self::{
 use super::address::Pair;
 use super::netlink::{Attrs, CREATE, attribute};
 use crate::error::{Cause, Error};
+
+/// Most answers to one question: the kernel puts each into a buffer of its own before the first one is read, and they
+/// must fit into the default receive buffer of a socket.
+const ANSWERS_MAX: usize = 32;
+/// Elements are asked for one by one if they are at most this part of a set, else the whole set is read.
+const NAMED_SHARE: usize = 4;
 
 /// A count of packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -310,7 +316,7 @@ impl Firewall {
     pub fn counters(&mut self, pair: Pair) -> Result<Counters, Error> {
         self.entry("count for", pair)?;
         let mut one = |set: Set| -> Result<Count, Error> {
-            let question = element_named(set, pair.guest());
+            let question = elements_named(set, [pair.guest()]);
             let bodies = self.socket.ask(Verb::GetElements, set.name(), &question)?.unwrap_or_default();
             match read_elements(set, &bodies).0.first().map(|e| e.state) {
                 Some(State::Counter { packets, bytes }) => Ok(Count { packets, bytes }),
@@ -327,9 +333,25 @@ impl Firewall {
         self.replace("watch over", pair, Some(entry))
     }
 
-    /// Bytes to and from each box so far, without TCP packets that carry nothing.
-    pub fn traffic(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
-        Ok(self.counted(Set::Traffic)?.into_iter().map(|(guest, count)| (guest, count.bytes)).collect())
+    /// Bytes to and from these boxes so far, without TCP packets that carry nothing. Boxes without a link are left out.
+    ///
+    /// A few boxes are asked for by name: a look at them then costs the same however many others there are.
+    pub fn traffic(&mut self, of: &[Pair]) -> Result<BTreeMap<Ipv4Addr, u64>, Error> {
+        let mut there: Vec<Ipv4Addr> = of.iter().filter(|p| self.boxes.contains_key(p)).map(|p| p.guest()).collect();
+        there.sort_unstable();
+        let bytes = |counted: BTreeMap<Ipv4Addr, Count>| counted.into_iter().map(|(guest, count)| (guest, count.bytes));
+        if there.len().saturating_mul(NAMED_SHARE) > self.boxes.len() {
+            let mut all: BTreeMap<Ipv4Addr, u64> = bytes(self.counted(Set::Traffic)?).collect();
+            all.retain(|guest, _| there.binary_search(guest).is_ok());
+            return Ok(all);
+        }
+        let mut found = BTreeMap::new();
+        for some in there.chunks(ANSWERS_MAX) {
+            let question = elements_named(Set::Traffic, some.iter().copied());
+            let bodies = self.socket.ask(Verb::GetElements, Set::Traffic.name(), &question)?.unwrap_or_default();
+            found.extend(bytes(counts_in(Set::Traffic, &bodies)));
+        }
+        Ok(found)
     }
 
     /// The traffic and refusals of all boxes: three requests for any number of boxes.
@@ -345,12 +367,7 @@ impl Firewall {
 
     fn counted(&mut self, set: Set) -> Result<BTreeMap<Ipv4Addr, Count>, Error> {
         let bodies = self.socket.dump(Verb::GetElements, set.name(), &set_named(set))?.unwrap_or_default();
-        let (elements, _) = read_elements(set, &bodies);
-        let counted = elements.iter().filter_map(|e| match e.state {
-            State::Counter { packets, bytes } => Some((e.guest()?, Count { packets, bytes })),
-            _ => None,
-        });
-        Ok(counted.collect())
+        Ok(counts_in(set, &bodies))
     }
 
     fn entry(&self, what: &'static str, pair: Pair) -> Result<&Entry, Error> {
@@ -376,6 +393,16 @@ impl Firewall {
         };
         Ok(())
     }
+}
+
+/// The counts of boxes in the bodies of an answer.
+fn counts_in(set: Set, bodies: &[Vec<u8>]) -> BTreeMap<Ipv4Addr, Count> {
+    let (elements, _) = read_elements(set, bodies);
+    let counted = elements.iter().filter_map(|e| match e.state {
+        State::Counter { packets, bytes } => Some((e.guest()?, Count { packets, bytes })),
+        _ => None,
+    });
+    counted.collect()
 }
 
 fn is_missing(error: &Error) -> bool {

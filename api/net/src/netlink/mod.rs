@@ -1,12 +1,15 @@
-//! Netlink, as far as netfilter needs it: encoding, sockets for requests, and sockets that only listen.
+//! Netlink: encoding, sockets for requests, and sockets that only listen. The sockets are netfilter's, but for the one of
+//! links, addresses and routes (`route`).
 //!
-//! Leaves out: the content of messages (`firewall`, `nflog`, `conntrack`). Links and addresses are `rtnetlink`'s.
+//! Leaves out: the content of messages (`firewall`, `nflog`, `conntrack`, `link`).
 
 mod listener;
+mod route;
 mod socket;
 mod wire;
 
 pub(super) use self::listener::{Ears, Heed, Listener};
+pub(super) use self::route::{RouteAnswers, RouteRequest, RouteSocket};
 pub(super) use self::socket::{Heard, Request, Socket};
 pub(super) use self::wire::{
     ACK, APPEND, Attrs, CREATE, FAMILY_HEADER, REQUEST, attribute, attributes, be32, be64, push_message,

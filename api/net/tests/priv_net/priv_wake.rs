@@ -24,7 +24,7 @@ fn connection(world: &World, b: &TestBox, port: u16) -> (TcpStream, TcpStream) {
 }
 
 fn traffic(world: &World, b: &TestBox) -> u64 {
-    world.wait(world.side().traffic())[&b.address()]
+    world.wait(world.side().traffic(vec![b.pair]))[&b.address()]
 }
 
 fn arrived(b: &TestBox) -> Option<Event> {
@@ -136,9 +136,31 @@ fn priv_activity_is_told_for_all_boxes_at_once() {
     let mut world = World::new();
     let boxes = [world.add_box(Policy::AllowAll), world.add_box(Policy::AllowAll), world.add_box(Policy::DenyAll)];
     echo(&mut boxes[0].connect(SITE, 80).expect("connect")).expect("echo");
-    let all = world.wait(world.side().traffic());
+    let pairs = boxes.iter().map(|b| b.pair).collect();
+    let all = world.wait(world.side().traffic(pairs));
     assert_eq!(all.len(), 3);
     assert!(all[&boxes[0].address()] > 0);
     assert!(boxes[2].connect(SITE, 80).is_err());
     assert_eq!((all[&boxes[1].address()], traffic(&world, &boxes[2])), (0, 0), "what is refused is no activity");
+}
+
+/// Some of many are asked for one by one, more of them by a look at all.
+#[test]
+fn priv_activity_is_told_for_the_boxes_that_are_asked_for() {
+    const MANY: usize = 200;
+    let mut world = World::new();
+    let boxes: Vec<TestBox> = (0..MANY).map(|_| world.add_box(Policy::AllowAll)).collect();
+    echo(&mut boxes[7].connect(SITE, 80).expect("connect")).expect("echo");
+    let unknown = world.new_box().pair;
+    for some in [1, 40, MANY] {
+        let mut asked: Vec<_> = boxes.iter().take(some.max(8)).map(|b| b.pair).collect();
+        asked.push(unknown);
+        let told = world.wait(world.side().traffic(asked.clone()));
+        asked.pop();
+        asked.sort_unstable();
+        assert_eq!(told.keys().copied().collect::<Vec<_>>(), asked.iter().map(|p| p.guest()).collect::<Vec<_>>());
+        for b in boxes.iter().take(some.max(8)) {
+            assert_eq!(told[&b.address()] > 0, b.pair == boxes[7].pair, "{}", b.address());
+        }
+    }
 }
