@@ -69,6 +69,8 @@ pub struct Metrics {
     swap_bytes: Gauge,
     stalled_seconds: Family<StallLabels, Counter<f64, AtomicU64>>,
     connections: Gauge,
+    proc_held: Counter,
+    proc_written: Counter,
     passed: Family<NetLabels, Counter>,
     net_sent: Family<NetLabels, Counter>,
     net_received: Family<NetLabels, Counter>,
@@ -101,6 +103,8 @@ impl Default for Metrics {
             swap_bytes: Gauge::default(),
             stalled_seconds: Family::default(),
             connections: Gauge::default(),
+            proc_held: Counter::default(),
+            proc_written: Counter::default(),
             passed: Family::default(),
             net_sent: Family::default(),
             net_received: Family::default(),
@@ -124,6 +128,9 @@ impl Metrics {
         registry.register("boxes", "Boxes now, by status", self.boxes.clone());
         registry.register("boxes_deleted", "Boxes deleted", self.deleted.clone());
         registry.register("connections", "Connections open now", self.connections.clone());
+        let (held, written) = (self.proc_held.clone(), self.proc_written.clone());
+        registry.register("proc_files_held", "Times a reader of a file of /proc in a box was held up", held);
+        registry.register("proc_files_written", "Times such a file was written for a reader", written);
         let (memory, swap) = (self.memory_bytes.clone(), self.swap_bytes.clone());
         registry.register_with_unit("memory", "Memory that all boxes use now, asleep or awake", Unit::Bytes, memory);
         registry.register_with_unit("swap", "Memory of all boxes that is swapped out now", Unit::Bytes, swap);
@@ -224,6 +231,12 @@ impl Metrics {
         self.egress_open.set(i64::try_from(egress.open).unwrap_or(i64::MAX));
     }
 
+    /// How often readers of files of `/proc` in boxes were held up, and files written for them.
+    pub fn set_proc_files(&self, (held, written): (u64, u64)) {
+        self.proc_held.inner().store(held, Ordering::Relaxed);
+        self.proc_written.inner().store(written, Ordering::Relaxed);
+    }
+
     /// The number of open connections.
     pub fn set_connections(&self, open: i64) {
         self.connections.set(open);
@@ -287,11 +300,14 @@ mod tests {
         metrics.set_box_networks(&[("a".to_owned(), counters, 3), ("gone".to_owned(), counters, 0)]);
         metrics.set_box_networks(&[("a".to_owned(), counters, 3)]);
         metrics.set_passed(&[("a".to_owned(), 99)]);
+        metrics.set_proc_files((12, 5));
         let text = metrics.text(&[("idle", 2)]);
         assert!(!text.contains("gone"), "{text}");
         for part in [
             "icebox_box_sent_bytes_total{box_id=\"a\"} 77",
             "icebox_box_passed_bytes_total{box_id=\"a\"} 99",
+            "icebox_proc_files_held_total 12",
+            "icebox_proc_files_written_total 5",
             "icebox_box_denials_total{box_id=\"a\"} 3",
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
             "icebox_boxes{status=\"idle\"} 2",

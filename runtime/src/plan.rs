@@ -198,6 +198,13 @@ pub enum MountSource {
     },
     /// A file with this text, in a file system of its own: no path of the host is behind it.
     Text(String),
+    /// The same; the program has the file open for reading and writing.
+    KeptText {
+        /// The text.
+        text: String,
+        /// The number of the program's descriptor.
+        fd: i32,
+    },
     /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host with a leaf
     /// cgroup also the v1 hierarchies in which the container has a cgroup. Skipped on a host without cgroup2.
     Cgroup2,

@@ -34,10 +34,23 @@ pub struct BoxSpec {
     pub memory_bytes: u64,
     /// Most processes and threads of all its runs together.
     pub pids_max: u64,
+    /// Files over those of its `/proc`.
+    pub proc_files: Vec<ProcFile>,
     /// The operator's limits for every box.
     pub limits: HostLimits,
     /// Go on with a warning when a limit cannot be enforced on this machine.
     pub allow_unenforced_limits: bool,
+}
+
+/// A file over one of the box's `/proc`. The box cannot write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcFile {
+    /// Name in `/proc`.
+    pub name: String,
+    /// Contents at the start.
+    pub text: String,
+    /// The init's descriptor of it. Who holds the init's pidfd takes it from there to write the file.
+    pub kept_as: Option<i32>,
 }
 
 /// Limits that are the operator's choice and the same for every box. `None` is no limit.

@@ -23,7 +23,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, Launched, RUNS_GROUP};
-use crate::processors::processors;
+use crate::processors::host_processors;
 use crate::protocol::{CONTROL_SOCKET, Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 use crate::translate;
 
@@ -113,7 +113,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     make_mount_point(spec)?;
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
-    let cpus = processors(&online_cpus()?, spec.limits.cpuset_cpus.as_deref(), spec.cores);
+    let cpus = host_processors(spec.limits.cpuset_cpus.as_deref(), spec.cores)?;
     let plan = translate::plan(spec, init, disk(spec)?, &cpus)?;
     let prepared = began.elapsed();
     let inherit = Inherit {
@@ -134,10 +134,6 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
         return Err(error);
     }
     report(spec, &child, &[("prepare", prepared), ("launch", began.elapsed() - prepared)])
-}
-
-fn online_cpus() -> Result<String, Error> {
-    fs::read_to_string(translate::CPUS_ONLINE).map_err(|e| Error::io("read processors", translate::CPUS_ONLINE, e))
 }
 
 /// Makes the cgroup of all runs. Its pids limit keeps some processes for the init.

@@ -15,6 +15,8 @@ pub mod launch;
 pub mod launcher;
 pub mod names;
 mod processors;
+#[cfg(feature = "handle")]
+pub mod procfiles;
 pub mod protocol;
 pub mod sudo;
 #[allow(unsafe_code)]

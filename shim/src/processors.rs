@@ -4,8 +4,19 @@ use std::collections::BTreeSet;
 
 use icebox_runtime::cgroup::number_list;
 
+use crate::error::Error;
+
+/// Where C libraries and language runtimes look for the CPUs.
+pub(crate) const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// The processors of a box on this host.
+pub(crate) fn host_processors(cpuset: Option<&str>, cores: f64) -> Result<Vec<u32>, Error> {
+    let online = std::fs::read_to_string(CPUS_ONLINE).map_err(|e| Error::io("read processors", CPUS_ONLINE, e))?;
+    Ok(processors(&online, cpuset, cores))
+}
+
 /// As many as its cores, rounded up, of those that it may use.
-pub(crate) fn processors(online: &str, cpuset: Option<&str>, cores: f64) -> Vec<u32> {
+fn processors(online: &str, cpuset: Option<&str>, cores: f64) -> Vec<u32> {
     let list = |text| number_list(text).unwrap_or_default();
     let online = list(online);
     let usable: BTreeSet<u32> = match cpuset {

@@ -18,7 +18,7 @@ use icebox_runtime::seccomp::{Program, compile, profile};
 
 use crate::error::{Error, ErrorKind};
 use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
-use crate::processors::list_text;
+use crate::processors::{CPUS_ONLINE, list_text};
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -113,8 +113,6 @@ const MASKED: &[&str] = &[
 const READ_ONLY: [&str; 7] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/driver", "/proc/tty", "/proc/pressure"];
 
-/// Where C libraries and language runtimes look for the CPUs.
-pub(crate) const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
 /// `/proc/swaps` without an entry (proc_swaps(5)).
 const NO_SWAP: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
@@ -187,7 +185,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
     let readonly = MountAttributes { readonly: true, ..strict };
     let shm_bytes = (spec.memory_bytes / 2).min(SHM_BYTES_MAX);
     let run_bytes = spec.memory_bytes / RUN_TMPFS_SHARE;
-    vec![
+    let mut mounts = vec![
         filesystem("/proc", "proc", "", strict),
         // Not `nodev`: the nodes are here. No process in the box can make others.
         filesystem("/dev", "tmpfs", "mode=0755,size=64k", MountAttributes { nodev: false, ..strict }),
@@ -219,7 +217,15 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
         text("/etc/hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {}\n", spec.hostname), strict),
         text("/etc/hostname", format!("{}\n", spec.hostname), readonly),
         text("/etc/resolv.conf", resolv_conf(spec), strict),
-    ]
+    ];
+    mounts.extend(spec.proc_files.iter().map(|file| {
+        let source = match file.kept_as {
+            Some(fd) => MountSource::KeptText { text: file.text.clone(), fd },
+            None => MountSource::Text(file.text.clone()),
+        };
+        Mount { target: format!("/proc/{}", file.name).into(), source, attributes: readonly, propagation: None }
+    }));
+    mounts
 }
 
 fn filesystem(target: &str, fstype: &str, options: &str, attributes: MountAttributes) -> Mount {
@@ -367,6 +373,7 @@ fn rlimits() -> Vec<Rlimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::ProcFile;
 
     fn spec() -> BoxSpec {
         BoxSpec {
@@ -381,6 +388,7 @@ mod tests {
             cores: 1.5,
             memory_bytes: 4 << 30,
             pids_max: 1024,
+            proc_files: vec![ProcFile { name: "stat".to_owned(), text: "cpu\n".to_owned(), kept_as: Some(5) }],
             limits: HostLimits::default(),
             allow_unenforced_limits: false,
         }
@@ -436,7 +444,10 @@ mod tests {
             if matches!(mount.source, MountSource::Cgroup2) {
                 assert!(mount.attributes.readonly, "{}", mount.target.display());
             }
-            if matches!(mount.source, MountSource::Text(_) | MountSource::Cgroup2) {
+            if matches!(mount.source, MountSource::KeptText { .. }) {
+                assert!(mount.attributes.readonly, "{}", mount.target.display());
+            }
+            if matches!(mount.source, MountSource::Text(_) | MountSource::KeptText { .. } | MountSource::Cgroup2) {
                 assert!(mount.attributes.nosuid && mount.attributes.nodev, "{}", mount.target.display());
             }
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use icebox_rootfs::Volume;
 use icebox_shim::handle::BoxHandle;
-use icebox_shim::launch::{BoxSpec, Launched};
+use icebox_shim::launch::{BoxSpec, Launched, ProcFile};
+use icebox_shim::procfiles::Size;
 
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::domain::{BoxSize, Incarnation};
@@ -68,7 +69,8 @@ impl Boxes {
         // Held until the launcher has mounted the device; the box's mount keeps it from then on.
         let attached = blocking("attach the disk", move || volume.attach()).await?;
         make_run_dir(&fresh)?;
-        let (spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
+        let (mut spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
+        spec.proc_files = self.proc_files(&spec)?;
         let launched = self
             .inner
             .launcher
@@ -78,6 +80,15 @@ impl Boxes {
         drop(attached);
         self.connect(&start.id, start.pair, launched.pid, start.rights.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
+        let Launched { pid, start_time_ticks, boot_id, .. } = &launched;
+        let kept = handle.keep_proc_files(&self.inner.proc_files, *pid, *start_time_ticks, boot_id);
+        if let Err(error) = kept {
+            tracing::warn!(
+                box_id = start.id,
+                error = error.report(),
+                "cannot watch files of its /proc: they are written at the start of a command"
+            );
+        }
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
         warnings.extend(launched.warnings.iter().cloned());
         Ok(Started { incarnation: incarnation(launched), handle, warnings, took: began.elapsed() })
@@ -108,10 +119,18 @@ impl Boxes {
             cores: f64::from(cores.min(HOST.cores)),
             memory_bytes: memory_bytes.min(HOST.memory_bytes),
             pids_max: PIDS_MAX,
+            proc_files: Vec::new(),
             limits: self.inner.config.limits.clone(),
             allow_unenforced_limits: self.inner.config.allow_unenforced_limits,
         };
         (spec, warnings)
+    }
+
+    /// The files of the `/proc` of a box that is started now.
+    fn proc_files(&self, spec: &BoxSpec) -> Result<Vec<ProcFile>, Error> {
+        let size =
+            Size { cores: spec.cores, cpuset: spec.limits.cpuset_cpus.as_deref(), memory_bytes: spec.memory_bytes };
+        self.inner.proc_files.files(size).map_err(|cause| Error::new("start the box", &spec.id, cause))
     }
 
     /// The image of a box. A record from before boxes had an image gets the current one, for life.

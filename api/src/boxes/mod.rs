@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use icebox_rootfs::Store;
 use icebox_shim::launch::{Launcher, Tools};
+use icebox_shim::procfiles::Keeper;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
@@ -102,6 +103,7 @@ struct Inner {
     db: Db,
     store: Arc<Store>,
     launcher: Launcher,
+    proc_files: Keeper,
     ranges: Arc<UidRanges>,
     reservations: Reservations,
     metrics: Arc<Metrics>,
@@ -134,6 +136,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// The programs that start a box.
     pub tools: Tools,
+    /// The files of boxes' `/proc`.
+    pub proc_files: Keeper,
     /// The host uids.
     pub ranges: Arc<UidRanges>,
     /// The counters.
@@ -156,6 +160,7 @@ impl Boxes {
             db: parts.db,
             store: parts.store,
             launcher: Launcher::new(parts.tools),
+            proc_files: parts.proc_files,
             ranges: parts.ranges,
             reservations,
             metrics: parts.metrics,
@@ -189,6 +194,12 @@ impl Boxes {
         self.inner.db.close().await;
         self.inner.ranges.release_unused_blocks();
         self.remove_empty_root().await;
+    }
+
+    /// How often a reader of a file of `/proc` was held up, and how often a file was written for one.
+    #[must_use]
+    pub fn proc_file_counts(&self) -> (u64, u64) {
+        self.inner.proc_files.counts()
     }
 
     /// The box with this id or name in the account. A box of another account is reported as unknown.

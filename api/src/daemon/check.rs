@@ -26,6 +26,7 @@ struct Finding {
 
 pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
     let mut findings = vec![root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    findings.push(proc_files());
     findings.extend(totals(config));
     findings.extend(network(config));
     for finding in &findings {
@@ -66,6 +67,21 @@ fn cgroups() -> Finding {
         (true, false) => finding(true, true, "cgroup v2"),
         (true, true) => finding(true, true, "cgroup v2 beside v1 controllers (hybrid)"),
         (false, _) => finding(false, true, "no cgroup v2 hierarchy is mounted: boxes need it for freezing and billing"),
+    }
+}
+
+/// Files of `/proc` that tell of a box are written when they are read.
+fn proc_files() -> Finding {
+    match icebox_shim::procfiles::can_watch() {
+        Ok(()) => finding(true, false, "permission events of fanotify: /proc/meminfo and others tell of the box"),
+        Err(error) => finding(
+            false,
+            false,
+            format!(
+                "no permission events of fanotify: /proc/meminfo and others are as old as the last command ({})",
+                error.report()
+            ),
+        ),
     }
 }
 

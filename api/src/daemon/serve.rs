@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use icebox_rootfs::Store;
 use icebox_shim::launch::Tools;
+use icebox_shim::procfiles::Keeper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -160,6 +161,13 @@ async fn open(config: Config) -> Result<Opened, Error> {
     let rest = db.uid_bases_at_rest().await?;
     let ranges = UidRanges::open(Path::new(REGISTRY_DIR), &config.data_dir, rest)?;
     let tools = Tools::beside_current_exe().map_err(|cause| Error::new("find the init", "", cause))?;
+    let proc_files = Keeper::start().unwrap_or_else(|error| {
+        tracing::warn!(
+            error = error.report(),
+            "files of /proc in boxes are written at the start of a command and at a wake, not when they are read"
+        );
+        Keeper::without_watch()
+    });
     let denials = Denials::default();
     let network = start_network(&config, &denials).await?;
     let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
@@ -170,6 +178,7 @@ async fn open(config: Config) -> Result<Opened, Error> {
         db: db.clone(),
         store: Arc::new(store),
         tools,
+        proc_files,
         ranges: Arc::new(ranges),
         metrics: Arc::clone(&metrics),
         events: events.clone(),

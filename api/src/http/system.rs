@@ -77,6 +77,7 @@ pub(super) async fn metrics(
         false => Vec::new(),
     };
     app.metrics.set_passed(&passed);
+    app.metrics.set_proc_files(app.boxes.proc_file_counts());
     // The owner of a key must not learn of the boxes of others.
     app.boxes.count_networks(local).await?;
     let text = app.metrics.text(&counts);

@@ -12,7 +12,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::file::{Dir, read_all};
 use super::hierarchy::Backend;
 use super::parse::{keyed, single};
-use super::stats::{Events, parse_events};
+use super::stats::{CpuUsage, Events, parse_cpu_stat, parse_events};
 
 /// The state and the CPU time of a v2 cgroup. `NotFound` once the cgroup is removed.
 #[derive(Debug)]
@@ -51,6 +51,15 @@ impl Gauges {
     /// Those of the system calls.
     pub fn events(&self) -> Result<Events> {
         Ok(parse_events(&self.read(&self.events, "cgroup.events")?))
+    }
+
+    /// CPU time used here and below, removed children included. Throttling is of the v2 controller only.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn cpu(&self) -> Result<CpuUsage> {
+        let text = self.read(&self.cpu, "cpu.stat")?;
+        parse_cpu_stat(&text).ok_or_else(|| unreadable(self.path.join("cpu.stat")))
     }
 
     /// CPU time used here and below, removed children included, in µs.

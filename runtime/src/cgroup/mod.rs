@@ -26,6 +26,7 @@ mod kill;
 mod leaf;
 mod limits;
 mod manager;
+mod memory_parts;
 mod parse;
 mod path;
 mod pressure;
@@ -49,6 +50,7 @@ pub use limits::{
     shares_from_weight, weight_from_shares,
 };
 pub use manager::Manager;
+pub use memory_parts::MemoryParts;
 pub use parse::{is_number_list, number_list};
 pub use path::CgroupPath;
 pub use pressure::{Pressure, Resource, Stall};

@@ -75,7 +75,7 @@ pub(super) fn parse_events(text: &str) -> Events {
 }
 
 /// `cpu.stat` of v2. `None` without the three times.
-fn parse_cpu_stat(text: &str) -> Option<CpuUsage> {
+pub(super) fn parse_cpu_stat(text: &str) -> Option<CpuUsage> {
     Some(CpuUsage {
         usage_usec: keyed(text, "usage_usec")?,
         user_usec: keyed(text, "user_usec")?,
@@ -213,7 +213,7 @@ impl Cgroup {
     }
 
     /// The v2 directory, if `c` is on v2 and on this cgroup, which is told by its having `file`.
-    fn v2_dir(&self, c: Controller, file: &str, operation: &'static str) -> Result<&Dir> {
+    pub(super) fn v2_dir(&self, c: Controller, file: &str, operation: &'static str) -> Result<&Dir> {
         let dir = self.unified.as_ref().filter(|_| self.hierarchy.backend(c) == Backend::V2);
         dir.filter(|d| d.has(file)).ok_or_else(|| self.lacks(operation, c))
     }

@@ -104,6 +104,7 @@ fn set_up(plan: &Plan, args: &mut ChildArgs) -> Result<()> {
 
     let mut masks = Masks::make(&plan.masked_paths, &mounts::texts(&plan.mounts), &args.cgroup_views, &mount_point)?;
     mounts::add_texts(&plan.mounts, &mut sources, &mut masks);
+    args.fds.extend(masks.take_kept());
     names::loopback_up(&plan.namespaces.net)?;
     names::set(plan)?;
 

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -40,6 +40,16 @@ pub(super) struct Masks {
     dir: Option<Mask>,
     texts: VecDeque<OwnedFd>,
     cgroup_layout: Option<OwnedFd>,
+    /// Files of texts that the program has open, with their numbers.
+    kept: Vec<(OwnedFd, RawFd)>,
+}
+
+/// A text file to be made.
+pub(super) struct Text<'a> {
+    pub(super) text: &'a str,
+    /// The descriptor as which the program has it open.
+    pub(super) kept_as: Option<RawFd>,
+    pub(super) readonly: bool,
 }
 
 /// A mask. It is attached over the first path itself; the others get copies of it.
@@ -67,26 +77,29 @@ impl Mask {
 impl Masks {
     /// Makes them. `spare` is a directory of this mount namespace that nothing covers yet; it is used for a moment,
     /// because the kernel copies only mounts that are attached (before Linux 6.15).
-    pub(super) fn make(paths: &[PathBuf], texts: &[&str], views: &Views, spare: &OwnedFd) -> Result<Self> {
+    pub(super) fn make(paths: &[PathBuf], texts: &[Text<'_>], views: &Views, spare: &OwnedFd) -> Result<Self> {
         if paths.is_empty() && texts.is_empty() && !views.is_hybrid() {
             return Ok(Self::default());
         }
         Self::copies(texts, views, spare).on(Step::Paths, "masks and texts")
     }
 
-    fn copies(texts: &[&str], views: &Views, spare: &OwnedFd) -> io::Result<Self> {
+    fn copies(texts: &[Text<'_>], views: &Views, spare: &OwnedFd) -> io::Result<Self> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let size =
-            TMPFS_BYTES_MIN + texts.iter().map(|text| text.len() + TMPFS_BYTES_MIN + TEXT_ROOM_BYTES).sum::<usize>();
+            TMPFS_BYTES_MIN + texts.iter().map(|of| of.text.len() + TMPFS_BYTES_MIN + TEXT_ROOM_BYTES).sum::<usize>();
         let options = [("mode".to_owned(), Some("0755".to_owned())), ("size".to_owned(), Some(size.to_string()))];
         let tmpfs = new_filesystem("tmpfs", &options, flags)?;
         mknodat(&tmpfs, "file", FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?;
         mkdirat(&tmpfs, "dir", Mode::from_raw_mode(0o555))?;
-        for (index, text) in texts.iter().enumerate() {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(0o644))?;
-            std::fs::File::from(file).write_all(text.as_bytes())?;
+        let mut kept = Vec::new();
+        for (index, of) in texts.iter().enumerate() {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mode = if of.readonly { 0o444 } else { 0o644 };
+            let mut file = std::fs::File::from(openat(&tmpfs, text_name(index), flags, Mode::from_raw_mode(mode))?);
+            file.write_all(of.text.as_bytes())?;
+            kept.extend(of.kept_as.map(|number| (file.into(), number)));
         }
         if views.is_hybrid() {
             mkdirat(&tmpfs, CGROUP_LAYOUT, Mode::from_raw_mode(0o755))?;
@@ -110,7 +123,12 @@ impl Masks {
         nix::unistd::fchdir(&tmpfs)?;
         unmount(".", UnmountFlags::DETACH)?;
         nix::unistd::chdir("/")?;
-        Ok(Self { file: Some(file?), dir: Some(dir?), texts: texts?, cgroup_layout: cgroup_layout? })
+        Ok(Self { file: Some(file?), dir: Some(dir?), texts: texts?, kept, cgroup_layout: cgroup_layout? })
+    }
+
+    /// The files of texts for the program, with their numbers.
+    pub(super) fn take_kept(&mut self) -> Vec<(OwnedFd, RawFd)> {
+        std::mem::take(&mut self.kept)
     }
 
     /// The directories of a hybrid cgroup layout, if there is one, as a read-only mount.

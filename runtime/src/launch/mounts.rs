@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     cgroup_views::Views,
-    masks::Masks,
+    masks::{Masks, Text},
     mount_parts::{attach_at, bits, flags, new_filesystem, target, unified},
     rootfs_fd::RootfsFd,
 };
@@ -37,19 +37,23 @@ pub(super) fn open_sources(mounts: &[Mount], mut unified: Option<OwnedFd>) -> Re
                 }
                 open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
             }
-            MountSource::Filesystem { .. } | MountSource::Text(_) => Ok(None),
+            MountSource::Filesystem { .. } | MountSource::Text(_) | MountSource::KeptText { .. } => Ok(None),
             MountSource::Cgroup2 => Ok(unified.take()),
         })
         .collect()
 }
 
 /// The texts of the plan, in order.
-pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
+pub(super) fn texts(mounts: &[Mount]) -> Vec<Text<'_>> {
     mounts
         .iter()
-        .filter_map(|mount| match &mount.source {
-            MountSource::Text(text) => Some(text.as_str()),
-            _ => None,
+        .filter_map(|mount| {
+            let (text, kept_as) = match &mount.source {
+                MountSource::Text(text) => (text, None),
+                MountSource::KeptText { text, fd } => (text, Some(*fd)),
+                _ => return None,
+            };
+            Some(Text { text, kept_as, readonly: mount.attributes.readonly })
         })
         .collect()
 }
@@ -57,7 +61,7 @@ pub(super) fn texts(mounts: &[Mount]) -> Vec<&str> {
 /// Takes the mount of each text of the plan.
 pub(super) fn add_texts(mounts: &[Mount], sources: &mut [Option<OwnedFd>], masks: &mut Masks) {
     for (mount, source) in mounts.iter().zip(sources) {
-        if matches!(mount.source, MountSource::Text(_)) {
+        if matches!(mount.source, MountSource::Text(_) | MountSource::KeptText { .. }) {
             *source = masks.take_text();
         }
     }
@@ -116,7 +120,7 @@ fn attach_one(rootfs: &RootfsFd, mount: &Mount, source: Option<OwnedFd>) -> Resu
 
 fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     match (&mount.source, source) {
-        (MountSource::Bind { .. } | MountSource::Text(_), Some(tree)) => {
+        (MountSource::Bind { .. } | MountSource::Text(_) | MountSource::KeptText { .. }, Some(tree)) => {
             let (attr_set, attr_clr) = bits(mount.attributes);
             if attr_set != 0 || attr_clr != 0 {
                 let attr = MountAttr { attr_set, attr_clr, ..MountAttr::default() };
@@ -124,7 +128,9 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             }
             Ok(Some(tree))
         }
-        (MountSource::Bind { .. } | MountSource::Text(_), None) => Err(io::ErrorKind::InvalidInput.into()),
+        (MountSource::Bind { .. } | MountSource::Text(_) | MountSource::KeptText { .. }, None) => {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
         (MountSource::Filesystem { fstype, source, options }, _) => {
             let mut all = options.clone();
             if let Some(source) = source {

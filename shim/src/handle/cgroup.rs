@@ -227,7 +227,11 @@ impl BoxHandle {
             handle.with_cgroup(step, |held| {
                 super::memory::close_swap(&held.whole);
                 held.whole.thaw(deadline)
-            })
+            })?;
+            if let Some(files) = handle.inner.files.get() {
+                files.refresh_unwatched();
+            }
+            Ok(())
         })
         .await
     }
@@ -306,9 +310,13 @@ impl BoxHandle {
     /// # Errors
     /// `NotFound` if the box has no cgroup now.
     pub fn cpu(&self) -> Result<CpuReading, Error> {
-        self.with_cgroup("read box's CPU time", |held| {
+        let reading = self.with_cgroup("read box's CPU time", |held| {
             Ok(CpuReading { cpu_usec: held.gauges.cpu_usec()?, cgroup_inode: held.inode })
-        })
+        })?;
+        if let Some(files) = self.inner.files.get() {
+            files.note_cpu(Duration::from_micros(reading.cpu_usec));
+        }
+        Ok(reading)
     }
 
     /// Reads all of the box's counters.

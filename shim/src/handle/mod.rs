@@ -11,12 +11,13 @@ mod files;
 mod leaf_pool;
 mod leaves;
 mod memory;
+mod proc_files;
 mod process;
 mod run;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use crate::protocol::{
@@ -33,6 +34,7 @@ pub use run::{Run, RunEvent, RunEvents, RunInput};
 use icebox_runtime::cgroup::CgroupPath;
 
 use crate::error::{Error, ErrorKind};
+use crate::procfiles::Kept;
 use crate::protocol::{Answer, Entry, FrameType, Operation, SignalMessage, Started, decode};
 use conn::{Connection, RESPONSE_MS_MAX, unexpected};
 
@@ -53,6 +55,8 @@ struct Inner {
     /// The box's cgroup as it was found last.
     held: cgroup::HeldCgroup,
     init: process::Held,
+    /// The files of its `/proc` that tell of it.
+    files: OnceLock<Kept>,
     uid_base: u32,
 }
 
@@ -74,8 +78,8 @@ impl BoxHandle {
     }
 
     fn build(run_dir: &Path, cgroup: Option<CgroupPath>, uid_base: u32) -> Self {
-        let (held, init) = Default::default();
-        Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, held, init, uid_base }) }
+        let (held, init, files) = Default::default();
+        Self { inner: Arc::new(Inner { run_dir: run_dir.to_owned(), cgroup, held, init, files, uid_base }) }
     }
 
     /// True if the init process exists, has this start time and boot id, and has not ended.
@@ -107,6 +111,9 @@ impl BoxHandle {
     /// when the box is out of processes; `Gone`. The leaf is removed then.
     pub async fn exec(&self, request: ExecRequest) -> Result<Run, Error> {
         let (run, ends_with_client) = (request.run, request.kill_on_disconnect);
+        if let Some(files) = self.inner.files.get() {
+            files.refresh_unwatched();
+        }
         let leaf = self.make_leaf(run)?;
         let fds = leaf.borrowed();
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use icebox_runtime::identity::{alive, state_and_start};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, pidfd_getfd};
 use tokio::io::Ready;
 
 /// How often a process is looked at when the kernel gives no pidfd for it.
@@ -54,6 +54,15 @@ impl Held {
             *held = Some(Process { pid, start_time_ticks, pidfd });
         }
         is_alive
+    }
+}
+
+impl Held {
+    /// Copies descriptors of the process that was found alive last (pidfd_getfd(2)).
+    pub(super) fn descriptors<const N: usize>(&self, numbers: [i32; N]) -> Option<rustix::io::Result<Vec<OwnedFd>>> {
+        let held = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let pidfd = &held.as_ref()?.pidfd;
+        Some(numbers.iter().map(|number| pidfd_getfd(pidfd, *number, PidfdGetfdFlags::empty())).collect())
     }
 }
 

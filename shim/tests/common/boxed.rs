@@ -2,13 +2,14 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use icebox_runtime::cgroup::{CgroupPath, Controller, Hierarchy, Manager};
 use icebox_shim::handle::{BoxHandle, ExecRequest};
 use icebox_shim::launch::{BoxSpec, LIBEXEC_ENV, Launched, Launcher, Tools};
+use icebox_shim::procfiles::{Keeper, Size};
 
 use crate::common::{Output, PATIENCE, collect};
 
@@ -17,6 +18,7 @@ pub struct TestBox {
     pub spec: BoxSpec,
     pub launched: Launched,
     pub handle: BoxHandle,
+    pub keeper: Keeper,
     cgroup_root: String,
     next_run: AtomicU64,
 }
@@ -88,6 +90,11 @@ impl TestBox {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut BoxSpec)) -> Self {
+        Self::start_kept(&Keeper::start().unwrap(), change).await
+    }
+
+    /// A box whose files of `/proc` this keeper keeps.
+    pub async fn start_kept(keeper: &Keeper, change: impl FnOnce(&mut BoxSpec)) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test makes a box: run it as root");
         let dir = tempfile::Builder::new().prefix("icebox-box-").tempdir().unwrap();
         let image = dir.path().join("image");
@@ -108,14 +115,22 @@ impl TestBox {
             cores: 1.0,
             memory_bytes: 256 << 20,
             pids_max: 128,
+            proc_files: Vec::new(),
             limits: icebox_shim::launch::HostLimits::default(),
             allow_unenforced_limits: false,
         };
         change(&mut spec);
+        let size = Size { cores: spec.cores, cpuset: None, memory_bytes: spec.memory_bytes };
+        spec.proc_files = keeper.files(size).unwrap();
         let launched = Launcher::new(tools()).launch(&spec, PATIENCE).await;
         let handle = BoxHandle::open(&spec.run_dir, &spec.cgroup, spec.uid_base).unwrap();
         match launched {
-            Ok(launched) => Self { dir, spec, launched, handle, cgroup_root, next_run: 1.into() },
+            Ok(launched) => {
+                let Launched { pid, start_time_ticks, boot_id, .. } = &launched;
+                handle.keep_proc_files(keeper, *pid, *start_time_ticks, boot_id).unwrap();
+                let keeper = keeper.clone();
+                Self { dir, spec, launched, handle, keeper, cgroup_root, next_run: 1.into() }
+            }
             Err(error) => {
                 // Take the loop device back before the panic.
                 tool("/sbin/losetup", &["-d", spec.volume_device.to_str().unwrap()]);
@@ -142,6 +157,18 @@ impl TestBox {
     pub async fn sh(&self, script: &str) -> Output {
         let run = self.handle.exec(self.request(&["/bin/sh", "-c", script])).await;
         collect(run.unwrap_or_else(|e| panic!("{}", e.report()))).await
+    }
+
+    /// Its directory in the v2 tree, which a hybrid machine has beside the v1 hierarchies.
+    pub fn cgroup_directory(&self) -> PathBuf {
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let root = mounts.into_iter().find(|root| root.join("cgroup.controllers").exists()).unwrap();
+        root.join(&self.spec.cgroup)
+    }
+
+    /// Its directory in a v1 hierarchy.
+    pub fn v1_directory(&self, controller: &str) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(controller).join(&self.spec.cgroup)
     }
 
     pub fn alive(&self) -> bool {

@@ -125,6 +125,7 @@ impl Server {
             db: db.clone(),
             store: std::sync::Arc::new(icebox_rootfs::Store::open(data_dir.path()).expect("a store")),
             tools: icebox_shim::launch::Tools { init: "/nowhere".into(), launch: "/nowhere".into() },
+            proc_files: icebox_shim::procfiles::Keeper::without_watch(),
             ranges: std::sync::Arc::new(ranges),
             metrics: std::sync::Arc::clone(&metrics),
             events: events.clone(),
