@@ -102,16 +102,17 @@ fn no_root_file_system_makes_the_runtime_touch_the_host() {
     let canary = Canary::new();
     let mut started = 0;
     for path in PATHS {
+        // Each kind takes the place of the one before it, so one root serves them all.
+        let bundle = Bundle::new(&["/bin/true"]);
+        bundle.edit(|spec| {
+            spec["root"]["readonly"] = json!(false);
+            spec["process"]["cwd"] = json!("/work");
+            let volume =
+                json!({ "destination": "/vol/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"] });
+            spec["mounts"].as_array_mut().expect("mounts").push(volume);
+        });
+        fs::create_dir_all(bundle.dir().join("rootfs/work")).expect("work");
         for kind in KINDS {
-            let bundle = Bundle::new(&["/bin/true"]);
-            bundle.edit(|spec| {
-                spec["root"]["readonly"] = json!(false);
-                spec["process"]["cwd"] = json!("/work");
-                let volume =
-                    json!({ "destination": "/vol/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"] });
-                spec["mounts"].as_array_mut().expect("mounts").push(volume);
-            });
-            fs::create_dir_all(bundle.dir().join("rootfs/work")).expect("work");
             plant(&bundle.dir().join("rootfs"), path, kind, &canary.dir);
             let before = canary.picture();
             let begin = Instant::now();

@@ -20,7 +20,7 @@ const QUEUE_JOBS_MAX: usize = 4096;
 const GROUP_JOBS_MAX: usize = 512;
 
 /// How long a deferred write waits for others.
-pub(super) const DEFERRED_MAX: Duration = Duration::from_millis(8);
+pub(super) const DEFERRED_MAX: Duration = Duration::from_millis(20);
 
 /// Becomes `true` once a commit has failed for another reason than a full disk.
 pub type CommitFailure = watch::Receiver<bool>;

@@ -6,6 +6,7 @@
 //! Leaves out: every decision about boxes (`lifecycle`, `boxes`) and runs (`runs`).
 
 mod accounts;
+mod again;
 mod app;
 mod auth;
 mod extract;

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::again::Again;
 use super::flush::{FlushWatch, Watched};
 use super::host_router::Answers;
 use super::seats::{Busy, Cut, Seat, SeatLimits, Seats};
@@ -99,7 +100,8 @@ pub async fn serve<A: Answers>(door: Door<A>, stop: CancellationToken) {
         };
         // Without room the connection is closed at once: the client learns of it, and others are served.
         let Some(seat) = seats.take(peer.ip()) else { continue };
-        connections.spawn(accept(stream, peer, certificate.clone(), answers.clone(), seat, stop.clone()));
+        let accepted = accept(stream, peer, certificate.clone(), answers.clone(), seat, stop.clone());
+        connections.spawn(Again::new(accepted));
         if let Some(metrics) = &metrics {
             metrics.set_connections(i64::try_from(seats.count()).unwrap_or(i64::MAX));
         }
@@ -253,10 +255,10 @@ impl OperatorSocket {
             };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
             let (answers, stop) = (answers.clone(), stop.clone());
-            tokio::spawn(async move {
+            tokio::spawn(Again::new(async move {
                 connection(stream, peer, answers, None, stop).await;
                 drop(permit);
-            });
+            }));
         }
     }
 }

@@ -127,12 +127,14 @@ impl Urls {
         let informed = count_informational(&mut passed_on);
         let answering = sender.send_request(passed_on);
         let answered = tokio::select! {
-            answered = tokio::time::timeout(ANSWER_DEADLINE, answering) => answered,
+            // The final answer may be there as well when too many 1xx answers came in the same packet.
+            biased;
             () = informed.cancelled() => {
-                tracing::debug!(box_id = way.entry.id, "a box answers a request with nothing but 1xx");
+                tracing::debug!(box_id = way.entry.id, "a box answers a request with too many 1xx");
                 asked.answered();
                 return Err(Trouble::NoAnswer);
             }
+            answered = tokio::time::timeout(ANSWER_DEADLINE, answering) => answered,
         };
         asked.answered();
         let response = answered.map_err(|_| Trouble::TooSlow)?.map_err(|cause| {

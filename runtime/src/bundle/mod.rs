@@ -19,6 +19,7 @@ use std::{
 use oci_spec::runtime::Spec;
 
 pub use self::features::features;
+use self::prepass::CONFIG_BYTES_MAX;
 pub(crate) use self::process::{ExecOverrides, ForExec, for_exec};
 use crate::{
     Error, Result, Step,
@@ -28,8 +29,6 @@ use crate::{
         CgroupPlan, Dev, Mount, MountSource, Namespace, Plan, Root, RootSource, default_dev_links, default_device_nodes,
     },
 };
-
-const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A parsed bundle.
 #[derive(Debug)]

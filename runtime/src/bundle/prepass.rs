@@ -12,6 +12,9 @@ pub(super) const OCI_VERSION_MIN: &str = "1.0.0";
 /// The version of the specification whose keys are in [`fields`].
 pub(super) const OCI_VERSION_MAX: &str = "1.3.0";
 
+/// The largest file of JSON that is read.
+pub(super) const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "permitted", "inheritable", "ambient"];
 
 /// Parses the bytes. Returns the specification, in the reader's type, and warnings.

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capabilities, Linux, PosixRlimitType};
+use oci_spec::runtime::{Capabilities, Linux, PosixRlimitType, Spec};
 
+use super::prepass::{CONFIG_BYTES_MAX, parse_process};
 use crate::{
     Error, Result, Step,
     error::OnStep as _,
@@ -137,11 +138,10 @@ pub(crate) struct ForExec {
     pub(crate) warnings: Vec<String>,
 }
 
-/// The process of an `exec`: the object of a file or else the container's own, then what the command line changes. The
+/// The process of an `exec` in a container of this configuration: the object of a file or else the container's own, then what the command line changes. The
 /// system call filter is always the container's. Without capabilities, limits or an OOM score in the file, the
 /// container's hold, as with runc.
-pub(crate) fn for_exec(bundle: &super::Bundle, overrides: ExecOverrides) -> Result<ForExec> {
-    let spec = &bundle.spec;
+pub(crate) fn for_exec(spec: &Spec, overrides: ExecOverrides) -> Result<ForExec> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "linux", "missing"))?;
     let own = spec.process().as_ref().ok_or_else(|| Error::invalid(Step::Bundle, "process", "missing"))?;
     let (mut process, oom_score_adj, warnings) = match &overrides.file {
@@ -199,12 +199,12 @@ fn read_file(path: &std::path::Path) -> Result<(oci_spec::runtime::Process, Vec<
     use std::io::Read as _;
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).on(Step::Bundle, path.display())?;
-    file.take(super::CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).on(Step::Bundle, path.display())?;
-    if bytes.len() as u64 > super::CONFIG_BYTES_MAX {
-        let cause = format!("larger than {} bytes", super::CONFIG_BYTES_MAX);
+    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).on(Step::Bundle, path.display())?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        let cause = format!("larger than {} bytes", CONFIG_BYTES_MAX);
         return Err(Error::invalid(Step::Bundle, path.display(), cause));
     }
-    super::prepass::parse_process(&bytes, &path.display().to_string())
+    parse_process(&bytes, &path.display().to_string())
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The children of a cgroup that have no children: found, sized, read and removed through their parent's descriptors.
 
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::controller::Controller;
@@ -10,6 +13,23 @@ use super::hierarchy::Backend;
 use super::parse::keyed;
 use super::tree::{existing, wanted};
 use super::{Cgroup, V1Dir, v1};
+
+/// The extended attribute that holds a note. Processes in a user namespace cannot write it: that takes CAP_SYS_ADMIN on the host.
+const NOTE: &str = "trusted.icebox";
+/// The longest note.
+const NOTE_BYTES_MAX: usize = 64;
+
+/// Writes a note on a cgroup, by a descriptor of its v2 directory. It lasts as long as the cgroup.
+///
+/// # Errors
+/// Those of fsetxattr(2): the kernel or the rights of this process may not allow it.
+pub fn set_leaf_note(directory: BorrowedFd<'_>, text: &str) -> Result<()> {
+    if text.len() > NOTE_BYTES_MAX {
+        return Err(Error::invalid("write the note", text, "it is too long"));
+    }
+    rustix::fs::fsetxattr(directory, NOTE, text.as_bytes(), XattrFlags::empty())
+        .map_err(|e| Error::errno("write the note", text, e))
+}
 
 /// What a child has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,6 +140,21 @@ impl Cgroup {
                 written => written,
             },
             None => Ok(()),
+        }
+    }
+
+    /// The note on the child `name`: see [`set_leaf_note`]. `None` without one, or without such a child.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn leaf_note(&self, name: &str) -> Result<Option<String>> {
+        let Some(leaf) = existing(self.main()?, name)? else { return Ok(None) };
+        let mut text = [0_u8; NOTE_BYTES_MAX];
+        match rustix::fs::fgetxattr(leaf.fd(), NOTE, &mut text[..]) {
+            Ok(length) => Ok(std::str::from_utf8(text.get(..length).unwrap_or_default()).ok().map(str::to_owned)),
+            // Without extended attributes nothing has a note.
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+            Err(e) => Err(Error::errno("read the note on", leaf.path(), e)),
         }
     }
 

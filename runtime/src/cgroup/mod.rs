@@ -41,9 +41,9 @@ mod wait;
 pub use controller::Controller;
 pub use devices::{Access, AccessError, DeviceKind, DeviceRule};
 pub use error::{Error, ErrorKind, Result};
-pub use gauges::Gauges;
+pub use gauges::{Gauges, LeafGauges, LeafReading};
 pub use hierarchy::{Backend, Hierarchy, Layout};
-pub use leaf::LeafUsage;
+pub use leaf::{LeafUsage, set_leaf_note};
 pub use limits::{
     DEVICE_RULES_MAX, IoMax, Limits, UNIFIED_ENTRIES_MAX, Unenforced, Warning, io_weight_from_blkio,
     shares_from_weight, weight_from_shares,

@@ -90,7 +90,7 @@ pub fn exec(store: &Store, id: &str, options: ExecOptions) -> Result<RunResult> 
         capabilities: options.capabilities,
         no_new_privs: options.no_new_privs,
     };
-    let ForExec { mut process, oom_score_adj, warnings: mut passed_over } = for_exec(&bundle, overrides)?;
+    let ForExec { mut process, oom_score_adj, warnings: mut passed_over } = for_exec(&bundle.spec, overrides)?;
     let relay = process.terminal.is_some() && options.console_socket.is_none();
     if relay && options.detach {
         return Err(Error::invalid(

@@ -145,19 +145,10 @@ pub fn list(store: &Store) -> Result<Vec<Result<State>>> {
     Ok(store.ids()?.iter().map(|id| state(store, id)).collect())
 }
 
-/// Seconds since 1970 as RFC 3339 in UTC (days by Howard Hinnant's civil_from_days).
+/// Seconds since 1970 as RFC 3339 in UTC.
 fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = ((seconds / 86_400) as i64, seconds % 86_400);
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
+    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! A box's cgroup from the host side: a leaf per run, freezing, killing, usage. (Its memory in sleep: `memory`.)
+//! A box's cgroup from the host side: freezing, killing, usage. (The leaves of its runs: `leaves`; its memory in sleep:
+//! `memory`.)
 //!
 //! Invariants: the box's cgroup is held open, as every request to a box needs it. It may be removed and made anew
 //! between two calls: the kernel reports that the removed one is gone, and the call then opens the present one. Waits
@@ -6,28 +7,25 @@
 //! another thread, and runs on the caller's thread.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{
-    self, Backend, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Manager, Unenforced,
-};
+use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Manager, Unenforced};
 
 use super::BoxHandle;
+use super::leaf_pool::Leaves;
 use crate::error::{Error, ErrorKind};
 use crate::launch::RUNS_GROUP;
 
 /// v1 hierarchies in which a run has a leaf.
 pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];
 /// v1 hierarchies in which a box's cgroup is held open.
-const HELD_V1: [Controller; 2] = [Controller::Memory, Controller::Pids];
+pub(super) const HELD_V1: [Controller; 2] = [Controller::Memory, Controller::Pids];
 /// v1 hierarchies in which a box has a cgroup that is read or removed here.
 const BOX_V1: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::Devices, Controller::Cpuset, Controller::Blkio];
-/// An empty leaf goes at once; the kernel may need a moment after the last exit.
-const LEAF_REMOVE_MS_MAX: u64 = 20;
 
 /// The units of systemd that have a cgroup.
 const UNIT_KINDS: [&str; 3] = [".service", ".slice", ".scope"];
@@ -66,18 +64,20 @@ pub struct CpuReading {
 #[derive(Debug)]
 pub(super) struct Held {
     /// The box's own, in the v2 tree and in the hierarchies of [`HELD_V1`].
-    whole: Cgroup,
+    pub(super) whole: Cgroup,
     /// The group below it that has the leaves of runs as its children. A box of an earlier version has none.
     group: Option<Cgroup>,
     /// Where pids is on v1: the `tasks` file and the directory of the group in which all runs are together.
-    pids: Vec<OwnedFd>,
-    gauges: Gauges,
+    pub(super) pids: Vec<OwnedFd>,
+    pub(super) gauges: Gauges,
     inode: u64,
     /// The box's memory limit, which each run gets as its own.
-    memory_max: Option<String>,
+    pub(super) memory_max: Option<String>,
     /// Processes that the kernel killed in leaves which are removed. v1 counts them in the leaf alone; on v2 the box's
     /// own count has them, and this stays 0.
-    oom_kills_of_removed: AtomicU64,
+    pub(super) oom_kills_of_removed: AtomicU64,
+    /// The leaves of its runs that are held open.
+    pub(super) held_leaves: Leaves,
 }
 
 impl Held {
@@ -90,20 +90,12 @@ impl Held {
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
         let (gauges, inode) = (whole.gauges()?, whole.inode()?);
         let memory_max = whole.memory_max()?;
-        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed: AtomicU64::new(0) })
-    }
-
-    /// Removes a leaf if it is empty, and says whether it is gone. `oom_kills` are those in it.
-    fn remove_leaf(&self, name: &str, v1: &[Controller], oom_kills: u64) -> cgroup::Result<bool> {
-        let is_gone = self.leaves().remove_empty_leaf(name, v1)?;
-        if is_gone && matches!(self.whole.backend(Controller::Memory), Backend::V1(_)) {
-            self.oom_kills_of_removed.fetch_add(oom_kills, Ordering::Relaxed);
-        }
-        Ok(is_gone)
+        let (oom_kills_of_removed, held_leaves) = Default::default();
+        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed, held_leaves })
     }
 
     /// The cgroup that has the leaves of runs as its children.
-    fn leaves(&self) -> &Cgroup {
+    pub(super) fn leaves(&self) -> &Cgroup {
         self.group.as_ref().unwrap_or(&self.whole)
     }
 }
@@ -119,31 +111,6 @@ impl HeldCgroup {
 
     fn set(&self, held: Option<Arc<Held>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
-    }
-}
-
-/// The resources a run has used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RunUsage {
-    /// CPU time of all its processes, in nanoseconds (the kernel counts microseconds).
-    pub cpu_ns: u64,
-    /// Most memory in use at one time; 0 where the kernel does not report it.
-    pub memory_peak_bytes: u64,
-    /// Processes of the run that the kernel killed for want of memory.
-    pub oom_kills: u64,
-}
-
-/// The descriptors of a run's leaf for the init: the v2 directory, then v1 `tasks` files and what all runs share.
-#[derive(Debug, Default)]
-pub(super) struct Leaf {
-    fds: Vec<OwnedFd>,
-    shared: Option<Arc<Held>>,
-}
-
-impl Leaf {
-    pub(super) fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
-        let shared = self.shared.iter().flat_map(|held| &held.pids);
-        self.fds.iter().chain(shared).map(AsFd::as_fd).collect()
     }
 }
 
@@ -173,14 +140,6 @@ pub fn check_parent(parent: &str) -> Result<(), Error> {
 
 fn names_a_unit(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| UNIT_KINDS.iter().any(|kind| name.ends_with(kind)))
-}
-
-fn leaf_name(run: u64) -> String {
-    format!("run-{run}")
-}
-
-fn run_of_leaf(name: &str) -> Option<u64> {
-    name.strip_prefix("run-")?.parse().ok()
 }
 
 /// A task that could not be joined has panicked or was cut off with the runtime.
@@ -226,7 +185,11 @@ impl BoxHandle {
     }
 
     /// Does `work` with the box's cgroup. If the held one is gone and another has its path, `work` uses that one.
-    fn with_cgroup<T>(&self, step: &'static str, work: impl Fn(&Arc<Held>) -> cgroup::Result<T>) -> Result<T, Error> {
+    pub(super) fn with_cgroup<T>(
+        &self,
+        step: &'static str,
+        work: impl Fn(&Arc<Held>) -> cgroup::Result<T>,
+    ) -> Result<T, Error> {
         if let Some(held) = self.inner.held.get() {
             match work(&held) {
                 Err(error) if error.kind == cgroup::ErrorKind::NotFound => self.inner.held.set(None),
@@ -236,165 +199,8 @@ impl BoxHandle {
         work(&self.look_for_cgroup()?).map_err(self.fail(step))
     }
 
-    /// Makes a run's leaf. Without a cgroup at all there is none, and the init starts the run where it is itself.
-    pub(super) fn make_leaf(&self, run: u64) -> Result<Leaf, Error> {
-        if self.inner.cgroup.is_none() {
-            return Ok(Leaf::default());
-        }
-        let step = "make run's cgroup";
-        // A box without a cgroup is a box that has just ended; the client has named nothing that does not exist.
-        let gone = |e: Error| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Gone) } else { e };
-        let name = leaf_name(run);
-        let made = self.with_cgroup(step, |held| {
-            let leaf = held.leaves().leaf_of_thawed(&name, &LEAF_V1)?;
-            let shared = self.share_leaf(leaf, held);
-            if shared.is_err() {
-                // The first error is reported.
-                let _ = held.leaves().remove_empty_leaf(&name, &LEAF_V1);
-            }
-            shared
-        });
-        made.map_err(gone)
-    }
-
-    fn share_leaf(&self, leaf: Cgroup, held: &Arc<Held>) -> cgroup::Result<Leaf> {
-        let owner = self.inner.uid_base;
-        leaf.allow_joins_from(owner, owner)?;
-        leaf.allow_kill_from(owner)?;
-        // A command that ran out of memory ends as a whole, not with some of its processes missing. v1 has no
-        // `memory.oom.group`: there the kernel kills one process, and runs are still allowed.
-        if leaf.backend(Controller::Memory) == Backend::V2 {
-            let whole = Limits { oom_group: true, ..Limits::default() };
-            leaf.apply(&whole, Unenforced::Allow)?;
-        }
-        leaf.account_memory_as(held.memory_max.as_deref())?;
-        let tasks = leaf.v1_tasks_fds()?;
-        let fds = std::iter::once(leaf.into_unified_fd()?).chain(tasks).collect();
-        Ok(Leaf { fds, shared: Some(Arc::clone(held)) })
-    }
-
-    /// Removes the leaf of a run that did not start.
-    pub(super) async fn drop_leaf(&self, run: u64, leaf: Leaf) {
-        if leaf.fds.is_empty() {
-            return;
-        }
-        drop(leaf);
-        let handle = self.clone();
-        let removed = blocking(move || handle.remove_leaf(run)).await;
-        if let Err(error) = removed {
-            tracing::debug!(run, error = error.report(), "leaf left for the sweep");
-        }
-    }
-
-    fn remove_leaf(&self, run: u64) -> Result<(), Error> {
-        let open = |held: &Arc<Held>| held.leaves().open_leaf(&leaf_name(run));
-        match self.with_cgroup("open run's cgroup", open)? {
-            Some(leaf) => {
-                leaf.remove(Duration::from_millis(LEAF_REMOVE_MS_MAX)).map_err(self.fail("remove run's cgroup"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    pub(super) async fn signal_leaf(&self, run: u64, signal: i32) -> Result<(), Error> {
-        let handle = self.clone();
-        blocking(move || {
-            let step = "signal run";
-            let missing = || Error::new(ErrorKind::NotFound, step, run);
-            let leaf = handle.with_cgroup(step, |held| held.leaves().open_leaf(&leaf_name(run)))?;
-            let leaf = leaf.ok_or_else(missing)?;
-            if !leaf.events().map_err(handle.fail(step))?.populated {
-                return Err(missing());
-            }
-            if signal == libc::SIGKILL {
-                leaf.kill().map_err(handle.fail(step))
-            } else {
-                leaf.signal_all(signal).map_err(handle.fail(step))
-            }
-        })
-        .await
-    }
-
-    /// True if the run has processes, background ones included. In a box without a cgroup no run has any.
-    ///
-    /// # Errors
-    /// The cgroup cannot be read.
-    pub async fn has_processes(&self, run: u64) -> Result<bool, Error> {
-        let handle = self.clone();
-        blocking(move || {
-            let open = |held: &Arc<Held>| held.leaves().open_leaf(&leaf_name(run));
-            match handle.with_cgroup("read run's state", open) {
-                Ok(leaf) => Ok(leaf.is_some_and(|leaf| leaf.events().is_ok_and(|events| events.populated))),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-                Err(error) => Err(error),
-            }
-        })
-        .await
-    }
-
-    /// Reads what a finished run has used, then removes its leaf if it is empty (a background child may still live in
-    /// it; then it stays for [`sweep_leaves`](Self::sweep_leaves)).
-    ///
-    /// # Errors
-    /// `NotFound` if the run has no leaf.
-    pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
-        let step = "read run's usage";
-        let name = leaf_name(run);
-        let usage = self.with_cgroup(step, |held| {
-            let usage = held.leaves().leaf_usage(&name)?;
-            if let Some(usage) = &usage {
-                // The sweep handles a leaf that cannot be removed now.
-                let _ = held.remove_leaf(&name, &LEAF_V1, usage.oom_kills);
-            } else if held.gauges.events().is_err() {
-                // The box's cgroup itself is gone: another one may have its path.
-                return held.gauges.events().map(|_| None);
-            }
-            Ok(usage)
-        })?;
-        let usage = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
-        Ok(RunUsage {
-            cpu_ns: usage.cpu_usec.saturating_mul(1000),
-            memory_peak_bytes: usage.memory_peak.unwrap_or(0),
-            oom_kills: usage.oom_kills,
-        })
-    }
-
-    /// The highest number of a run whose leaf exists; 0 without any. Processes of a run may outlive it and every record
-    /// of it, and they keep its leaf in use.
-    ///
-    /// # Errors
-    /// When the cgroup cannot be read.
-    pub async fn last_leaf(&self) -> Result<u64, Error> {
-        let handle = self.clone();
-        blocking(move || {
-            let names = handle.with_cgroup("list leaves", |held| held.leaves().leaves())?;
-            Ok(names.iter().filter_map(|name| run_of_leaf(name)).max().unwrap_or(0))
-        })
-        .await
-    }
-
-    /// Removes the empty leaves of runs; returns how many. `in_flight` says of a run's number whether the run is being
-    /// started, runs, or has not been [`finish`](Self::finish)ed yet: the leaf of such a run stays, empty or not. It is
-    /// asked after the leaf was seen, so a caller that enters each run before it starts it loses none.
-    ///
-    /// # Errors
-    /// The cgroup cannot be read.
-    pub fn sweep_leaves(&self, in_flight: impl Fn(u64) -> bool) -> Result<usize, Error> {
-        let step = "sweep runs' cgroups";
-        self.with_cgroup(step, |held| {
-            let mut removed = 0;
-            for name in held.leaves().leaves()? {
-                if run_of_leaf(&name).is_none_or(&in_flight) {
-                    continue;
-                }
-                let oom_kills = held.leaves().leaf_usage(&name)?.map_or(0, |usage| usage.oom_kills);
-                removed += usize::from(held.remove_leaf(&name, &HELD_V1, oom_kills)?);
-            }
-            Ok(removed)
-        })
-    }
-
-    /// Freezes the box and returns when every process of it stands still.
+    /// Freezes the box and returns when every process of it stands still. Its idle leaves are removed: a cgroup costs
+    /// memory of the kernel, also while the box sleeps.
     ///
     /// # Errors
     /// `FreezeTimeout` after the deadline; the box is thawed again then.
@@ -402,7 +208,10 @@ impl BoxHandle {
         let handle = self.clone();
         blocking(move || {
             let step = "freeze box";
-            handle.with_cgroup(step, |held| held.whole.freeze(deadline))
+            handle.with_cgroup(step, |held| {
+                held.drop_idle_leaves();
+                held.whole.freeze(deadline)
+            })
         })
         .await
     }
@@ -530,14 +339,6 @@ impl BoxHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_leaves_of_runs_are_runs() {
-        assert_eq!(run_of_leaf(&leaf_name(17)), Some(17));
-        assert_eq!(run_of_leaf("init"), None);
-        assert_eq!(run_of_leaf("run-"), None);
-        assert_eq!(run_of_leaf("run-1x"), None);
-    }
 
     #[test]
     fn paths_cannot_leave_the_root() {

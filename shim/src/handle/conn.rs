@@ -5,15 +5,14 @@
 //! an unexpected type is an error. Leaves out: what the operations mean.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 
 use crate::control_path::ControlPath;
 use crate::error::{Error, ErrorKind};
@@ -42,7 +41,8 @@ pub(super) struct Connection {
 /// The sending side of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
-    stream: Arc<UnixStream>,
+    /// Registered for reading alone: the kernel tells of a socket that can be written each time the init has read.
+    stream: Arc<AsyncFd<OwnedFd>>,
     /// Bytes of a frame whose sending was cancelled half way.
     unsent: Arc<Mutex<Vec<u8>>>,
 }
@@ -53,7 +53,7 @@ fn gone(step: &'static str) -> Error {
 
 /// Connects a blocking socket: a path socket connects at once or fails, it never waits for the listener's accept
 /// unless its backlog is full, and non-blocking mode turns that into EAGAIN.
-fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
+fn connect_now(run_dir: &Path) -> Result<OwnedFd, Error> {
     let path = run_dir.join(CONTROL_SOCKET);
     let failed = |e: io::Error| {
         let missing = e.kind() == io::ErrorKind::NotFound;
@@ -70,7 +70,7 @@ fn connect_now(run_dir: &Path) -> Result<StdUnixStream, Error> {
     let control = ControlPath::of(run_dir).map_err(failed)?;
     let address = rustix::net::SocketAddrUnix::new(control.as_path()).map_err(|e| failed(e.into()))?;
     rustix::net::connect(&socket, &address).map_err(|e| failed(e.into()))?;
-    Ok(StdUnixStream::from(socket))
+    Ok(socket)
 }
 
 impl Connection {
@@ -105,7 +105,7 @@ impl Connection {
         let sent = send_with_fds(&stream, &bytes, fds)?;
         bytes.drain(..sent);
         let stream =
-            UnixStream::from_std(stream).map_err(|e| Error::io("register connection", run_dir.display(), e))?;
+            crate::sys::watch_readable(stream).map_err(|e| Error::io("register connection", run_dir.display(), e))?;
         let sender = Sender { stream: Arc::new(stream), unsent: Arc::new(Mutex::new(bytes)) };
         Ok(Self { sender, decoder: Decoder::default(), scratch: Vec::new(), filled: 0 })
     }
@@ -143,6 +143,18 @@ impl Connection {
         }
     }
 
+    /// Sends a last frame without payload, and never waits: `Timeout` if the socket is full, `Gone` if the init closed it.
+    /// The reactor forgets the socket before that: the init closes its end then, an event that nothing waits for.
+    pub(super) fn end_with(self, kind: FrameType) -> Result<(), Error> {
+        let Sender { stream, unsent } = self.sender;
+        let mut queue = unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        match Arc::try_unwrap(stream) {
+            Ok(stream) => send_last(&stream.into_inner(), &mut queue, kind),
+            // The input of the run is still held.
+            Err(shared) => send_last(shared.get_ref(), &mut queue, kind),
+        }
+    }
+
     /// Reads once into the scratch buffer; 0 at the end of the stream.
     async fn read(&mut self) -> Result<usize, Error> {
         if self.scratch.len() < READ_BYTES {
@@ -152,29 +164,26 @@ impl Connection {
         }
         let Self { sender, scratch, .. } = self;
         loop {
-            sender.stream.readable().await.map_err(|e| Error::io("wait for init", "", e))?;
-            let mut count = None;
-            let tried = sender.stream.try_io(Interest::READABLE, || {
-                let read = rustix::io::read(sender.stream.as_fd(), &mut **scratch)?;
-                count = Some(read);
-                // A short read has emptied the socket. Telling so here saves the read that would find it empty.
-                if read > 0 && read < scratch.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (count, tried) {
-                (Some(count), _) => {
+            let mut ready = sender.stream.readable().await.map_err(|e| Error::io("wait for init", "", e))?;
+            match rustix::io::read(ready.get_inner(), &mut **scratch) {
+                Ok(count) => {
+                    // A short read has emptied the socket. Telling so here saves the read that would find it empty.
+                    if count > 0 && count < scratch.len() {
+                        ready.clear_ready();
+                    }
                     self.filled = count;
                     return Ok(count);
                 }
-                (None, Err(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
-                (None, Err(e)) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
-                (None, Ok(())) => {}
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::io("read from init", "", e).with_kind(ErrorKind::Gone)),
             }
         }
     }
 }
 
 /// Sends the first bytes on a new connection, with descriptors. Returns how many were sent.
-fn send_with_fds(stream: &StdUnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Error> {
+fn send_with_fds(stream: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Error> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
@@ -182,6 +191,27 @@ fn send_with_fds(stream: &StdUnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -
     }
     rustix::net::sendmsg(stream, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
         .map_err(|e| Error::io("send request to init", "", e).with_kind(ErrorKind::Gone))
+}
+
+/// Sends what is queued and a frame without payload. If that fails, the connection is shut down.
+fn send_last(socket: &OwnedFd, queue: &mut Vec<u8>, kind: FrameType) -> Result<(), Error> {
+    queue.extend_from_slice(&header(kind, 0));
+    let error = match rustix::net::send(socket, queue, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(count) if count == queue.len() => {
+            queue.clear();
+            return Ok(());
+        }
+        Ok(_) | Err(Errno::AGAIN) => Error::new(ErrorKind::Timeout, "send to init", "full socket"),
+        Err(e) => Error::io("send to init", "", e).with_kind(ErrorKind::Gone),
+    };
+    shut_down(socket);
+    Err(error)
+}
+
+/// Shuts a connection down in both directions, also for other holders of the socket.
+fn shut_down(socket: &OwnedFd) {
+    // A socket that is no longer connected is fine.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
 /// The error for a frame of an unexpected type.
@@ -199,21 +229,6 @@ impl Sender {
         self.send_bytes(&bytes).await
     }
 
-    /// Sends a frame without payload, and never waits: `Timeout` if the socket is full, `Gone` if the init closed it.
-    pub(super) fn send_now(&self, kind: FrameType) -> Result<(), Error> {
-        let mut queue = self.queue();
-        queue.extend_from_slice(&header(kind, 0));
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match rustix::net::send(self.stream.as_fd(), &queue, flags) {
-            Ok(count) if count == queue.len() => {
-                queue.clear();
-                Ok(())
-            }
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Err(Error::new(ErrorKind::Timeout, "send to init", "full socket")),
-            Err(e) => Err(Error::io("send to init", "", e).with_kind(ErrorKind::Gone)),
-        }
-    }
-
     async fn send_bytes(&self, bytes: &[u8]) -> Result<(), Error> {
         self.queue().extend_from_slice(bytes);
         loop {
@@ -223,28 +238,34 @@ impl Sender {
                 if queue.is_empty() {
                     return Ok(());
                 }
-                match self.stream.try_write(&queue) {
+                match rustix::net::send(self.stream.get_ref(), &queue, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                     Ok(count) => {
                         queue.drain(..count);
                         continue;
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => {}
                     Err(e) => {
                         return Err(Error::io("send to init", "", e).with_kind(ErrorKind::Gone));
                     }
                 }
             }
-            self.stream.writable().await.map_err(|e| Error::io("wait for init", "", e))?;
+            self.writable().await.map_err(|e| Error::io("wait for init", "", e))?;
         }
+    }
+
+    /// Waits until the socket takes more. Rare, so a second descriptor is registered for it then.
+    async fn writable(&self) -> io::Result<()> {
+        let second = self.stream.get_ref().try_clone()?;
+        crate::sys::watch_writable(second)?.writable().await.map(drop)
     }
 
     /// Shuts the connection down in both directions, also for other holders of the socket.
     pub(super) fn shutdown(&self) {
-        // A socket that is no longer connected is fine.
-        let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
+        shut_down(self.stream.get_ref());
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.unsent.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

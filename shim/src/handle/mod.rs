@@ -8,6 +8,8 @@
 mod cgroup;
 mod conn;
 mod files;
+mod leaf_pool;
+mod leaves;
 mod memory;
 mod process;
 mod run;
@@ -20,9 +22,10 @@ use std::time::Duration;
 pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
-pub use cgroup::{BoxUsage, CpuReading, RunUsage, check_parent};
+pub use cgroup::{BoxUsage, CpuReading, check_parent};
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
+pub use leaves::RunUsage;
 pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
 pub use process::boot_id;
 pub use run::{Run, RunEvent, RunEvents, RunInput};
@@ -30,7 +33,7 @@ pub use run::{Run, RunEvent, RunEvents, RunInput};
 use icebox_runtime::cgroup::CgroupPath;
 
 use crate::error::{Error, ErrorKind};
-use crate::protocol::{Answer, Entry, FrameType, Operation, SignalMessage, decode};
+use crate::protocol::{Answer, Entry, FrameType, Operation, SignalMessage, Started, decode};
 use conn::{Connection, RESPONSE_MS_MAX, unexpected};
 
 /// Most runs in a list; the guard against a hostile init.
@@ -97,20 +100,25 @@ impl BoxHandle {
         }
     }
 
-    /// Starts a run in a leaf cgroup of its own and attaches to it.
+    /// Starts a run in a leaf cgroup that no other run has, and attaches to it.
     ///
     /// # Errors
     /// `NotFound` for the program, user or folder; `PermissionDenied`; `AlreadyExists` for a known run number; `Limit`
-    /// when the box is out of processes; `Gone`. The leaf is removed again then.
+    /// when the box is out of processes; `Gone`. The leaf is removed then.
     pub async fn exec(&self, request: ExecRequest) -> Result<Run, Error> {
-        let run = request.run;
+        let (run, ends_with_client) = (request.run, request.kill_on_disconnect);
         let leaf = self.make_leaf(run)?;
         let fds = leaf.borrowed();
         let deadline = Duration::from_millis(RESPONSE_MS_MAX);
-        let started = self
-            .request(Operation::Exec(request), &fds, deadline)
-            .await
-            .and_then(|(connection, answer)| started(connection, answer));
+        let started = self.request(Operation::Exec(request), &fds, deadline).await.and_then(|(connection, answer)| {
+            // The init kills what is left of a run that ends with its client, a while after the end of the run.
+            if let Answer::Started(Started { finds_leaves: true, .. }) = &answer
+                && !ends_with_client
+            {
+                leaf.may_return(run);
+            }
+            started(connection, answer)
+        });
         if let Err(error) = &started {
             drop(fds);
             // After a timeout the run may exist: its leaf is swept when it is empty.

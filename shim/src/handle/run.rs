@@ -42,11 +42,10 @@ pub enum RunEvent {
 /// The output of a run. Must be polled for [`RunInput::write`] to get further than the first 64 KiB.
 #[derive(Debug)]
 pub struct RunEvents {
-    connection: Connection,
+    /// `None` once the exit is acknowledged: the init closes the connection by itself.
+    connection: Option<Connection>,
     credit: Arc<Semaphore>,
     over: bool,
-    /// The init closes the connection by itself.
-    acknowledged: bool,
 }
 
 /// The input of a run. May be dropped early; the program's input stays open then.
@@ -64,7 +63,7 @@ impl Run {
         Self {
             pid: started.pid,
             run: started.run,
-            events: RunEvents { connection, credit, over: false, acknowledged: false },
+            events: RunEvents { connection: Some(connection), credit, over: false },
             input,
         }
     }
@@ -82,8 +81,8 @@ impl RunEvents {
     /// # Errors
     /// `Gone` when the init died or closed the connection before the exit; `Internal` when it sends an invalid frame.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Error> {
-        while !self.over {
-            let Some(frame) = self.connection.next_frame().await? else {
+        while let Some(connection) = self.connection.as_mut().filter(|_| !self.over) {
+            let Some(frame) = connection.next_frame().await? else {
                 self.finish();
                 return Err(Error::new(ErrorKind::Gone, "read run's output", "closed"));
             };
@@ -120,9 +119,7 @@ impl RunEvents {
     /// `Gone` when the init has closed the connection: it has ended, or it is of an earlier version, which only accepts
     /// [`BoxHandle::ack`](super::BoxHandle::ack). `Timeout` when the socket is full.
     pub fn acknowledge(mut self) -> Result<(), Error> {
-        self.connection.sender.send_now(FrameType::Ack)?;
-        self.acknowledged = true;
-        Ok(())
+        self.connection.take().map_or(Ok(()), |connection| connection.end_with(FrameType::Ack))
     }
 
     /// A hostile init cannot make the window grow: the semaphore would panic beyond its own maximum.
@@ -140,8 +137,8 @@ impl RunEvents {
 impl Drop for RunEvents {
     fn drop(&mut self) {
         self.credit.close();
-        if !self.acknowledged {
-            self.connection.sender.shutdown();
+        if let Some(connection) = &self.connection {
+            connection.sender.shutdown();
         }
     }
 }
@@ -217,7 +214,7 @@ mod tests {
             stream.read_exact(&mut head).unwrap();
             let mut request = vec![0; u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize];
             stream.read_exact(&mut request).unwrap();
-            let started = Answer::Started(Started { run: 7, pid: 2, stdin_credit: 0 });
+            let started = Answer::Started(Started { run: 7, pid: 2, stdin_credit: 0, finds_leaves: false });
             let answer = encode(&Envelope::new(Ok::<_, crate::protocol::WireError>(started))).unwrap();
             let exit = encode(&Exit { status: ExitStatus::Code(0), timed_out: false }).unwrap();
             for (kind, payload) in [(FrameType::Response, answer), (FrameType::Exit, exit)] {

@@ -122,8 +122,8 @@ impl Server {
         let clients = run.clients.clone();
         match outcome {
             Ok(()) => {
-                let started =
-                    Started { run: number, pid: run.pid, stdin_credit: u32::try_from(STDIN_WINDOW_BYTES).unwrap_or(0) };
+                let stdin_credit = u32::try_from(STDIN_WINDOW_BYTES).unwrap_or(0);
+                let started = Started { run: number, pid: run.pid, stdin_credit, finds_leaves: true };
                 for id in clients {
                     self.send_started(id, started);
                 }

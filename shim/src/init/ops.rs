@@ -147,6 +147,7 @@ impl Server {
             run: number,
             pid: run.pid,
             stdin_credit: u32::try_from(STDIN_WINDOW_BYTES - run.input.queue.len()).unwrap_or(0),
+            finds_leaves: true,
         };
         self.send_started(id, started);
         self.replay(id, number);

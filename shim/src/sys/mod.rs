@@ -6,6 +6,9 @@
 #[cfg(feature = "handle")]
 use std::{io, os::fd::OwnedFd};
 
+#[cfg(feature = "handle")]
+use tokio::io::{Interest, unix::AsyncFd};
+
 /// Makes the allocator give blocks of this size and more back to the kernel when they are freed.
 pub(crate) fn return_large_blocks(bytes: i32) {
     // SAFETY: sets two numbers of the allocator; called before anything large is allocated.
@@ -21,10 +24,16 @@ pub(crate) fn return_free_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Watches a pidfd from tokio.
+/// Registers a descriptor with tokio for reading alone.
 #[cfg(feature = "handle")]
-pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and AsyncFd owns it.
-    unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
-        .map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Registers a descriptor with tokio for writing alone.
+#[cfg(feature = "handle")]
+pub(crate) fn watch_writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as in `watch_readable`.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) }.map_err(io::Error::from)
 }
