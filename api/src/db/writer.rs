@@ -284,9 +284,7 @@ fn commit_group(connection: &Connection, group: Vec<Job>, fail: &watch::Sender<b
             fail.send_replace(true);
         }
     }
-    for complete in completions {
-        complete(committed.clone());
-    }
+    completions.into_iter().for_each(|complete| complete(committed.clone()));
 }
 
 /// Runs a statement that is compiled once.

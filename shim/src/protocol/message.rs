@@ -191,7 +191,7 @@ pub struct Started {
     pub pid: i32,
     /// The number of bytes of standard input that may be sent at first (see `Credit`).
     pub stdin_credit: u32,
-    /// The init finds the run of a process in any leaf, whatever its name. An earlier one goes by the name.
+    /// The init finds the run of a process in a leaf of any name. An earlier init goes by the name.
     #[serde(default)]
     pub finds_leaves: bool,
 }
