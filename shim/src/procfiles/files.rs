@@ -175,7 +175,8 @@ fn replace(file: impl AsFd, text: &str) -> rustix::io::Result<()> {
 
 /// The beginning of a file.
 fn text_of(file: &OwnedFd) -> String {
-    let mut bytes = vec![0; STAT_BYTES_MAX];
+    let size = rustix::fs::fstat(file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));
+    let mut bytes = vec![0; size.min(STAT_BYTES_MAX)];
     let length = rustix::io::pread(file, &mut bytes, 0).unwrap_or(0);
     String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()
 }
