@@ -130,9 +130,7 @@ mod tests {
         );
         assert!(text.contains("\nSwapTotal:             0 kB\nSwapFree:              0 kB\n"), "{text}");
         assert!(text.contains("\nSlab:               3072 kB\nSReclaimable:       2048 kB\n"), "{text}");
-        assert!(
-            text.ends_with("HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n")
-        );
+        assert!(text.ends_with("HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n"));
         assert_eq!(total(&text), Some(4 << 30));
     }
 
