@@ -44,6 +44,42 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
     assert!(start.elapsed() < PATIENCE);
 }
 
+/// Counts its visitors in memory.
+const COUNTER: &str = "\
+import http.server, os
+visitors = 0
+class Counter(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global visitors
+        visitors += 1
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'%s %s %d' % (os.environb[b'WHO'], os.getcwdb(), visitors))
+http.server.HTTPServer(('127.0.0.1', 8000), Counter).serve_forever()
+";
+
+#[test]
+fn a_detached_command_stays_and_sleeps_and_wakes_with_its_box() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create(&json!({ "idle_seconds": 1 }));
+    let icebox = |args: &[&str]| {
+        let done = daemon.icebox(&[&["exec"], args].concat()).output().expect("icebox ends");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (done.status.code(), text(done.stdout), text(done.stderr))
+    };
+    let started = icebox(&["-d", "-e", "WHO=me", "-w", "/tmp", &made.id, "--", "python3", "-c", COUNTER]);
+    assert_eq!(started, (Some(0), String::new(), String::new()));
+    let visit = ["-n", "-T", &made.id, "--", "curl", "-sf", "--retry", "600", "--retry-connrefused", "127.0.0.1:8000"];
+    assert_eq!(icebox(&visit), (Some(0), "me /tmp 1".to_owned(), String::new()));
+    wait_status(&made, &["paused"]);
+    assert_eq!(icebox(&visit), (Some(0), "me /tmp 2".to_owned(), String::new()));
+    let (code, _, said) = icebox(&["-d", &made.id, "--", "no-such-program"]);
+    assert_eq!((code, said.trim_end()), (Some(127), "no-such-program: command not found"));
+    let (code, _, said) = icebox(&["-d", &made.id]);
+    assert_eq!(code, Some(125), "{said}");
+    assert!(said.contains("icebox exec --detach BOX -- ARGV"), "{said}");
+}
+
 #[test]
 fn zombies_are_reaped() {
     let daemon = Daemon::start();

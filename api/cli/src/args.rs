@@ -284,9 +284,10 @@ Examples:
   icebox exec build -w src -e CI=1 -- make test  in /workspace/home/src, with a variable
   icebox exec build -- sh -c 'ls | wc -l'        a shell only where you ask for one
   cat data.csv | icebox exec build -- sort -u    standard input is passed on
+  icebox exec -d build -- python3 server.py      a server that stays; its output is discarded
 
-The command belongs to this connection: when icebox ends, the command and all it started end too. Signals that icebox
-gets (INT, TERM, HUP, QUIT, USR1, USR2) go to the command; the third INT stops it by force.")]
+Without --detach the command belongs to this connection: when icebox or the command ends, all that the command started
+ends too. Signals that icebox gets (INT, TERM, HUP, QUIT, USR1, USR2) go to the command; the third INT stops it by force.")]
 pub(crate) struct Exec {
     /// Id or name
     #[arg(value_name = "BOX", env = "BOX_ID")]
@@ -306,6 +307,9 @@ pub(crate) struct Exec {
     /// Give the command an empty standard input (as in a `while read` loop)
     #[arg(long, short = 'n', conflicts_with = "tty")]
     pub(crate) no_stdin: bool,
+    /// Start the command in the background and return; it stays, and sleeps and wakes with the box
+    #[arg(long, short = 'd', conflicts_with_all = ["tty", "no_stdin"])]
+    pub(crate) detach: bool,
     /// The command and its arguments, after --; a login shell if there is none
     #[arg(last = true, value_name = "ARGV")]
     pub(crate) argv: Vec<String>,

@@ -30,12 +30,16 @@ const CODE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Exit codes of a process that ended by INT or TERM, by the convention of shells.
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_TERMINATED: u8 = 143;
+/// Starts "$@" in the background. A run's answer does not wait for it, and it does not count as a run that keeps the box
+/// awake. Its output goes nowhere, as with `docker exec -d`.
+const DETACH: &str = "command -v -- \"$1\" >/dev/null || { echo \"$1: command not found\" >&2; exit 127; }\n\
+     \"$@\" </dev/null >/dev/null 2>&1 &";
 
 /// `icebox exec`.
 pub(crate) async fn exec(client: &Client, output: &Output, exec: args::Exec) -> Result<u8, Error> {
     let id = client.find(&exec.name).await?.id;
-    if output.is_json() {
-        return exec_json(client, output, &id, exec).await;
+    if exec.detach || output.is_json() {
+        return exec_whole(client, output, &id, exec).await;
     }
     let tty = exec.tty || (!exec.no_tty && !exec.no_stdin && terminal::is_interactive());
     let no_stdin = exec.no_stdin;
@@ -67,12 +71,17 @@ fn start_frame(exec: args::Exec, tty: bool, term: Option<String>) -> Start {
     if tty { start.with_terminal(terminal::size()) } else { start }
 }
 
-/// With `--json` the whole result is one document; standard input is not passed on.
-async fn exec_json(client: &Client, output: &Output, id: &str, exec: args::Exec) -> Result<u8, Error> {
+/// With `--json` the whole result is one document; with `--detach` the result is that of the start. Standard input is not
+/// passed on.
+async fn exec_whole(client: &Client, output: &Output, id: &str, exec: args::Exec) -> Result<u8, Error> {
     if exec.argv.is_empty() {
-        return Err(Error::usage("with --json a command is needed: icebox exec --json BOX -- ARGV"));
+        let option = if exec.detach { "--detach" } else { "--json" };
+        return Err(Error::usage(format!("with {option} a command is needed: icebox exec {option} BOX -- ARGV")));
     }
     let mut argv = exec.argv;
+    if exec.detach {
+        argv = ["sh", "-c", DETACH, "sh"].map(str::to_owned).into_iter().chain(argv).collect();
+    }
     if !exec.env.is_empty() {
         // The request has no place for variables; env(1) of the box sets them.
         let variables = exec.env.into_iter().map(|(name, value)| format!("{name}={value}"));
@@ -84,8 +93,13 @@ async fn exec_json(client: &Client, output: &Output, id: &str, exec: args::Exec)
     }
     let request = client.request(Method::POST, &["v2", "box", id, "exec"], Patience::Work).json(&body);
     let answer = client.json(request).await?;
-    output.json(&answer)?;
-    exit_code(&read(answer)?)
+    if output.is_json() {
+        output.json(&answer)?;
+        return exit_code(&read(answer)?);
+    }
+    let result: ExecResult = read(answer)?;
+    eprint!("{}", result.error);
+    exit_code(&result)
 }
 
 /// `icebox code`.
@@ -245,6 +259,7 @@ mod tests {
             tty: false,
             no_tty: false,
             no_stdin: false,
+            detach: false,
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         }
     }
