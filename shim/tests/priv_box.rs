@@ -54,10 +54,10 @@ async fn priv_runs_have_a_leaf_with_exact_usage() {
     let number = request.run;
     let output = collect(b.handle.exec(request).await.unwrap()).await;
     assert!(output.text().lines().any(|l| l == format!("0::{}", leaf_path(number))), "{}", output.text());
-    let usage = b.handle.finish(number).unwrap();
+    let usage = b.handle.finish(number, output.exit.as_ref()).unwrap();
     assert!(usage.cpu_ns > 10_000_000, "{usage:?}");
     assert!(usage.memory_peak_bytes > 15_000_000, "{usage:?}");
-    assert_eq!(b.handle.finish(number).unwrap_err().kind(), ErrorKind::NotFound, "the leaf is gone");
+    assert_eq!(b.handle.finish(number, None).unwrap_err().kind(), ErrorKind::NotFound, "the leaf is gone");
     let whole = b.handle.usage().unwrap();
     assert!(whole.cpu_usec * 1000 >= usage.cpu_ns && whole.cgroup_inode == b.launched.cgroup_inode);
     assert!(whole.memory_current > 0 && whole.pids == 1, "{whole:?}");
@@ -69,7 +69,7 @@ async fn priv_a_start_that_fails_leaves_no_leaf() {
     let request = b.request(&["/no/such/program"]);
     let number = request.run;
     assert_eq!(b.handle.exec(request).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(b.handle.finish(number).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(b.handle.finish(number, None).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn priv_a_background_child_keeps_its_leaf_until_the_sweep() {
     let request = b.request(&["/bin/sh", "-c", "setsid sleep 1000 & exit 0"]);
     let number = request.run;
     collect(b.handle.exec(request).await.unwrap()).await;
-    b.handle.finish(number).unwrap();
+    b.handle.finish(number, None).unwrap();
     assert_eq!(b.handle.sweep_leaves(|_| false).unwrap(), 0);
     b.handle.signal(number, libc::SIGKILL, Scope::Tree).await.unwrap();
     eventually("the leaf can be swept", || b.handle.sweep_leaves(|_| false).unwrap() == 1).await;
@@ -155,7 +155,7 @@ async fn priv_sudo_is_root_of_the_box_in_the_callers_leaf() {
     lines.sort_unstable();
     wanted.sort_unstable();
     assert_eq!(lines, wanted, "{}", output.errors());
-    b.handle.finish(number).unwrap();
+    b.handle.finish(number, None).unwrap();
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     assert_eq!(collect(b.handle.exec(request).await.unwrap()).await.text(), "ok\n");
     // Its usage is not read yet.
     b.handle.sweep_leaves(|run| run == number).unwrap();
-    assert!(b.handle.finish(number).unwrap().cpu_ns > 0);
+    assert!(b.handle.finish(number, None).unwrap().cpu_ns > 0);
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn priv_out_of_memory_is_told_by_the_leaf() {
     let number = request.run;
     let output = collect(b.handle.exec(request).await.unwrap()).await;
     assert_ne!(output.status(), ExitStatus::Code(0));
-    assert!(b.handle.finish(number).unwrap().oom_kills >= 1);
+    assert!(b.handle.finish(number, None).unwrap().oom_kills >= 1);
     assert!(b.alive());
     assert_eq!(b.sh("echo ok").await.text(), "ok\n");
 }
@@ -286,7 +286,7 @@ async fn priv_the_host_is_out_of_reach() {
         request.cwd = format!("/proc/self/fd/{number}");
         let run = request.run;
         assert!(b.handle.exec(request).await.is_err());
-        let _ = b.handle.finish(run);
+        let _ = b.handle.finish(run, None);
     }
     let script = "sudo readlink /proc/1/fd/2 /proc/1/root /proc/1/cwd /proc/1/exe; sudo cat /proc/1/environ /proc/1/maps; sudo sh -c 'echo x > /proc/1/fd/2'; kill -TERM 1; sudo kill -TERM 1; sudo kill -KILL 1; echo end";
     let output = b.sh(script).await;
@@ -304,7 +304,7 @@ async fn priv_what_is_left_survives_a_new_handle() {
     let again = BoxHandle::open(&b.spec.run_dir, &b.spec.cgroup, b.spec.uid_base).unwrap();
     let output = collect(again.attach(number).await.unwrap()).await;
     assert_eq!((output.text().as_str(), output.code()), ("late\n", 9));
-    assert!(again.finish(number).unwrap().cpu_ns > 0);
+    assert!(again.finish(number, None).unwrap().cpu_ns > 0);
     again.ack(number).await.unwrap();
 }
 

@@ -29,7 +29,7 @@ impl Ticket {
     /// Reads the usage of the run and records its end. On return these are known; the record is on its way to disk, or
     /// there, as configured.
     pub async fn finish(mut self, mut ended: Ended) -> Finished {
-        let usage = if ended.events.is_some() { self.usage() } else { RunUsage::default() };
+        let usage = if ended.events.is_some() { self.usage(ended.exit.as_ref().ok()) } else { RunUsage::default() };
         let finished = self.judge(&ended, &usage);
         let event = self.event(&ended, &finished, &usage);
         let record = FinishedRun {
@@ -71,8 +71,8 @@ impl Ticket {
         finished
     }
 
-    fn usage(&self) -> RunUsage {
-        self.entry.handle().finish(self.run.number).unwrap_or_else(|error| {
+    fn usage(&self, exit: Option<&Exit>) -> RunUsage {
+        self.entry.handle().finish(self.run.number, exit).unwrap_or_else(|error| {
             if error.kind() != ErrorKind::NotFound {
                 let (box_id, number) = (&self.entry.id, self.run.number);
                 tracing::warn!(box_id, number, error = error.report(), "cannot read what a run used");

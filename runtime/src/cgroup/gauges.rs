@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Cgroup;
@@ -144,11 +144,13 @@ impl MemoryGauges {
     /// `None` where a file is missing: memory is not handed down to here, or the kernel does not report its peak.
     fn open(dir: &Dir, name: &str, [current, peak, events]: [&str; 3]) -> Option<Self> {
         let open = |file: &str, access| dir.open(&format!("{name}/{file}"), access);
-        // v2 before Linux 6.12 has a peak that is only read.
-        let (peak, restarts) = match open(peak, OFlags::RDWR) {
-            Ok(file) => (file, true),
-            Err(_) => (open(peak, OFlags::RDONLY).ok()?, false),
-        };
+        // v2 before Linux 6.12 has a peak that is only read. The permissions tell: root can open it for writing anyway.
+        let peak_of = |access| open(peak, access).ok();
+        let read_only = peak_of(OFlags::RDONLY)?;
+        let mode = rustix::fs::fstat(&read_only).ok()?.st_mode;
+        let writable = Mode::from_raw_mode(mode).contains(Mode::WUSR).then(|| peak_of(OFlags::RDWR)).flatten();
+        let restarts = writable.is_some();
+        let peak = writable.unwrap_or(read_only);
         let (current, events) = (open(current, OFlags::RDONLY).ok()?, open(events, OFlags::RDONLY).ok()?);
         Some(Self { current, peak, restarts, events })
     }

@@ -8,6 +8,9 @@
 //!   it outlives this process together with the CPU time from which the later run counts.
 //! - A leaf is taken over only if the kernel says that it has no processes, no process was killed in it for want of memory,
 //!   little memory is left charged to it, and no signal to all processes of the run was or can be under way.
+//! - A leaf that was killed as a whole is not taken over. `cgroup.kill` counts its uses, and clone3(2) into such a cgroup
+//!   kills the child if the parent's own cgroup has another count (seen on Linux 6.18). So a run that ended by SIGKILL, or
+//!   because its time was up, leaves no leaf to others.
 //! - Making, reading and removing a leaf takes microseconds, less than a hop to another thread, and runs on the caller's
 //!   thread. Signals to all processes run on a blocking thread.
 //!
@@ -24,6 +27,7 @@ use super::BoxHandle;
 use super::cgroup::{HELD_V1, Held, LEAF_V1, blocking};
 use super::leaf_pool::{HeldLeaf, leaf_name, read_note, run_of_leaf};
 use crate::error::{Error, ErrorKind};
+use crate::protocol::{Exit, ExitStatus};
 
 /// An empty leaf goes at once; the kernel may need a moment after the last exit.
 const LEAF_REMOVE_MS_MAX: u64 = 20;
@@ -134,7 +138,7 @@ impl Held {
     }
 
     /// Reads what a run has used, and removes its leaf or keeps it for another run.
-    fn finish_leaf(&self, run: u64) -> cgroup::Result<Option<LeafUsage>> {
+    fn finish_leaf(&self, run: u64, exit: Option<&Exit>) -> cgroup::Result<Option<LeafUsage>> {
         let Some((leaf, before)) = self.held_leaves.of(run) else { return self.finish_by_name(run) };
         let reading = match leaf.gauges(self.leaves()) {
             Ok(Some(gauges)) => gauges.read().map(|reading| (reading, gauges.can_restart())),
@@ -145,7 +149,8 @@ impl Held {
         };
         let (reading, can_restart) = reading.inspect_err(|_| self.held_leaves.forget(run))?;
         let is_empty = !reading.populated && !reading.frozen && reading.memory_current <= left_bytes_max();
-        if !self.held_leaves.give_back(run, is_empty && can_restart && reading.oom_kills == 0) {
+        let was_killed = exit.is_none_or(|exit| exit.timed_out || exit.status == ExitStatus::Signal(libc::SIGKILL));
+        if !self.held_leaves.give_back(run, is_empty && can_restart && reading.oom_kills == 0 && !was_killed) {
             // The sweep handles a leaf that cannot be removed now.
             let _ = self.remove_leaf(&leaf.name(), &LEAF_V1, reading.oom_kills);
         }
@@ -301,13 +306,14 @@ impl BoxHandle {
     }
 
     /// Reads what a finished run has used. Its leaf is kept for another run or removed, if it is empty (a background child
-    /// may still live in it; then it stays for [`sweep_leaves`](Self::sweep_leaves)).
+    /// may still live in it; then it stays for [`sweep_leaves`](Self::sweep_leaves)). `exit` is the run's, `None` if that is
+    /// not known.
     ///
     /// # Errors
     /// `NotFound` if the run has no leaf.
-    pub fn finish(&self, run: u64) -> Result<RunUsage, Error> {
+    pub fn finish(&self, run: u64, exit: Option<&Exit>) -> Result<RunUsage, Error> {
         let step = "read run's usage";
-        let usage = self.with_cgroup(step, |held| held.finish_leaf(run))?;
+        let usage = self.with_cgroup(step, |held| held.finish_leaf(run, exit))?;
         let usage = usage.ok_or_else(|| Error::new(ErrorKind::NotFound, step, run))?;
         Ok(RunUsage {
             cpu_ns: usage.cpu_usec.saturating_mul(1000),

@@ -13,10 +13,17 @@ use super::{Key, Kind, Readings, key, meminfo};
 
 /// Most bytes that are read of a file of before; a processor takes some 60.
 const STAT_BYTES_MAX: usize = 256 << 10;
+/// The type of tmpfs in statfs(2).
+const TMPFS_MAGIC: rustix::fs::FsWord = libc::TMPFS_MAGIC;
 /// Words of `loadavg`.
 const LOADAVG_WORDS: usize = 5;
 /// Clock ticks of a second in the start time of a process (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
+
+fn is_file_of_tmpfs(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+        && rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS_MAGIC)
+}
 
 /// The open files of a box.
 #[derive(Debug)]
@@ -38,12 +45,10 @@ pub(super) fn first_text(kind: Kind, processors: usize, memory_bytes: u64) -> St
 
 impl Files {
     /// These descriptors, in the order of [`Kind::ALL`]; `None` if they are of something else: the init of a box of an
-    /// earlier version has other descriptors under the same numbers. No process may answer for these files yet.
+    /// earlier version has other descriptors under the same numbers, and the root of a box may exchange them. Files of
+    /// other file systems are refused: a write to them could wait for the box. No process may answer for these files yet.
     pub(super) fn of(files: [OwnedFd; 3]) -> Option<Self> {
-        let is_file = |file: &OwnedFd| {
-            rustix::fs::fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-        };
-        if !files.iter().all(is_file) {
+        if !files.iter().all(is_file_of_tmpfs) {
             return None;
         }
         let [meminfo, stat, loadavg] = &files;
@@ -114,7 +119,7 @@ impl BoxFiles {
             Kind::Loadavg => self.loadavg(),
         };
         if let Some(text) = text {
-            // There is nobody to tell, and the reader has the former text.
+            // Best effort: if it fails, the reader has the former text.
             let _ = replace(self.file(kind), &text);
         }
     }
@@ -235,9 +240,9 @@ mod tests {
     #[test]
     fn files_of_before_tell_what_they_are_of() {
         let file = |text: &str| {
-            let file = tempfile::tempfile().unwrap();
+            let file = rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
             replace(&file, text).unwrap();
-            OwnedFd::from(file)
+            file
         };
         let texts = || Kind::ALL.map(|kind| file(&first_text(kind, 3, 5 << 30)));
         let found = Files::of(texts()).unwrap();
@@ -250,5 +255,7 @@ mod tests {
                 assert!(Files::of(files).is_none(), "{place}");
             }
         }
+        assert!(is_file_of_tmpfs(&file("text\n")));
+        assert!(!is_file_of_tmpfs(&std::fs::File::open("/proc/version").unwrap().into()));
     }
 }
