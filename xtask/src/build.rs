@@ -15,41 +15,42 @@ use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{deps, image, run, say};
 
-/// What must come out of a build.
-const BINARIES: [&str; 5] = ["iceboxd", "icebox", "icerun", "icebox-init", "icebox-launch"];
+/// What a machine with boxes runs.
+const OF_BOXES: &[&str] = &["iceboxd", "icebox", "icebox-init", "icebox-launch"];
+/// What an OCI caller runs.
+const OCI: &[&str] = &["icerun"];
 
 /// The daemon and the command line.
 const OUTSIDE: &[&str] = &["--release", "-p", "icebox-api", "-p", "icebox-cli", "--bins"];
-/// What runs in containers or becomes one. Cargo keeps quiet about it: the progress shown is that of the other build.
-const INSIDE: &[&str] = &[
-    "--quiet",
-    "--profile",
-    "init",
-    "--no-default-features",
-    "--features",
-    "icebox-runtime/oci",
-    "-p",
-    "icebox-shim",
-    "-p",
-    "icebox-runtime",
-    "--bins",
-];
+/// The init and the launcher. Cargo keeps quiet about it: the progress shown is that of the other build.
+const INSIDE: &[&str] = &["--quiet", "--profile", "init", "--no-default-features", "-p", "icebox-shim", "--bins"];
+/// `icerun`. Built apart, so that the init is the same file with and without it.
+const RUNTIME: &[&str] = &["--quiet", "--profile", "init", "-p", "icebox-runtime", "--bins"];
+
+/// Which programs a task needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Those that a machine with boxes runs.
+    OfBoxes,
+    /// These and `icerun`.
+    All,
+}
 
 /// Builds all programs; cargo's output is shown. Returns the directory of the binaries.
 pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     deps::ensure(&[deps::BUILD])?;
     say::heading("Building (the first time takes some minutes)");
-    programs(places)
+    programs(places, Wanted::All)
 }
 
-/// Builds all programs and makes the base image, side by side. Returns the directory of the binaries.
-pub(crate) fn build_with_image(places: &Places) -> Result<PathBuf> {
+/// Builds programs and makes the base image, side by side. Returns the directory of the binaries.
+pub(crate) fn build_with_image(places: &Places, wanted: Wanted) -> Result<PathBuf> {
     run::require_root("image")?;
     deps::ensure(&[deps::BUILD, deps::IMAGE])?;
     say::heading("Building programs and the base image, Debian bookworm (the first time takes some minutes)");
     let (bin, image) = std::thread::scope(|scope| {
         let image = scope.spawn(image::base);
-        (programs(places), joined(image.join()))
+        (programs(places, wanted), joined(image.join()))
     });
     let bin = bin?;
     image?;
@@ -57,20 +58,28 @@ pub(crate) fn build_with_image(places: &Places) -> Result<PathBuf> {
     Ok(bin)
 }
 
-fn programs(places: &Places) -> Result<PathBuf> {
+fn programs(places: &Places, wanted: Wanted) -> Result<PathBuf> {
+    let bin = places.bin();
+    // One that was built before is not left behind at an older version.
+    let with_oci = wanted == Wanted::All || OCI.iter().any(|name| bin.join(name).exists());
     // Two profiles have two directories, so neither build waits for the other. iceboxd is the longer chain of crates that
     // wait for each other; the other build has the processors that this one leaves idle.
     let (outside, inside) = std::thread::scope(|scope| {
-        let inside = scope.spawn(|| cargo_build(run::beside(&places.cargo()), INSIDE));
+        let inside = scope.spawn(|| {
+            let mut built = cargo_build(run::beside(&places.cargo()), INSIDE)?;
+            if with_oci {
+                built.extend(cargo_build(run::beside(&places.cargo()), RUNTIME)?);
+            }
+            Ok(built)
+        });
         (cargo_build(places.cargo(), OUTSIDE), joined(inside.join()))
     });
     let mut built = outside?;
     built.extend(inside?);
-    let bin = places.bin();
     fs::create_dir_all(&bin).or_fail("make", bin.display().to_string())?;
-    for name in BINARIES {
-        let path = built.iter().find(|path| path.file_name().is_some_and(|file| file == name)).ok_or_else(|| {
-            Error::new("build", name, Cause::Unexpected("cargo did not name such an executable".to_owned()))
+    for name in OF_BOXES.iter().chain(OCI.iter().filter(|_| with_oci)) {
+        let path = built.iter().find(|path| path.file_name().is_some_and(|file| file == *name)).ok_or_else(|| {
+            Error::new("build", *name, Cause::Unexpected("cargo did not name such an executable".to_owned()))
         })?;
         install(path, &bin)?;
     }

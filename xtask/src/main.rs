@@ -84,7 +84,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Vm(args) => vm::vm(args),
         Task::Powercut(args) => powercut::powercut(args),
-        Task::Image => build::build_with_image(&Places::find()?).map(|_| ()),
+        Task::Image => build::build_with_image(&Places::find()?, build::Wanted::All).map(|_| ()),
         Task::Deps(args) => deps::deps(args),
         Task::Bare => bare::bare(),
         Task::Build => build::build(&Places::find()?).map(|_| ()),

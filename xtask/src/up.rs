@@ -42,7 +42,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
     say::heading("Debian packages");
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN])?;
     say::fact("everything needed is installed");
-    let bin = build::build_with_image(&places)?;
+    let bin = build::build_with_image(&places, build::Wanted::OfBoxes)?;
     say::heading("iceboxd");
     args.settings.start(&bin, &args.host_side())?;
     if !args.no_demo {

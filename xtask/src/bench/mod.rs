@@ -103,7 +103,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let bin_dir = match &args.bin_dir {
         Some(dir) => dir.clone(),
         None if args.image_dir.is_some() => build::build(&places)?,
-        None => build::build_with_image(&places)?,
+        None => build::build_with_image(&places, build::Wanted::All)?,
     };
     let results = places.target.join("bench");
     let scratch = results.join(format!("scratch-{}", std::process::id()));

@@ -72,7 +72,7 @@ pub(crate) fn powercut(args: &PowercutArgs) -> Result<()> {
     run::require_root("powercut")?;
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::VM])?;
     let places = Places::find()?;
-    build::build_with_image(&places)?;
+    build::build_with_image(&places, build::Wanted::All)?;
     let began = Instant::now();
     let rounds = run(&places, &build_program(&places)?, args.rounds, args.seed, args.strict)?;
     say::fact(&format!("{} of {} rounds passed ({:.0} s)", rounds.passed, args.rounds, began.elapsed().as_secs_f64()));

@@ -114,7 +114,7 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         deps::ensure(&[deps::TEST])?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
-        build::build_with_image(places)?;
+        build::build_with_image(places, build::Wanted::All)?;
     }
     if tiers.contains(&Tier::Boxes) || tiers.contains(&Tier::Vm) {
         say::heading("Public clients");
