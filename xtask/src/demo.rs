@@ -36,7 +36,7 @@ class Counter(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(('127.0.0.1', 8000), Counter).serve_forever()
 ";
 /// The server may need a moment until it listens.
-const VISIT: [&str; 12] = [
+const VISIT: [&str; 13] = [
     "exec",
     NAME,
     "--",
@@ -47,7 +47,8 @@ const VISIT: [&str; 12] = [
     "--retry-delay",
     "0",
     "--retry-connrefused",
-    "--retry-max-time=20",
+    "--retry-max-time",
+    "20",
     "http://127.0.0.1:8000",
 ];
 
