@@ -4,6 +4,7 @@
 //! Leaves out: the content of messages (`firewall`, `nflog`, `conntrack`, `link`).
 
 mod listener;
+mod open;
 mod route;
 mod socket;
 mod wire;

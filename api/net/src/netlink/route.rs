@@ -7,19 +7,17 @@
 //! by one thread for a few requests. The messages are that crate's.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::open::bound_socket;
 
 /// Receive buffer; the kernel sends parts of a dump of at most 32 KiB.
 const RECEIVE_BYTES: usize = 1 << 16;
-/// Timeout of an answer; the kernel normally answers at once.
-const ANSWER_SECONDS_MAX: u64 = 20;
 /// The group of changes of links (`RTMGRP_LINK`).
 const LINK_GROUP: u32 = 1;
 
@@ -55,10 +53,7 @@ impl RouteSocket {
     }
 
     fn in_groups(groups: u32) -> Result<Self, Errno> {
-        // No protocol is number 0, NETLINK_ROUTE.
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
-        sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(ANSWER_SECONDS_MAX)))?;
+        let fd = bound_socket(None, groups)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 

@@ -4,13 +4,13 @@
 //! message; the first error is returned.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::sockopt;
+use rustix::net::{RecvFlags, SendFlags};
 
+use super::open::bound_socket;
 use super::wire::{ACK, Attrs, DUMP, FAMILY_HEADER, HEADER, REQUEST, push_message};
 use crate::error::{Cause, Error};
 
@@ -18,8 +18,6 @@ use crate::error::{Cause, Error};
 const SEND_BYTES_MAX: usize = 64 << 20;
 /// Receive buffer for a dump; the kernel sends parts of at most 32 KiB.
 pub(super) const RECEIVE_BYTES: usize = 1 << 18;
-/// Timeout of an answer; the kernel normally answers at once.
-const ANSWER_SECONDS_MAX: u64 = 20;
 /// Most repetitions of a dump that concurrent changes interrupt.
 const DUMPS_MAX: u32 = 100;
 
@@ -90,13 +88,8 @@ impl Socket {
     /// A socket that also receives the multicast groups whose bits are set.
     pub(crate) fn open_in_groups(what: &'static str, groups: u32) -> Result<Self, Error> {
         let failed = |e: Errno| Error::new("open", what, e);
-        let protocol = Some(rustix::net::netlink::NETFILTER);
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .map_err(failed)?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(failed)?;
+        let fd = bound_socket(Some(rustix::net::netlink::NETFILTER), groups).map_err(failed)?;
         sockopt::set_socket_send_buffer_size_force(&fd, SEND_BYTES_MAX).map_err(failed)?;
-        sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(ANSWER_SECONDS_MAX)))
-            .map_err(failed)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 
