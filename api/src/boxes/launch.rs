@@ -80,18 +80,11 @@ impl Boxes {
         drop(attached);
         self.connect(&start.id, start.pair, launched.pid, start.rights.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
-        let Launched { pid, start_time_ticks, boot_id, .. } = &launched;
-        let kept = handle.keep_proc_files(&self.inner.proc_files, *pid, *start_time_ticks, boot_id);
-        if let Err(error) = kept {
-            tracing::warn!(
-                box_id = start.id,
-                error = error.report(),
-                "cannot watch files of its /proc: they are written at the start of a command"
-            );
-        }
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
         warnings.extend(launched.warnings.iter().cloned());
-        Ok(Started { incarnation: incarnation(launched), handle, warnings, took: began.elapsed() })
+        let incarnation = incarnation(launched);
+        self.watch_proc_files(&start.id, &handle, &incarnation);
+        Ok(Started { incarnation, handle, warnings, took: began.elapsed() })
     }
 
     fn spec(&self, start: &Start, run_dir: PathBuf, lower: Vec<PathBuf>, device: PathBuf) -> (BoxSpec, Vec<String>) {
@@ -131,6 +124,18 @@ impl Boxes {
         let size =
             Size { cores: spec.cores, cpuset: spec.limits.cpuset_cpus.as_deref(), memory_bytes: spec.memory_bytes };
         self.inner.proc_files.files(size).map_err(|cause| Error::new("start the box", &spec.id, cause))
+    }
+
+    /// Keeps the files of the `/proc` of a running box up to date.
+    pub(super) fn watch_proc_files(&self, id: &str, handle: &BoxHandle, init: &Incarnation) {
+        let keeper = &self.inner.proc_files;
+        if let Err(error) = handle.keep_proc_files(keeper, init.pid, init.start_time_ticks, &init.boot_id) {
+            tracing::warn!(
+                box_id = id,
+                error = error.report(),
+                "cannot watch files of its /proc: they are written at the start of a command"
+            );
+        }
     }
 
     /// The image of a box. A record from before boxes had an image gets the current one, for life.

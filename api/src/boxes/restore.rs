@@ -22,11 +22,8 @@ impl Boxes {
             .incarnation
             .as_ref()
             .is_some_and(|init| handle.alive(init.pid, init.start_time_ticks, &init.boot_id));
-        if let Some(init) = record.incarnation.as_ref().filter(|_| alive)
-            && let Err(error) =
-                handle.keep_proc_files(&self.inner.proc_files, init.pid, init.start_time_ticks, &init.boot_id)
-        {
-            tracing::warn!(box_id = record.id, error = error.report(), "cannot watch files of its /proc");
+        if let Some(init) = record.incarnation.as_ref().filter(|_| alive) {
+            self.watch_proc_files(&record.id, &handle, init);
         }
         // Before any new box can take it.
         let range_held = self.inner.ranges.keep(record.uid_base)?;
