@@ -44,19 +44,8 @@ fn a_background_child_survives_its_command_and_does_not_hold_it() {
     assert!(start.elapsed() < PATIENCE);
 }
 
-/// Counts its visitors in memory.
-const COUNTER: &str = "\
-import http.server, os
-visitors = 0
-class Counter(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        global visitors
-        visitors += 1
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'%s %s %d' % (os.environb[b'WHO'], os.getcwdb(), visitors))
-http.server.HTTPServer(('127.0.0.1', 8000), Counter).serve_forever()
-";
+/// Counts its visitors in memory: the server that `cargo xtask up` shows.
+const COUNTER: &str = include_str!("../../xtask/src/demo/server.py");
 
 #[test]
 fn a_detached_command_stays_and_sleeps_and_wakes_with_its_box() {
@@ -67,12 +56,14 @@ fn a_detached_command_stays_and_sleeps_and_wakes_with_its_box() {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (done.status.code(), text(done.stdout), text(done.stderr))
     };
-    let started = icebox(&["-d", "-e", "WHO=me", "-w", "/tmp", &made.id, "--", "python3", "-c", COUNTER]);
+    let line = "echo \"$WHO $PWD\" >told; exec python3 -c \"$0\"";
+    let started = icebox(&["-d", "-e", "WHO=me", "-w", "/tmp", &made.id, "--", "sh", "-c", line, COUNTER]);
     assert_eq!(started, (Some(0), String::new(), String::new()));
     let visit = ["-n", "-T", &made.id, "--", "curl", "-sf", "--retry", "600", "--retry-connrefused", "127.0.0.1:8000"];
-    assert_eq!(icebox(&visit), (Some(0), "me /tmp 1".to_owned(), String::new()));
+    assert_eq!(icebox(&visit), (Some(0), "visitor 1\n".to_owned(), String::new()));
+    assert_eq!(made.out("cat /tmp/told"), "me /tmp");
     wait_status(&made, &["paused"]);
-    assert_eq!(icebox(&visit), (Some(0), "me /tmp 2".to_owned(), String::new()));
+    assert_eq!(icebox(&visit), (Some(0), "visitor 2\n".to_owned(), String::new()));
     let (code, _, said) = icebox(&["-d", &made.id, "--", "no-such-program"]);
     assert_eq!((code, said.trim_end()), (Some(127), "no-such-program: command not found"));
     let (code, _, said) = icebox(&["-d", &made.id]);

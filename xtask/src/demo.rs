@@ -21,20 +21,7 @@ const POLL: Duration = Duration::from_millis(200);
 const METER_TIME: Duration = Duration::from_secs(1);
 
 /// A process that counts its visitors in memory and nowhere else, and costs nothing without visitors.
-const SERVER: &str = "\
-import http.server
-visitors = 0
-class Counter(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        global visitors
-        visitors += 1
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'visitor %d\\n' % visitors)
-    def log_message(self, *arguments):
-        pass
-http.server.HTTPServer(('127.0.0.1', 8000), Counter).serve_forever()
-";
+const SERVER: &str = include_str!("demo/server.py");
 /// The server may need a moment until it listens.
 const VISIT: [&str; 13] = [
     "exec",
