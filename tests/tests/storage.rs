@@ -14,7 +14,6 @@ fn mounts(pid: &str) -> String {
 fn the_pool_is_in_no_table_of_mounts_and_survives_the_daemon() {
     let mut daemon = Daemon::start();
     let made = daemon.api().create_default();
-    // Its leaf cgroup stays for the next run.
     made.out("echo from before > kept && sync");
     let guard = LeakGuard::new(&daemon);
     let device = pool::device_of(&daemon.data_dir()).expect("the pool is attached");
@@ -32,9 +31,9 @@ fn the_pool_is_in_no_table_of_mounts_and_survives_the_daemon() {
         again.out("sync");
         daemon.api().delete(&format!("/v2/box/{}", again.id)).ok();
     }
+    guard.check(&daemon);
     let api = daemon.api();
     assert_eq!(icebox_tests::TestBox { api, id: made.id.clone() }.out("cat kept"), "from before");
-    guard.check(&daemon);
     daemon.api().delete(&format!("/v2/box/{}", made.id)).ok();
     daemon.stop();
     wait_until(PATIENCE, "the pool to be released", || pool::device_of(&daemon.data_dir()).is_none());
