@@ -11,19 +11,19 @@ mod junit;
 mod runner;
 mod suites;
 mod tally;
+mod tier;
 mod times;
 mod worlds;
 
-use std::path::Path;
-
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::failures::Failures;
 use self::runner::{Outcome, Runner, Selection};
 use self::tally::Tally;
+use self::tier::Tier;
 use self::times::Times;
 use crate::error::{Cause, Error, Result};
-use crate::places::{self, Places};
+use crate::places::Places;
 use crate::{build, deps, run, say};
 
 /// Options of `test`.
@@ -39,21 +39,6 @@ pub(crate) struct TestArgs {
     filter: Option<String>,
 }
 
-/// A group of tests with the same needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Tier {
-    /// Needs no privileges
-    Unit,
-    /// Needs root: mounts, loop devices, cgroups, namespaces
-    Privileged,
-    /// Needs the binaries and the base image: whole boxes over HTTP, and icerun
-    Boxes,
-    /// Privileged and boxes again, in a guest with pure cgroup v2
-    Vm,
-}
-
-/// The crate with the tests of whole boxes.
-const BOXES_PACKAGE: &str = "icebox-tests";
 const TIERS: [Tier; 4] = [Tier::Unit, Tier::Privileged, Tier::Boxes, Tier::Vm];
 
 /// Runs the tiers; fails if anything failed, was skipped, or if there was nothing to run.
@@ -122,40 +107,4 @@ fn prepare(places: &Places, tiers: &[Tier]) -> Result<()> {
         say::fact("npm and PyPI clients are installed");
     }
     Ok(())
-}
-
-impl Tier {
-    fn name(self) -> &'static str {
-        match self {
-            Tier::Unit => "unit",
-            Tier::Privileged => "privileged",
-            Tier::Boxes => "boxes",
-            Tier::Vm => "vm",
-        }
-    }
-
-    /// Whether the tier has tests of one of these packages (none named: all are).
-    fn has_any_of(self, packages: &[String]) -> bool {
-        packages.is_empty()
-            || self == Tier::Vm
-            || packages.iter().any(|package| (package == BOXES_PACKAGE) == (self == Tier::Boxes))
-    }
-
-    /// Environment that the tier's tests read.
-    fn environment(self, places: &Places) -> Vec<(&'static str, std::path::PathBuf)> {
-        if self != Tier::Boxes {
-            return Vec::new();
-        }
-        vec![
-            ("ICEBOX_BIN_DIR", places.bin()),
-            ("ICEBOX_IMAGE_DIR", places::image_dir()),
-            ("ICEBOX_SDK_DIR", places.sdk()),
-            ("ICEBOX_TEST_DIR", test_dir(&places.target)),
-        ]
-    }
-}
-
-/// Where tests keep files: on the disk of the build, since volumes need a real file system.
-fn test_dir(target: &Path) -> std::path::PathBuf {
-    target.join("tmp")
 }

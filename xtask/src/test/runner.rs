@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
 use super::failures::Failures;
+use super::junit;
 use super::tally::{Tally, failed_in_libtest_line, ignored_in_list};
+use super::tier::{BOXES_PACKAGE, Tier};
 use super::times::Times;
-use super::{BOXES_PACKAGE, Tier, junit};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
