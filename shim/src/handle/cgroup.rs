@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Hierarchy, Limits, Manager, Unenforced};
+use icebox_runtime::cgroup::{self, Cgroup, Controller, Hierarchy, Limits, Manager, Unenforced};
 
 use super::BoxHandle;
 use super::held::{HELD_V1, Held, blocking, check_path};
