@@ -65,6 +65,15 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
     }
 }
 
+/// Goes through the whole file system, marked or not, and corrects errors.
+pub(crate) fn check_all(path: &Path) -> Result<()> {
+    let output = E2FSCK.output(E2FSCK.command().args(["-f", "-p"]).arg(path), path)?;
+    match output.status.code() {
+        Some(code) if code <= CORRECTED_MAX => Ok(()),
+        _ => Err(E2FSCK.failed(&output, path)),
+    }
+}
+
 fn is_marked(image: &File) -> io::Result<bool> {
     let mut state = [0; 2];
     image.read_exact_at(&mut state, STATE_OFFSET)?;

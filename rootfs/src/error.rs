@@ -49,6 +49,8 @@ pub enum Step {
     AttachLoop,
     /// Checking the file system of a volume.
     CheckVolume,
+    /// Growing a volume.
+    GrowVolume,
     /// Finding the machine's package mirror.
     FindMirror,
     /// Finding or reading a base image.
@@ -87,6 +89,7 @@ impl fmt::Display for Step {
             Step::LockVolume => "lock the volume",
             Step::AttachLoop => "attach a loop device to the volume",
             Step::CheckVolume => "check the file system of the volume",
+            Step::GrowVolume => "grow the volume",
             Step::FindMirror => "find the package mirror of this machine",
             Step::FindImage => "find the base image",
             Step::LockImages => "lock the image directory",

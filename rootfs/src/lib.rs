@@ -12,22 +12,27 @@ mod clone;
 mod device;
 mod error;
 mod files;
+mod grow;
 mod id;
 pub mod image;
 mod loops;
+mod mount;
 mod pool;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
 mod template;
 mod tool;
+mod usage;
 mod volume;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
 pub use error::{Cause, Error, ErrorKind, Result, Step};
+pub use grow::Grown;
 pub use id::VOLUME_ID_BYTES_MAX;
 pub use loops::Attached;
 pub use pool::{Backing, Bytes, PoolSettings};
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use usage::{Taken, Usage};
 pub use volume::Volume;

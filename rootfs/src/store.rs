@@ -106,10 +106,16 @@ impl Store {
 
     /// The directory that new volumes lie below. Files in it can share blocks with them, if [`Store::backing`] can.
     pub fn root(&self) -> &Path {
-        match (&self.backing, self.pools.first()) {
-            (Backing::File | Backing::Device(_), Some(pool)) => pool.root(),
-            _ => &self.data_dir,
-        }
+        self.pool().map_or(&self.data_dir, Pool::root)
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The pool of new volumes.
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        matches!(self.backing, Backing::File | Backing::Device(_)).then(|| self.pools.first()).flatten()
     }
 
     /// The bytes that new volumes and their growth can have, counted as free bytes of the disk around the data
@@ -117,12 +123,10 @@ impl Store {
     pub fn free_bytes(&self) -> Result<u64> {
         self.balance()?;
         let outer = pool::bytes_of(&self.data_dir).at(Step::MeasureVolume, &self.data_dir)?;
-        match (&self.backing, self.pools.first()) {
-            // The margin is what the pool leaves to the disk.
-            (Backing::File, Some(pool)) => Ok(outer.free.min(pool.bytes()?.free.saturating_add(self.margin))),
-            (Backing::Device(_), Some(pool)) => Ok(outer.free.min(pool.bytes()?.free)),
-            _ => Ok(outer.free),
-        }
+        let Some(pool) = self.pool() else { return Ok(outer.free) };
+        // The margin is what a pool in a file leaves to the disk.
+        let left = if self.backing == Backing::File { self.margin } else { 0 };
+        Ok(outer.free.min(pool.bytes()?.free.saturating_add(left)))
     }
 
     /// Adjusts the pool to the free space of the disk around it. What volumes write needs no adjustment; call it from

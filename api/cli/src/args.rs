@@ -5,6 +5,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::args_storage::StorageVerb;
 use super::human::parse_duration;
 use super::place::Place;
 
@@ -153,6 +154,8 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     },
     /// Show what boxes use at the moment; wakes none
     Top(Top),
+    #[command(flatten)]
+    Storage(StorageVerb),
     /// Print the variables that point the npm and PyPI clients at this server
     #[command(after_help = "Example:\n  eval \"$(icebox env)\"")]
     Env,

@@ -11,6 +11,7 @@
 mod access;
 mod args;
 mod args_more;
+mod args_storage;
 mod bill;
 mod boxes;
 mod client;
@@ -26,6 +27,7 @@ mod output;
 mod place;
 mod records;
 mod session;
+mod storage;
 mod table;
 mod terminal;
 mod top;
@@ -122,6 +124,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Cancel { name, run } => records::cancel(&client, &name, &run).await?,
         Verb::Url(url) => urls::url(&client, &output, url).await?,
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
+        Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } => {}
     }

@@ -87,6 +87,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .routes(routes!(v1::storage::resize))
+        .routes(routes!(v1::storage::storage))
         .routes(routes!(v1::events::events))
         .merge(OpenApiRouter::new().routes(routes!(v1::files::write)).layer(v1::files::limit()))
         .routes(routes!(system::healthz))

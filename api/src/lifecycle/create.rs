@@ -119,6 +119,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
     let agent = request.agent.checked()?;
     let settings = BoxSettings {
         size: request.size,
+        disk_gib: None,
         keep_alive: request.keep_alive,
         ephemeral: request.ephemeral,
         runtime: request.runtime,
