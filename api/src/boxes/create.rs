@@ -180,7 +180,8 @@ impl Boxes {
         let (store, id, run_dir) = (Arc::clone(&self.inner.store), entry.id.clone(), self.run_dir(&entry.id));
         let (tell, told) = oneshot::channel();
         let flushing = tokio::task::spawn_blocking(move || {
-            let made = store.create_volume(&id, size_gib).map_err(|cause| Error::new("make the disk", &id, cause));
+            let made = store.balance().and_then(|()| store.create_volume(&id, size_gib));
+            let made = made.map_err(|cause| Error::new("make the disk", &id, cause));
             let made = made.and_then(|(volume, method)| Ok((ReadyDisk::make(&volume, run_dir)?, volume, method)));
             let volume = made.as_ref().ok().map(|(_, volume, _)| volume.clone());
             // A creation is not cancelled. Without a receiver the daemon is stopping.
