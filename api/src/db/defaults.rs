@@ -1,59 +1,16 @@
 //! What accounts give to their new boxes: environment and headers.
 //!
-//! Each creation asks for them, so they are kept in memory. Invariant: a change is forgotten here after its commit, also if
-//! its caller has gone, and a reading that began before the commit is not kept.
+//! Each creation asks for them, so they are kept in memory (`defaults_cache`).
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boxes::HEADERS;
+use super::defaults_cache::AccountDefaults;
 use super::{Db, from_sql};
 use crate::error::Error;
-
-/// Accounts of which they are kept in memory.
-const ACCOUNTS_MAX: usize = 256;
-
-/// What an account gives to its new boxes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AccountDefaults {
-    /// The environment.
-    pub env: BTreeMap<String, String>,
-    /// The headers, sealed.
-    pub sealed_headers: Option<Vec<u8>>,
-}
-
-/// Those that were read.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Cache(Arc<Mutex<Known>>);
-
-#[derive(Debug, Default)]
-struct Known {
-    of_account: HashMap<String, Arc<AccountDefaults>>,
-    /// Number of changes.
-    changes: u64,
-}
-
-/// Forgets an account when it is dropped.
-struct Stale {
-    cache: Cache,
-    account: String,
-}
-
-impl Cache {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Stale {
-    fn drop(&mut self) {
-        let mut known = self.cache.lock();
-        known.changes += 1;
-        known.of_account.remove(&self.account);
-    }
-}
 
 fn read(connection: &Connection, account: &str) -> rusqlite::Result<AccountDefaults> {
     let mut query = connection.prepare_cached("SELECT name, value FROM account_env WHERE account_id = ?1")?;
@@ -68,24 +25,15 @@ fn read(connection: &Connection, account: &str) -> rusqlite::Result<AccountDefau
 impl Db {
     /// What an account gives to its new boxes.
     pub async fn account_defaults(&self, account: &str) -> Result<Arc<AccountDefaults>, Error> {
-        let changes = {
-            let known = self.defaults.lock();
-            if let Some(defaults) = known.of_account.get(account) {
-                return Ok(Arc::clone(defaults));
-            }
-            known.changes
+        let changes = match self.defaults.get(account) {
+            Ok(known) => return Ok(known),
+            Err(changes) => changes,
         };
         let of = account.to_owned();
         let defaults =
             self.read("read what an account gives to boxes", move |connection| read(connection, &of)).await?;
         let defaults = Arc::new(defaults);
-        let mut known = self.defaults.lock();
-        if known.changes == changes {
-            if known.of_account.len() >= ACCOUNTS_MAX {
-                known.of_account.clear();
-            }
-            known.of_account.insert(account.to_owned(), Arc::clone(&defaults));
-        }
+        self.defaults.keep(account, &defaults, changes);
         Ok(defaults)
     }
 
@@ -95,9 +43,9 @@ impl Db {
         account: &str,
         change: impl FnOnce(&Connection, &str) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let stale = Stale { cache: self.defaults.clone(), account: account.to_owned() };
+        let stale = self.defaults.stale(account);
         // It is a part of the outcome, which is dropped after the commit: here, or by the writer if the caller has gone.
-        let done = self.write(operation, move |connection| Ok((change(connection, &stale.account)?, stale))).await;
+        let done = self.write(operation, move |connection| Ok((change(connection, stale.account())?, stale))).await;
         done.map(|(done, _)| done)
     }
 
