@@ -1,3 +1,5 @@
+//! Builds with a store in memory.
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;

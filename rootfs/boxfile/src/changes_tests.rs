@@ -1,3 +1,5 @@
+//! The rules of COPY, ADD and WORKDIR, as the entries that they make.
+
 use super::*;
 use crate::tree::tests::Mem;
 

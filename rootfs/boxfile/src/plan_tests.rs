@@ -1,3 +1,5 @@
+//! Plans of whole Boxfiles, with images and URLs that are made up.
+
 use super::*;
 use crate::tree::tests::Mem;
 
