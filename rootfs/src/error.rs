@@ -17,6 +17,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Step {
     /// Opening a data directory for this process alone.
     OpenStore,
+    /// Opening the pool of a data directory.
+    OpenPool,
+    /// Making a pool.
+    MakePool,
+    /// Adjusting a pool to the space around it.
+    BalancePool,
+    /// Reading what a block device contains.
+    ProbeDevice,
     /// Checking the id of a volume.
     CheckId,
     /// Checking the size asked for.
@@ -77,6 +85,10 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Step::OpenStore => "open the data directory",
+            Step::OpenPool => "open the pool of volumes",
+            Step::MakePool => "make the pool of volumes",
+            Step::BalancePool => "adjust the pool of volumes to the disk",
+            Step::ProbeDevice => "find what is on the device",
             Step::CheckId => "check the volume id",
             Step::CheckSize => "check the volume size",
             Step::MakeTemplate => "make the volume template",
@@ -132,6 +144,13 @@ pub enum Cause {
         /// Its process id as it wrote it into the lock file.
         pid: Option<u32>,
     },
+    /// Another process holds the file of the pool, and no loop device has it.
+    PoolHeld,
+    /// A block device has content that is not ours.
+    Foreign {
+        /// What is on it.
+        found: String,
+    },
     /// The volume is attached already.
     InUse,
     /// The kernel has no free loop device.
@@ -170,6 +189,10 @@ impl fmt::Display for Cause {
                     write!(f, "(pid {pid}) ")?;
                 }
                 f.write_str("uses this data directory; stop it, or give this one a --data-dir of its own")
+            }
+            Cause::PoolHeld => f.write_str("a process that is not iceboxd keeps the file locked; end it"),
+            Cause::Foreign { found } => {
+                write!(f, "it has {found}, which is not Icebox's; empty it (wipefs -a), or allow formatting by `force`")
             }
             Cause::InUse => f.write_str("it is still attached to a loop device; a box that uses it must end first"),
             Cause::NoLoopDevice => {
@@ -252,7 +275,8 @@ impl Error {
             Cause::Invalid(_) | Cause::Refused(_) => ErrorKind::InvalidInput,
             Cause::NotFound(_) => ErrorKind::NotFound,
             Cause::StoreLocked { .. } => ErrorKind::Locked,
-            Cause::InUse | Cause::ImageInUse(_) => ErrorKind::InUse,
+            Cause::InUse | Cause::PoolHeld | Cause::ImageInUse(_) => ErrorKind::InUse,
+            Cause::Foreign { .. } => ErrorKind::AlreadyExists,
             Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
             Cause::Exists => ErrorKind::AlreadyExists,
             Cause::Corrupt => ErrorKind::Corrupt,

@@ -143,17 +143,15 @@ fn who_may_not_enter_wakes_nothing_and_who_may_wakes_the_box() {
     let again = Url::open(&made, PORT, &json!({}));
     assert_eq!(made.status(), "idle", "making a URL wakes the box");
     assert_eq!(again.get("/").status, 200);
-    // Pausing wins over a request that takes long; it is answered when the box is woken.
+    // Pausing waits for no request: this one ends with a file that is made after the pause, and is answered then.
     let mut slow = Visitor::new(&again.address);
-    slow.send(&format!("GET /slow?1 HTTP/1.1\r\nHost: {}\r\n\r\n", again.host));
+    slow.send(&format!("GET /until?/tmp/go HTTP/1.1\r\nHost: {}\r\n\r\n", again.host));
     wait_until(DEADLINE, "the request to be in progress", || {
         why(&made).contains("1 public URL request is in progress")
     });
-    let begun = Instant::now();
     made.pause();
-    assert!(begun.elapsed() < Duration::from_secs(5), "the pause waited for {:?}", begun.elapsed());
-    let _ = made.status();
-    assert_eq!(slow.answer("GET").text(), "slow");
+    made.write("/tmp/go", "");
+    assert_eq!(slow.answer("GET").text(), "until");
 }
 
 fn why(made: &TestBox) -> String {
@@ -165,14 +163,8 @@ fn a_port_is_waited_for_after_a_wake_and_not_otherwise() {
     let daemon = Daemon::start();
     let made = daemon.api().create_default();
     let url = Url::open(&made, PORT, &json!({}));
-    let begun = Instant::now();
     let answer = url.get("/");
-    assert_eq!(answer.status, 502, "{answer:?}");
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "a running box without a listener is refused at once: {:?}",
-        begun.elapsed()
-    );
+    assert_eq!(answer.status, 502, "not 503, which comes after a wait: {answer:?}");
     assert!(answer.text().contains("8080") && answer.header("retry-after").is_none());
     // A server that comes up some time after the wake.
     made.write("/tmp/late.sh", "sleep 2; exec python3 -m http.server 8080 --bind 127.0.0.1 --directory /tmp/www");
@@ -184,11 +176,7 @@ fn a_port_is_waited_for_after_a_wake_and_not_otherwise() {
     made.pause();
     let begun = Instant::now();
     let page = url.ask("GET", "/", "Accept: text/html,*/*\r\n");
-    assert!(
-        begun.elapsed() > Duration::from_secs(28) && begun.elapsed() < Duration::from_secs(40),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() > Duration::from_secs(28), "{:?}", begun.elapsed());
     assert_eq!((page.status, page.header("retry-after")), (503, Some("5")), "{page:?}");
     assert!(page.text().contains("http-equiv=\"refresh\""), "{page:?}");
     assert_eq!(made.status(), "idle");

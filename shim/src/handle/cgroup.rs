@@ -7,22 +7,16 @@
 //! another thread, and runs on the caller's thread.
 //! Leaves out: making the box's own cgroup and its limits (the launcher's).
 
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Gauges, Hierarchy, Limits, Manager, Unenforced};
+use icebox_runtime::cgroup::{self, Cgroup, Controller, Hierarchy, Limits, Manager, Unenforced};
 
 use super::BoxHandle;
-use super::leaf_pool::Leaves;
+use super::held::{HELD_V1, Held, blocking, check_path};
 use crate::error::{Error, ErrorKind};
-use crate::launch::RUNS_GROUP;
 
-/// v1 hierarchies in which a run has a leaf.
-pub(super) const LEAF_V1: [Controller; 1] = [Controller::Memory];
-/// v1 hierarchies in which a box's cgroup is held open.
-pub(super) const HELD_V1: [Controller; 2] = [Controller::Memory, Controller::Pids];
 /// v1 hierarchies in which a box has a cgroup that is read or removed here.
 const BOX_V1: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::Devices, Controller::Cpuset, Controller::Blkio];
@@ -60,67 +54,8 @@ pub struct CpuReading {
     pub cgroup_inode: u64,
 }
 
-/// A box's cgroup and the groups below it, held open.
-#[derive(Debug)]
-pub(super) struct Held {
-    /// The box's own, in the v2 tree and in the hierarchies of [`HELD_V1`].
-    pub(super) whole: Cgroup,
-    /// The group below it that has the leaves of runs as its children. A box of an earlier version has none.
-    group: Option<Cgroup>,
-    /// Where pids is on v1: the `tasks` file and the directory of the group in which all runs are together.
-    pub(super) pids: Vec<OwnedFd>,
-    pub(super) gauges: Gauges,
-    inode: u64,
-    /// The box's memory limit, which each run gets as its own.
-    pub(super) memory_max: Option<String>,
-    /// Processes that the kernel killed in leaves which are removed. v1 counts them in the leaf alone; on v2 the box's
-    /// own count has them, and this stays 0.
-    pub(super) oom_kills_of_removed: AtomicU64,
-    /// The leaves of its runs that are held open.
-    pub(super) held_leaves: Leaves,
-}
-
-impl Held {
-    fn new(whole: Cgroup) -> cgroup::Result<Self> {
-        let mut pids = Vec::new();
-        if let Some(group) = whole.v1_child(RUNS_GROUP, Controller::Pids)? {
-            pids.extend(group.v1_tasks_fds()?);
-            pids.extend(group.v1_directory(Controller::Pids)?);
-        }
-        let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
-        let (gauges, inode) = (whole.gauges()?, whole.inode()?);
-        let memory_max = whole.memory_max()?;
-        let (oom_kills_of_removed, held_leaves) = Default::default();
-        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed, held_leaves })
-    }
-
-    /// The cgroup that has the leaves of runs as its children.
-    pub(super) fn leaves(&self) -> &Cgroup {
-        self.group.as_ref().unwrap_or(&self.whole)
-    }
-}
-
-/// The box's cgroup as last found, if it was found.
-#[derive(Debug, Default)]
-pub(super) struct HeldCgroup(Mutex<Option<Arc<Held>>>);
-
-impl HeldCgroup {
-    fn get(&self) -> Option<Arc<Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, held: Option<Arc<Held>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
-    }
-}
-
 fn hierarchy() -> Result<&'static Hierarchy, Error> {
     Hierarchy::of_machine().map_err(|e| Error::cgroup("probe cgroups", "", e))
-}
-
-/// A path below the cgroup root.
-pub(super) fn check_path(cgroup: &str) -> Result<CgroupPath, Error> {
-    CgroupPath::new(cgroup).map_err(|e| Error::cgroup("check cgroup path", cgroup, e))
 }
 
 /// Checks that boxes can be made below this cgroup. One that is named like a unit must be there already: on a host with
@@ -140,15 +75,6 @@ pub fn check_parent(parent: &str) -> Result<(), Error> {
 
 fn names_a_unit(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| UNIT_KINDS.iter().any(|kind| name.ends_with(kind)))
-}
-
-/// A task that could not be joined has panicked or was cut off with the runtime.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(ErrorKind::Internal, "work on cgroup", "").because(e))?
 }
 
 impl BoxHandle {
@@ -225,7 +151,7 @@ impl BoxHandle {
         blocking(move || {
             let step = "thaw box";
             handle.with_cgroup(step, |held| {
-                super::memory::close_swap(&held.whole);
+                held.close_swap();
                 held.whole.thaw(deadline)
             })?;
             if let Some(files) = handle.inner.files.get() {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use icebox_runtime::cgroup::{self, Backend, Cgroup, Controller, LeafUsage, Limits, Unenforced};
 
 use super::BoxHandle;
-use super::cgroup::{HELD_V1, Held, LEAF_V1, blocking};
+use super::held::{HELD_V1, Held, LEAF_V1, blocking};
 use super::leaf_pool::{HeldLeaf, leaf_name, read_note, run_of_leaf};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Exit, ExitStatus};

@@ -5,10 +5,10 @@
 //! time; reclaiming them was on the caller's.
 //! Leaves out: when to do it (the API's), and whether the host's swap is fast.
 
-use icebox_runtime::cgroup::{Cgroup, Limits, Pressure, Resource, Unenforced};
+use icebox_runtime::cgroup::{Limits, Pressure, Resource, Unenforced};
 
 use super::BoxHandle;
-use super::cgroup::{LEAF_V1, blocking};
+use super::held::{LEAF_V1, blocking};
 use crate::error::{Error, ErrorKind};
 
 /// Bytes reclaimed in one step. They bound how long a request to the box waits: about 10 ms with swap in compressed
@@ -145,14 +145,5 @@ impl BoxHandle {
         // A kernel without PSI is no error.
         let read = |resource| cgroup.pressure(resource).ok();
         Ok(BoxPressure { cpu: read(Resource::Cpu), memory: read(Resource::Memory), io: read(Resource::Io) })
-    }
-}
-
-/// Closes swap for a box that is about to run. The box is woken in any case, so an error is logged, not returned.
-pub(super) fn close_swap(cgroup: &Cgroup) {
-    let closed = Limits { memory_swap_max_bytes: Some(0), ..Limits::default() };
-    // `cgroup` is open in the v2 tree alone: v1's limit is never opened, so there is nothing to close.
-    if let Err(error) = cgroup.apply(&closed, Unenforced::Allow) {
-        tracing::warn!(cgroup = cgroup.path().as_str(), %error, "a box that wakes may swap");
     }
 }

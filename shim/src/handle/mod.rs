@@ -8,6 +8,7 @@
 mod cgroup;
 mod conn;
 mod files;
+mod held;
 mod leaf_pool;
 mod leaves;
 mod memory;
@@ -53,7 +54,7 @@ struct Inner {
     /// Below the cgroup root; `None` for an init that runs without cgroups (tests of the protocol).
     cgroup: Option<CgroupPath>,
     /// The box's cgroup as it was found last.
-    held: cgroup::HeldCgroup,
+    held: held::HeldCgroup,
     init: process::Held,
     /// The files of its `/proc` that tell of it.
     files: OnceLock<Kept>,
@@ -66,7 +67,7 @@ impl BoxHandle {
     /// # Errors
     /// `InvalidInput` if `cgroup` is not a plain relative path.
     pub fn open(run_dir: &Path, cgroup: &str, uid_base: u32) -> Result<Self, Error> {
-        let path = cgroup::check_path(cgroup)?;
+        let path = held::check_path(cgroup)?;
         Ok(Self::build(run_dir, Some(path), uid_base))
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use icebox_runtime::cgroup::{self, CpuUsage};
 
-use super::cgroup::Held;
+use super::held::Held;
 use super::{BoxHandle, Inner};
 use crate::error::Error;
 use crate::procfiles::{FDS, Keeper, Memory, Readings};

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import sys
 
 seen = 0
@@ -118,6 +119,10 @@ async def one(reader, writer):
     elif path_only == "/slow":
         await asyncio.sleep(float(query))
         answer(writer, 200, b"slow")
+    elif path_only == "/until":
+        while not os.path.exists(query):
+            await asyncio.sleep(0.05)
+        answer(writer, 200, b"until")
     elif path_only == "/never":
         open("/tmp/came", "w").close()
         await reader.read(1)

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::context::{Context, WARM_UP_ROUNDS};
 use super::cpu::{self, Meter};
+use super::server;
 use super::stats::{Case, Report};
-use super::{Context, WARM_UP_ROUNDS, server};
 use crate::error::Result;
 use server::Server;
 

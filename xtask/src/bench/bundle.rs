@@ -7,7 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{failed, make_dir, seccomp_names, shown};
+use super::context::{failed, make_dir, shown};
+use super::seccomp_names;
 use crate::error::{Result, While};
 
 /// The capabilities that Docker gives a container.

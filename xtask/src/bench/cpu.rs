@@ -9,10 +9,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::context::{failed, shown};
 use super::http::Client;
 use super::server::{self, Server};
 use super::stats::{Case, Report};
-use super::{failed, shown};
 use crate::error::{Result, While};
 
 /// `cutime` in /proc/PID/stat, counted from the field after the name; `cstime` follows.

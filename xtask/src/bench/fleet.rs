@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::boxes::{BOX_CPU_MS_MAX, BOX_DAEMON_CPU_MS_MAX};
+use super::context::{Context, failed};
 use super::cpu::{self, Meter};
+use super::server;
 use super::stats::{Case, Report};
-use super::{Context, failed, server};
 use crate::error::Result;
 use server::Server;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::failed;
+use super::context::failed;
 use crate::error::Result;
 
 /// How long one answer may take.

@@ -6,6 +6,7 @@
 
 mod boxes;
 mod bundle;
+mod context;
 mod cpu;
 mod fleet;
 mod http;
@@ -21,9 +22,10 @@ mod view;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Cause, Error, Result, While};
+use crate::error::{Error, Result, While};
 use crate::places::{Places, image_dir};
 use crate::{build, deps, run as program};
+use context::{Context, make_dir, shown};
 use stats::Report;
 
 /// Options of `cargo xtask bench`.
@@ -47,34 +49,6 @@ pub(crate) struct BenchArgs {
 
 /// Boxes that the fleet benchmark makes, with eight clients.
 const FLEET_BOXES: usize = 500;
-/// Rounds that are run and thrown away first: caches fill, templates are made.
-const WARM_UP_ROUNDS: usize = 2;
-
-/// What a benchmark gets.
-struct Context {
-    bin_dir: PathBuf,
-    image_dir: PathBuf,
-    scratch: PathBuf,
-    rounds: Option<usize>,
-    boxes: usize,
-}
-
-impl Context {
-    fn binary(&self, name: &str) -> Result<PathBuf> {
-        let path = self.bin_dir.join(name);
-        if path.is_file() { Ok(path) } else { Err(failed("find", shown(&path), "no such binary")) }
-    }
-}
-
-/// An error with a reason in words.
-fn failed(doing: &'static str, subject: impl ToString, reason: impl ToString) -> Error {
-    Error::new(doing, subject.to_string(), Cause::Unexpected(reason.to_string()))
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
@@ -137,8 +111,4 @@ fn run_all(args: &BenchArgs, context: &Context, results: &Path) -> Result<()> {
         println!("figures: {}\n", path.display());
     }
     Ok(())
-}
-
-fn make_dir(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).or_fail("make", shown(path))
 }

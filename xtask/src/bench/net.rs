@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::context::{Context, failed, shown};
 use super::stats::{Case, Report};
-use super::{Context, failed, shown};
 use crate::error::{Result, While};
 use crate::places::Places;
 

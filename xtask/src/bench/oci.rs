@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::bundle;
+use super::context::{Context, WARM_UP_ROUNDS};
 use super::peers::{owned, path, runtimes, view_note};
 use super::stats::{Case, Report};
 use super::view::View;
-use super::{Context, WARM_UP_ROUNDS, bundle};
 use crate::error::Result;
 
 const ROUNDS: usize = 30;

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::bundle;
+use super::context::{Context, WARM_UP_ROUNDS};
 use super::stats::{Case, Report};
 use super::view::{Kind, View, hybrid_points};
-use super::{Context, WARM_UP_ROUNDS, bundle};
 use crate::error::{Result, While};
 use crate::run;
 

@@ -5,12 +5,12 @@
 use std::time::{Duration, Instant};
 
 use super::boxes::{BOX_CPU_MS_MAX, BOX_DAEMON_CPU_MS_MAX, EXEC_DAEMON_CPU_MS_MAX};
+use super::context::{Context, WARM_UP_ROUNDS};
 use super::cpu::{Cpu, Meter, report};
 use super::fleet::{create_all, each};
 use super::http::Client;
 use super::server::{self, Server};
 use super::stats::Report;
-use super::{Context, WARM_UP_ROUNDS};
 use crate::error::Result;
 
 /// So many boxes sleep beside. An account has at most 1,000, and those that are measured are among them.

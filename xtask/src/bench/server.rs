@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::context::{Context, failed, make_dir, shown};
 use super::http::Client;
 use super::netns::Netns;
-use super::{Context, failed, make_dir, shown};
 use crate::error::{Result, While};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use super::failed;
+use super::context::failed;
 use crate::error::Result;
 
 /// Which cgroup hierarchies a candidate sees.

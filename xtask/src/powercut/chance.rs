@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::disk::End;
-
 /// The cut comes so long after the first acknowledgements, at most.
 const DELAY_MAX: Duration = Duration::from_secs(8);
 
@@ -22,6 +20,15 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
+}
+
+/// The moment at which the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// So many writes and flushes are still done.
+    pub(super) after: u32,
+    /// Then not at the next one, but at the next flush: the cache is as full as it gets.
+    pub(super) at_flush: bool,
 }
 
 /// How the power is cut.

@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::chance::Random;
+use super::chance::{End, Random};
 use crate::error::{Result, While};
 
 const SECTOR_BYTES: usize = 512;
@@ -79,15 +79,6 @@ struct State {
     /// When the power goes.
     end: Option<End>,
     off: bool,
-}
-
-/// The moment at which the power goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct End {
-    /// So many writes and flushes are still done.
-    pub(super) after: u32,
-    /// Then not at the next one, but at the next flush: the cache is as full as it gets.
-    pub(super) at_flush: bool,
 }
 
 impl Disk {

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
 use super::failures::Failures;
+use super::junit;
 use super::tally::{Tally, failed_in_libtest_line, ignored_in_list};
+use super::tier::{BOXES_PACKAGE, Tier};
 use super::times::Times;
-use super::{BOXES_PACKAGE, Tier, junit};
 use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
@@ -132,7 +133,7 @@ impl<'a> Runner<'a> {
             Tier::Privileged => {
                 command.arg(selection.filter.filter(|filter| filter.contains("priv_")).unwrap_or("priv_"))
             }
-            Tier::Boxes | Tier::Vm => command.args(selection.filter),
+            Tier::Boxes | Tier::Vm | Tier::Bare => command.args(selection.filter),
         };
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
@@ -157,7 +158,7 @@ fn expression(tier: Tier) -> String {
     match tier {
         Tier::Unit => format!("not {of_boxes} & not {privileged}"),
         Tier::Privileged => format!("not {of_boxes} & {privileged}"),
-        Tier::Boxes | Tier::Vm => format!("{of_boxes} & not binary(/^guest_/)"),
+        Tier::Boxes | Tier::Vm | Tier::Bare => format!("{of_boxes} & not binary(/^guest_/)"),
     }
 }
 

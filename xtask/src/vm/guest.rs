@@ -14,10 +14,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Flavour;
+use super::accelerator::Accelerator;
 use super::disks::{Data, Disks};
+use super::flavour::Flavour;
 use super::image::Image;
-use super::kvm::Accelerator;
 use crate::error::{Cause, Error, Result, While};
 use crate::{run, say};
 

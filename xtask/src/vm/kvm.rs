@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::accelerator::Accelerator;
 use super::guest;
 use super::image::Image;
 use crate::error::{Result, While};
@@ -20,34 +21,6 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(50);
 /// What initramfs.sh says when the kernel's command line has `flavour=probe`.
 const WORD: &str = "icebox: the probe has come up";
-
-/// How the guest's processor is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accelerator {
-    /// The real processor.
-    Kvm,
-    /// Software, one thread for each of the guest's processors.
-    Tcg,
-}
-
-impl Accelerator {
-    /// QEMU's arguments.
-    pub(super) fn arguments(self) -> [&'static str; 4] {
-        match self {
-            Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Accelerator::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
-        }
-    }
-
-    /// What the guest's kernel is told for it. Software translates a program again at each new address; where programs
-    /// start at the same one each time, starting one takes 5 ms instead of 27.
-    pub(super) fn kernel_parameters(self) -> &'static str {
-        match self {
-            Accelerator::Kvm => "",
-            Accelerator::Tcg => "norandmaps",
-        }
-    }
-}
 
 /// Chooses the accelerator; `vm` is the directory of what is kept, `dir` that of this run.
 pub(super) fn choose(vm: &Path, dir: &Path, image: &Image) -> Result<Accelerator> {

@@ -4,7 +4,9 @@
 //! What is brought along is seen at the same path as on the host, so that test binaries find what they were built
 //! with. There is no network.
 
+mod accelerator;
 mod disks;
+mod flavour;
 mod guest;
 mod image;
 mod kvm;
@@ -14,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::disks::Bringing;
 pub(crate) use self::disks::{ShortDir, Wanted, data_disk};
+pub(crate) use self::flavour::Flavour;
 use self::guest::Guest;
 pub(crate) use self::guest::{Cut, End, Patience, Running, Terminal};
 use crate::error::Result;
@@ -48,30 +51,6 @@ pub(crate) struct VmArgs {
     /// The command; without one, a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-/// What is PID 1 in the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Flavour {
-    /// A few lines of shell; all controllers are enabled
-    Minimal,
-    /// systemd
-    Systemd,
-}
-
-impl Flavour {
-    fn name(self) -> &'static str {
-        match self {
-            Flavour::Minimal => "minimal",
-            Flavour::Systemd => "systemd",
-        }
-    }
-}
-
-impl std::fmt::Display for Flavour {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// How many processors a guest has that runs alone. Software plays each by a thread of the host; where there are more of them
