@@ -38,8 +38,13 @@ const BUILD_SCRIPT: &str = "set -e; cd /tmp; echo '#include <stdio.h>' > a.c; cc
     CARGO_HOME=/tmp/cargo RUSTC=/mnt/toolchain/bin/rustc \
     /mnt/toolchain/bin/cargo metadata --no-deps --offline --format-version 1 --manifest-path /mnt/workspace/Cargo.toml";
 
-/// Installs every group in a tree of its own.
+/// `cargo xtask bare`: fails with the error of the first group that failed.
 pub(crate) fn bare() -> Result<()> {
+    check_groups()?.into_iter().try_for_each(|(_, result)| result)
+}
+
+/// Installs every group in a tree of its own. Returns the name and the result of each.
+pub(crate) fn check_groups() -> Result<Vec<(&'static str, Result<()>)>> {
     run::require_root("bare")?;
     deps::ensure(&[deps::IMAGE])?;
     let places = Places::find()?;
@@ -50,7 +55,7 @@ pub(crate) fn bare() -> Result<()> {
         }
     }
     let next = AtomicUsize::new(0);
-    let failed = Mutex::new(Vec::new());
+    let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             // Each group has a thread of its own, since a thread's mount namespace ends with it.
@@ -61,15 +66,12 @@ pub(crate) fn bare() -> Result<()> {
                     let done = done.unwrap_or_else(|_| {
                         Err(Error::new("install", *name, Cause::Unexpected("its thread panicked".into())))
                     });
-                    if let Err(error) = done {
-                        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
-                    }
+                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((*name, done));
                 }
             });
         }
     });
-    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    failed.into_iter().next().map_or(Ok(()), Err)
+    Ok(results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 /// The minimal tree, made once and never changed.

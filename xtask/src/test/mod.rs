@@ -2,8 +2,8 @@
 //!
 //! Tiers: `unit` needs nothing; `privileged` (tests whose name has `priv_`) needs root, loop devices and cgroups;
 //! `boxes` (the crate icebox-tests) drives the built binaries and the public clients; `vm` runs the tests of the last
-//! two again in a guest, and those that only a guest can run. A test that would be skipped counts, and fails the run:
-//! nothing here may be ignored quietly.
+//! two again in a guest, and those that only a guest can run; `bare` installs the packages of each task on a Debian 12
+//! that has nothing else. A test that would be skipped counts, and fails the run: nothing here may be ignored quietly.
 
 mod failures;
 mod guest;
@@ -24,7 +24,7 @@ use self::tier::Tier;
 use self::times::Times;
 use crate::error::{Cause, Error, Result};
 use crate::places::Places;
-use crate::{build, deps, run, say};
+use crate::{bare, build, deps, run, say};
 
 /// Options of `test`.
 #[derive(Debug, Args)]
@@ -39,13 +39,17 @@ pub(crate) struct TestArgs {
     filter: Option<String>,
 }
 
-const TIERS: [Tier; 4] = [Tier::Unit, Tier::Privileged, Tier::Boxes, Tier::Vm];
+const TIERS: [Tier; 5] = [Tier::Unit, Tier::Privileged, Tier::Boxes, Tier::Vm, Tier::Bare];
 
 /// Runs the tiers; fails if anything failed, was skipped, or if there was nothing to run.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let places = Places::find()?;
     let mut tiers: Vec<Tier> = args.tier.map_or_else(|| TIERS.to_vec(), |tier| vec![tier]);
     tiers.retain(|tier| tier.has_any_of(&args.packages));
+    if args.filter.is_some() {
+        // It has no tests that a name could choose.
+        tiers.retain(|tier| *tier != Tier::Bare);
+    }
     let (failures, times) = (Failures::default(), Times::default());
     times.part("packages, programs, base image, clients", || prepare(&places, &tiers))?;
     let runner = Runner::choose(&places)?;
@@ -56,6 +60,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
         let selection = Selection { packages: &args.packages, filter: args.filter.as_deref() };
         let outcome = times.part(&format!("tier {}, its build in it", tier.name()), || match tier {
             Tier::Vm => guest::run(&places, &selection, &failures, &times),
+            Tier::Bare => packages_of_tasks(&failures),
             _ => runner.run(tier, &selection, &failures, &times),
         });
         let Outcome { tally, success } = outcome?;
@@ -69,6 +74,24 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     });
     eprint!("{}{}", times.report(), failures.report());
     ran.and_then(|()| conclude(total, &broken))
+}
+
+/// Each group of packages is one test.
+fn packages_of_tasks(failures: &Failures) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    for (group, result) in bare::check_groups()? {
+        match result {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                tally.failed += 1;
+                let text = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+                let text: Vec<String> = text.map(ToString::to_string).collect();
+                failures
+                    .add(format!("the packages of {group} on a bare Debian 12"), failures::excerpt(&text.join("\n")));
+            }
+        }
+    }
+    Ok(Outcome { success: tally.failed == 0, tally })
 }
 
 fn conclude(total: Tally, broken: &[&str]) -> Result<()> {

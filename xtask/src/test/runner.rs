@@ -133,7 +133,7 @@ impl<'a> Runner<'a> {
             Tier::Privileged => {
                 command.arg(selection.filter.filter(|filter| filter.contains("priv_")).unwrap_or("priv_"))
             }
-            Tier::Boxes | Tier::Vm => command.args(selection.filter),
+            Tier::Boxes | Tier::Vm | Tier::Bare => command.args(selection.filter),
         };
         if tier != Tier::Unit {
             command.args(["--test-threads", PRIVILEGED_THREADS]);
@@ -158,7 +158,7 @@ fn expression(tier: Tier) -> String {
     match tier {
         Tier::Unit => format!("not {of_boxes} & not {privileged}"),
         Tier::Privileged => format!("not {of_boxes} & {privileged}"),
-        Tier::Boxes | Tier::Vm => format!("{of_boxes} & not binary(/^guest_/)"),
+        Tier::Boxes | Tier::Vm | Tier::Bare => format!("{of_boxes} & not binary(/^guest_/)"),
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Tier {
     Boxes,
     /// Privileged and boxes again, in a guest with pure cgroup v2
     Vm,
+    /// Each task's packages on a Debian 12 that has nothing else
+    Bare,
 }
 
 /// The crate with the tests of whole boxes.
@@ -27,6 +29,7 @@ impl Tier {
             Tier::Privileged => "privileged",
             Tier::Boxes => "boxes",
             Tier::Vm => "vm",
+            Tier::Bare => "bare",
         }
     }
 
@@ -34,7 +37,7 @@ impl Tier {
     pub(super) fn has_any_of(self, packages: &[String]) -> bool {
         packages.is_empty()
             || self == Tier::Vm
-            || packages.iter().any(|package| (package == BOXES_PACKAGE) == (self == Tier::Boxes))
+            || self != Tier::Bare && packages.iter().any(|package| (package == BOXES_PACKAGE) == (self == Tier::Boxes))
     }
 
     /// Environment that the tier's tests read.

@@ -1,7 +1,7 @@
 //! The guest's kernel and root file system, made once and kept in the target directory.
 //!
 //! A recipe is all that goes into them; its hash names the directory, so a changed recipe makes a new image and the old
-//! one is removed. The scripts of the guest are no part of it: they are added in each run.
+//! one of the same suite is removed. The scripts of the guest are no part of it: they are added in each run.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
 
+/// The suite of Debian, unless `ICEBOX_GUEST_SUITE` names another one: trixie has Linux 6.12.
 const SUITE: &str = "bookworm";
 /// What the tests use in the guest (node and python for the public clients; what shapes, shows and sends packets), the
 /// kernel, and systemd for the flavour of that name.
@@ -80,8 +81,9 @@ impl Image {
 
 /// Finds the image, or makes it.
 pub(super) fn ensure(places: &Places) -> Result<Image> {
-    let all = places.target.join("vm/image");
-    let dir = all.join(recipe());
+    let suite = suite();
+    let all = places.target.join("vm/images").join(&suite);
+    let dir = all.join(recipe(&suite));
     if dir.is_dir() {
         return Ok(Image { dir });
     }
@@ -92,22 +94,27 @@ pub(super) fn ensure(places: &Places) -> Result<Image> {
     let temp = all.join("new");
     fs::create_dir_all(&temp).or_fail("make", temp.display().to_string())?;
     let wait = say::wait("making the guest's image (some minutes, once)");
-    make(&Image { dir: temp.clone() })?;
+    make(&Image { dir: temp.clone() }, &suite)?;
     fs::rename(&temp, &dir).or_fail("make", dir.display().to_string())?;
     wait.done("the guest's image is made");
     Ok(Image { dir })
 }
 
-fn recipe() -> String {
-    let text = format!("{FORMAT} {SUITE} {ROOT_BYTES} {} {}", PACKAGES.join(","), BOOT_MODULES.join(","));
+fn suite() -> String {
+    let wished = std::env::var("ICEBOX_GUEST_SUITE").ok();
+    wished.filter(|suite| !suite.is_empty()).unwrap_or_else(|| SUITE.to_owned())
+}
+
+fn recipe(suite: &str) -> String {
+    let text = format!("{FORMAT} {suite} {ROOT_BYTES} {} {}", PACKAGES.join(","), BOOT_MODULES.join(","));
     Sha256::digest(text).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn make(image: &Image) -> Result<()> {
+fn make(image: &Image, suite: &str) -> Result<()> {
     let tree = image.dir.join("tree");
     run::quiet(
         Command::new("debootstrap")
-            .args(["--variant=minbase", &format!("--include={}", PACKAGES.join(",")), SUITE])
+            .args(["--variant=minbase", &format!("--include={}", PACKAGES.join(",")), suite])
             .arg(&tree)
             .arg(mirror()?),
     )?;
@@ -120,13 +127,34 @@ fn make(image: &Image) -> Result<()> {
     let modules = image.modules();
     fs::create_dir(&modules).or_fail("make", modules.display().to_string())?;
     for name in BOOT_MODULES {
-        let file = format!("{name}.ko");
-        let found = run::quiet(Command::new("find").arg(tree.join("lib/modules")).args(["-name", &file]))?;
-        copy(Path::new(found.trim_end()), &modules.join(&file))?;
+        boot_module(&tree.join("lib/modules"), name, &modules)?;
     }
     fs::remove_dir_all(&boot).or_fail("remove", boot.display().to_string())?;
     filesystem(&image.root(), ROOT_BYTES, "root", Some(&tree))?;
     fs::remove_dir_all(&tree).or_fail("remove", tree.display().to_string())
+}
+
+/// Copies a module, unpacked: the guest's first program has no decompressor. One that is built into the kernel has no file.
+fn boot_module(tree: &Path, name: &str, to: &Path) -> Result<()> {
+    let (plain, packed) = (format!("{name}.ko"), format!("{name}.ko.xz"));
+    let names = ["-name", &plain, "-o", "-name", &packed];
+    let found = run::quiet(Command::new("find").arg(tree).args(names))?;
+    let found = Path::new(found.trim_end());
+    if found.as_os_str().is_empty() {
+        let built_in = format!("/{plain}");
+        let lists =
+            run::quiet(Command::new("find").arg(tree).args(["-name", "modules.builtin", "-exec", "cat", "{}", "+"]))?;
+        if lists.lines().any(|line| line.ends_with(&built_in)) {
+            return Ok(());
+        }
+        let why = format!("the kernel in {} has no such module", tree.display());
+        return Err(Error::new("find", name, Cause::Unexpected(why)));
+    }
+    if found.extension().is_some_and(|extension| extension == "xz") {
+        copy(found, &to.join(&packed))?;
+        return run::quiet(Command::new("xz").arg("--decompress").arg(to.join(&packed))).map(|_| ());
+    }
+    copy(found, &to.join(&plain))
 }
 
 /// A sparse file with an ext4 file system of this label that holds a copy of `tree`.
