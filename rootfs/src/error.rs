@@ -67,6 +67,20 @@ pub enum Step {
     PublishImage,
     /// Making the layer with our own tools.
     ToolsLayer,
+    /// Reading the name of an image.
+    ReadReference,
+    /// Reading an archive or a layout with images.
+    ReadArchive,
+    /// Unpacking a layer.
+    UnpackLayer,
+    /// Entering an image into the store.
+    StoreImage,
+    /// Removing an image or a name from the store.
+    RemoveImage,
+    /// Writing an image out of the store.
+    ExportImage,
+    /// Making the layer that turns an image into the root of a box.
+    AdaptImage,
 }
 
 impl fmt::Display for Step {
@@ -98,6 +112,13 @@ impl fmt::Display for Step {
             Step::FinishImage => "finish the base image",
             Step::PublishImage => "publish the base image",
             Step::ToolsLayer => "make the tools layer",
+            Step::ReadReference => "read the image reference",
+            Step::ReadArchive => "read the image",
+            Step::UnpackLayer => "unpack the layer",
+            Step::StoreImage => "store the image",
+            Step::RemoveImage => "remove the image",
+            Step::ExportImage => "export the image",
+            Step::AdaptImage => "prepare the image for boxes",
         })
     }
 }
@@ -143,6 +164,12 @@ pub enum Cause {
     Corrupt,
     /// The machine lacks a requirement; the text names it and how to get it.
     Missing(&'static str),
+    /// What was handed in is not acceptable; the text says what and why.
+    Refused(String),
+    /// No such thing; the text names it.
+    NotFound(String),
+    /// The image is in use; the text says by what.
+    ImageInUse(String),
 }
 
 impl fmt::Display for Cause {
@@ -158,6 +185,7 @@ impl fmt::Display for Cause {
                 Ok(())
             }
             Cause::Invalid(what) | Cause::Missing(what) => f.write_str(what),
+            Cause::Refused(what) | Cause::NotFound(what) | Cause::ImageInUse(what) => f.write_str(what),
             Cause::StoreLocked { pid } => {
                 f.write_str("another iceboxd ")?;
                 if let Some(pid) = pid {
@@ -247,9 +275,10 @@ impl Error {
                 _ => ErrorKind::Internal,
             },
             Cause::Tool { .. } | Cause::Json(_) => ErrorKind::Internal,
-            Cause::Invalid(_) => ErrorKind::InvalidInput,
+            Cause::Invalid(_) | Cause::Refused(_) => ErrorKind::InvalidInput,
+            Cause::NotFound(_) => ErrorKind::NotFound,
             Cause::StoreLocked { .. } => ErrorKind::Locked,
-            Cause::InUse | Cause::PoolHeld => ErrorKind::InUse,
+            Cause::InUse | Cause::PoolHeld | Cause::ImageInUse(_) => ErrorKind::InUse,
             Cause::Foreign { .. } => ErrorKind::AlreadyExists,
             Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
             Cause::Exists => ErrorKind::AlreadyExists,

@@ -1,7 +1,8 @@
 //! Root file systems and block volumes of boxes.
 //!
 //! Owns: volume images (one sparse ext4 image per box, cloned from a formatted template), their loop devices, the pool
-//! they lie in, and the read-only layers below a box (the Debian base image and the tools layer).
+//! they lie in, the read-only layers below a box (the Debian base image and the tools layer), and the store of images with
+//! its unpacker.
 //! Invariants: an id never becomes more than one path component; a volume is attached at most once at a time; what is
 //! found under its final name is complete; bytes that a tenant supplied are never mounted.
 //! Leaves out: mounting anything but the pool (the box's launcher does it in its own mount namespace), namespaces of any kind, and every
@@ -15,14 +16,18 @@ mod files;
 mod grow;
 mod id;
 pub mod image;
+pub mod images;
 mod loops;
 mod mount;
+pub mod oci;
+pub mod pack;
 mod pool;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
 mod template;
 mod tool;
+pub mod unpack;
 mod usage;
 mod volume;
 

@@ -74,9 +74,10 @@ impl Lifecycle {
     /// Creates a box. On return the box is on disk, accepts work, and is provisioned. The creation finishes even if the
     /// client disconnects.
     pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
+        let given = self.db.account_defaults(&account.id).await?;
         let defaults = Defaults {
-            env: self.db.account_env(&account.id).await?,
-            headers: self.boxes.account_headers(&account.id).await?,
+            env: given.env.clone(),
+            headers: self.boxes.open_account_headers(&account.id, given.sealed_headers.as_deref())?,
             has_network: self.boxes.has_network(),
         };
         let wanted = checked(request, account, defaults)?;
