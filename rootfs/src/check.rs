@@ -51,7 +51,19 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
         return Ok(Checked::Clean);
     }
     // Replays the journal and makes the safe corrections. Without errors this suffices and reads only a few blocks.
-    let run = |how| E2FSCK.output(E2FSCK.command().arg(how).arg(path), path);
+    match repair(&[], path)? {
+        Checked::Clean if marked => Ok(Checked::Repaired),
+        checked => Ok(checked),
+    }
+}
+
+/// Checks every structure of the ext4 in `path`, which resize2fs requires.
+pub(crate) fn check_whole(path: &Path) -> Result<Checked> {
+    repair(&["-f"], path)
+}
+
+fn repair(more: &[&str], path: &Path) -> Result<Checked> {
+    let run = |how| E2FSCK.output(E2FSCK.command().args(more).arg(how).arg(path), path);
     let mut output = run("-p")?;
     let mut corrected = output.status.code() != Some(0);
     if output.status.code() == Some(UNCORRECTED) {
@@ -59,17 +71,8 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
         output = run("-y")?;
     }
     match output.status.code() {
-        Some(code) if code <= CORRECTED_MAX && (corrected || marked) => Ok(Checked::Repaired),
+        Some(code) if code <= CORRECTED_MAX && corrected => Ok(Checked::Repaired),
         Some(0) => Ok(Checked::Clean),
-        _ => Err(E2FSCK.failed(&output, path)),
-    }
-}
-
-/// Goes through the whole file system, marked or not, and corrects errors.
-pub(crate) fn check_all(path: &Path) -> Result<()> {
-    let output = E2FSCK.output(E2FSCK.command().args(["-f", "-p"]).arg(path), path)?;
-    match output.status.code() {
-        Some(code) if code <= CORRECTED_MAX => Ok(()),
         _ => Err(E2FSCK.failed(&output, path)),
     }
 }

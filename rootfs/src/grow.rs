@@ -1,37 +1,21 @@
 //! Growing a volume.
 //!
 //! The image file grows first, then the file system in it: of an attached volume by the kernel, of another one by
-//! resize2fs. A crash between the two leaves a file system that is smaller than its image, which [`fit`] finds before the
+//! resize2fs. A crash between the two leaves a file system that is smaller than its image, which [`fit::fill`] finds before the
 //! next use and completes. A volume never shrinks.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use crate::check;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
+use crate::fit;
 use crate::loops::{self, Attached};
 use crate::mount;
 use crate::store::VOLUME_SIZE_GIB_MAX;
-use crate::tool::Tool;
 use crate::volume::{ATTACH_WAIT, LOCK_POLL, Volume};
-
-const RESIZE2FS: Tool = Tool {
-    program: "resize2fs",
-    missing: "there is no resize2fs on this machine; install the package e2fsprogs",
-    step: Step::GrowVolume,
-};
-const SUPERBLOCK_OFFSET: u64 = 1024;
-/// `s_blocks_count_lo`: 32 bits, little endian.
-const BLOCKS_LOW_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x4;
-/// `s_blocks_count_hi`.
-const BLOCKS_HIGH_OFFSET: u64 = SUPERBLOCK_OFFSET + 0x150;
-/// Blocks of our file systems.
-const BLOCK_BYTES: u64 = 4096;
 
 /// How a volume has grown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +55,7 @@ impl Volume {
         let metadata = file.metadata().at(Step::GrowVolume, path)?;
         loop {
             if files::try_lock(&file).at(Step::GrowVolume, path)? {
-                fit(&file, path)?;
+                fit::fill(&file, path)?;
                 return Ok(Grown::Done);
             }
             if let Some(attached) = loops::find(&metadata).at(Step::GrowVolume, path)? {
@@ -101,23 +85,4 @@ fn grow_attached(attached: &Attached, path: &Path, wanted: u64) -> Result<Grown>
             _ => Err(error).at(Step::GrowVolume, path),
         },
     }
-}
-
-/// Makes the file system as large as its image, whose lock is held.
-pub(crate) fn fit(image: &File, path: &Path) -> Result<()> {
-    let length = image.metadata().at(Step::GrowVolume, path)?.len();
-    if file_system_bytes(image).at(Step::GrowVolume, path)? >= length {
-        return Ok(());
-    }
-    // resize2fs wants a file system whose journal is empty and which e2fsck has gone through.
-    check::check_all(path)?;
-    RESIZE2FS.run(RESIZE2FS.command().arg(path), path).map(|_| ())
-}
-
-fn file_system_bytes(image: &File) -> io::Result<u64> {
-    let read = |offset| {
-        let mut bytes = [0; 4];
-        image.read_exact_at(&mut bytes, offset).map(|()| u64::from(u32::from_le_bytes(bytes)))
-    };
-    Ok((read(BLOCKS_HIGH_OFFSET)? << 32 | read(BLOCKS_LOW_OFFSET)?) * BLOCK_BYTES)
 }

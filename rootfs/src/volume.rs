@@ -16,7 +16,7 @@ use rustix::fs::fstatfs;
 use crate::check::{self, Check, Checked};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
-use crate::grow;
+use crate::fit;
 use crate::loops::{self, Attached};
 
 /// How long attaching waits for the previous attachment to end: a box that was just killed is still being unmounted.
@@ -65,7 +65,7 @@ impl Volume {
     pub fn check(&self, check: Check) -> Result<Checked> {
         let image = self.lock_backing()?;
         let checked = check::check(&image, &self.path, check)?;
-        grow::fit(&image, &self.path)?;
+        fit::fill(&image, &self.path)?;
         Ok(checked)
     }
 
@@ -78,7 +78,7 @@ impl Volume {
     }
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.
-    fn lock_backing(&self) -> Result<File> {
+    pub(crate) fn lock_backing(&self) -> Result<File> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path).at(Step::LockVolume, &self.path)?;
         let deadline = Instant::now() + ATTACH_WAIT;
         while !files::try_lock(&file).at(Step::LockVolume, &self.path)? {

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::{Boxes, Entry, Inner, NewBox, check_policy};
-use crate::db::{AGENT_API_KEY, GITHUB_TOKEN};
+use crate::db::{AGENT_API_KEY, GITHUB_TOKEN, HEADERS};
 use crate::domain::{BoxRecord, NetworkPolicy};
 use crate::error::Error;
 use crate::events::Fact;
@@ -127,18 +127,15 @@ impl Boxes {
     /// The headers of a box, from its record.
     pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
-        let sealed = self.inner.db.sealed_headers(id).await?;
+        let sealed = self.inner.db.sealed_secret(id, HEADERS).await?;
         Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 
-    /// The headers that an account gives to its new boxes, from the database.
-    pub(crate) fn open_account_headers(
-        &self,
-        account: &str,
-        sealed: Option<&[u8]>,
-    ) -> Result<Option<HeaderRules>, Error> {
+    /// The headers that an account gives to its new boxes.
+    pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
-        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), sealed)).transpose()?)
+        let sealed = self.inner.db.account_headers(account).await?;
+        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
     }
 
     /// Sets them, for boxes that are created from now on.

@@ -8,14 +8,13 @@
 
 mod accounts;
 mod boxes;
-mod defaults;
-mod defaults_cache;
 mod logs;
 mod public_urls;
 mod roots;
 mod runs;
 mod samples;
 mod schema;
+mod snapshots;
 mod space;
 mod writer;
 
@@ -29,7 +28,6 @@ use crate::error::{Cause, Error};
 
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
 pub use boxes::{AGENT_API_KEY, GITHUB_TOKEN, HEADERS};
-pub use defaults_cache::AccountDefaults;
 pub use logs::LogRow;
 pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
@@ -51,7 +49,6 @@ pub struct Db {
     writer: Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
     path: Arc<Path>,
-    defaults: defaults_cache::Cache,
 }
 
 impl Db {
@@ -69,7 +66,7 @@ impl Db {
         })?;
         space.fill();
         let writer = Writer::start(connection, Some(space), writer::DEFERRED_MAX)?;
-        Ok(Self { writer, readers: Arc::default(), path: path.into(), defaults: defaults_cache::Cache::default() })
+        Ok(Self { writer, readers: Arc::default(), path: path.into() })
     }
 
     /// A connection of its own, for a process that makes one change.

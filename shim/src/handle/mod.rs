@@ -15,6 +15,7 @@ mod memory;
 mod proc_files;
 mod process;
 mod run;
+mod still;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ impl BoxHandle {
 
     /// Returns when the init has ended; reaps it if it is this process's child.
     pub async fn wait_dead(&self, pid: i32, start_time_ticks: u64, boot_id: &str) {
-        self.inner.init.wait_dead(pid, start_time_ticks, boot_id).await;
+        process::wait_dead(pid, start_time_ticks, boot_id).await;
     }
 
     /// Asks the init for its version and pid.
