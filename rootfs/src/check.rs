@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-use crate::error::{At, Cause, Error, Result, Step};
+use crate::error::{At, Result, Step};
+use crate::tool::Tool;
 
 const SUPERBLOCK_OFFSET: u64 = 1024;
 /// `s_state` in the superblock: 16 bits, little endian.
@@ -20,8 +20,11 @@ const STATE_ERRORS: u16 = 2;
 const CORRECTED_MAX: i32 = 2;
 /// Exit code of e2fsck: errors are left that it corrects only with confirmation.
 const UNCORRECTED: i32 = 4;
-/// Longest e2fsck output quoted in an error.
-const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
+const E2FSCK: Tool = Tool {
+    program: "e2fsck",
+    missing: "there is no e2fsck on this machine; install the package e2fsprogs",
+    step: Step::CheckVolume,
+};
 
 /// When a file system is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +51,17 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
         return Ok(Checked::Clean);
     }
     // Replays the journal and makes the safe corrections. Without errors this suffices and reads only a few blocks.
-    let mut output = e2fsck("-p", path)?;
+    let run = |how| E2FSCK.output(E2FSCK.command().arg(how).arg(path), path);
+    let mut output = run("-p")?;
     let mut corrected = output.status.code() != Some(0);
     if output.status.code() == Some(UNCORRECTED) {
         corrected = true;
-        output = e2fsck("-y", path)?;
+        output = run("-y")?;
     }
     match output.status.code() {
         Some(code) if code <= CORRECTED_MAX && (corrected || marked) => Ok(Checked::Repaired),
         Some(0) => Ok(Checked::Clean),
-        _ => Err(failed(path, &output)),
+        _ => Err(E2FSCK.failed(&output, path)),
     }
 }
 
@@ -65,30 +69,4 @@ fn is_marked(image: &File) -> io::Result<bool> {
     let mut state = [0; 2];
     image.read_exact_at(&mut state, STATE_OFFSET)?;
     Ok(u16::from_le_bytes(state) & STATE_ERRORS != 0)
-}
-
-fn e2fsck(how: &str, path: &Path) -> Result<Output> {
-    let output = Command::new("e2fsck")
-        .arg(how)
-        .arg(path)
-        .env_clear()
-        // An administrator's shell may lack the sbin directories.
-        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let missing = Cause::Missing("there is no e2fsck on this machine; install the package e2fsprogs");
-            Err(Error::new(Step::CheckVolume, path.display().to_string(), missing))
-        }
-        other => other.at(Step::CheckVolume, Path::new("e2fsck")),
-    }
-}
-
-fn failed(path: &Path, output: &Output) -> Error {
-    let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-    let start = text.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
-    let output_tail = String::from_utf8_lossy(&text[start..]).into_owned();
-    let cause = Cause::Tool { program: "e2fsck".to_owned(), status: output.status, output_tail };
-    Error::new(Step::CheckVolume, path.display().to_string(), cause)
 }

@@ -6,9 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
+
+/// Copied at once where the kernel does not copy by itself.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The method that made a volume's first content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +45,12 @@ pub(crate) fn sparse_copy(source: &File, target: &File) -> io::Result<()> {
         while from < end {
             let (mut in_offset, mut out_offset) = (from, from);
             let wanted = usize::try_from(end - from).unwrap_or(usize::MAX);
-            let copied = copy_file_range(source, Some(&mut in_offset), target, Some(&mut out_offset), wanted)?;
+            let copied = match copy_file_range(source, Some(&mut in_offset), target, Some(&mut out_offset), wanted) {
+                Ok(copied) => copied,
+                // Between two file systems of different kinds: the source may lie outside the pool.
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) => copy_piece(source, target, from, wanted)?,
+                Err(errno) => return Err(errno.into()),
+            };
             if copied == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -52,6 +61,14 @@ pub(crate) fn sparse_copy(source: &File, target: &File) -> io::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Copies at most `wanted` bytes at `offset` through memory.
+fn copy_piece(source: &File, target: &File, offset: u64, wanted: usize) -> io::Result<usize> {
+    let mut buffer = vec![0; wanted.min(PIECE_BYTES)];
+    let read = source.read_at(&mut buffer, offset)?;
+    target.write_all_at(&buffer[..read], offset)?;
+    Ok(read)
 }
 
 /// Calls `visit` with the start and end of every run of data in the file's first `length` bytes.
@@ -78,7 +95,7 @@ pub(crate) fn for_each_segment(
 mod tests {
     use super::*;
     use std::io::{Read, Seek};
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn sparse_copy_keeps_content_and_holes() {
@@ -96,6 +113,20 @@ mod tests {
         (&target).read_to_end(&mut right).unwrap();
         assert!(left == right, "content differs");
         assert!(target.metadata().unwrap().blocks() * 512 < 1 << 20, "the copy is not sparse");
+    }
+
+    #[test]
+    fn between_kinds_of_file_systems_the_copy_is_the_same() {
+        let memory = rustix::fs::memfd_create("source", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let (source, target) = (File::from(memory), tempfile::tempfile().unwrap());
+        source.set_len(8 << 20).unwrap();
+        source.write_all_at(&vec![7; (2 << 20) + 5], 3 << 20).unwrap();
+        assert_eq!(clone_into(&source, &target).unwrap(), CloneMethod::SparseCopy);
+        let mut copied = vec![1; 8 << 20];
+        target.read_exact_at(&mut copied, 0).unwrap();
+        let expected = |offset: usize| if ((3 << 20)..(5 << 20) + 5).contains(&offset) { 7 } else { 0 };
+        assert!(copied.iter().enumerate().all(|(offset, byte)| *byte == expected(offset)), "content differs");
+        assert!(target.metadata().unwrap().blocks() * 512 < 3 << 20, "the copy is not sparse");
     }
 
     #[test]

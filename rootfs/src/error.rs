@@ -17,6 +17,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Step {
     /// Opening a data directory for this process alone.
     OpenStore,
+    /// Opening the pool of a data directory.
+    OpenPool,
+    /// Making a pool.
+    MakePool,
+    /// Adjusting a pool to the space around it.
+    BalancePool,
+    /// Reading what a block device contains.
+    ProbeDevice,
     /// Checking the id of a volume.
     CheckId,
     /// Checking the size asked for.
@@ -57,12 +65,30 @@ pub enum Step {
     PublishImage,
     /// Making the layer with our own tools.
     ToolsLayer,
+    /// Reading the name of an image.
+    ReadReference,
+    /// Reading an archive or a layout with images.
+    ReadArchive,
+    /// Unpacking a layer.
+    UnpackLayer,
+    /// Entering an image into the store.
+    StoreImage,
+    /// Removing an image or a name from the store.
+    RemoveImage,
+    /// Writing an image out of the store.
+    ExportImage,
+    /// Making the layer that turns an image into the root of a box.
+    AdaptImage,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Step::OpenStore => "open the data directory",
+            Step::OpenPool => "open the pool of volumes",
+            Step::MakePool => "make the pool of volumes",
+            Step::BalancePool => "adjust the pool of volumes to the disk",
+            Step::ProbeDevice => "find what is on the device",
             Step::CheckId => "check the volume id",
             Step::CheckSize => "check the volume size",
             Step::MakeTemplate => "make the volume template",
@@ -83,6 +109,13 @@ impl fmt::Display for Step {
             Step::FinishImage => "finish the base image",
             Step::PublishImage => "publish the base image",
             Step::ToolsLayer => "make the tools layer",
+            Step::ReadReference => "read the image reference",
+            Step::ReadArchive => "read the image",
+            Step::UnpackLayer => "unpack the layer",
+            Step::StoreImage => "store the image",
+            Step::RemoveImage => "remove the image",
+            Step::ExportImage => "export the image",
+            Step::AdaptImage => "prepare the image for boxes",
         })
     }
 }
@@ -111,6 +144,13 @@ pub enum Cause {
         /// Its process id as it wrote it into the lock file.
         pid: Option<u32>,
     },
+    /// Another process holds the file of the pool, and no loop device has it.
+    PoolHeld,
+    /// A block device has content that is not ours.
+    Foreign {
+        /// What is on it.
+        found: String,
+    },
     /// The volume is attached already.
     InUse,
     /// The kernel has no free loop device.
@@ -121,6 +161,12 @@ pub enum Cause {
     Corrupt,
     /// The machine lacks a requirement; the text names it and how to get it.
     Missing(&'static str),
+    /// What was handed in is not acceptable; the text says what and why.
+    Refused(String),
+    /// No such thing; the text names it.
+    NotFound(String),
+    /// The image is in use; the text says by what.
+    ImageInUse(String),
 }
 
 impl fmt::Display for Cause {
@@ -136,12 +182,17 @@ impl fmt::Display for Cause {
                 Ok(())
             }
             Cause::Invalid(what) | Cause::Missing(what) => f.write_str(what),
+            Cause::Refused(what) | Cause::NotFound(what) | Cause::ImageInUse(what) => f.write_str(what),
             Cause::StoreLocked { pid } => {
                 f.write_str("another iceboxd ")?;
                 if let Some(pid) = pid {
                     write!(f, "(pid {pid}) ")?;
                 }
                 f.write_str("uses this data directory; stop it, or give this one a --data-dir of its own")
+            }
+            Cause::PoolHeld => f.write_str("a process that is not iceboxd keeps the file locked; end it"),
+            Cause::Foreign { found } => {
+                write!(f, "it has {found}, which is not Icebox's; empty it (wipefs -a), or allow formatting by `force`")
             }
             Cause::InUse => f.write_str("it is still attached to a loop device; a box that uses it must end first"),
             Cause::NoLoopDevice => {
@@ -221,9 +272,11 @@ impl Error {
                 _ => ErrorKind::Internal,
             },
             Cause::Tool { .. } | Cause::Json(_) => ErrorKind::Internal,
-            Cause::Invalid(_) => ErrorKind::InvalidInput,
+            Cause::Invalid(_) | Cause::Refused(_) => ErrorKind::InvalidInput,
+            Cause::NotFound(_) => ErrorKind::NotFound,
             Cause::StoreLocked { .. } => ErrorKind::Locked,
-            Cause::InUse => ErrorKind::InUse,
+            Cause::InUse | Cause::PoolHeld | Cause::ImageInUse(_) => ErrorKind::InUse,
+            Cause::Foreign { .. } => ErrorKind::AlreadyExists,
             Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
             Cause::Exists => ErrorKind::AlreadyExists,
             Cause::Corrupt => ErrorKind::Corrupt,

@@ -60,10 +60,16 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 
 /// Removes unfinished files and directories in `dir`, by their prefix. Only the owner of the lock may call it.
 pub(crate) fn sweep_temps(dir: &Path) -> io::Result<usize> {
+    sweep_temps_of(dir, "")
+}
+
+/// As [`sweep_temps`], of one kind only: the hint that was given to [`temp_path`].
+pub(crate) fn sweep_temps_of(dir: &Path, hint: &str) -> io::Result<usize> {
+    let prefix = format!("{TEMP_PREFIX}{hint}");
     let mut swept = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+        if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -1,4 +1,4 @@
-//! The data directory's part that belongs to volumes: `lock`, `templates/`, `volumes/<id>.img`.
+//! The data directory's part that belongs to volumes: `lock`, and `templates/` and `volumes/<id>.img` in it or in its pool.
 //!
 //! Invariants: one process at a time owns a data directory (an `flock` on `lock`, which the kernel releases when the
 //! owner ends); a file under a volume's name is a complete clone. A new volume survives a crash of this
@@ -18,6 +18,7 @@ use crate::clone::{CloneMethod, clone_into};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::id;
+use crate::pool::{self, Backing, Chosen, Pool, PoolSettings};
 use crate::template;
 use crate::volume::Volume;
 
@@ -34,25 +35,100 @@ const PID_WIDTH: usize = 10;
 /// The volumes and templates of one data directory.
 #[derive(Debug)]
 pub struct Store {
-    volumes: PathBuf,
-    templates: PathBuf,
+    data_dir: PathBuf,
+    backing: Backing,
+    margin: u64,
+    /// Where volumes lie: new ones in the first place. There are others after a change of what backs the volumes.
+    places: Vec<Place>,
+    /// The pools are kept open as long as the store.
+    pools: Vec<Pool>,
     /// Templates made or verified by this process, by size in GiB.
     prepared: Mutex<HashMap<u32, PathBuf>>,
     /// Held open for its `flock`.
     _lock: File,
 }
 
-impl Store {
-    /// Opens (or makes) a data directory for this process alone and sweeps what a killed predecessor left unfinished.
-    pub fn open(data_dir: &Path) -> Result<Store> {
-        files::make_dirs(data_dir, DIRECTORY_MODE).at(Step::OpenStore, data_dir)?;
-        let lock = take_lock(data_dir)?;
-        let (volumes, templates) = (data_dir.join("volumes"), data_dir.join("templates"));
-        for dir in [&volumes, &templates] {
+/// A directory with volumes and the templates that they are cloned from.
+#[derive(Debug)]
+struct Place {
+    volumes: PathBuf,
+    templates: PathBuf,
+}
+
+impl Place {
+    fn of(root: &Path) -> Self {
+        Place { volumes: root.join("volumes"), templates: root.join("templates") }
+    }
+
+    /// Makes what is missing and removes what is unfinished.
+    fn open(root: &Path) -> Result<Self> {
+        let place = Place::of(root);
+        for dir in [&place.volumes, &place.templates] {
             files::make_dirs(dir, DIRECTORY_MODE).at(Step::OpenStore, dir)?;
             files::sweep_temps(dir).at(Step::OpenStore, dir)?;
         }
-        Ok(Store { volumes, templates, prepared: Mutex::default(), _lock: lock })
+        Ok(place)
+    }
+
+    fn path_of(&self, id: &str) -> PathBuf {
+        self.volumes.join(format!("{id}{VOLUME_SUFFIX}"))
+    }
+}
+
+impl Store {
+    /// Opens (or makes) a data directory for this process alone and sweeps what a killed predecessor left unfinished.
+    /// Makes no pool.
+    pub fn open(data_dir: &Path) -> Result<Store> {
+        Self::open_with(data_dir, &PoolSettings { off: true, ..PoolSettings::default() })
+    }
+
+    /// As [`Store::open`], with a pool where the settings and the machine allow one.
+    pub fn open_with(data_dir: &Path, settings: &PoolSettings) -> Result<Store> {
+        files::make_dirs(data_dir, DIRECTORY_MODE).at(Step::OpenStore, data_dir)?;
+        let lock = take_lock(data_dir)?;
+        let Chosen { backing, pools } = pool::open(data_dir, settings)?;
+        let mut roots: Vec<&Path> = pools.iter().map(Pool::root).collect();
+        match backing {
+            Backing::Own | Backing::Sparse { .. } => roots.insert(0, data_dir),
+            // From before there was a pool.
+            _ if Place::of(data_dir).volumes.is_dir() => roots.push(data_dir),
+            _ => {}
+        }
+        let places = roots.into_iter().map(Place::open).collect::<Result<_>>()?;
+        let (data_dir, margin) = (data_dir.to_owned(), settings.margin);
+        Ok(Store { data_dir, backing, margin, places, pools, prepared: Mutex::default(), _lock: lock })
+    }
+
+    /// What the volumes lie on.
+    pub fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// The directory that new volumes lie below. Files in it can share blocks with them, if [`Store::backing`] can.
+    pub fn root(&self) -> &Path {
+        match (&self.backing, self.pools.first()) {
+            (Backing::File | Backing::Device(_), Some(pool)) => pool.root(),
+            _ => &self.data_dir,
+        }
+    }
+
+    /// The bytes that new volumes and their growth can have, counted as free bytes of the disk around the data
+    /// directory: the least of what this disk and the pool have. Adjusts the pool to the disk first.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.balance()?;
+        let outer = pool::bytes_of(&self.data_dir).at(Step::MeasureVolume, &self.data_dir)?;
+        match (&self.backing, self.pools.first()) {
+            // The margin is what the pool leaves to the disk.
+            (Backing::File, Some(pool)) => Ok(outer.free.min(pool.bytes()?.free.saturating_add(self.margin))),
+            (Backing::Device(_), Some(pool)) => Ok(outer.free.min(pool.bytes()?.free)),
+            _ => Ok(outer.free),
+        }
+    }
+
+    /// Adjusts the pool to the free space of the disk around it. What volumes write needs no adjustment; call it from
+    /// time to time for what others write to that disk.
+    pub fn balance(&self) -> Result<()> {
+        self.pools.iter().try_for_each(Pool::balance)
     }
 
     /// The path of the template of that size; made and verified at first use, remembered afterwards.
@@ -65,17 +141,19 @@ impl Store {
         if let Some(path) = prepared.get(&size_gib) {
             return Ok(path.clone());
         }
-        let path = template::prepare(&self.templates, size_gib)?;
+        let path = template::prepare(&self.first().templates, size_gib)?;
         prepared.insert(size_gib, path.clone());
         Ok(path)
     }
 
     /// Makes the volume `id` as a clone of the template of that size. An existing volume is never touched.
     pub fn create_volume(&self, id: &str, size_gib: u32) -> Result<(Volume, CloneMethod)> {
-        let path = self.path_of(id)?;
+        id::check(id)?;
+        self.check_elsewhere(id)?;
+        let path = self.first().path_of(id);
         let template_path = self.prepare_template(size_gib)?;
         let template = File::open(&template_path).at(Step::CloneVolume, &template_path)?;
-        let temp = files::temp_path(&self.volumes, "volume");
+        let temp = files::temp_path(&self.first().volumes, "volume");
         let cloned = clone_as(&template, &temp, &path);
         if cloned.is_err() {
             let _ = fs::remove_file(&temp);
@@ -85,28 +163,34 @@ impl Store {
 
     /// The volume `id`, if there is one.
     pub fn volume(&self, id: &str) -> Result<Option<Volume>> {
-        let path = self.path_of(id)?;
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(Volume::new(path))),
-            Ok(_) => {
-                let why = Cause::Invalid("it is not a regular file");
-                Err(Error::new(Step::FindVolume, path.display().to_string(), why))
+        id::check(id)?;
+        for place in &self.places {
+            let path = place.path_of(id);
+            match fs::symlink_metadata(&path) {
+                Ok(metadata) if metadata.is_file() => return Ok(Some(Volume::new(path))),
+                Ok(_) => {
+                    let why = Cause::Invalid("it is not a regular file");
+                    return Err(Error::new(Step::FindVolume, path.display().to_string(), why));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).at(Step::FindVolume, &path),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).at(Step::FindVolume, &path),
         }
+        Ok(None)
     }
 
     /// The ids of all volumes, sorted.
     pub fn list(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.volumes).at(Step::FindVolume, &self.volumes)? {
-            let name = entry.at(Step::FindVolume, &self.volumes)?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(VOLUME_SUFFIX)) else {
-                continue;
-            };
-            if id::check(id).is_ok() {
-                ids.push(id.to_owned());
+        for Place { volumes, .. } in &self.places {
+            for entry in fs::read_dir(volumes).at(Step::FindVolume, volumes)? {
+                let name = entry.at(Step::FindVolume, volumes)?.file_name();
+                let Some(id) = name.to_str().and_then(|name| name.strip_suffix(VOLUME_SUFFIX)) else {
+                    continue;
+                };
+                if id::check(id).is_ok() {
+                    ids.push(id.to_owned());
+                }
             }
         }
         ids.sort_unstable();
@@ -116,22 +200,37 @@ impl Store {
     /// Removes the volume `id`; removing what is not there is fine. The bytes of a volume that is still mounted are
     /// freed when it is unmounted.
     pub fn remove_volume(&self, id: &str) -> Result<()> {
-        let path = self.path_of(id)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at(Step::RemoveVolume, &path),
-            _ => Ok(()),
+        id::check(id)?;
+        for place in &self.places {
+            let path = place.path_of(id);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at(Step::RemoveVolume, &path)?,
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Makes removals survive a power loss. The caller calls it before it deletes the last record of a removed volume;
     /// otherwise the volume could reappear without an owner.
     pub fn sync_removals(&self) -> Result<()> {
-        files::sync_dir(&self.volumes).at(Step::RemoveVolume, &self.volumes)
+        self.places.iter().try_for_each(|place| files::sync_dir(&place.volumes).at(Step::RemoveVolume, &place.volumes))
     }
 
-    fn path_of(&self, id: &str) -> Result<PathBuf> {
-        id::check(id)?;
-        Ok(self.volumes.join(format!("{id}{VOLUME_SUFFIX}")))
+    /// The place of new volumes.
+    fn first(&self) -> &Place {
+        &self.places[0]
+    }
+
+    /// Refuses the id of a volume that lies in another place than new ones do.
+    fn check_elsewhere(&self, id: &str) -> Result<()> {
+        for place in &self.places[1..] {
+            let path = place.path_of(id);
+            if path.try_exists().at(Step::CloneVolume, &path)? {
+                return Err(Error::new(Step::CloneVolume, path.display().to_string(), Cause::Exists));
+            }
+        }
+        Ok(())
     }
 }
 

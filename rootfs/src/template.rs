@@ -8,7 +8,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::clone::for_each_segment;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
+use crate::tool::Tool;
 
 /// Directories in the root of every volume: the overlay's upper and work directory. They belong to root.
 const DIRECTORIES: [&str; 2] = ["upper", "work"];
@@ -24,8 +24,11 @@ const DIRECTORY_MODE: u32 = 0o755;
 const BLOCK_BYTES: usize = 4096;
 /// Part of the recipe: raise it on a change that the options do not show.
 const RECIPE_VERSION: &str = "1";
-/// Longest mkfs output quoted in an error.
-const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
+const MKFS: Tool = Tool {
+    program: "mkfs.ext4",
+    missing: "there is no mkfs.ext4 on this machine; install the package e2fsprogs",
+    step: Step::MakeTemplate,
+};
 
 /// Options of mkfs.ext4, independent of the host's mke2fs.conf.
 ///
@@ -109,33 +112,9 @@ fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(image).at(Step::MakeTemplate, image)?;
     file.set_len(u64::from(size_gib) << 30).at(Step::MakeTemplate, image)?;
-    let output = Command::new("mkfs.ext4")
-        .args(MKFS_OPTIONS)
-        .arg("-d")
-        .args([content, image])
-        .env_clear()
-        // An administrator's shell may lack the sbin directories.
-        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
-        .env("MKE2FS_CONFIG", "/dev/null")
-        .stdin(Stdio::null())
-        .output();
-    let output = match output {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let missing = Cause::Missing("there is no mkfs.ext4 on this machine; install the package e2fsprogs");
-            return Err(Error::new(Step::MakeTemplate, image.display().to_string(), missing));
-        }
-        other => other.at(Step::MakeTemplate, Path::new("mkfs.ext4"))?,
-    };
-    if !output.status.success() {
-        let start = output.stderr.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
-        let cause = Cause::Tool {
-            program: "mkfs.ext4".to_owned(),
-            status: output.status,
-            output_tail: String::from_utf8_lossy(&output.stderr[start..]).into_owned(),
-        };
-        return Err(Error::new(Step::MakeTemplate, image.display().to_string(), cause));
-    }
-    Ok(())
+    let mut command = MKFS.command();
+    command.args(MKFS_OPTIONS).arg("-d").args([content, image]).env("MKE2FS_CONFIG", "/dev/null");
+    MKFS.run(&mut command, image).map(|_| ())
 }
 
 /// Writes the facts, then gives the image its final name: a template without facts cannot exist.

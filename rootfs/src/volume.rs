@@ -6,32 +6,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::fstatfs;
 
 use crate::check::{self, Check, Checked};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
-use crate::sys::loopdev;
+use crate::loops::{self, Attached};
 
-/// Most attempts to attach: another process may take the free device first.
-const ATTACH_ATTEMPTS_MAX: u32 = 64;
-/// The ext4 inside has blocks of this size, and so may the device: no partial block writes on the host.
-const LOOP_BLOCK_BYTES: u32 = 4096;
 /// How long attaching waits for the previous attachment to end: a box that was just killed is still being unmounted.
 const ATTACH_WAIT: Duration = Duration::from_secs(5);
 /// `flock` has no time-out of its own, so the wait asks this often.
 const LOCK_POLL: Duration = Duration::from_millis(2);
-/// Major number of loop devices, fixed by the kernel's device list.
-const LOOP_MAJOR: u64 = 7;
 const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
 
 /// The image file of one box.
@@ -80,24 +70,8 @@ impl Volume {
     /// previous attachment that is just being unmounted.
     pub fn attach(&self) -> Result<Attached> {
         let backing = self.lock_backing()?;
-        let control = open_device(Path::new("/dev/loop-control"))
-            .map_err(|error| missing_driver(error, Path::new("/dev/loop-control")))?;
-        let mut flags = loopdev::LO_FLAGS_AUTOCLEAR;
-        if direct_io_is_safe(&backing).at(Step::AttachLoop, &self.path)? {
-            flags |= loopdev::LO_FLAGS_DIRECT_IO;
-        }
-        // No other thread of this process takes the free device between LOOP_CTL_GET_FREE and LOOP_CONFIGURE.
-        static ATTACHING: Mutex<()> = Mutex::new(());
-        let _guard = ATTACHING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut last = io::Error::from_raw_os_error(libc::EBUSY);
-        for _ in 0..ATTACH_ATTEMPTS_MAX {
-            match self.attach_once(&control, &backing, flags)? {
-                Attempt::Done(attached) => return Ok(attached),
-                Attempt::Raced(error) => last = error,
-            }
-            thread::yield_now();
-        }
-        Err(last).at(Step::AttachLoop, &self.path)
+        let direct_io = direct_io_is_safe(&backing).at(Step::AttachLoop, &self.path)?;
+        loops::attach(&backing, &self.path, direct_io)
     }
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.
@@ -112,96 +86,6 @@ impl Volume {
         }
         Ok(file)
     }
-
-    fn attach_once(&self, control: &OwnedFd, backing: &File, flags: u32) -> Result<Attempt> {
-        let number = match loopdev::get_free(control.as_fd()) {
-            Ok(number) => number,
-            Err(error) if is_errno(&error, &[libc::ENOSPC, libc::ENODEV, libc::EMFILE]) => {
-                return Err(Error::new(Step::AttachLoop, self.path.display().to_string(), Cause::NoLoopDevice));
-            }
-            Err(error) => return Err(error).at(Step::AttachLoop, Path::new("/dev/loop-control")),
-        };
-        let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = match open_loop(&path, number) {
-            Ok(device) => device,
-            Err(error) if is_errno(&error, &[libc::ENXIO, libc::EBUSY]) => {
-                return Ok(Attempt::Raced(error));
-            }
-            Err(error) => return Err(error).at(Step::AttachLoop, &path),
-        };
-        let name = self.path.as_os_str().as_bytes();
-        let configure = |block| loopdev::configure(device.as_fd(), backing.as_fd(), block, flags, name);
-        let configured = match configure(LOOP_BLOCK_BYTES) {
-            // The host file system has larger sectors; the driver then chooses the block size.
-            Err(error) if is_errno(&error, &[libc::EINVAL]) => configure(0),
-            other => other,
-        };
-        match configured {
-            Ok(()) => {}
-            Err(error) if is_errno(&error, &[libc::EBUSY, libc::ENXIO]) => {
-                return Ok(Attempt::Raced(error));
-            }
-            Err(error) => return Err(error).at(Step::AttachLoop, &path),
-        }
-        let set = loopdev::flags(device.as_fd()).at(Step::AttachLoop, &path)?;
-        let direct_io = set & loopdev::LO_FLAGS_DIRECT_IO != 0;
-        Ok(Attempt::Done(Attached { device: path, direct_io, fd: device }))
-    }
-}
-
-enum Attempt {
-    Done(Attached),
-    Raced(io::Error),
-}
-
-/// A volume attached to a loop device. Keep it until the box has mounted the device: when the last open file and the
-/// last mount of the device are gone, the kernel detaches it.
-#[derive(Debug)]
-pub struct Attached {
-    /// The block device, `/dev/loopN`.
-    pub device: PathBuf,
-    /// True if the device bypasses the host's page cache.
-    pub direct_io: bool,
-    fd: OwnedFd,
-}
-
-impl AsFd for Attached {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-fn is_errno(error: &io::Error, numbers: &[i32]) -> bool {
-    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
-}
-
-fn open_device(path: &Path) -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
-}
-
-/// Opens a loop device and makes its node where /dev is no devtmpfs.
-fn open_loop(path: &Path, number: u32) -> io::Result<OwnedFd> {
-    match open_device(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-            match mknod(path, SFlag::S_IFBLK, mode, makedev(LOOP_MAJOR, u64::from(number))) {
-                Ok(()) | Err(nix::errno::Errno::EEXIST) => open_device(path),
-                Err(errno) => Err(errno.into()),
-            }
-        }
-        other => other,
-    }
-}
-
-fn missing_driver(error: io::Error, path: &Path) -> Error {
-    let cause = if is_errno(&error, &[libc::ENOENT, libc::ENXIO, libc::ENODEV]) {
-        Cause::Missing(
-            "the loop driver is not there; load it with `modprobe loop`, or give this container /dev/loop-control",
-        )
-    } else {
-        Cause::Io(error)
-    };
-    Error::new(Step::AttachLoop, path.display().to_string(), cause)
 }
 
 /// Direct I/O spares the second copy in the page cache. Not on XFS: there a volume may share blocks with its template,

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::daemon::Daemon;
-use crate::machine;
 use crate::wait::{PATIENCE, wait_until};
+use crate::{machine, pool};
 
 /// How long the kernel may take to finish what was asked for (netns and loop teardown are asynchronous).
 const SETTLE_DEADLINE: Duration = PATIENCE;
@@ -32,7 +32,7 @@ pub struct Picture {
     pub processes: BTreeSet<String>,
     /// Network namespaces of these processes and of the daemon.
     pub netns: BTreeSet<String>,
-    /// Files below the data directory, without the database's own.
+    /// Files below the data directory and in its pool, without the database's own.
     pub files: BTreeSet<PathBuf>,
     /// What is below `<run dir>/boxes`.
     pub run_files: BTreeSet<PathBuf>,
@@ -95,11 +95,11 @@ impl Picture {
         Self {
             mounts,
             cgroups: daemon.cgroups().below(root),
-            loops: machine::loops_below(&daemon.data_dir()),
+            loops: pool::loops_below(&daemon.data_dir()),
             links: machine::links(),
             processes,
             netns,
-            files: machine::tree(&daemon.data_dir()).into_iter().filter(|p| !of_database(p)).collect(),
+            files: files_of(daemon),
             run_files: machine::tree(&daemon.run_dir().join("boxes")),
         }
     }
@@ -124,7 +124,17 @@ impl Picture {
     }
 }
 
-fn of_database(path: &std::path::Path) -> bool {
+/// Files of the data directory and of its pool.
+fn files_of(daemon: &Daemon) -> BTreeSet<PathBuf> {
+    let mut files = machine::tree(&daemon.data_dir());
+    if let Some(root) = pool::root_of(daemon.pid(), &daemon.data_dir()) {
+        files.extend(machine::tree(&root).into_iter().map(|path| Path::new("pool").join(path)));
+    }
+    // The balloon comes and goes with the space around the pool.
+    files.into_iter().filter(|path| !of_database(path) && path != Path::new("pool/balloon")).collect()
+}
+
+fn of_database(path: &Path) -> bool {
     path.to_string_lossy().starts_with("icebox.db")
 }
 

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod net;
 pub mod netns;
 pub mod oci;
+pub mod pool;
 pub mod sdk;
 pub mod small_disk;
 pub mod swap;

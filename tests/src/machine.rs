@@ -222,24 +222,6 @@ pub fn init_pid(cgroups: &Cgroups, cgroup: &str) -> i32 {
     })
 }
 
-/// Loop devices whose backing file lies below `dir`: (device, file).
-pub fn loops_below(dir: &Path) -> BTreeSet<(String, String)> {
-    let mut found = BTreeSet::new();
-    let Ok(entries) = fs::read_dir("/sys/block") else {
-        return found;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) else {
-            continue;
-        };
-        if Path::new(file.trim()).starts_with(dir) {
-            found.insert((name, file.trim().to_owned()));
-        }
-    }
-    found
-}
-
 /// Names of the network links of the host's network namespace.
 pub fn links() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/class/net").expect("read /sys/class/net");

@@ -12,6 +12,7 @@ use icebox_tests::api::read_until;
 use icebox_tests::daemon::{scratch_dir, unique};
 use icebox_tests::machine::{self, Cgroups};
 use icebox_tests::oci::Bundle;
+use icebox_tests::pool;
 use icebox_tests::wait::let_pass;
 use icebox_tests::{Daemon, wait_until};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -222,7 +223,7 @@ fn a_device_that_is_not_allowed_cannot_be_opened() {
         assert!(refused.code != 0 && refused.stderr.contains("not permitted"), "{line}: {refused:?}");
     }
     // The raw disk of the box itself, everybody may read it, in a place that the box sees.
-    let disks = machine::loops_below(&daemon.data_dir());
+    let disks = pool::loops_below(&daemon.data_dir());
     let (disk, _) = disks.iter().next().expect("the box's disk");
     let number = fs::metadata(format!("/dev/{disk}")).expect("the disk").rdev();
     let node = scratch_dir().join(unique("icebox-disk"));

@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use icebox_tests::systemd::{BOXES, DAEMON, DEADLINE, Service, is_active, run, show, systemctl, wait_property};
-use icebox_tests::{TestBox, machine, wait_until};
+use icebox_tests::{TestBox, machine, pool, wait_until};
 use serde_json::Value;
 
 /// A whole machine's shutdown waits for this.
@@ -55,13 +56,14 @@ fn a_start_is_over_when_it_serves_and_the_journal_has_its_log() {
     assert_eq!(entry.0, 6, "info");
     assert!(!entry.1.contains('\u{1b}'), "colours: {entry:?}");
 
-    let disk = "/var/lib/icebox/volumes/unowned-disk-1.img";
-    fs::write(disk, "").expect("a disk without a record");
+    // In the pool: its path is another one after a restart.
+    let disk = || pool::volumes_of(service.pid(), Path::new("/var/lib/icebox")).join("unowned-disk-1.img");
+    fs::write(disk(), "").expect("a disk without a record");
     systemctl(&["restart", DAEMON]);
     let journal = service.journal();
     let warned = journal.iter().find(|(_, text)| text.contains("unowned-disk-1"));
     assert_eq!(warned.unwrap_or_else(|| panic!("{journal:?}")).0, 4, "a warning");
-    fs::remove_file(disk).expect("remove the disk");
+    fs::remove_file(disk()).expect("remove the disk");
 
     service.configure("idle_seconds = 0");
     let refused = Command::new("systemctl").args(["restart", DAEMON]).output().expect("systemctl");
@@ -274,9 +276,7 @@ fn stopping_the_daemon_leaves_boxes_and_stopping_the_boxes_leaves_nothing() {
         assert!(!std::path::Path::new(&format!("/proc/{init}")).exists(), "process {init} is left");
     }
     assert!(!service.cgroups().unified.join("system.slice").join(BOXES).exists());
-    wait_until(DEADLINE, "the disks to be released", || {
-        machine::loops_below(std::path::Path::new("/var/lib/icebox")).is_empty()
-    });
+    wait_until(DEADLINE, "the disks to be released", || pool::loops_below(Path::new("/var/lib/icebox")).is_empty());
     systemctl(&["start", DAEMON]);
     for made in [&busy, &frozen] {
         assert_eq!(service.again(made).out("cat file.txt; pgrep -c sleep || true"), "data\n0");

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use icebox_tests::wait::let_pass;
-use icebox_tests::{Daemon, PATIENCE, TestBox, machine, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, machine, pool, wait_until};
 use serde_json::json;
 
 fn wait_status(made: &TestBox, wanted: &[&str]) {
@@ -290,7 +290,7 @@ fn a_box_comes_back_with_its_data_when_all_its_processes_are_gone() {
     daemon.kill9();
     let root = daemon.cgroup_root().to_owned();
     daemon.cgroups().destroy(&root);
-    wait_until(PATIENCE, "the loop device to be released", || machine::loops_below(&daemon.data_dir()).is_empty());
+    wait_until(PATIENCE, "the loop device to be released", || pool::loops_below(&daemon.data_dir()).is_empty());
     daemon.start_again();
     let made = TestBox { api: daemon.api(), id: made.id };
     assert_eq!(made.status(), "stopped", "a box without processes");

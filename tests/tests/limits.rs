@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use icebox_tests::api::split_stream;
-use icebox_tests::{Daemon, PATIENCE, TestBox, machine, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, machine, pool, wait_until};
 use serde_json::json;
 
 /// The limits of the size `small`.
@@ -126,7 +126,7 @@ fn the_disk_of_a_box_is_as_fast_as_configured() {
     let config = format!("[limits]\nio_write_bytes_per_second = {rate}\nio_read_bytes_per_second = {rate}\n");
     let daemon = Daemon::start_with(&config);
     let made = daemon.api().create_default();
-    let (disk, _) = machine::loops_below(&daemon.data_dir()).into_iter().next().expect("the box's disk");
+    let (disk, _) = pool::loops_below(&daemon.data_dir()).into_iter().next().expect("the box's disk");
     let number = std::fs::read_to_string(format!("/sys/block/{disk}/dev")).expect("its number").trim().to_owned();
     let on_v1 = daemon.cgroups().v1.contains_key("blkio");
     let kept = limit(&daemon, &made, if on_v1 { "blkio" } else { "io" }, "blkio.throttle.write_bps_device", "io.max");

@@ -43,12 +43,14 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, `setsid` detaches the daemon, `ip` makes it a
-/// network namespace.
+/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, mkfs.xfs formats their pool, blkid looks at
+/// devices, `setsid` detaches the daemon, `ip` makes it a network namespace.
 pub(crate) const RUN: &[Need] = &[
+    program("blkid", "util-linux"),
     program("e2fsck", "e2fsprogs"),
     program("ip", "iproute2"),
     program("mkfs.ext4", "e2fsprogs"),
+    program("mkfs.xfs", "xfsprogs"),
     program("setsid", "util-linux"),
 ];
 

@@ -54,7 +54,7 @@ impl Boxes {
         // Without them no box can be made.
         let image = self.inner.images.current().await?;
         self.check_cgroup_parent()?;
-        self.check_free_space()?;
+        self.check_free_space().await?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,

@@ -27,7 +27,7 @@ impl Boxes {
         match blocking("check the file system of the box", move || volume.check(check)).await {
             Ok(checked) => Ok(checked == Checked::Repaired),
             // e2fsck gives no reason. On a full disk it cannot write its corrections.
-            Err(_) if self.check_free_space().is_err() => Err(Refusal::disk_full()),
+            Err(_) if self.check_free_space().await.is_err() => Err(Refusal::disk_full()),
             Err(error) => Err(error.into()),
         }
     }

@@ -60,6 +60,7 @@ impl Boxes {
             self.look_at_traffic_of(&awake).await;
             let looks = self.look_at(awake).await;
             let next = self.act_on(&looks);
+            self.balance_pool().await;
             if Instant::now() >= storage_due {
                 self.measure_disks(&self.all()).await;
                 storage_due = Instant::now() + STORAGE_EVERY;

@@ -1,17 +1,17 @@
 //! Check of the free disk space before a box is created.
 
-use super::Boxes;
-use crate::db::free_bytes;
-use crate::error::Error;
+use std::sync::Arc;
+
+use super::{Boxes, blocking};
 use crate::refusal::Refusal;
 
 impl Boxes {
-    /// Refuses a new box if the disk has less free space than the configured minimum. Existing boxes need the rest:
+    /// Refuses a new box if the disk, or the pool in it, has less free space than the configured minimum. Existing boxes need the rest:
     /// their disks are sparse and grow.
-    pub(super) fn check_free_space(&self) -> Result<(), Refusal> {
-        let (dir, least) = (&self.inner.config.data_dir, self.inner.config.disk_free_bytes_min);
-        let free =
-            free_bytes(dir).map_err(|cause| Error::new("read the free space of", dir.display().to_string(), cause))?;
+    pub(super) async fn check_free_space(&self) -> Result<(), Refusal> {
+        let least = self.inner.config.disk_free_bytes_min;
+        let store = Arc::clone(&self.inner.store);
+        let free = blocking("read the free space of the disk", move || store.free_bytes()).await?;
         if free >= least {
             return Ok(());
         }
@@ -22,5 +22,13 @@ impl Boxes {
             mib(free),
             mib(least)
         )))
+    }
+
+    /// Adjusts the pool to what others have written to the disk around it.
+    pub(super) async fn balance_pool(&self) {
+        let store = Arc::clone(&self.inner.store);
+        if let Err(error) = blocking("adjust the pool of disks", move || store.balance()).await {
+            tracing::warn!(error = error.chain(), "cannot adjust the pool of disks to the space around it");
+        }
     }
 }

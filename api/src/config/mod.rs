@@ -3,6 +3,7 @@
 //! Invariants: an unknown key is an error that names it; every value is checked here, once.
 
 mod public_urls;
+mod storage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use crate::error::{Cause, Error};
 use icebox_net::config::NetworkConfig;
 
 pub use public_urls::PublicUrls;
+pub use storage::{PoolMode, Storage};
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";
@@ -90,6 +92,8 @@ pub struct Config {
     pub log_json: bool,
     /// Ports of boxes that are reachable from outside.
     pub public_urls: PublicUrls,
+    /// What the disks of boxes lie on.
+    pub storage: Storage,
 }
 
 impl Default for Config {
@@ -122,6 +126,7 @@ impl Default for Config {
             cors_origins: Vec::new(),
             log_json: false,
             public_urls: PublicUrls::default(),
+            storage: Storage::default(),
         }
     }
 }
@@ -200,7 +205,7 @@ impl Config {
         if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
             return wrong(key, expected);
         }
-        if let Err((key, expected)) = self.public_urls.check() {
+        if let Err((key, expected)) = self.public_urls.check().and_then(|()| self.storage.check()) {
             return wrong(key, expected);
         }
         if !self.data_dir.is_absolute() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use icebox_shim::launch::Tools;
 
-use crate::config::Config;
+use crate::config::{Config, PoolMode};
 use crate::error::Error;
 use icebox_net::namespace::Namespace;
 use icebox_net::probe::{Probed, probe};
@@ -26,6 +26,7 @@ struct Finding {
 
 pub(super) fn run(config: &Config) -> Result<ExitCode, Error> {
     let mut findings = vec![root(), kernel(), cgroups(), loop_devices(), tools()?, base_image(config)?];
+    findings.push(pool_tools(config));
     findings.push(proc_files());
     findings.extend(totals(config));
     findings.extend(network(config));
@@ -115,6 +116,20 @@ fn totals(config: &Config) -> Vec<Finding> {
 fn loop_devices() -> Finding {
     let good = Path::new("/dev/loop-control").exists();
     finding(good, true, if good { "loop devices" } else { "no /dev/loop-control: load the loop module" })
+}
+
+/// Without mkfs.xfs disks are copies, unless the data directory's file system can clone.
+fn pool_tools(config: &Config) -> Finding {
+    if config.storage.pool == PoolMode::Off {
+        return finding(true, false, "pool of disks: turned off");
+    }
+    let found = ["/usr/sbin", "/sbin", "/usr/local/sbin"].iter().any(|dir| Path::new(dir).join("mkfs.xfs").exists());
+    let text = if found {
+        "pool of disks: mkfs.xfs"
+    } else {
+        "pool of disks: no mkfs.xfs, so disks may be copies instead of clones; install xfsprogs"
+    };
+    finding(found, false, text)
 }
 
 fn tools() -> Result<Finding, Error> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use icebox_rootfs::Store;
+use icebox_rootfs::{Backing, Store};
 use icebox_shim::launch::Tools;
 use icebox_shim::procfiles::Keeper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -148,11 +148,13 @@ struct Opened {
 async fn open(config: Config) -> Result<Opened, Error> {
     facts::make_run_dir(&config)?;
     let data_dir = config.data_dir.clone();
+    let pool = config.storage.pool_settings(config.disk_free_bytes_min);
     // Takes the lock of the data directory: a second daemon fails here.
-    let store = tokio::task::spawn_blocking(move || Store::open(&data_dir))
+    let store = tokio::task::spawn_blocking(move || Store::open_with(&data_dir, &pool))
         .await
         .map_err(|_| Error::new("open the data directory", "", Cause::WorkerEnded))?
         .map_err(|cause| Error::new("open the data directory", "", cause))?;
+    tell_backing(store.backing());
     let data_dir = std::fs::canonicalize(&config.data_dir)
         .map_err(|cause| Error::new("find", config.data_dir.display().to_string(), cause))?;
     let config = Config { data_dir, ..config };
@@ -186,6 +188,18 @@ async fn open(config: Config) -> Result<Opened, Error> {
     });
     denials.belong_to(&boxes);
     Ok(Opened { config, db, metrics, events, boxes })
+}
+
+/// Says once what the disks of boxes lie on.
+fn tell_backing(backing: &Backing) {
+    match backing {
+        Backing::Own => tracing::info!("disks of boxes are clones on the file system of the data directory"),
+        Backing::File => tracing::info!("disks of boxes are clones in the pool of the data directory"),
+        Backing::Device(path) => tracing::info!(device = %path.display(), "disks of boxes are clones in the pool"),
+        Backing::Sparse { reason } => {
+            tracing::warn!(%reason, "disks of boxes are copies, since there is no pool; see docs/storage.md");
+        }
+    }
 }
 
 /// The network of boxes, if it is enabled.

@@ -10,10 +10,11 @@ mod find;
 mod finish;
 mod mirror;
 mod tools;
-mod tree;
+pub(crate) mod tree;
 mod types;
 
 pub use build::{build, minimal};
 pub use find::{by_id, find};
+pub(crate) use find::{list, remove};
 pub use tools::tools_layer;
 pub use types::{BaseImage, Manifest, Package, Phase, Progress};

@@ -192,7 +192,7 @@ fn open_child_dir(dir: BorrowedFd<'_>, name: &std::ffi::CStr, depth: u32) -> io:
     Ok(openat(dir, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
+pub(crate) fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
     for name in names(dir)? {
         match unlinkat(dir, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => continue,

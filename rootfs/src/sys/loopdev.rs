@@ -1,4 +1,4 @@
-//! The two ioctls of the loop driver that attach a file in one atomic step (Linux 5.8 and later).
+//! The ioctls of the loop driver. Two of them attach a file in one atomic step (Linux 5.8 and later).
 //!
 //! `LOOP_CONFIGURE` sets the file, the flags and the block size at once. The older `LOOP_SET_FD` + `LOOP_SET_STATUS64`
 //! leaves a window in which a killed process leaks an attached device without the autoclear flag.
@@ -15,6 +15,7 @@ pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
 pub(crate) const LO_NAME_BYTES: usize = 64;
 
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 
@@ -91,10 +92,31 @@ pub(crate) fn configure(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The flags that the driver really set; it drops direct I/O silently where the file cannot do it.
-pub(crate) fn flags(device: BorrowedFd<'_>) -> io::Result<u32> {
+/// What the driver says of an attached device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    /// Device number of the file system of the file, as in `st_dev`.
+    pub(crate) device: u64,
+    /// Inode number of the file.
+    pub(crate) inode: u64,
+    /// The flags that it really set; it drops direct I/O silently where the file cannot do it.
+    pub(crate) flags: u32,
+}
+
+/// Asks the driver; `ENXIO` if nothing is attached.
+pub(crate) fn status(device: BorrowedFd<'_>) -> io::Result<Status> {
     let mut info = EMPTY_INFO;
     // SAFETY: the kernel writes exactly one `struct loop_info64` into `info`, which lives through the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-    if result == 0 { Ok(info.flags) } else { Err(io::Error::last_os_error()) }
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Status { device: info.device, inode: info.inode, flags: info.flags })
+}
+
+/// Makes the device as large as its file is now.
+pub(crate) fn set_capacity(device: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument and touches no memory of ours; the fd lives through the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

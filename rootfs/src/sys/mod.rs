@@ -1,3 +1,4 @@
 //! The only unsafe code of this crate: ioctls that no safe library of ours offers.
 
 pub(crate) mod loopdev;
+pub(crate) mod xfs;

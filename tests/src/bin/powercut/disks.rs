@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use icebox_tests::wait::try_until;
-use icebox_tests::{Daemon, machine};
+use icebox_tests::{Daemon, machine, pool};
 
 use crate::check::Look;
 
@@ -24,14 +24,15 @@ pub(crate) fn look(daemon: &Daemon, look: &mut Look) {
         daemon.api().list().iter().filter_map(|data| data["id"].as_str().map(str::to_owned)).collect();
     let data = daemon.data_dir();
     let expected: BTreeSet<String> = ids.iter().map(|id| format!("{id}.img")).collect();
-    let found = names(&data.join("volumes"));
+    let found = names(&pool::volumes_of(daemon.pid(), &data));
     for name in found.difference(&expected) {
         look.fact(false, || format!("the disk {name} belongs to no box"));
     }
     for name in expected.difference(&found) {
         look.fact(false, || format!("a box has no disk {name}"));
     }
-    for path in machine::tree(&data) {
+    let pool = pool::root_of(daemon.pid(), &data);
+    for path in machine::tree(&data).into_iter().chain(pool.iter().flat_map(|root| machine::tree(root))) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let unfinished = name.starts_with(".tmp") || name.ends_with(".tmp") || name.ends_with(".new");
         look.fact(!unfinished, || format!("{} is left in the data directory", path.display()));
@@ -46,7 +47,7 @@ pub(crate) fn look(daemon: &Daemon, look: &mut Look) {
         let id = parts.next().map(|part| part.to_string_lossy().into_owned());
         look.fact(id.as_ref().is_none_or(|id| ids.contains(id)), || format!("{} belongs to no box", dir.display()));
     }
-    for (device, file) in machine::loops_below(&data) {
+    for (device, file) in pool::loops_below(&data) {
         let name = Path::new(&file).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         look.fact(expected.contains(&name), || format!("{device} is attached to {file}, which is no box's disk"));
     }
@@ -58,13 +59,17 @@ pub(crate) fn look_at_rest(mut daemon: Daemon) {
     daemon.stop();
     daemon.cgroups().destroy(daemon.cgroup_root());
     let data = daemon.data_dir();
-    let unmounted = try_until(UNMOUNT_DEADLINE, || machine::loops_below(&data).is_empty());
-    look.fact(unmounted, || format!("still attached: {:?}", machine::loops_below(&data)));
-    for name in names(&data.join("volumes")) {
-        let checked = Command::new("e2fsck").arg("-fn").arg(data.join("volumes").join(&name)).output();
+    let unmounted = try_until(UNMOUNT_DEADLINE, || pool::loops_below(&data).is_empty());
+    look.fact(unmounted, || format!("still attached: {:?}", pool::loops_below(&data)));
+    let detached = try_until(UNMOUNT_DEADLINE, || pool::device_of(&data).is_none());
+    look.fact(detached, || "the pool is still attached".to_owned());
+    let opened = pool::Opened::of(&data);
+    for name in names(&opened.volumes()) {
+        let checked = Command::new("e2fsck").arg("-fn").arg(opened.volumes().join(&name)).output();
         let checked = checked.expect("run e2fsck");
         look.fact(checked.status.success(), || format!("e2fsck finds {name} damaged: {checked:?}"));
     }
+    drop(opened);
     // The disk itself is looked at by the host's script, after this program: the files of the data directory stay.
     std::mem::forget(daemon);
 }

@@ -1,0 +1,37 @@
+//! Images as others write them: names, media types, layouts and archives.
+
+pub(crate) mod docker_archive;
+pub(crate) mod files;
+pub(crate) mod layout;
+pub mod media;
+mod reference;
+
+pub use layout::{Platform, Unsuitable, choose_manifest};
+pub use reference::Reference;
+pub(crate) use reference::known_digest;
+
+use oci_spec::image::Digest;
+
+/// Largest document (manifest, index, configuration) that is read. Registries have 4 MiB.
+pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Most layers of an image: overlayfs takes this many and those of Icebox with one option of 255 bytes. Docker has 127.
+pub const LAYERS_MAX: usize = 120;
+
+/// An image in a layout or archive.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The names that it has there: complete ones, or tags.
+    pub(crate) names: Vec<String>,
+    /// The configuration, as its bytes.
+    pub(crate) config: Vec<u8>,
+    pub(crate) layers: Vec<FoundLayer>,
+}
+
+/// A layer of an image in a layout or archive, the lowest first.
+#[derive(Debug)]
+pub(crate) struct FoundLayer {
+    /// Name of its file.
+    pub(crate) file: String,
+    /// Digest and size that the manifest claims.
+    pub(crate) claimed: Option<(Digest, u64)>,
+}

@@ -1,0 +1,312 @@
+//! A directory becomes a tar archive: the form in which a layer travels.
+//!
+//! The order is that of the names, so a tree gives the same bytes each time. Nothing is followed; files are opened below the
+//! directory's descriptor.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, openat, readlinkat, statat};
+use rustix::io::Errno;
+use tar::{EntryType, Header};
+
+/// Deepest directory that is walked.
+const DEPTH_MAX: usize = 128;
+/// Longest list of attributes, and longest attribute (limits of Linux).
+const XATTR_BYTES_MAX: usize = 64 * 1024;
+/// Most lists and attributes are small.
+const XATTR_BYTES_FIRST: usize = 256;
+const BLOCK: u64 = 512;
+
+/// What the directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A file tree. Device nodes are entries of their own.
+    Plain,
+    /// A layer of overlayfs, such as its `upper`: character devices 0:0 and opaque directories become whiteouts of OCI.
+    Overlay,
+}
+
+/// Writes the tree at `root` as a tar archive.
+pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    let fd = openat(CWD, root, flags, Mode::empty())?;
+    let mut packer = Packer { output: BufWriter::with_capacity(256 * 1024, output), form, links: HashMap::new() };
+    let stat = rustix::fs::fstat(&fd)?;
+    packer.entry(b"./", &[], &stat, EntryType::Directory, 0, xattrs(fd.as_fd())?)?;
+    packer.dir(&fd, &mut Vec::new(), 0)?;
+    packer.output.write_all(&[0; 2 * BLOCK as usize])?;
+    packer.output.flush()
+}
+
+/// Extended attributes by their names.
+type Attributes = Vec<(CString, Vec<u8>)>;
+
+struct Packer<W: Write> {
+    output: BufWriter<W>,
+    form: Form,
+    /// First paths of files with several links, by device and inode.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl<W: Write> Packer<W> {
+    fn dir(&mut self, dir: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> io::Result<()> {
+        if depth > DEPTH_MAX {
+            return Err(at(path, io::Error::new(io::ErrorKind::InvalidInput, "it is nested too deeply")));
+        }
+        let mut names = Vec::new();
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push(entry.file_name().to_owned());
+            }
+        }
+        names.sort();
+        for name in names {
+            let length = path.len();
+            path.extend_from_slice(name.to_bytes());
+            let done = self.one(dir, &name, path, depth).map_err(|error| at(path, error));
+            path.truncate(length);
+            done?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, dir: &OwnedFd, name: &CStr, path: &mut Vec<u8>, depth: usize) -> io::Result<()> {
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 && !self.is_whiteout(&stat) {
+            let inode = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.links.get(&inode) {
+                let first = first.clone();
+                return self.entry(path, &first, &stat, EntryType::Link, 0, Vec::new());
+            }
+            self.links.insert(inode, path.clone());
+        }
+        let open =
+            |flags| openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty());
+        match kind {
+            FileType::Directory => {
+                let fd = open(OFlags::DIRECTORY)?;
+                let (opaque, attributes) = self.dir_attributes(fd.as_fd())?;
+                path.push(b'/');
+                self.entry(path, &[], &stat, EntryType::Directory, 0, attributes)?;
+                if opaque {
+                    let marker = [path.as_slice(), b".wh..wh..opq"].concat();
+                    self.marker(&marker)?;
+                }
+                self.dir(&fd, path, depth + 1)
+            }
+            FileType::RegularFile => {
+                let mut file = File::from(open(OFlags::NONBLOCK)?);
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let attributes = xattrs(file.as_fd())?;
+                self.entry(path, &[], &stat, EntryType::Regular, size, attributes)?;
+                // A file that grows or shrinks meanwhile must not move what follows.
+                if io::copy(&mut Read::by_ref(&mut file).take(size), &mut self.output)? != size {
+                    return Err(io::Error::other("it shrank while it was read"));
+                }
+                let padding = size.next_multiple_of(BLOCK) - size;
+                io::copy(&mut io::repeat(0).take(padding), &mut self.output).map(drop)
+            }
+            FileType::Symlink => {
+                let target = readlinkat(dir, name, Vec::new())?;
+                self.entry(path, target.as_bytes(), &stat, EntryType::Symlink, 0, Vec::new())
+            }
+            FileType::Fifo => self.entry(path, &[], &stat, EntryType::Fifo, 0, Vec::new()),
+            FileType::CharacterDevice if self.is_whiteout(&stat) => {
+                let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+                let marker = [&path[..start], b".wh.", &path[start..]].concat();
+                self.marker(&marker)
+            }
+            FileType::CharacterDevice => self.entry(path, &[], &stat, EntryType::Char, 0, Vec::new()),
+            FileType::BlockDevice => self.entry(path, &[], &stat, EntryType::Block, 0, Vec::new()),
+            // A socket is nothing without the process that listens on it; tar has no form for one.
+            _ => Ok(()),
+        }
+    }
+
+    fn is_whiteout(&self, stat: &Stat) -> bool {
+        let character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        self.form == Form::Overlay && character && stat.st_rdev == 0
+    }
+
+    /// Attributes of a directory, and whether it hides what lies below it.
+    fn dir_attributes(&self, fd: BorrowedFd<'_>) -> io::Result<(bool, Attributes)> {
+        if self.form == Form::Overlay {
+            for name in [c"trusted.overlay.redirect", c"user.overlay.redirect"] {
+                if attribute(fd, name)?.is_some() {
+                    let why = "it was renamed and has its content in a lower layer";
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+                }
+            }
+        }
+        let marked = |name| Ok::<_, io::Error>(attribute(fd, name)?.is_some_and(|value| value == b"y"));
+        let opaque =
+            self.form == Form::Overlay && (marked(c"trusted.overlay.opaque")? || marked(c"user.overlay.opaque")?);
+        Ok((opaque, xattrs(fd)?))
+    }
+
+    /// An empty file that means something to who unpacks the layer.
+    fn marker(&mut self, path: &[u8]) -> io::Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_entry_type(EntryType::Regular);
+        let mut records = Vec::new();
+        put_name(&mut header.as_old_mut().name, b"path", path, &mut records);
+        self.headers(header, &records)
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        link: &[u8],
+        stat: &Stat,
+        kind: EntryType,
+        size: u64,
+        attributes: Attributes,
+    ) -> io::Result<()> {
+        let mut header = Header::new_ustar();
+        let mut records = Vec::new();
+        put_name(&mut header.as_old_mut().name, b"path", path, &mut records);
+        put_name(&mut header.as_old_mut().linkname, b"linkpath", link, &mut records);
+        header.set_entry_type(kind);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(stat.st_uid.into());
+        header.set_gid(stat.st_gid.into());
+        header.set_size(size);
+        let seconds = stat.st_mtime;
+        header.set_mtime(u64::try_from(seconds).unwrap_or(0));
+        if stat.st_mtime_nsec != 0 || seconds < 0 {
+            record(&mut records, b"mtime", decimal(seconds, stat.st_mtime_nsec).as_bytes());
+        }
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            header.set_device_major(rustix::fs::major(stat.st_rdev))?;
+            header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
+        }
+        for (name, value) in attributes {
+            record(&mut records, &[b"SCHILY.xattr.", name.to_bytes()].concat(), &value);
+        }
+        self.headers(header, &records)
+    }
+
+    fn headers(&mut self, mut header: Header, records: &[u8]) -> io::Result<()> {
+        if !records.is_empty() {
+            let mut extended = Header::new_ustar();
+            extended.set_entry_type(EntryType::XHeader);
+            extended.as_old_mut().name[..9].copy_from_slice(b"PaxHeader");
+            extended.set_mode(0o644);
+            extended.set_size(records.len() as u64);
+            extended.set_cksum();
+            self.output.write_all(extended.as_bytes())?;
+            self.output.write_all(records)?;
+            let length = records.len() as u64;
+            io::copy(&mut io::repeat(0).take(length.next_multiple_of(BLOCK) - length), &mut self.output)?;
+        }
+        header.set_cksum();
+        self.output.write_all(header.as_bytes())
+    }
+}
+
+fn at(path: &[u8], error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.escape_ascii()))
+}
+
+/// A name goes into its field, or into an extended header if it does not fit or isn't plain.
+fn put_name(field: &mut [u8; 100], key: &[u8], name: &[u8], records: &mut Vec<u8>) {
+    let length = name.len().min(field.len());
+    field[..length].copy_from_slice(&name[..length]);
+    if name.len() > field.len() || !name.is_ascii() {
+        record(records, key, name);
+    }
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length.to_string().len() + rest != length {
+        length = length.to_string().len() + rest;
+    }
+    records.extend_from_slice(format!("{length} ").as_bytes());
+    records.extend_from_slice(key);
+    records.push(b'=');
+    records.extend_from_slice(value);
+    records.push(b'\n');
+}
+
+fn decimal(seconds: i64, nanoseconds: u64) -> String {
+    if seconds >= 0 || nanoseconds == 0 {
+        return format!("{seconds}.{nanoseconds:09}");
+    }
+    // Seconds are rounded down, but a decimal fraction counts away from zero.
+    let whole = seconds + 1;
+    let sign = if whole == 0 { "-" } else { "" };
+    format!("{sign}{whole}.{:09}", 1_000_000_000 - nanoseconds)
+}
+
+/// Attributes that a layer carries: those that unpacking keeps.
+fn xattrs(fd: BorrowedFd<'_>) -> io::Result<Attributes> {
+    let list = grown(|buffer| match flistxattr(fd, buffer) {
+        Err(Errno::OPNOTSUPP) => Ok(0),
+        other => other,
+    })?;
+    let mut found = Vec::new();
+    for name in list.split(|byte| *byte == 0).filter(|name| crate::unpack::keeps_xattr(name)) {
+        let name = CString::new(name)?;
+        if let Some(value) = attribute(fd, &name)? {
+            found.push((name, value));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn attribute(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<Vec<u8>>> {
+    match grown(|buffer| fgetxattr(fd, name, buffer)) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The result of a call that fills a buffer, with a large buffer if a small one does not do.
+fn grown(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut buffer = vec![0; XATTR_BYTES_FIRST];
+    let length = match call(&mut buffer) {
+        Err(Errno::RANGE) => {
+            buffer.resize(XATTR_BYTES_MAX, 0);
+            call(&mut buffer)?
+        }
+        other => other?,
+    };
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_count_themselves() {
+        for length in [1, 90, 91, 92, 93, 94, 95, 985, 990, 995, 9984] {
+            let mut records = Vec::new();
+            record(&mut records, b"key", &vec![b'x'; length]);
+            let text = String::from_utf8(records).unwrap();
+            assert_eq!(text.split(' ').next().unwrap().parse::<usize>().unwrap(), text.len());
+        }
+    }
+
+    #[test]
+    fn times_before_1970_have_a_sign() {
+        assert_eq!(decimal(5, 1), "5.000000001");
+        assert_eq!(decimal(-1, 500_000_000), "-0.500000000");
+        assert_eq!(decimal(-2, 250_000_000), "-1.750000000");
+        assert_eq!(decimal(-2, 0), "-2.000000000");
+    }
+}

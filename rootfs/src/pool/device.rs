@@ -1,0 +1,24 @@
+//! A pool on a block device of the operator's.
+
+use std::path::Path;
+
+use super::{Pool, format, mount};
+use crate::device::{self, Content};
+use crate::error::{At, Result, Step};
+
+/// Label of our file system.
+const LABEL: &str = "icebox-pool";
+
+/// Formats the device if it is empty, and mounts it. A device with other content is refused.
+pub(super) fn open(path: &Path, force: bool) -> Result<Pool> {
+    match device::content(path)? {
+        Content::Labelled { label } if label == LABEL => {}
+        Content::Empty => format::format(path, false)?,
+        _ if force => format::format(path, true)?,
+        content => return Err(device::foreign(Step::OpenPool, path, &content)),
+    }
+    let mounted = mount::xfs(path).at(Step::OpenPool, path)?;
+    let size = device::bytes(path)?;
+    mounted.grow(size).at(Step::OpenPool, path)?;
+    Ok(Pool { mounted, balloon: None })
+}
