@@ -75,7 +75,7 @@ impl Volume {
     }
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.
-    fn lock_backing(&self) -> Result<File> {
+    pub(crate) fn lock_backing(&self) -> Result<File> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path).at(Step::LockVolume, &self.path)?;
         let deadline = Instant::now() + ATTACH_WAIT;
         while !files::try_lock(&file).at(Step::LockVolume, &self.path)? {

@@ -10,7 +10,9 @@
 
 mod access;
 mod args;
+mod args_create;
 mod args_more;
+mod args_snapshots;
 mod bill;
 mod boxes;
 mod client;
@@ -26,6 +28,7 @@ mod output;
 mod place;
 mod records;
 mod session;
+mod snapshots;
 mod table;
 mod terminal;
 mod top;
@@ -110,6 +113,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Restart { boxes } => boxes::restart(&client, &output, &boxes).await?,
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
+        Verb::Snapshot(verb) => snapshots::snapshot(&client, &output, verb).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,

@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use icebox_rootfs::CloneMethod;
+use icebox_rootfs::{Check, CloneMethod, Content};
 
 use super::launch::{Start, Started, remove_run_dir};
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
-use crate::domain::{BoxRecord, BoxSettings, BoxState, Reservation};
-use crate::error::Error;
+use crate::domain::{BoxRecord, BoxSettings, BoxSize, BoxState, Reservation};
+use crate::error::{Cause, Error};
 use crate::events::{Event, Fact};
 use crate::refusal::Refusal;
 use icebox_net::headers::HeaderRules;
@@ -35,6 +35,17 @@ pub struct NewBox {
     pub github_token: Option<Secret>,
     /// Key of the agent's provider.
     pub agent_api_key: Option<Secret>,
+    /// The disk that it starts with; a new one if there is none.
+    pub origin: Option<Origin>,
+}
+
+/// The disk of another box, at one moment.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The content.
+    pub content: Content,
+    /// The base image that it lies on.
+    pub image: Option<String>,
 }
 
 /// A text that no log and no answer contains.
@@ -52,7 +63,10 @@ impl Boxes {
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = Instant::now();
         // Without them no box can be made.
-        let image = self.inner.images.current().await?;
+        let image = match wanted.origin.as_ref().and_then(|origin| origin.image.clone()) {
+            Some(image) => image,
+            None => self.inner.images.current().await?,
+        };
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
         let reservation = self.inner.reservations.take().await?;
@@ -140,10 +154,15 @@ impl Boxes {
         began: Instant,
     ) -> Result<(Started, Event), Refusal> {
         let size = entry.settings().size;
-        let (store, id) = (Arc::clone(&self.inner.store), entry.id.clone());
-        let (volume, method) = blocking("make the disk", move || store.create_volume(&id, size.disk_gib())).await?;
+        let (store, id, origin) = (Arc::clone(&self.inner.store), entry.id.clone(), wanted.origin.clone());
+        let is_copy = origin.is_some();
+        let made = blocking("make the disk", move || match origin {
+            Some(origin) => store.create_volume_from(&id, &origin.content, size.disk_gib()),
+            None => store.create_volume(&id, size.disk_gib()),
+        });
+        let (volume, method) = made.await.map_err(|error| does_not_fit(error, size))?;
         if method != CloneMethod::Reflink {
-            tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
+            tracing::debug!(box_id = entry.id, ?method, "the disk was copied, not reflinked");
         }
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
@@ -151,8 +170,14 @@ impl Boxes {
         // A power cut after the answer must not remove the disk. The flush is slow and may run in parallel with the
         // start.
         let synced = volume.clone();
-        let (started, flushed) =
-            tokio::join!(self.start(&start, volume), blocking("flush the disk", move || synced.sync()));
+        let starting = async {
+            if is_copy {
+                self.start_checked(&start, volume, Check::IfMarked).await
+            } else {
+                self.start(&start, volume).await
+            }
+        };
+        let (started, flushed) = tokio::join!(starting, blocking("flush the disk", move || synced.sync()));
         let started = started?;
         flushed?;
         entry.change_view(|view| {
@@ -162,7 +187,7 @@ impl Boxes {
         let storage = self.storage_bytes(&entry.id).await;
         let sample =
             entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
-                Error::new("read the counters of", &entry.id, crate::error::Cause::Invalid("its cgroup cannot be read"))
+                Error::new("read the counters of", &entry.id, Cause::Invalid("its cgroup cannot be read"))
             })?;
         let mut secrets = self.seal_secrets(&entry.id, wanted)?;
         secrets.extend(self.seal_headers(entry)?.map(|sealed| (HEADERS, sealed)));
@@ -230,7 +255,7 @@ impl Boxes {
         });
         match removed.await {
             Ok(done) => done.map_err(Refusal::from),
-            Err(_) => Err(Refusal::Failed(Error::new("remove the parts of", id, crate::error::Cause::WorkerEnded))),
+            Err(_) => Err(Refusal::Failed(Error::new("remove the parts of", id, Cause::WorkerEnded))),
         }
     }
 
@@ -255,5 +280,16 @@ impl Boxes {
                 tracing::warn!(error = error.chain(), "cannot release a reservation");
             }
         });
+    }
+}
+
+/// The refusal of a copy whose files do not fit into the size asked for.
+fn does_not_fit(error: Error, size: BoxSize) -> Refusal {
+    match error.cause() {
+        Cause::Rootfs(cause) if cause.kind() == icebox_rootfs::ErrorKind::TooSmall => Refusal::Invalid(format!(
+            "the files of the snapshot do not fit into a disk of {} GiB; ask for a larger size",
+            size.disk_gib()
+        )),
+        _ => error.into(),
     }
 }

@@ -10,9 +10,9 @@ use nix::mount::{MntFlags, umount2};
 use sha2::{Digest, Sha256};
 
 use super::{BaseImage, Manifest, Phase, Progress, debootstrap, find, finish, mirror};
+use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
-use crate::template::hex;
 
 /// The Debian release that boxes run: the stable one.
 pub(super) const SUITE: &str = "trixie";

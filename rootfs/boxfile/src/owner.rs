@@ -1,0 +1,89 @@
+//! `--chown` and USER: names are those of the image's own `/etc/passwd` and `/etc/group`.
+
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use crate::error::Fault;
+use crate::tree::{Tree, resolve};
+
+/// Bytes of `/etc/passwd` and `/etc/group` that are read.
+const DATABASE_BYTES_MAX: u64 = 4 << 20;
+
+/// A user and a group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// The ids of `USER[:GROUP]`. A number that stands alone is user and group.
+pub(crate) fn find(root: &dyn Tree, text: &str) -> Result<Owner, Fault> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let mut owner = if user.is_empty() {
+        Owner::default()
+    } else if let Ok(uid) = user.parse() {
+        Owner { uid, gid: uid }
+    } else {
+        let fields = entry(root, "/etc/passwd", user)?;
+        Owner { uid: number(fields.get(2))?, gid: number(fields.get(3))? }
+    };
+    match group {
+        None | Some("") => {}
+        Some(group) => {
+            owner.gid = match group.parse() {
+                Ok(gid) => gid,
+                Err(_) => number(entry(root, "/etc/group", group)?.get(2))?,
+            };
+        }
+    }
+    Ok(owner)
+}
+
+fn number(field: Option<&String>) -> Result<u32, Fault> {
+    field.and_then(|text| text.parse().ok()).ok_or_else(|| Fault::new("the image's user database is malformed"))
+}
+
+/// The fields of the line of `name`.
+fn entry(root: &dyn Tree, file: &str, name: &str) -> Result<Vec<String>, Fault> {
+    let path = resolve(root, Path::new(file), true)?;
+    let mut text = Vec::new();
+    match root.open(&path) {
+        Ok(file) => drop(file.take(DATABASE_BYTES_MAX).read_to_end(&mut text)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find(|line| line.split(':').next() == Some(name));
+    let missing =
+        || Fault::instead(format!("'{name}' is not in {file} of the image"), "use its number, or make it with RUN");
+    Ok(line.ok_or_else(missing)?.split(':').map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::Mem;
+
+    #[test]
+    fn names_are_those_of_the_image() {
+        let root = Mem::of(&["etc/passwd=root:x:0:0::/:\nweb:x:33:34::/:\n", "etc/group=staff:x:50:\n"]);
+        for (text, wanted) in [
+            ("root", Some((0, 0))),
+            ("web", Some((33, 34))),
+            ("web:staff", Some((33, 50))),
+            ("7", Some((7, 7))),
+            ("7:8", Some((7, 8))),
+            ("web:9", Some((33, 9))),
+            (":9", Some((0, 9))),
+            ("web:", Some((33, 34))),
+            ("none", None),
+            ("web:none", None),
+        ] {
+            let wanted = wanted.map(|(uid, gid)| Owner { uid, gid });
+            assert_eq!(find(&root, text).ok(), wanted, "{text}");
+        }
+        assert!(find(&Mem::of(&[]), "root").is_err());
+    }
+}
