@@ -128,6 +128,11 @@ impl Store {
     /// directory: the least of what this disk and the pool have. Adjusts the pool to the disk first.
     pub fn free_bytes(&self) -> Result<u64> {
         self.balance()?;
+        self.free_bytes_unadjusted()
+    }
+
+    /// The same without the adjustment: some statfs(2) and no more. The pool may have less than after one.
+    pub fn free_bytes_unadjusted(&self) -> Result<u64> {
         let outer = pool::bytes_of(&self.data_dir).at(Step::MeasureVolume, &self.data_dir)?;
         let Some(pool) = self.pool() else { return Ok(outer.free) };
         // The margin is what a pool in a file leaves to the disk.

@@ -202,4 +202,6 @@ pub fn shortfalls() -> Vec<String> {
 pub use spawn::Launcher;
 
 #[cfg(feature = "handle")]
+mod forks;
+#[cfg(feature = "handle")]
 mod spawn;

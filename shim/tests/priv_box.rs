@@ -334,15 +334,20 @@ async fn priv_the_views_of_the_cgroup_are_no_new_file_systems() {
 
 /// The children of this process that are launchers and have not ended.
 fn launchers() -> Vec<i32> {
+    children("icebox-launch")
+}
+
+/// The children of this process with this name that have not ended.
+fn children(name: &str) -> Vec<i32> {
     let lists = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let lists = lists.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
     let pids: Vec<i32> =
         lists.flat_map(|list| list.split(' ').filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect();
-    let is_launcher = |pid: &i32| {
+    let is_one = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.contains("(icebox-launch) ") && !stat.contains(") Z ")
+        stat.contains(&format!("({name}) ")) && !stat.contains(") Z ")
     };
-    pids.into_iter().filter(is_launcher).collect()
+    pids.into_iter().filter(is_one).collect()
 }
 
 #[tokio::test]
@@ -391,6 +396,20 @@ async fn priv_a_launch_that_is_given_up_leaves_no_process() {
         std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
     };
     eventually("the fork is gone and reaped", || forks().trim().is_empty()).await;
+}
+
+/// A launcher that ends before it forks is started anew once, and one that never answers is ended.
+#[tokio::test]
+async fn priv_a_launcher_that_does_not_answer_is_an_error_and_does_not_stay() {
+    let b = TestBox::start().await;
+    let with = |program: &str| Launcher::new(icebox_shim::launch::Tools { launch: program.into(), ..boxed::tools() });
+    let error = with("/bin/true").launch(&b.spec, PATIENCE).await.unwrap_err();
+    let steps = ["run launcher", "talk to launcher"];
+    assert!(steps.contains(&error.step()) && error.kind() != ErrorKind::Timeout, "{}", error.report());
+    let silent = with("/bin/cat");
+    let error = silent.launch(&b.spec, Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{}", error.report());
+    eventually("the silent launcher is ended", || children("cat").is_empty()).await;
 }
 
 #[tokio::test]

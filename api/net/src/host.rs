@@ -254,9 +254,13 @@ impl State {
         Ok(Self { firewall, tracker, links, leaving, uplink, pool, _claim: claim })
     }
 
-    /// The kernel's notifications: logged packets, and foreign changes of the table.
+    /// The kernel's notifications: logged packets, and foreign changes of a table that is not guarded.
     fn listeners(&mut self, remote: Remote<Self>) -> Result<(Vec<Listener>, Events), Error> {
         let (mut listeners, events) = nflog::listeners()?;
+        if self.firewall.is_guarded() {
+            // The kernel refuses foreign changes. With a listener it would make a message of each element of each box.
+            return Ok((listeners, events));
+        }
         // Removing a table sends many messages.
         let is_posted = Arc::new(AtomicBool::new(false));
         let changed = move || {

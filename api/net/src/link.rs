@@ -86,9 +86,7 @@ pub struct Uplink {
 pub enum Step {
     /// Creates both ends, down.
     Create,
-    /// Stores the box's id as the link's alias, and sets the IPv4 settings of the host's end, in one message.
-    Name,
-    /// Sets up the host's end: no IPv6, address, up.
+    /// Sets up the host's end: no IPv6; then the box's id as its alias, IPv4 settings, address, up.
     Host,
     /// Sets up the box's end: address, up, default route.
     Guest,
@@ -98,7 +96,7 @@ pub enum Step {
 
 impl Step {
     /// All steps.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Name, Self::Host, Self::Guest, Self::Ready];
+    pub const ALL: [Self; 4] = [Self::Create, Self::Host, Self::Guest, Self::Ready];
 }
 
 /// The name of the host's end. It is stable for a box. Two boxes share one with a probability of 2^-55, which the alias
@@ -141,15 +139,15 @@ impl Links {
         let name = host_name(&spec.id);
         match step {
             Step::Create => self.make(&name, spec),
-            Step::Name => {
-                let named = LinkUnspec::new_with_name(&name).alias(spec.id.as_str());
-                let named = named.append_extra_attribute(devconf::host_end()).build();
-                self.ask("name link", &name, vec![(0, Message::SetLink(named))]).map(drop)
-            }
             Step::Host => {
                 self.ipv6()?.disable(&name)?;
-                let index = self.must_find(&name)?.index;
-                self.ask("set up", &name, up_with_address(index, spec.pair.host())).map(drop)
+                let failed = |e: Errno| Error::new("find link", &name, e);
+                let index = self.socket.borrow().index_of(&name).map_err(failed)?;
+                let named = LinkUnspec::new_with_index(index).alias(spec.id.as_str());
+                let named = named.append_extra_attribute(devconf::host_end()).build();
+                let mut requests = vec![(0, Message::SetLink(named))];
+                requests.extend(up_with_address(index, spec.pair.host()));
+                self.ask("set up", &name, requests).map(drop)
             }
             Step::Guest => self.set_up_guest(spec),
             Step::Ready => self.wait_until_up(&name),
@@ -223,10 +221,15 @@ impl Links {
     }
 
     fn make(&self, name: &str, spec: &LinkSpec) -> Result<(), Error> {
+        // One queue each way is what a veth uses. Without these the kernel makes one per possible CPU, takes the others away
+        // again, and waits for all CPUs on the way.
+        let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
         let guest = LinkMessageBuilder::<LinkUnspec>::new().name(GUEST_NAME).mtu(spec.mtu);
-        let guest = guest.setns_by_fd(spec.namespace.raw_fd()).build();
+        let mut guest = guest.setns_by_fd(spec.namespace.raw_fd()).build();
+        guest.attributes.extend(queues.clone());
         let host = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name.to_owned());
-        let host = host.mtu(spec.mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(guest))).build();
+        let mut host = host.mtu(spec.mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(guest))).build();
+        host.attributes.extend(queues);
         let add = || self.ask("make link", name, vec![(NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(host.clone()))]);
         match add() {
             Err(error) if is(&error, Errno::EXIST) => {}
@@ -255,27 +258,27 @@ impl Links {
     fn set_up_guest(&self, spec: &LinkSpec) -> Result<(), Error> {
         let failed = |e: Errno| Error::new("set up", GUEST_NAME, e);
         let mut socket = self.home.visit(&spec.namespace, RouteSocket::open)?.map_err(failed)?;
-        let end = || LinkUnspec::new_with_name(GUEST_NAME);
-        let first = socket.ask(vec![
-            (0, Message::SetLink(LinkUnspec::new_with_name("lo").up().build())),
-            (0, Message::SetLink(end().append_extra_attribute(devconf::box_end()).build())),
-            (0, Message::GetLink(end().build())),
-        ]);
-        let mut first = first.map_err(failed)?;
-        // The kernel has no IPv6, or the MTU is below IPv6's least: there is none to take away.
-        first.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.filter(|errno| *errno != Errno::AFNOSUPPORT));
-        let first = done("set up", GUEST_NAME, first)?;
-        let index = first.messages.into_iter().find_map(link_in).ok_or_else(|| missing(GUEST_NAME))?.header.index;
+        let index = socket.index_of(GUEST_NAME).map_err(failed)?;
+        let settings = LinkUnspec::new_with_index(index).append_extra_attribute(devconf::box_end()).build();
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(spec.pair.host()).build();
-        let mut requests = up_with_address(index, spec.pair.guest());
+        let mut requests = vec![(0, Message::SetLink(settings))];
+        requests.push((0, Message::SetLink(LinkUnspec::new_with_name("lo").up().build())));
+        requests.extend(up_with_address(index, spec.pair.guest()));
         requests.push((NLM_F_CREATE | NLM_F_REPLACE, Message::NewRoute(route)));
-        done("set up", GUEST_NAME, socket.ask(requests).map_err(failed)?).map(drop)
+        let mut answers = socket.ask(requests).map_err(failed)?;
+        // The kernel has no IPv6, or the MTU is below IPv6's least: there is none to take away.
+        answers.outcomes.iter_mut().take(1).for_each(|of_ipv6| *of_ipv6 = of_ipv6.filter(|e| *e != Errno::AFNOSUPPORT));
+        done("set up", GUEST_NAME, answers).map(drop)
     }
 
     /// The end that came up first learns of its carrier by a kernel worker; until then it drops packets. The box's
     /// first ARP request would get no answer, and would be repeated a second later.
     fn wait_until_up(&self, name: &str) -> Result<(), Error> {
         let failed = |e: Errno| Error::new("listen for", name, e);
+        // Recent kernels settle the carrier of a link that they are asked for: then there is nothing to wait for.
+        if self.get(name)?.is_some_and(|message| is_up(&message)) {
+            return Ok(());
+        }
         let mut changes = RouteSocket::of_link_changes().map_err(failed)?;
         let end = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         // Any link change is a reason to check again; the first check follows the subscription.
@@ -301,10 +304,6 @@ impl Links {
             Err(error) if is(&error, Errno::NODEV) => Ok(()),
             other => other.map(drop),
         }
-    }
-
-    fn must_find(&self, name: &str) -> Result<Link, Error> {
-        self.find(name)?.ok_or_else(|| missing(name))
     }
 
     fn find(&self, name: &str) -> Result<Option<Link>, Error> {

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use icebox_rootfs::{Check, CloneMethod, Content};
+use icebox_rootfs::{Check, CloneMethod, Content, Volume};
+use tokio::sync::oneshot;
 
-use super::launch::{Start, Started, remove_run_dir};
+use super::launch::{ReadyDisk, Start, Started, remove_run_dir, storage_of};
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
@@ -46,6 +47,14 @@ pub struct Origin {
     pub content: Content,
     /// The base image that it lies on.
     pub image: Option<String>,
+}
+
+/// The disk of a new box.
+struct NewDisk {
+    volume: Volume,
+    ready: ReadyDisk,
+    /// Its flush.
+    flushing: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 /// A text that no log and no answer contains.
@@ -155,47 +164,59 @@ impl Boxes {
     ) -> Result<(Started, Event), Refusal> {
         let settings = entry.settings();
         let (size, disk_gib) = (settings.size, settings.disk_gib());
-        let (store, id, origin) = (Arc::clone(&self.inner.store), entry.id.clone(), wanted.origin.clone());
-        let is_copy = origin.is_some();
-        let made = blocking("make the disk", move || match origin {
-            Some(origin) => store.create_volume_from(&id, &origin.content, disk_gib),
-            None => store.create_volume(&id, disk_gib),
-        });
-        let (volume, method) = made.await.map_err(|error| does_not_fit(error, disk_gib))?;
-        if method != CloneMethod::Reflink {
-            tracing::debug!(box_id = entry.id, ?method, "the disk was copied, not reflinked");
-        }
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
         let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
-        // A power cut after the answer must not remove the disk. The flush is slow and may run in parallel with the
-        // start.
-        let synced = volume.clone();
-        let starting = async {
-            if is_copy {
-                self.start_checked(&start, volume, Check::IfMarked).await
-            } else {
-                self.start(&start, volume).await
-            }
-        };
-        let (started, flushed) = tokio::join!(starting, blocking("flush the disk", move || synced.sync()));
+        let NewDisk { volume, ready, flushing } = self.make_disk(entry, disk_gib, wanted.origin.clone()).await?;
+        let started = self.start(&start, ready).await;
+        // A power cut after the answer must not remove the disk.
+        let flushed = flushing.await;
         let started = started?;
-        flushed?;
+        flushed.map_err(|_| Error::new("flush the disk", &entry.id, Cause::WorkerEnded))??;
         entry.change_view(|view| {
             view.handle = started.handle.clone();
             view.incarnation = Some(started.incarnation.clone());
         });
-        let storage = self.storage_bytes(&entry.id).await;
-        let sample =
-            entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create").ok_or_else(|| {
-                Error::new("read the counters of", &entry.id, Cause::Invalid("its cgroup cannot be read"))
-            })?;
+        let storage = storage_of(&volume, &entry.id);
+        let sample = entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create");
+        let unread = || Error::new("read the counters of", &entry.id, Cause::Invalid("its cgroup cannot be read"));
+        let sample = sample.ok_or_else(unread)?;
         let mut secrets = self.seal_secrets(&entry.id, wanted)?;
         secrets.extend(self.seal_headers(entry)?.map(|sealed| (HEADERS, sealed)));
         let (launch, warnings) = (started.took, started.warnings.clone());
         let created = entry.event(Fact::Created { took: began.elapsed(), launch, warnings });
         self.inner.db.insert_box(&entry.record(), secrets, sample, LogRow::of(&created)).await?;
         Ok((started, created))
+    }
+
+    /// Makes the disk of a box, readies it for the start, and flushes it beside the start. One thread does all of this: the
+    /// flush goes on in the thread that has told of the disk.
+    async fn make_disk(&self, entry: &Entry, disk_gib: u32, origin: Option<Origin>) -> Result<NewDisk, Refusal> {
+        let (store, id, run_dir) = (Arc::clone(&self.inner.store), entry.id.clone(), self.run_dir(&entry.id));
+        let (tell, told) = oneshot::channel();
+        let flushing = tokio::task::spawn_blocking(move || {
+            let made = store.balance().and_then(|()| match origin {
+                Some(origin) => {
+                    let (volume, method) = store.create_volume_from(&id, &origin.content, disk_gib)?;
+                    volume.check(Check::IfMarked)?;
+                    Ok((volume, method))
+                }
+                None => store.create_volume(&id, disk_gib),
+            });
+            let made = made.map_err(|cause| Error::new("make the disk", &id, cause));
+            let made = made.and_then(|(volume, method)| Ok((ReadyDisk::make(&volume, run_dir)?, volume, method)));
+            let volume = made.as_ref().ok().map(|(_, volume, _)| volume.clone());
+            // A creation is not cancelled. Without a receiver the daemon is stopping.
+            let _ = tell.send(made);
+            let flush = |volume: Volume| volume.sync().map_err(|cause| Error::new("flush the disk", &id, cause));
+            volume.map_or(Ok(()), flush)
+        });
+        let ended = |_| Error::new("make the disk", &entry.id, Cause::WorkerEnded);
+        let (ready, volume, method) = told.await.map_err(ended)?.map_err(|error| does_not_fit(error, disk_gib))?;
+        if method != CloneMethod::Reflink {
+            tracing::debug!(box_id = entry.id, ?method, "the disk was copied, not reflinked");
+        }
+        Ok(NewDisk { volume, ready, flushing })
     }
 
     /// Finishes the creation: the box accepts requests, its creation is published, its death is watched, and the clocks

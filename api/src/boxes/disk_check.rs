@@ -13,7 +13,8 @@ impl Boxes {
     /// Starts a box on its disk after a check of its file system.
     pub(super) async fn start_checked(&self, start: &Start, volume: Volume, check: Check) -> Result<Started, Refusal> {
         let repaired = self.check_disk(&volume, check).await?;
-        let mut started = self.start(start, volume).await?;
+        let disk = self.ready_disk(&start.id, volume).await?;
+        let mut started = self.start(start, disk).await?;
         if repaired {
             tracing::warn!(box_id = start.id, "the file system of a box was repaired");
             started.warnings.push(REPAIRED.to_owned());

@@ -3,9 +3,9 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use icebox_rootfs::Volume;
+use icebox_rootfs::{Attached, Volume};
 use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched, ProcFile};
 use icebox_shim::procfiles::Size;
@@ -41,6 +41,25 @@ pub(super) struct Started {
     pub(super) took: Duration,
 }
 
+/// An attached disk, and an empty run directory beside it.
+#[derive(Debug)]
+pub(super) struct ReadyDisk {
+    /// Held until the launcher has mounted the device; the box's mount keeps it from then on.
+    attached: Attached,
+    run_dir: PathBuf,
+    began: Instant,
+}
+
+impl ReadyDisk {
+    /// Attaches the disk and makes the run directory. This blocks.
+    pub(super) fn make(volume: &Volume, run_dir: PathBuf) -> Result<Self, Error> {
+        let began = Instant::now();
+        let attached = volume.attach().map_err(|cause| Error::new("attach the disk", "", cause))?;
+        make_run_dir(&run_dir)?;
+        Ok(Self { attached, run_dir, began })
+    }
+}
+
 /// Facts about this machine.
 #[derive(Debug, Clone, Copy)]
 struct Host {
@@ -59,16 +78,18 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 }
 
 impl Boxes {
-    /// Attaches the disk and starts the box. The remains of a failure carry the box's id.
-    pub(super) async fn start(&self, start: &Start, volume: Volume) -> Result<Started, Refusal> {
-        let began = std::time::Instant::now();
+    /// Readies the disk of a box that has one for its start.
+    pub(super) async fn ready_disk(&self, id: &str, volume: Volume) -> Result<ReadyDisk, Error> {
+        let run_dir = self.run_dir(id);
+        let made = tokio::task::spawn_blocking(move || ReadyDisk::make(&volume, run_dir)).await;
+        made.unwrap_or_else(|_| Err(Error::new("attach the disk", id, Cause::WorkerEnded)))
+    }
+
+    /// Starts the box. The remains of a failure carry the box's id.
+    pub(super) async fn start(&self, start: &Start, disk: ReadyDisk) -> Result<Started, Refusal> {
+        let ReadyDisk { attached, run_dir, began } = disk;
         let lower = self.inner.images.layers(&start.image).await?;
         self.check_cgroup_parent()?;
-        let run_dir = self.run_dir(&start.id);
-        let fresh = run_dir.clone();
-        // Held until the launcher has mounted the device; the box's mount keeps it from then on.
-        let attached = blocking("attach the disk", move || volume.attach()).await?;
-        make_run_dir(&fresh)?;
         let (mut spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
         spec.proc_files = self.proc_files(&spec)?;
         let launched = self
@@ -239,11 +260,26 @@ impl Boxes {
     }
 }
 
+/// Bytes that a disk occupies; `None` if they cannot be read now.
+pub(super) fn storage_of(volume: &Volume, id: &str) -> Option<u64> {
+    let read = volume.allocated_bytes().map_err(|cause| Error::new("measure the disk", "", cause));
+    read.inspect_err(|error| tracing::warn!(box_id = id, error = error.chain(), "cannot measure a disk")).ok()
+}
+
 /// Creates an empty run directory. No process of a box can reach it, so removing it by path is safe.
 fn make_run_dir(path: &Path) -> Result<(), Error> {
     let failed = |cause: std::io::Error| Error::new("make the run directory", path.display().to_string(), cause);
-    remove_run_dir(path)?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+    let make = |recursive| std::fs::DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+    match make(false) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
+            remove_run_dir(path)?;
+            make(false)
+        }
+        // With the first box its parent is made too.
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => make(true),
+        made => made,
+    }
+    .map_err(failed)
 }
 
 /// Removes a run directory; a missing one is fine.

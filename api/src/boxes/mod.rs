@@ -77,7 +77,7 @@ pub use policy::{check_policy, policy_in_force};
 pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
-pub(crate) use tasks::to_the_end;
+pub(crate) use tasks::{Lasting, to_the_end};
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill, SnapshotsBill};
 pub use why::Why;

@@ -131,11 +131,14 @@ impl Boxes {
         Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 
-    /// The headers that an account gives to its new boxes.
-    pub async fn account_headers(&self, account: &str) -> Result<Option<HeaderRules>, Error> {
+    /// The headers that an account gives to its new boxes, from the database.
+    pub(crate) fn open_account_headers(
+        &self,
+        account: &str,
+        sealed: Option<&[u8]>,
+    ) -> Result<Option<HeaderRules>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
-        let sealed = self.inner.db.account_headers(account).await?;
-        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), &sealed)).transpose()?)
+        Ok(sealed.map(|sealed| network.open_headers(&of_account(account), sealed)).transpose()?)
     }
 
     /// Sets them, for boxes that are created from now on.

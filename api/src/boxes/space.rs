@@ -6,11 +6,15 @@ use super::{Boxes, blocking};
 use crate::refusal::Refusal;
 
 impl Boxes {
-    /// Refuses a new box if the disk, or the pool in it, has less free space than the configured minimum. Existing boxes need the rest:
-    /// their disks are sparse and grow.
+    /// Refuses a new box if the disk, or the pool in it, has less free space than the configured minimum. Existing boxes
+    /// need the rest: their disks are sparse and grow.
     pub(super) async fn check_free_space(&self) -> Result<(), Refusal> {
         let least = self.inner.config.disk_free_bytes_min;
         let store = Arc::clone(&self.inner.store);
+        // Usually there is enough without an adjustment of the pool, which may take time. It follows with the disk.
+        if store.free_bytes_unadjusted().is_ok_and(|free| free >= least) {
+            return Ok(());
+        }
         let free = blocking("read the free space of the disk", move || store.free_bytes()).await?;
         if free >= least {
             return Ok(());

@@ -1,11 +1,8 @@
-//! Accounts, their keys (hashed) and their environment.
-
-use std::collections::BTreeMap;
+//! Accounts and their keys (hashed).
 
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::boxes::HEADERS;
 use super::{Db, from_sql, to_sql};
 use crate::clock;
 use crate::error::{Cause, Error};
@@ -114,87 +111,6 @@ impl Db {
         .await
     }
 
-    /// Sets the headers that an account gives to its new boxes, sealed; none removes them.
-    pub async fn set_account_headers(&self, account: &str, sealed: Option<Vec<u8>>) -> Result<(), Error> {
-        let account = account.to_owned();
-        self.write("set the headers of an account", move |connection| {
-            match sealed {
-                Some(sealed) => connection.execute(
-                    "INSERT OR REPLACE INTO account_secrets (account_id, kind, sealed) VALUES (?1, ?2, ?3)",
-                    params![account, HEADERS, sealed],
-                ),
-                None => connection.execute(
-                    "DELETE FROM account_secrets WHERE account_id = ?1 AND kind = ?2",
-                    params![account, HEADERS],
-                ),
-            }
-            .map(|_| ())
-        })
-        .await
-    }
-
-    /// The sealed headers of an account.
-    pub async fn account_headers(&self, account: &str) -> Result<Option<Vec<u8>>, Error> {
-        let account = account.to_owned();
-        self.read("read the headers of an account", move |connection| {
-            connection
-                .prepare_cached("SELECT sealed FROM account_secrets WHERE account_id = ?1 AND kind = ?2")?
-                .query_row(params![account, HEADERS], |row| row.get(0))
-                .optional()
-        })
-        .await
-    }
-
-    /// The environment that an account gives to its boxes.
-    pub async fn account_env(&self, account: &str) -> Result<BTreeMap<String, String>, Error> {
-        let account = account.to_owned();
-        self.read("read the account's environment", move |connection| {
-            let mut query = connection.prepare_cached("SELECT name, value FROM account_env WHERE account_id = ?1")?;
-            let rows = query.query_map([account], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Replaces the whole environment of an account.
-    pub async fn replace_account_env(&self, account: &str, env: BTreeMap<String, String>) -> Result<(), Error> {
-        let account = account.to_owned();
-        self.write("replace the account's environment", move |connection| {
-            connection.execute("DELETE FROM account_env WHERE account_id = ?1", [&account])?;
-            let mut insert = connection.prepare_cached("INSERT INTO account_env VALUES (?1, ?2, ?3)")?;
-            env.iter().try_for_each(|(name, value)| insert.execute([&account, name, value]).map(|_| ()))
-        })
-        .await
-    }
-
-    /// Sets one variable unless the account has `limit` others already. Returns true if it did.
-    pub async fn set_account_env(&self, account: &str, name: &str, value: &str, limit: usize) -> Result<bool, Error> {
-        let (account, name, value) = (account.to_owned(), name.to_owned(), value.to_owned());
-        self.write("set a variable of the account", move |connection| {
-            let others: i64 = connection.query_row(
-                "SELECT count(*) FROM account_env WHERE account_id = ?1 AND name <> ?2",
-                [&account, &name],
-                |row| row.get(0),
-            )?;
-            if from_sql(others) >= limit as u64 {
-                return Ok(false);
-            }
-            let sql = "INSERT INTO account_env VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET value = excluded.value";
-            connection.execute(sql, [&account, &name, &value]).map(|_| true)
-        })
-        .await
-    }
-
-    /// Removes one variable. Returns true if it existed.
-    pub async fn remove_account_env(&self, account: &str, name: &str) -> Result<bool, Error> {
-        let (account, name) = (account.to_owned(), name.to_owned());
-        self.write("remove a variable of the account", move |connection| {
-            let sql = "DELETE FROM account_env WHERE account_id = ?1 AND name = ?2";
-            connection.execute(sql, [account, name]).map(|removed| removed > 0)
-        })
-        .await
-    }
-
     /// The id of an account by name, for tests and the command line.
     pub async fn account_id(&self, name: &str) -> Result<Option<String>, Error> {
         let name = name.to_owned();
@@ -232,22 +148,5 @@ mod tests {
         let (one, two) = (NewKey::generate(), NewKey::generate());
         assert_ne!(one, two);
         assert!(one.0.starts_with("box_") && one.0.len() == 4 + 2 * KEY_RANDOM_BYTES);
-    }
-
-    #[tokio::test]
-    async fn account_env_is_replaced_changed_and_limited() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let db = Db::open(dir.path()).expect("a database");
-        let connection = Db::connect(dir.path()).expect("a second connection");
-        ensure_first_account(&connection, None).expect("an account");
-        let account = db.account_id("default").await.expect("a look-up").expect("an account");
-        let env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
-        db.replace_account_env(&account, env).await.expect("replaced");
-        assert!(db.set_account_env(&account, "A", "3", 2).await.expect("changed"));
-        assert!(!db.set_account_env(&account, "C", "3", 2).await.expect("too many"));
-        assert!(db.remove_account_env(&account, "B").await.expect("removed"));
-        assert!(!db.remove_account_env(&account, "B").await.expect("not there"));
-        let now = db.account_env(&account).await.expect("read");
-        assert_eq!(now, BTreeMap::from([("A".to_owned(), "3".to_owned())]));
     }
 }

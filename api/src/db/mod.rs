@@ -8,6 +8,8 @@
 
 mod accounts;
 mod boxes;
+mod defaults;
+mod defaults_cache;
 mod logs;
 mod public_urls;
 mod roots;
@@ -28,6 +30,7 @@ use crate::error::{Cause, Error};
 
 pub use accounts::{Account, NewKey, create_account, ensure_first_account, hash_key};
 pub use boxes::{AGENT_API_KEY, GITHUB_TOKEN, HEADERS};
+pub use defaults_cache::AccountDefaults;
 pub use logs::LogRow;
 pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
@@ -49,6 +52,7 @@ pub struct Db {
     writer: Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
     path: Arc<Path>,
+    defaults: defaults_cache::Cache,
 }
 
 impl Db {
@@ -66,7 +70,7 @@ impl Db {
         })?;
         space.fill();
         let writer = Writer::start(connection, Some(space), writer::DEFERRED_MAX)?;
-        Ok(Self { writer, readers: Arc::default(), path: path.into() })
+        Ok(Self { writer, readers: Arc::default(), path: path.into(), defaults: defaults_cache::Cache::default() })
     }
 
     /// A connection of its own, for a process that makes one change.

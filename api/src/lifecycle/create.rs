@@ -114,9 +114,10 @@ impl Lifecycle {
     }
 
     async fn defaults(&self, account: &Account, copied: Option<BoxSettings>) -> Result<Defaults, Refusal> {
+        let given = self.db.account_defaults(&account.id).await?;
         Ok(Defaults {
-            env: self.db.account_env(&account.id).await?,
-            headers: self.boxes.account_headers(&account.id).await?,
+            env: given.env.clone(),
+            headers: self.boxes.open_account_headers(&account.id, given.sealed_headers.as_deref())?,
             has_network: self.boxes.has_network(),
             copied,
         })

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use icebox_shim::handle::{RunEvent, RunEvents, RunInput};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::command::{Command, stopped_text};
@@ -13,7 +13,7 @@ use super::finish::RECORDED_OUTPUT_BYTES;
 use super::service::Runs;
 use super::start::{Started, start};
 use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket, ended_now};
-use crate::boxes::Awake;
+use crate::boxes::{Awake, Lasting};
 use crate::refusal::Refusal;
 
 const MIB: usize = 1024 * 1024;
@@ -64,7 +64,7 @@ impl Outcome {
 
 /// A command whose output is being read by the task that awaits this. If it is dropped before the end, a task of its own
 /// reads on: the command continues and its end is recorded.
-pub struct Collecting(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
+pub struct Collecting(Lasting<Outcome>);
 
 impl std::fmt::Debug for Collecting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Collecting {
 
 impl Collecting {
     fn new(reading: impl Future<Output = Outcome> + Send + 'static) -> Self {
-        Self(Some(Box::pin(reading)))
+        Self(Lasting::new(reading))
     }
 
     /// Reads in a task of its own from now on, at its own pace.
@@ -95,22 +95,7 @@ impl Future for Collecting {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        // Taken out for the poll: after a panic nothing is left to be read.
-        let Some(mut reading) = self.0.take() else { return Poll::Pending };
-        let polled = reading.as_mut().poll(context);
-        if polled.is_pending() {
-            self.0 = Some(reading);
-        }
-        polled
-    }
-}
-
-impl Drop for Collecting {
-    fn drop(&mut self) {
-        // Without a runtime the daemon has stopped. The next one takes the run over.
-        if let (Some(reading), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(reading);
-        }
+        self.0.poll_unpin(context)
     }
 }
 

@@ -92,7 +92,7 @@ impl BoxHandle {
 
     /// Returns when the init has ended; reaps it if it is this process's child.
     pub async fn wait_dead(&self, pid: i32, start_time_ticks: u64, boot_id: &str) {
-        process::wait_dead(pid, start_time_ticks, boot_id).await;
+        self.inner.init.wait_dead(pid, start_time_ticks, boot_id).await;
     }
 
     /// Asks the init for its version and pid.

@@ -58,6 +58,20 @@ impl Held {
 }
 
 impl Held {
+    /// Returns when the process has ended, and reaps it if it is a child of this process.
+    pub(super) async fn wait_dead(&self, pid: i32, start_time_ticks: u64, boot: &str) {
+        // With a pidfd of its own: the held one may become another process's.
+        let pidfd = self.alive(pid, start_time_ticks, boot).then(|| self.pidfd_of(pid, start_time_ticks));
+        wait_dead(pid, start_time_ticks, boot, pidfd.flatten()).await;
+    }
+
+    /// A copy of the pidfd, if this process is held.
+    fn pidfd_of(&self, pid: i32, start_time_ticks: u64) -> Option<OwnedFd> {
+        let held = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = held.as_ref().filter(|known| (known.pid, known.start_time_ticks) == (pid, start_time_ticks))?;
+        known.pidfd.try_clone().ok()
+    }
+
     /// Copies descriptors of the process that was found alive last (pidfd_getfd(2)).
     pub(super) fn descriptors<const N: usize>(&self, numbers: [i32; N]) -> Option<rustix::io::Result<Vec<OwnedFd>>> {
         let held = self.process.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,33 +83,33 @@ impl Held {
 /// A pidfd is readable once its process has ended, reaped or not.
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // A poll that was interrupted tells nothing: the next question is answered by a new poll.
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+    loop {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) {
+            Err(rustix::io::Errno::INTR) => {}
+            answer => return answer.is_ok_and(|ready| ready > 0),
+        }
+    }
 }
 
-/// Returns when the process has ended, and reaps it if it is a child of this process.
-pub(super) async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str) {
+/// Waits by this pidfd, if there is one and the process is alive.
+async fn wait_dead(pid: i32, start_time_ticks: u64, boot: &str, pidfd: Option<OwnedFd>) {
     let Some(id) = Pid::from_raw(pid) else { return };
-    // Order matters: the pidfd first, then the check that it is the right process.
-    let pidfd = rustix::process::pidfd_open(id, PidfdFlags::NONBLOCK);
-    if alive(pid, start_time_ticks, boot) {
-        match pidfd.map(crate::sys::watch_readable) {
-            Ok(Ok(watched)) => {
-                while let Ok(mut guard) = watched.readable().await {
-                    // A pidfd is readable once its process has ended, and stays so.
-                    if !alive(pid, start_time_ticks, boot) {
-                        break;
-                    }
-                    guard.clear_ready_matching(Ready::READABLE);
+    match pidfd.map(crate::sys::watch_readable) {
+        Some(Ok(watched)) => {
+            while let Ok(mut guard) = watched.readable().await {
+                // A pidfd is readable once its process has ended, and stays so.
+                if has_ended(watched.get_ref()) {
+                    break;
                 }
-                reap(WaitId::PidFd(watched.get_ref().as_fd()));
-                return;
+                guard.clear_ready_matching(Ready::READABLE);
             }
-            // No descriptors left, for example: poll /proc instead; the process can still be waited for.
-            _ => {
-                while alive(pid, start_time_ticks, boot) {
-                    tokio::time::sleep(Duration::from_millis(FALLBACK_POLL_MS)).await;
-                }
+            reap(WaitId::PidFd(watched.get_ref().as_fd()));
+            return;
+        }
+        // No descriptors left, for example: poll /proc instead; the process can still be waited for.
+        _ => {
+            while alive(pid, start_time_ticks, boot) {
+                tokio::time::sleep(Duration::from_millis(FALLBACK_POLL_MS)).await;
             }
         }
     }
@@ -125,7 +139,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let (_, start) = state_and_start(pid).unwrap();
         let boot = boot_id().unwrap();
-        let waiting = tokio::spawn(async move { wait_dead(pid, start, &boot).await });
+        let waiting = tokio::spawn(async move { Held::default().wait_dead(pid, start, &boot).await });
         drop(child.stdin.take());
         waiting.await.unwrap();
         assert!(state_and_start(pid).is_none(), "it was reaped");

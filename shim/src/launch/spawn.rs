@@ -3,26 +3,23 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use super::forks::{Forks, Outcome, raw_pair, send};
 use super::{BoxSpec, Launched, Tools};
 use crate::error::{Error, ErrorKind, Reported};
 use crate::protocol::{Decoder, Envelope, FrameType, VERSION, WireError, decode, encode, header};
 
 /// Most bytes kept of the standard error of a launcher that failed.
 const STDERR_BYTES_MAX: u64 = 4096;
-/// Longest wait for the launcher process to fork.
-const FORK_DEADLINE: Duration = Duration::from_secs(10);
+/// Most tries to start a box: a launcher that ends before it takes the request is started anew once.
+const LAUNCHES_MAX: u32 = 2;
 /// The init is a small program; anything bigger is the wrong file.
 const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -33,14 +30,14 @@ const INIT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Launcher {
     tools: Tools,
-    process: Arc<Mutex<Option<Process>>>,
+    forks: Forks,
 }
 
 impl Launcher {
     /// With these programs. Starts nothing yet.
     #[must_use]
     pub fn new(tools: Tools) -> Self {
-        Self { tools, process: Arc::default() }
+        Self { tools, forks: Forks::default() }
     }
 
     /// Starts a box and returns when its init is ready to be talked to.
@@ -56,107 +53,41 @@ impl Launcher {
 
     async fn launch_unlimited(&self, spec: &BoxSpec) -> Result<Launched, Error> {
         let sealed = sealed_init(&self.tools.init).await?;
-        let (stream, theirs) = pair().map_err(|e| Error::io("make launcher's socket", &spec.id, e))?;
-        let (said, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|e| Error::io("make launcher's standard error", &spec.id, e))?;
-        let fork = self.fork(theirs, stderr).await?;
-        let sent = send_spec(&stream, spec, sealed).await;
-        match read_report(&stream).await {
-            Ok(report) => {
-                // It ends by itself now.
-                fork.leave();
-                report
+        let mut tries_left = LAUNCHES_MAX;
+        loop {
+            tries_left -= 1;
+            let (stream, theirs) = pair().map_err(|e| Error::io("make launcher's socket", &spec.id, e))?;
+            let (said, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|e| Error::io("make launcher's standard error", &spec.id, e))?;
+            // The spec waits in the socket until the fork reads it.
+            let fork = self.forks.request(&self.tools.launch, theirs, stderr).await?;
+            let sent = send_spec(&stream, spec, &sealed).await;
+            let lost = match read_report(&stream).await {
+                Ok(report) => {
+                    // It ends by itself now.
+                    fork.leave();
+                    return report;
+                }
+                Err(lost) => lost,
+            };
+            match fork.outcome().await {
+                Outcome::Failed(errno) => return Err(Error::io("fork launcher", "", errno)),
+                // The launcher has ended before it took the request.
+                Outcome::Lost if tries_left > 0 => continue,
+                Outcome::Forked | Outcome::Lost => {}
             }
-            Err(lost) => {
-                drop(fork);
-                let said = tokio::task::spawn_blocking(move || last_words(said)).await.unwrap_or_default();
-                let lost = sent.err().unwrap_or(lost);
-                let cause = Reported(format!("it ended without a report: {} ({})", said.trim(), lost.report()));
-                Err(Error::new(ErrorKind::Internal, "run launcher", &spec.id).because(cause))
-            }
-        }
-    }
-
-    /// Makes the launcher process fork for one box.
-    async fn fork(&self, socket: OwnedFd, stderr: OwnedFd) -> Result<Fork, Error> {
-        let (process, program) = (Arc::clone(&self.process), self.tools.launch.clone());
-        let lost = |e: io::Error| Error::io("talk to launcher", "", e);
-        // Goes on when the caller is cancelled: an answer that was not read would be taken for that to the next request.
-        let forked = tokio::spawn(async move {
-            let mut process = process.lock().await;
-            if let Some(running) = process.take()
-                && let Ok(forked) = running.fork(&socket, &stderr).await
-            {
-                *process = Some(running);
-                return forked;
-            }
-            let running = Process::spawn(&program)?;
-            let forked = running.fork(&socket, &stderr).await.map_err(lost)?;
-            *process = Some(running);
-            forked
-        });
-        forked.await.map_err(|e| Error::new(ErrorKind::Internal, "fork launcher", "").because(e))?
-    }
-}
-
-/// The launcher process.
-#[derive(Debug)]
-struct Process {
-    /// Killed and reaped on drop.
-    _child: tokio::process::Child,
-    requests: UnixStream,
-}
-
-impl Process {
-    fn spawn(program: &Path) -> Result<Self, Error> {
-        let (requests, theirs) = pair().map_err(|e| Error::io("make launcher's socket", "", e))?;
-        // No pre_exec, no uid: std uses posix_spawn, and no code of a multi-threaded process runs after a fork.
-        let child = tokio::process::Command::new(program)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| Error::io("spawn launcher", program.display(), e))?;
-        Ok(Self { _child: child, requests })
-    }
-
-    /// The outer error means that the process cannot be used any more.
-    async fn fork(&self, socket: &OwnedFd, stderr: &OwnedFd) -> io::Result<Result<Fork, Error>> {
-        let answered = async {
-            send(&self.requests, &[0], &[socket.as_fd(), stderr.as_fd()]).await?;
-            receive_answer(&self.requests).await
-        };
-        let (errno, pidfd) = tokio::time::timeout(FORK_DEADLINE, answered).await??;
-        Ok(match pidfd {
-            Some(pidfd) => Ok(Fork(Some(pidfd))),
-            None => Err(Error::io("fork launcher", "", io::Error::from_raw_os_error(errno))),
-        })
-    }
-}
-
-/// The process that starts one box. It is killed on drop.
-struct Fork(Option<OwnedFd>);
-
-impl Fork {
-    fn leave(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Fork {
-    fn drop(&mut self) {
-        if let Some(pidfd) = &self.0 {
-            // It may have ended.
-            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+            drop(fork);
+            let said = tokio::task::spawn_blocking(move || last_words(said)).await.unwrap_or_default();
+            let lost = sent.err().unwrap_or(lost);
+            let cause = Reported(format!("it ended without a report: {} ({})", said.trim(), lost.report()));
+            return Err(Error::new(ErrorKind::Internal, "run launcher", &spec.id).because(cause));
         }
     }
 }
 
-/// A connected pair of sockets: our end, and that of a launcher.
+/// The socket to a fork: our end, and that of the fork.
 fn pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
+    let (ours, theirs) = raw_pair()?;
     Ok((UnixStream::from_std(ours.into())?, theirs))
 }
 
@@ -165,29 +96,6 @@ fn last_words(stderr: OwnedFd) -> String {
     let mut said = Vec::new();
     let _ = File::from(stderr).take(STDERR_BYTES_MAX).read_to_end(&mut said);
     String::from_utf8_lossy(&said).into_owned()
-}
-
-/// The launcher's answer to a request: an errno, or 0 and a pidfd.
-async fn receive_answer(stream: &UnixStream) -> io::Result<(i32, Option<OwnedFd>)> {
-    let mut number = [0; 4];
-    let (count, pidfd) = stream
-        .async_io(tokio::io::Interest::READABLE, || {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [io::IoSliceMut::new(&mut number)];
-            let got = rustix::net::recvmsg(stream.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-            let fds = control.drain().filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            });
-            Ok((got.bytes, fds.flatten().last()))
-        })
-        .await?;
-    if count == number.len() {
-        Ok((i32::from_ne_bytes(number), pidfd))
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
 }
 
 /// The identity of a version of a file: device, inode, length, modification time.
@@ -230,12 +138,13 @@ fn sealed_copy(path: &Path) -> Result<OwnedFd, Error> {
     icebox_runtime::sealed::seal(source.take(INIT_BYTES_MAX), "icebox-init").map_err(failed("copy init"))
 }
 
-async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result<(), Error> {
+async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: &OwnedFd) -> Result<(), Error> {
     let payload = encode(&Envelope::new(spec))?;
     let mut bytes = header(FrameType::Request, payload.len()).to_vec();
     bytes.extend_from_slice(&payload);
     let failed = |e: io::Error| Error::io("send spec to launcher", &spec.id, e);
-    let mut sent = send(stream, &bytes, &[init.as_fd()]).await.map_err(failed)?;
+    let send_first = || send(stream.as_fd(), &bytes, &[init.as_fd()]);
+    let mut sent = stream.async_io(tokio::io::Interest::WRITABLE, send_first).await.map_err(failed)?;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         stream.writable().await.map_err(failed)?;
         match stream.try_write(rest) {
@@ -245,19 +154,6 @@ async fn send_spec(stream: &UnixStream, spec: &BoxSpec, init: OwnedFd) -> Result
         }
     }
     Ok(())
-}
-
-/// Sends descriptors, and bytes as far as they fit. Returns the number of bytes.
-async fn send(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    stream
-        .async_io(tokio::io::Interest::WRITABLE, || {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(fds));
-            let parts = [io::IoSlice::new(bytes)];
-            rustix::net::sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL).map_err(io::Error::from)
-        })
-        .await
 }
 
 /// The launcher's report. The outer error means that the report is missing or malformed.

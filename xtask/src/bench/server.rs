@@ -4,24 +4,45 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::context::{Context, failed, make_dir, shown};
 use super::http::Client;
 use super::netns::Netns;
-use crate::error::{Result, While};
+use crate::error::{Cause, Error, Result, While};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A directory that is a tmpfs, as /run is where an init system runs; in a container /run may be a directory of a disk.
+struct RunDir(PathBuf);
+
+impl RunDir {
+    fn new(path: PathBuf) -> Result<Self> {
+        make_dir(&path)?;
+        let (kind, flags) = (Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+        let mounted = mount(kind, &path, kind, flags, None::<&str>);
+        mounted.map_err(|e| Error::new("mount a tmpfs on", shown(&path), Cause::Io(e.into())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// A running `iceboxd`. Boxes that are left are deleted on drop.
 pub(super) struct Server {
     child: Child,
     url: String,
     key: String,
-    run_dir: PathBuf,
+    run_dir: RunDir,
     cgroup: String,
     /// Held as long as boxes are connected there.
     _netns: Netns,
@@ -30,7 +51,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(context: &Context, name: &str) -> Result<Self> {
         let home = context.scratch.join(name);
-        let run_dir = PathBuf::from(format!("/run/icebox-bench-{}-{name}", std::process::id()));
+        let run_dir = RunDir::new(format!("/run/icebox-bench-{}-{name}", std::process::id()).into())?;
         let data_dir = home.join("data");
         make_dir(&data_dir)?;
         let log = home.join("iceboxd.log");
@@ -39,7 +60,7 @@ impl Server {
         let key = format!("box_bench_{}", std::process::id());
         let netns = Netns::new()?;
         let mut command = Command::new(&program);
-        command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir);
+        command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir.0);
         command.arg("--image-dir").arg(&context.image_dir).args(["--listen", "127.0.0.1:0"]);
         command.arg("--netns").arg(netns.path());
         command.env("ICEBOX_API_KEY", &key).env("ICEBOX_LIBEXEC", &context.bin_dir);
@@ -69,7 +90,7 @@ impl Server {
     }
 
     fn facts(&self) -> Option<String> {
-        let facts: Value = serde_json::from_slice(&std::fs::read(self.run_dir.join("iceboxd.json")).ok()?).ok()?;
+        let facts: Value = serde_json::from_slice(&std::fs::read(self.run_dir.0.join("iceboxd.json")).ok()?).ok()?;
         facts["url"].as_str().map(str::to_owned)
     }
 
@@ -119,7 +140,6 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.run_dir);
     }
 }
 

@@ -1,7 +1,8 @@
 //! A netlink socket to rtnetlink in the namespace of the thread that opened it.
 //!
 //! Owns: sending requests and receiving their answers. Several requests go in one datagram; the kernel carries them out in
-//! order, also those that follow one that has failed. Leaves out: the content of messages.
+//! order, also those that follow one that has failed. It reports each failure; only the last request is acknowledged, since
+//! an acknowledgement is a datagram of its own. Leaves out: the content of messages.
 //!
 //! Why this is not `rtnetlink`'s own connection: that is a task with channels, and thus a runtime, for a socket that is used
 //! by one thread for a few requests. The messages are that crate's.
@@ -62,10 +63,11 @@ impl RouteSocket {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         let count = requests.len();
-        for (flags, message) in requests {
+        for (index, (flags, message)) in requests.into_iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
             let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+            let ack = if index + 1 == count { NLM_F_ACK } else { 0 };
+            header.flags = NLM_F_REQUEST | ack | flags;
             header.sequence_number = self.sequence;
             let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
             message.finalize();
@@ -75,8 +77,8 @@ impl RouteSocket {
         }
         rustix::net::sendto(&self.fd, &datagram, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let mut answers = RouteAnswers { outcomes: vec![None; count], messages: Vec::new() };
-        let mut open = count;
-        while open > 0 {
+        let mut is_over = count == 0;
+        while !is_over {
             for (header, payload) in self.receive()? {
                 let index = header.sequence_number.wrapping_sub(first) as usize;
                 let Some(outcome) = answers.outcomes.get_mut(index) else { continue };
@@ -84,14 +86,20 @@ impl RouteSocket {
                     NetlinkPayload::InnerMessage(message) => answers.messages.push(message),
                     NetlinkPayload::Error(error) => {
                         *outcome = (error.raw_code() != 0).then(|| Errno::from_raw_os_error(-error.raw_code()));
-                        open -= 1;
+                        is_over |= index + 1 == count;
                     }
-                    NetlinkPayload::Done(_) => open -= 1,
+                    NetlinkPayload::Done(_) => is_over |= index + 1 == count,
                     _ => {}
                 }
             }
         }
         Ok(answers)
+    }
+
+    /// The index of an interface in the socket's namespace. Unlike a request, the question does not wait for others that
+    /// change links.
+    pub(crate) fn index_of(&self, interface: &str) -> Result<u32, Errno> {
+        rustix::net::netdevice::name_to_index(&self.fd, interface)
     }
 
     /// All objects of a kind.

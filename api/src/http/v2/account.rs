@@ -16,7 +16,7 @@ const MASK: &str = "********";
 /// Names of the account's variables; values are masked.
 #[utoipa::path(get, path = "/v2/box/settings/env", tag = "account", responses((status = 200, body = EnvVars), (status = 401, body = ErrorBody)))]
 pub(in crate::http) async fn get_env(State(app): State<App>, Caller(account): Caller) -> Answer<EnvVars> {
-    let env = app.db.account_env(&account.id).await?;
+    let env = app.db.account_defaults(&account.id).await?.env.clone();
     let env_vars = env.into_keys().map(|name| (name, MASK.to_owned())).collect();
     Ok(axum::Json(EnvVars { env_vars }))
 }
