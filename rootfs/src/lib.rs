@@ -43,7 +43,7 @@ pub use grow::Grown;
 pub use id::VOLUME_ID_BYTES_MAX;
 pub use loops::Attached;
 pub use pool::{Backing, Bytes, PoolSettings};
-pub use snapshot::{Content, Copy, Kept};
+pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
 pub use usage::{Taken, Usage};

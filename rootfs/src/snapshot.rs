@@ -49,6 +49,13 @@ pub struct Kept {
     pub digest: String,
 }
 
+/// A copy that is ready to take the place of a volume.
+#[derive(Debug)]
+pub struct Replacement {
+    copy: Copy,
+    volume: Volume,
+}
+
 impl Drop for Copy {
     fn drop(&mut self) {
         // After a rename there is no such name any more.
@@ -161,6 +168,42 @@ impl Store {
         fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
         rename_new(&copy.path, &path, Step::CloneVolume)?;
         Ok((Volume::new(path), method))
+    }
+
+    /// Readies a copy to take the place of the volume `id`, with a file system of that size. On return it is on disk.
+    ///
+    /// # Errors
+    /// `NotFound` without such a volume, `TooSmall` if the files do not fit.
+    pub fn prepare_replacement(&self, id: &str, copy: Copy, size_gib: u32) -> Result<Replacement> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "there is no such volume");
+        let volume = self.volume(id)?.ok_or_else(missing).at(Step::ReplaceVolume, Path::new(id))?;
+        fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
+        copy.file.sync_all().at(Step::ReplaceVolume, &copy.path)?;
+        Ok(Replacement { copy, volume })
+    }
+
+    /// Puts a copy in the place of a volume that is not attached, in one step; waits for an attachment that is just
+    /// ending. On return that is on disk: a crash leaves the old content or the new one.
+    pub fn replace_volume(&self, replacement: Replacement) -> Result<()> {
+        let Replacement { copy, volume } = replacement;
+        // Held until the old file has lost its name.
+        let _old = volume.resting_source()?;
+        let path = volume.path();
+        match fs::rename(&copy.path, path) {
+            // The old volume lies in another place than new ones do: another file system.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let dir = path.parent().unwrap_or(Path::new("/"));
+                let (file, temp) = unfinished(dir, "volume")?;
+                let moved = Copy { file, path: temp, method: CloneMethod::SparseCopy };
+                clone_into(&copy.file, &moved.file).at(Step::ReplaceVolume, path)?;
+                moved.file.sync_all().at(Step::ReplaceVolume, path)?;
+                fs::rename(&moved.path, path).at(Step::ReplaceVolume, path)?;
+            }
+            renamed => renamed.at(Step::ReplaceVolume, path)?,
+        }
+        // The name that the copy had must not stay beside the new one after a power cut: both directories are flushed.
+        let dirs = [path.parent().unwrap_or(Path::new("/")), &self.first().snapshots];
+        dirs.iter().try_for_each(|dir| files::sync_dir(dir).at(Step::ReplaceVolume, dir))
     }
 
     fn clone_content(&self, content: &Content) -> Result<(Copy, CloneMethod)> {

@@ -306,10 +306,10 @@ impl Boxes {
 }
 
 /// The refusal of a copy whose files do not fit into the size asked for.
-fn does_not_fit(error: Error, disk_gib: u32) -> Refusal {
+pub(super) fn does_not_fit(error: Error, disk_gib: u32) -> Refusal {
     match error.cause() {
         Cause::Rootfs(cause) if cause.kind() == icebox_rootfs::ErrorKind::TooSmall => Refusal::Invalid(format!(
-            "the files of the snapshot do not fit into a disk of {disk_gib} GiB; ask for a larger size"
+            "the files of the copied disk do not fit into a disk of {disk_gib} GiB; ask for a larger size"
         )),
         _ => error.into(),
     }

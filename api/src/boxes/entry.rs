@@ -14,6 +14,7 @@ use super::meter::Meter;
 use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
+use crate::clock;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::events::{Event, Fact};
 use icebox_net::Rights;
@@ -240,6 +241,13 @@ impl Entry {
     #[must_use]
     pub fn idle(&self) -> Duration {
         self.configured().idle
+    }
+
+    /// Seconds until it expires, at least one; none if it does not.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let left = |expires_ms: i64| u64::try_from((expires_ms - clock::unix_ms()) / 1000).unwrap_or(0).max(1);
+        self.expires_ms.map(left)
     }
 
     /// A fact about this box, at this moment.

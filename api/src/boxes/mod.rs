@@ -16,6 +16,7 @@ mod create;
 mod delete;
 mod disk_check;
 mod entry;
+mod fork;
 mod freeze;
 mod idle;
 mod images;

@@ -218,7 +218,7 @@ impl Boxes {
     }
 
     /// A secret of a box.
-    async fn open_secret(&self, box_id: &str, kind: &'static str) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) async fn open_secret(&self, box_id: &str, kind: &'static str) -> Result<Option<Vec<u8>>, Error> {
         let Some(sealed) = self.inner.db.sealed_secret(box_id, kind).await? else { return Ok(None) };
         Ok(Some(self.inner.key.open(&format!("{kind}/{box_id}"), &sealed)?))
     }

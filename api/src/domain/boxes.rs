@@ -89,6 +89,9 @@ pub struct BoxSettings {
     /// The owner's request to keep it awake, perhaps over by now: see [`BoxSettings::kept`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// The box that it was forked from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
     /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
 }

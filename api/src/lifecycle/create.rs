@@ -167,6 +167,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         git_user_email: check_git_identity(request.git_user_email)?,
         idle_seconds: request.idle_seconds,
         keep: None,
+        forked_from: None,
         agent: agent.harness,
         model: agent.model,
         custom_runner: agent.custom_runner,

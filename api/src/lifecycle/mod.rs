@@ -7,6 +7,8 @@
 
 mod agent;
 mod create;
+mod diff;
+mod fork;
 mod packets;
 mod provision;
 mod reconcile;
@@ -23,6 +25,7 @@ use crate::runs::Runs;
 
 pub use agent::AgentRequest;
 pub use create::{BoxRequest, check_env, check_git_identity, check_headers, check_init_command};
+pub use diff::{Change, Diff};
 pub use reconcile::Progress;
 
 /// The use cases over all boxes. Cheap to clone.
