@@ -111,6 +111,18 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     /// Copy the disks of boxes, and make boxes from the copies
     #[command(subcommand)]
     Snapshot(super::args_snapshots::SnapshotVerb),
+    /// Make boxes that start with the files of a box as they are now
+    Fork(super::args_forks::Fork),
+    /// Put the disk of a fork in the place of its origin's
+    Promote {
+        /// Id or name of the fork
+        #[arg(value_name = "FORK")]
+        name: String,
+    },
+    /// Show what has changed in a box since a snapshot, or compared with another box
+    Diff(super::args_forks::Diff),
+    /// Run a command in several forks of a box at once, and compare the results
+    Try(super::args_forks::Try),
     /// Set after how long without work a box freezes
     Idle(Idle),
     /// Keep a box awake for a while, or until `--off`

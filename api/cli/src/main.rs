@@ -11,6 +11,7 @@
 mod access;
 mod args;
 mod args_create;
+mod args_forks;
 mod args_more;
 mod args_snapshots;
 mod args_storage;
@@ -22,6 +23,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod forks;
 mod human;
 mod names;
 mod net;
@@ -116,6 +118,10 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
         Verb::Snapshot(verb) => snapshots::snapshot(&client, &output, verb).await?,
+        Verb::Fork(fork) => forks::fork(&client, &output, fork).await?,
+        Verb::Promote { name } => forks::promote(&client, &output, &name).await?,
+        Verb::Diff(diff) => forks::diff(&client, &output, diff).await?,
+        Verb::Try(attempt) => return forks::attempt(&client, &output, attempt).await,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,
