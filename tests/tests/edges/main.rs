@@ -212,7 +212,9 @@ fn each_crate_leaves_out_what_it_must_not_do() {
                 // is tried out in new ones.
                 let may =
                     |word: &str| ["setns", "unshare"].contains(&word) && path.ends_with("api/net/src/namespace.rs");
-                let found = identifiers(line).find(|w| forbidden.contains(w) && !may(w));
+                // A box may be forked; a process not. The call comes from one of these.
+                let is_call = |word: &str| word != "fork" || line.contains("libc") || line.contains("unistd");
+                let found = identifiers(line).find(|w| forbidden.contains(w) && !may(w) && is_call(w));
                 assert!(found.is_none(), "{}:{}: {line}", path.display(), number + 1);
             }
         }
