@@ -33,13 +33,13 @@ mod restore;
 mod roots;
 mod run_table;
 mod space;
+mod table;
 mod tasks;
 mod thaw;
 mod uids;
 mod usage;
 mod why;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -78,6 +78,7 @@ pub use why::Why;
 use images::Images;
 use reserve::Reservations;
 use roots::Roots;
+use table::Table;
 use tasks::blocking;
 
 /// Time limit for freezing.
@@ -112,7 +113,7 @@ struct Inner {
     /// None if boxes have no network here.
     network: Option<Network>,
     images: Images,
-    table: RwLock<HashMap<String, Arc<Entry>>>,
+    table: RwLock<Table>,
     /// Notified when an idle time has changed, and when a box has woken while the clock stood still.
     awake: Notify,
     /// The clock waits for a box that wakes, or is about to.
