@@ -22,6 +22,12 @@ pub const ENV_VARS_MAX: usize = 256;
 /// Variables that decide which code a program loads or runs; the owner of a box may not set them.
 pub const ENV_BLOCKED: [&str; 5] = ["PATH", "HOME", "LD_PRELOAD", "LD_LIBRARY_PATH", "NODE_OPTIONS"];
 
+/// Longest name of a snapshot.
+pub const SNAPSHOT_NAME_BYTES_MAX: usize = 256;
+/// Random letters of a snapshot id: 80 bits.
+const SNAPSHOT_ID_LETTERS: usize = 16;
+const SNAPSHOT_ALPHABET: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
+
 /// Names that would hide a route of the same level.
 const RESERVED: [&str; 10] = [
     "from-snapshot",
@@ -120,6 +126,24 @@ pub fn new_box_id() -> String {
     format!("{adjective}-{noun}-{}", random.random_range(10_000..100_000_u32))
 }
 
+/// A new snapshot id.
+#[must_use]
+pub fn new_snapshot_id() -> String {
+    let mut random = rand::rng();
+    let letters = (0..SNAPSHOT_ID_LETTERS).map(|_| char::from(SNAPSHOT_ALPHABET[random.random_range(0..32)]));
+    std::iter::once("snap_".to_owned()).chain(letters.map(String::from)).collect()
+}
+
+/// Checks a name that a client wants to give a snapshot; the error describes the problem.
+pub fn check_snapshot_name(name: &str) -> Result<(), String> {
+    if name.trim().is_empty() || name.len() > SNAPSHOT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "the name of a snapshot must have 1 to {SNAPSHOT_NAME_BYTES_MAX} bytes, without control characters"
+        ));
+    }
+    Ok(())
+}
+
 /// True if `text` may be looked up as a box id or name. Other texts cannot exist, so the answer is "unknown box".
 #[must_use]
 pub fn is_id_or_name(text: &str) -> bool {
@@ -215,6 +239,16 @@ pub fn check_env(name: &str, value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn snapshots_have_ids_of_their_own() {
+        let (one, two) = (new_snapshot_id(), new_snapshot_id());
+        assert!(one.starts_with("snap_") && one.len() == 21 && one != two, "{one} {two}");
+        assert!(check_snapshot_name("before the upgrade").is_ok());
+        for bad in ["", " ", "a\nb", &"x".repeat(SNAPSHOT_NAME_BYTES_MAX + 1)] {
+            assert!(check_snapshot_name(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn made_ids_are_dns_labels_and_are_accepted() {

@@ -51,7 +51,19 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
         return Ok(Checked::Clean);
     }
     // Replays the journal and makes the safe corrections. Without errors this suffices and reads only a few blocks.
-    let run = |how| E2FSCK.output(E2FSCK.command().arg(how).arg(path), path);
+    match repair(&[], path)? {
+        Checked::Clean if marked => Ok(Checked::Repaired),
+        checked => Ok(checked),
+    }
+}
+
+/// Checks every structure of the ext4 in `path`, which resize2fs requires.
+pub(crate) fn check_whole(path: &Path) -> Result<Checked> {
+    repair(&["-f"], path)
+}
+
+fn repair(more: &[&str], path: &Path) -> Result<Checked> {
+    let run = |how| E2FSCK.output(E2FSCK.command().args(more).arg(how).arg(path), path);
     let mut output = run("-p")?;
     let mut corrected = output.status.code() != Some(0);
     if output.status.code() == Some(UNCORRECTED) {
@@ -59,7 +71,7 @@ pub(crate) fn check(image: &File, path: &Path, check: Check) -> Result<Checked> 
         output = run("-y")?;
     }
     match output.status.code() {
-        Some(code) if code <= CORRECTED_MAX && (corrected || marked) => Ok(Checked::Repaired),
+        Some(code) if code <= CORRECTED_MAX && corrected => Ok(Checked::Repaired),
         Some(0) => Ok(Checked::Clean),
         _ => Err(E2FSCK.failed(&output, path)),
     }

@@ -49,6 +49,24 @@ pub enum Step {
     AttachLoop,
     /// Checking the file system of a volume.
     CheckVolume,
+    /// Growing a volume.
+    GrowVolume,
+    /// Writing out what is dirty in the file system of an attached volume.
+    FlushVolume,
+    /// Copying the content of a volume.
+    CopyVolume,
+    /// Putting a copy in the place of a volume.
+    ReplaceVolume,
+    /// Changing the size of the file system in a copy.
+    ResizeCopy,
+    /// Finding or listing snapshots.
+    FindSnapshot,
+    /// Making a snapshot durable and putting it under its final name.
+    PublishSnapshot,
+    /// Comparing the content of a snapshot with its digest.
+    VerifySnapshot,
+    /// Removing a snapshot.
+    RemoveSnapshot,
     /// Finding the machine's package mirror.
     FindMirror,
     /// Finding or reading a base image.
@@ -101,6 +119,15 @@ impl fmt::Display for Step {
             Step::LockVolume => "lock the volume",
             Step::AttachLoop => "attach a loop device to the volume",
             Step::CheckVolume => "check the file system of the volume",
+            Step::GrowVolume => "grow the volume",
+            Step::FlushVolume => "flush the file system of the volume",
+            Step::CopyVolume => "copy the content of the volume",
+            Step::ReplaceVolume => "replace the volume",
+            Step::ResizeCopy => "change the size of the copied file system",
+            Step::FindSnapshot => "find the snapshot",
+            Step::PublishSnapshot => "keep the snapshot",
+            Step::VerifySnapshot => "verify the snapshot",
+            Step::RemoveSnapshot => "remove the snapshot",
             Step::FindMirror => "find the package mirror of this machine",
             Step::FindImage => "find the base image",
             Step::LockImages => "lock the image directory",
@@ -161,6 +188,10 @@ pub enum Cause {
     Corrupt,
     /// The machine lacks a requirement; the text names it and how to get it.
     Missing(&'static str),
+    /// The volume was written to while it was copied, again and again.
+    Written,
+    /// What the file system holds does not fit the size asked for.
+    TooSmall,
     /// What was handed in is not acceptable; the text says what and why.
     Refused(String),
     /// No such thing; the text names it.
@@ -200,8 +231,10 @@ impl fmt::Display for Cause {
             }
             Cause::Exists => f.write_str("it exists already"),
             Cause::Corrupt => f.write_str(
-                "its content is not what was written when it was made; find out why, then remove it to have it made again",
+                "its content is not what was written when it was made; find out why, then remove it (a template is made again)",
             ),
+            Cause::Written => f.write_str("it was written to while it was copied"),
+            Cause::TooSmall => f.write_str("the files in it do not fit into the size asked for"),
         }
     }
 }
@@ -230,6 +263,8 @@ pub enum ErrorKind {
     Corrupt,
     /// Something the machine must have is missing.
     Missing,
+    /// The size asked for does not hold what is there.
+    TooSmall,
     /// Anything else.
     Internal,
 }
@@ -271,7 +306,8 @@ impl Error {
                 io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
                 _ => ErrorKind::Internal,
             },
-            Cause::Tool { .. } | Cause::Json(_) => ErrorKind::Internal,
+            Cause::Tool { .. } | Cause::Json(_) | Cause::Written => ErrorKind::Internal,
+            Cause::TooSmall => ErrorKind::TooSmall,
             Cause::Invalid(_) | Cause::Refused(_) => ErrorKind::InvalidInput,
             Cause::NotFound(_) => ErrorKind::NotFound,
             Cause::StoreLocked { .. } => ErrorKind::Locked,

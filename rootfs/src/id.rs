@@ -5,6 +5,9 @@ use crate::error::{Cause, Error, Result, Step};
 /// Longest id of a volume, in bytes.
 pub const VOLUME_ID_BYTES_MAX: usize = 64;
 
+/// The ids of snapshots begin with this; those of volumes cannot.
+const SNAPSHOT_PREFIX: &str = "snap_";
+
 /// Accepts `[a-z0-9][a-z0-9-]*`: no dot (so no `..`, no hidden temporary name), no slash, nothing a shell, a cgroup
 /// file or a log line would read differently, and no case (file systems may fold it).
 pub(crate) fn check(id: &str) -> Result<()> {
@@ -22,6 +25,17 @@ pub(crate) fn check(id: &str) -> Result<()> {
         return refuse("an id must not begin with -");
     }
     Ok(())
+}
+
+/// Accepts `snap_` and what a volume may be called.
+pub(crate) fn check_snapshot(id: &str) -> Result<()> {
+    match id.strip_prefix(SNAPSHOT_PREFIX) {
+        Some(rest) => check(rest),
+        None => {
+            let why = Cause::Invalid("the id of a snapshot begins with snap_");
+            Err(Error::new(Step::CheckId, id.escape_default().to_string(), why))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -43,5 +57,14 @@ mod tests {
         {
             assert_eq!(check(id).unwrap_err().kind(), ErrorKind::InvalidInput, "{id:?}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_no_volume() {
+        check_snapshot("snap_1a2b").unwrap();
+        for id in ["snap_", "snap_../x", "snap_A", "1a2b", "snap-1", "snap_snap_1"] {
+            assert_eq!(check_snapshot(id).unwrap_err().kind(), ErrorKind::InvalidInput, "{id:?}");
+        }
+        check("snap_1a2b").unwrap_err();
     }
 }

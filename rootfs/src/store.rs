@@ -1,4 +1,5 @@
 //! The data directory's part that belongs to volumes: `lock`, and `templates/` and `volumes/<id>.img` in it or in its pool.
+//! (`snapshots/<id>.img` beside them: `snapshot`.)
 //!
 //! Invariants: one process at a time owns a data directory (an `flock` on `lock`, which the kernel releases when the
 //! owner ends); a file under a volume's name is a complete clone. A new volume survives a crash of this
@@ -20,13 +21,14 @@ use crate::files;
 use crate::id;
 use crate::pool::{self, Backing, Chosen, Pool, PoolSettings};
 use crate::template;
+use crate::verified::Verified;
 use crate::volume::Volume;
 
 /// Largest volume.
 pub const VOLUME_SIZE_GIB_MAX: u32 = 1024;
 /// Store directories hold the disks of tenants: only root may read them.
 const DIRECTORY_MODE: u32 = 0o700;
-const VOLUME_SUFFIX: &str = ".img";
+pub(crate) const VOLUME_SUFFIX: &str = ".img";
 /// A lock file holds a process id; more is not read.
 const LOCK_BYTES_MAX: u64 = 16;
 /// Every pid is written as wide as the longest, so that one replaces another.
@@ -39,38 +41,41 @@ pub struct Store {
     backing: Backing,
     margin: u64,
     /// Where volumes lie: new ones in the first place. There are others after a change of what backs the volumes.
-    places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
     /// The pools are kept open as long as the store.
     pools: Vec<Pool>,
     /// Templates made or verified by this process, by size in GiB.
     prepared: Mutex<HashMap<u32, PathBuf>>,
+    pub(crate) verified: Verified,
     /// Held open for its `flock`.
     _lock: File,
 }
 
-/// A directory with volumes and the templates that they are cloned from.
+/// A directory with volumes, the templates that they are cloned from, and snapshots.
 #[derive(Debug)]
-struct Place {
-    volumes: PathBuf,
+pub(crate) struct Place {
+    pub(crate) volumes: PathBuf,
+    pub(crate) snapshots: PathBuf,
     templates: PathBuf,
 }
 
 impl Place {
     fn of(root: &Path) -> Self {
-        Place { volumes: root.join("volumes"), templates: root.join("templates") }
+        let [volumes, snapshots, templates] = ["volumes", "snapshots", "templates"].map(|name| root.join(name));
+        Place { volumes, snapshots, templates }
     }
 
     /// Makes what is missing and removes what is unfinished.
     fn open(root: &Path) -> Result<Self> {
         let place = Place::of(root);
-        for dir in [&place.volumes, &place.templates] {
+        for dir in [&place.volumes, &place.snapshots, &place.templates] {
             files::make_dirs(dir, DIRECTORY_MODE).at(Step::OpenStore, dir)?;
             files::sweep_temps(dir).at(Step::OpenStore, dir)?;
         }
         Ok(place)
     }
 
-    fn path_of(&self, id: &str) -> PathBuf {
+    pub(crate) fn path_of(&self, id: &str) -> PathBuf {
         self.volumes.join(format!("{id}{VOLUME_SUFFIX}"))
     }
 }
@@ -96,7 +101,8 @@ impl Store {
         }
         let places = roots.into_iter().map(Place::open).collect::<Result<_>>()?;
         let (data_dir, margin) = (data_dir.to_owned(), settings.margin);
-        Ok(Store { data_dir, backing, margin, places, pools, prepared: Mutex::default(), _lock: lock })
+        let (prepared, verified) = Default::default();
+        Ok(Store { data_dir, backing, margin, places, pools, prepared, verified, _lock: lock })
     }
 
     /// What the volumes lie on.
@@ -106,10 +112,16 @@ impl Store {
 
     /// The directory that new volumes lie below. Files in it can share blocks with them, if [`Store::backing`] can.
     pub fn root(&self) -> &Path {
-        match (&self.backing, self.pools.first()) {
-            (Backing::File | Backing::Device(_), Some(pool)) => pool.root(),
-            _ => &self.data_dir,
-        }
+        self.pool().map_or(&self.data_dir, Pool::root)
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The pool of new volumes.
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        matches!(self.backing, Backing::File | Backing::Device(_)).then(|| self.pools.first()).flatten()
     }
 
     /// The bytes that new volumes and their growth can have, counted as free bytes of the disk around the data
@@ -122,12 +134,10 @@ impl Store {
     /// The same without the adjustment: some statfs(2) and no more. The pool may have less than after one.
     pub fn free_bytes_unadjusted(&self) -> Result<u64> {
         let outer = pool::bytes_of(&self.data_dir).at(Step::MeasureVolume, &self.data_dir)?;
-        match (&self.backing, self.pools.first()) {
-            // The margin is what the pool leaves to the disk.
-            (Backing::File, Some(pool)) => Ok(outer.free.min(pool.bytes()?.free.saturating_add(self.margin))),
-            (Backing::Device(_), Some(pool)) => Ok(outer.free.min(pool.bytes()?.free)),
-            _ => Ok(outer.free),
-        }
+        let Some(pool) = self.pool() else { return Ok(outer.free) };
+        // The margin is what a pool in a file leaves to the disk.
+        let left = if self.backing == Backing::File { self.margin } else { 0 };
+        Ok(outer.free.min(pool.bytes()?.free.saturating_add(left)))
     }
 
     /// Adjusts the pool to the free space of the disk around it. What volumes write needs no adjustment; call it from
@@ -223,12 +233,12 @@ impl Store {
     }
 
     /// The place of new volumes.
-    fn first(&self) -> &Place {
+    pub(crate) fn first(&self) -> &Place {
         &self.places[0]
     }
 
     /// Refuses the id of a volume that lies in another place than new ones do.
-    fn check_elsewhere(&self, id: &str) -> Result<()> {
+    pub(crate) fn check_elsewhere(&self, id: &str) -> Result<()> {
         for place in &self.places[1..] {
             let path = place.path_of(id);
             if path.try_exists().at(Step::CloneVolume, &path)? {

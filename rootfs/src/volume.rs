@@ -16,12 +16,13 @@ use rustix::fs::fstatfs;
 use crate::check::{self, Check, Checked};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
+use crate::fit;
 use crate::loops::{self, Attached};
 
 /// How long attaching waits for the previous attachment to end: a box that was just killed is still being unmounted.
-const ATTACH_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const ATTACH_WAIT: Duration = Duration::from_secs(5);
 /// `flock` has no time-out of its own, so the wait asks this often.
-const LOCK_POLL: Duration = Duration::from_millis(2);
+pub(crate) const LOCK_POLL: Duration = Duration::from_millis(2);
 const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
 
 /// The image file of one box.
@@ -60,10 +61,12 @@ impl Volume {
         Ok(!files::try_lock(&file).at(Step::LockVolume, &self.path)?)
     }
 
-    /// Checks the file system and corrects errors. Waits as [`Volume::attach`] does for a previous attachment to end.
+    /// Checks the file system, corrects errors, and completes a growth that was cut short. Waits as [`Volume::attach`] does for a previous attachment to end.
     pub fn check(&self, check: Check) -> Result<Checked> {
         let image = self.lock_backing()?;
-        check::check(&image, &self.path, check)
+        let checked = check::check(&image, &self.path, check)?;
+        fit::fill(&image, &self.path)?;
+        Ok(checked)
     }
 
     /// Attaches the volume to a free loop device that clears itself after its last user. Waits up to 5 s for a
@@ -75,7 +78,7 @@ impl Volume {
     }
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.
-    fn lock_backing(&self) -> Result<File> {
+    pub(crate) fn lock_backing(&self) -> Result<File> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path).at(Step::LockVolume, &self.path)?;
         let deadline = Instant::now() + ATTACH_WAIT;
         while !files::try_lock(&file).at(Step::LockVolume, &self.path)? {

@@ -277,3 +277,67 @@ fn priv_a_pool_whose_disk_is_full_goes_on_when_space_is_back() {
         std::process::Command::new("xfs_repair").args(["-n", "-f"]).arg(data.join("pool.xfs")).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
+
+/// What a racing pair of direct writes to shared blocks needs: CVE-2026-64600 lets the second one write to the blocks of
+/// the *source*. Volumes on XFS are attached without direct I/O, so what a box does to its device is a buffered write
+/// there.
+#[test]
+fn priv_racing_writes_to_a_clone_never_reach_its_template() {
+    const ROUNDS: usize = 200;
+    const BLOCK: u64 = 4096;
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_with(&data_dir(&dir), &settings(1024)).unwrap();
+    let template = store.prepare_template(1).unwrap();
+    // Where the template has data, a clone shares it.
+    let source = File::open(&template).unwrap();
+    let (mut offsets, mut position) = (Vec::new(), 0);
+    while let Ok(start) = rustix::fs::seek(&source, rustix::fs::SeekFrom::Data(position)) {
+        position = rustix::fs::seek(&source, rustix::fs::SeekFrom::Hole(start)).unwrap();
+        offsets.extend((start / BLOCK..position.div_ceil(BLOCK)).map(|block| block * BLOCK));
+    }
+    let read = || -> Vec<Vec<u8>> {
+        let of = |offset: &u64| {
+            let mut block = vec![0; BLOCK as usize];
+            source.read_exact_at(&mut block, *offset).unwrap();
+            block
+        };
+        // Not what the page cache has of it: what is on the disk.
+        rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        offsets.iter().map(of).collect()
+    };
+    let before = read();
+    assert!(offsets.len() > 20);
+    for round in 0..ROUNDS {
+        let (volume, method) = store.create_volume("box-1", 1).unwrap();
+        assert_eq!(method, CloneMethod::Reflink);
+        let attached = volume.attach().unwrap();
+        let (device, offsets) = (attached.device.clone(), &offsets);
+        thread::scope(|scope| {
+            for writer in 0..2_u8 {
+                let device = &device;
+                scope.spawn(move || {
+                    let file = rustix::fs::open(
+                        device,
+                        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::DIRECT,
+                        rustix::fs::Mode::empty(),
+                    );
+                    let file = File::from(file.unwrap());
+                    // Direct I/O wants aligned memory.
+                    let mut memory = vec![0xa0 + writer; 2 * BLOCK as usize];
+                    let start = memory.as_ptr().align_offset(BLOCK as usize);
+                    let block = &mut memory[start..start + BLOCK as usize];
+                    for offset in offsets {
+                        file.write_all_at(block, *offset).unwrap();
+                    }
+                });
+            }
+        });
+        drop(attached);
+        assert!(read() == before, "round {round}: the template has changed");
+        store.remove_volume("box-1").unwrap();
+    }
+    drop(source);
+    drop(store);
+    Store::open_with(&data_dir(&dir), &settings(1024)).unwrap().prepare_template(1).expect("the checksum still fits");
+}

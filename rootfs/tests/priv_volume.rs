@@ -15,12 +15,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use icebox_rootfs::{CloneMethod, ErrorKind, Store, Volume};
+use icebox_rootfs::{Check, CloneMethod, ErrorKind, Grown, Store, Volume};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
 /// A passing test never reaches it; long, since the machine may be emulated.
 const DETACH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Its number in `linux/capability.h`.
+const CAP_SYS_RESOURCE: u32 = 24;
 
 fn require_root() {
     assert!(rustix::process::geteuid().is_root(), "this test attaches loop devices and mounts: run it as root");
@@ -354,4 +357,95 @@ fn priv_direct_io_is_used_where_it_is_safe() {
     assert!(rustix::io::fcntl_getfd(attached.as_fd()).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     drop(attached);
     assert_no_loops(dir.path());
+}
+
+/// Bytes that the file system of `target` has for files.
+fn size_of(target: &Path) -> u64 {
+    let found = rustix::fs::statvfs(target).unwrap();
+    found.f_blocks * found.f_frsize
+}
+
+fn assert_whole(volume: &Volume) {
+    let check = Command::new("e2fsck").args(["-fn".as_ref(), volume.path().as_os_str()]).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+}
+
+#[test]
+fn priv_a_volume_grows_at_rest_and_keeps_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    with_own_mounts(move || {
+        let store = Store::open(&root.join("data")).unwrap();
+        let (volume, _) = store.create_volume("box-1", 1).unwrap();
+        let target = root.join("mnt");
+        let mounted = |volume: &Volume| {
+            let attached = volume.attach().unwrap();
+            mount_ext4(&attached.device, &target);
+        };
+        mounted(&volume);
+        fs::write(target.join("upper/note"), b"kept").unwrap();
+        umount(&target).unwrap();
+        assert_eq!(volume.grow(20).unwrap(), Grown::Done);
+        assert_eq!(volume.size_bytes().unwrap(), 20 << 30);
+        assert_whole(&volume);
+        mounted(&volume);
+        assert_eq!(fs::read(target.join("upper/note")).unwrap(), b"kept");
+        assert!(size_of(&target) > 19 << 30, "{}", size_of(&target));
+        umount(&target).unwrap();
+        assert_eq!(volume.grow(19).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(volume.grow(2000).unwrap_err().kind(), ErrorKind::InvalidInput);
+
+        // A crash between the growth of the image and that of the file system.
+        OpenOptions::new().write(true).open(volume.path()).unwrap().set_len(30 << 30).unwrap();
+        volume.check(Check::IfMarked).unwrap();
+        assert_whole(&volume);
+        mounted(&volume);
+        assert!(size_of(&target) > 29 << 30, "{}", size_of(&target));
+        umount(&target).unwrap();
+        assert_no_loops(&root);
+    });
+}
+
+#[test]
+fn priv_a_mounted_volume_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    with_own_mounts(move || {
+        let store = Store::open(&root.join("data")).unwrap();
+        let (volume, _) = store.create_volume("box-1", 1).unwrap();
+        let (attached, target) = (volume.attach().unwrap(), root.join("mnt"));
+        mount_ext4(&attached.device, &target);
+        drop(attached);
+        fs::write(target.join("upper/note"), b"kept").unwrap();
+        let open = File::open(target.join("upper/note")).unwrap();
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        let may = u64::from_str_radix(effective.trim(), 16).unwrap() & (1 << CAP_SYS_RESOURCE) != 0;
+        // Within its descriptors, past them (64 groups of 128 MiB each), and far past them.
+        for size_gib in [2, 20, 100] {
+            let grown = volume.grow(size_gib).unwrap();
+            if may {
+                assert_eq!(grown, Grown::Done);
+                assert!(size_of(&target) > (u64::from(size_gib) << 30) * 9 / 10, "{}", size_of(&target));
+            } else {
+                // The kernel asks for this capability; without it the growth waits for the next use.
+                assert_eq!(grown, Grown::AtNextUse { lacks_capability: true });
+            }
+        }
+        let occupied = volume.allocated_bytes().unwrap();
+        println!("{occupied} bytes are occupied");
+        fs::write(target.join("upper/more"), vec![1; 1 << 20]).unwrap();
+        drop(open);
+        umount(&target).unwrap();
+        assert_no_loops(&root);
+        volume.check(Check::IfMarked).unwrap();
+        assert_whole(&volume);
+        let attached = volume.attach().unwrap();
+        mount_ext4(&attached.device, &target);
+        assert!(size_of(&target) > 90 << 30, "{}", size_of(&target));
+        assert_eq!(fs::read(target.join("upper/note")).unwrap(), b"kept");
+        umount(&target).unwrap();
+        drop(attached);
+        assert_no_loops(&root);
+    });
 }

@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 const sdk = join(process.env.ICEBOX_SDK_DIR, "node_modules/@upstash/box");
 const version = createRequire(import.meta.url)(join(sdk, "package.json")).version;
 assert.equal(version, "0.5.5", "the scenario was written for this client");
-const { Box, BoxError } = await import(pathToFileURL(join(sdk, "dist/index.js")));
+const { Box, BoxError, EphemeralBox } = await import(pathToFileURL(join(sdk, "dist/index.js")));
 
 const step = async (name, body) => {
   const start = performance.now();
@@ -277,6 +277,49 @@ await step("cancel", async () => {
   await stream.cancel();
   assert.equal(await reading, 143);
   assert.notEqual((await box.exec.command("ps -eo args | grep '[s]leep 4711'")).exitCode, 0);
+});
+
+await step("snapshots", async () => {
+  await box.exec.command("echo of then > snapped.txt");
+  const first = await box.snapshot({ name: "before" });
+  assert.equal(first.status, "ready");
+  assert.equal(first.name, "before");
+  assert.equal(first.box_id, box.id);
+  assert.ok(Number.isInteger(first.size_bytes) && first.size_bytes > 0, JSON.stringify(first));
+  assert.ok(Math.abs(first.created_at - Date.now() / 1000) < 600, JSON.stringify(first));
+  await box.pause();
+  const second = await box.snapshot({ name: "asleep" });
+  assert.equal((await box.getStatus()).status, "paused");
+  assert.deepEqual((await box.listSnapshots()).map((s) => s.id), [first.id, second.id]);
+  await box.exec.command("echo of now > snapped.txt");
+  const copy = await Box.fromSnapshot(first.id, { env: { EXTRA: "1" }, size: "medium" });
+  assert.equal(copy.size, "medium");
+  assert.equal(await copy.files.read("snapped.txt"), "of then\n");
+  assert.equal((await copy.exec.command("echo $GREETING $EXTRA")).result.trim(), "hello from env 1");
+  const short = await EphemeralBox.fromSnapshot(second.id, { ttl: 600 });
+  assert.ok(short.expiresAt > Date.now() / 1000, `${short.expiresAt}`);
+  const ofShort = await short.snapshot({ name: "of an ephemeral box" });
+  assert.deepEqual((await short.listSnapshots()).map((s) => s.id), [ofShort.id]);
+  await short.deleteSnapshot(ofShort.id);
+  assert.deepEqual(await short.listSnapshots(), []);
+  await short.delete();
+  await copy.delete();
+  // An agent is carried over.
+  const agent = await Box.create({ agent: { harness: "codex", model: "openai/gpt-5", apiKey: "sk-test" } });
+  const ofAgent = await agent.snapshot({ name: "agent" });
+  await agent.delete();
+  const again = await Box.fromSnapshot(ofAgent.id);
+  assert.equal(again.modelConfig.model, "openai/gpt-5");
+  assert.equal(again.modelConfig.harness, "codex");
+  await again.delete();
+  await box.deleteSnapshot(first.id);
+  await refused(box.deleteSnapshot(first.id), [404]);
+  await refused(Box.fromSnapshot(first.id), [404]);
+  assert.deepEqual(await Box.deleteSnapshots({ snapshotIds: [ofAgent.id] }), { deleted: 1 });
+  await refused(Box.deleteSnapshots({ snapshotIds: [] }), [400]);
+  assert.deepEqual((await box.listSnapshots()).map((s) => s.id), [second.id]);
+  assert.deepEqual(await Box.deleteSnapshots(), { deleted: 1 });
+  assert.deepEqual(await box.listSnapshots(), []);
 });
 
 await step("errors", async () => {

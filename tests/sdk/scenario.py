@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 
-from upstash_box import Box, BoxError
+from upstash_box import Box, BoxError, EphemeralBox
 
 # A scenario that hangs says where, before the test runner ends it.
 faulthandler.dump_traceback_later(180, exit=True)
@@ -295,6 +295,38 @@ def public_urls():
     assert visit(both.url)[0] == 404
 
 
+def snapshots():
+    box.exec.command("echo of then > snapped.txt")
+    first = box.snapshot(name="before")
+    assert (first.status, first.name, first.box_id) == ("ready", "before", box.id), first
+    assert first.size_bytes > 0 and abs(first.created_at - time.time()) < 600, first
+    box.pause()
+    second = box.snapshot(name="asleep")
+    assert box.get_status()["status"] == "paused"
+    assert [s.id for s in box.list_snapshots()] == [first.id, second.id]
+    box.exec.command("echo of now > snapped.txt")
+    copy = Box.from_snapshot(first.id, env={"EXTRA": "1"}, size="medium")
+    assert copy.size == "medium"
+    assert copy.files.read("snapped.txt") == "of then\n"
+    assert copy.exec.command("echo $EXTRA").result.strip() == "1"
+    short = EphemeralBox.from_snapshot(second.id, ttl=600)
+    assert short.expires_at > time.time()
+    of_short = short.snapshot(name="of an ephemeral box")
+    assert [s.id for s in short.list_snapshots()] == [of_short.id]
+    short.delete_snapshot(of_short.id)
+    assert short.list_snapshots() == []
+    short.delete()
+    copy.delete()
+    box.delete_snapshot(first.id)
+    refused((404,), box.delete_snapshot, first.id)
+    refused((404,), Box.from_snapshot, first.id)
+    third = box.snapshot(name="third")
+    assert Box.delete_snapshots(snapshot_ids=[third.id]) == {"deleted": 1}
+    assert [s.id for s in box.list_snapshots()] == [second.id]
+    assert Box.delete_snapshots() == {"deleted": 1}
+    assert box.list_snapshots() == []
+
+
 def errors():
     refused((401,), Box.get, box.id, api_key="box_wrong")
     refused((401,), Box.create, api_key="box_wrong")
@@ -332,6 +364,7 @@ for function in (
     cancel,
     exec_session,
     public_urls,
+    snapshots,
     errors,
     delete,
 ):

@@ -80,7 +80,7 @@ fn host_paths_are_invisible() {
     let mounts = made.out("cat /proc/self/mountinfo");
     let run_dir = daemon.run_dir().to_string_lossy().into_owned();
     let data_dir = daemon.data_dir().to_string_lossy().into_owned();
-    for needle in [run_dir.as_str(), data_dir.as_str(), "/var/lib", "bookworm", "volumes", "icebox-test", "/dev/loop"] {
+    for needle in [run_dir.as_str(), data_dir.as_str(), "/var/lib", "trixie", "volumes", "icebox-test", "/dev/loop"] {
         assert!(!mounts.contains(needle), "mountinfo tells {needle}:\n{mounts}");
     }
     for shared in ["shared:", "master:"] {

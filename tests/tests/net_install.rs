@@ -1,8 +1,7 @@
 //! What people do first in a box: `pip install`, `npm install`, `git clone`, `apt-get install`. Against mirrors in the
 //! world of namespaces, under a policy that names just their hosts, and without one.
 //!
-//! The base image has neither pip nor npm. They come from where the public clients are installed, and get into the box as
-//! any file does.
+//! The base image has no npm. It comes from where the public clients are installed, and gets into the box as any file does.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -45,12 +44,6 @@ fn tar(dir: &Path) -> Vec<u8> {
     output.stdout
 }
 
-fn pip() -> std::path::PathBuf {
-    let lib = sdk_dir().join("venv/lib");
-    let python = std::fs::read_dir(&lib).expect("the Python environment").flatten().next().expect("a Python").path();
-    python.join("site-packages/pip")
-}
-
 /// The mirrors are made by a box without network, with its own tools.
 fn start() -> (World, Daemon) {
     let world = World::new();
@@ -66,7 +59,6 @@ fn start() -> (World, Daemon) {
         world.web.put(host, &format!("/{path}"), decode(content.as_str().expect("text")));
     }
     maker.delete();
-    world.web.put("tools.test", "/pip.tgz", tar(&pip()));
     world.web.put("tools.test", "/npm.tgz", tar(&sdk_dir().join("node_modules/npm")));
     (world, daemon)
 }
@@ -74,13 +66,17 @@ fn start() -> (World, Daemon) {
 /// The world's authority is none that a box trusts by itself; every tool is told of it in its own way.
 fn install_everything(world: &World, made: &TestBox) {
     made.write("ca.pem", world.authority.pem());
-    for name in ["pip", "npm"] {
-        made.out(&format!(
-            "mkdir -p tools/{name} && curl -sSf http://tools.test/{name}.tgz | tar -xzf - -C tools/{name}"
-        ));
-    }
-    made.out("PYTHONPATH=tools python3 -m pip install --quiet --no-input --disable-pip-version-check --target site --cert ca.pem --index-url https://pypi.test/simple/ tinypack");
-    assert_eq!(made.out("PYTHONPATH=site python3 -c 'import tinypack; print(tinypack.WORD)'"), "from the wheel");
+    made.out("mkdir -p tools/npm && curl -sSf http://tools.test/npm.tgz | tar -xzf - -C tools/npm");
+    let options = "--quiet --no-input --disable-pip-version-check --cert ca.pem --index-url https://pypi.test/simple/";
+    let import = "-c 'import tinypack; print(tinypack.WORD)'";
+    // For the user, for all users, and in a virtual environment.
+    made.out(&format!("pip install {options} tinypack"));
+    assert_eq!(made.out(&format!("python3 {import}")), "from the wheel");
+    made.out("pip uninstall --quiet --yes tinypack");
+    made.out(&format!("sudo pip install {options} --root-user-action ignore tinypack"));
+    assert_eq!(made.out(&format!("cd /; python3 {import}")), "from the wheel");
+    made.out(&format!("python3 -m venv venv && venv/bin/pip install {options} tinypack"));
+    assert_eq!(made.out(&format!("venv/bin/python {import}")), "from the wheel");
     made.out("npm_config_cafile=$PWD/ca.pem node tools/npm/bin/npm-cli.js install --no-audit --no-fund --no-update-notifier --registry https://registry.test/ tinymodule");
     assert_eq!(made.out("node -p \"require('tinymodule')\""), "from the tarball");
     made.out("GIT_SSL_CAINFO=$PWD/ca.pem git clone -q https://git.test/tiny.git");

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use icebox_tests::{Daemon, LeakGuard, PATIENCE, pool, wait_until};
+use icebox_tests::{Daemon, PATIENCE, TestBox, pool, wait_until};
+use serde_json::{Value, json};
 
 /// Mounts that the machine, the daemon and a box see.
 fn mounts(pid: &str) -> String {
@@ -14,9 +15,9 @@ fn mounts(pid: &str) -> String {
 fn the_pool_is_in_no_table_of_mounts_and_survives_the_daemon() {
     let mut daemon = Daemon::start();
     let made = daemon.api().create_default();
-    // Through the API of files: a command would leave a leaf cgroup for the next one.
     made.write("/workspace/home/kept", "from before");
-    let guard = LeakGuard::new(&daemon);
+    let disks = pool::loops_below(&daemon.data_dir());
+    assert_eq!(disks.len(), 1, "{disks:?}");
     let device = pool::device_of(&daemon.data_dir()).expect("the pool is attached");
     let init = daemon.init_pid(&made);
     for pid in ["self", &daemon.pid().to_string(), &init.to_string()] {
@@ -32,9 +33,9 @@ fn the_pool_is_in_no_table_of_mounts_and_survives_the_daemon() {
         again.out("sync");
         daemon.api().delete(&format!("/v2/box/{}", again.id)).ok();
     }
-    guard.check(&daemon);
+    wait_until(PATIENCE, "the disks to be those of before", || pool::loops_below(&daemon.data_dir()) == disks);
     let api = daemon.api();
-    assert_eq!(icebox_tests::TestBox { api, id: made.id.clone() }.out("cat kept"), "from before");
+    assert_eq!(TestBox { api, id: made.id.clone() }.out("cat kept"), "from before");
     daemon.api().delete(&format!("/v2/box/{}", made.id)).ok();
     daemon.stop();
     wait_until(PATIENCE, "the pool to be released", || pool::device_of(&daemon.data_dir()).is_none());
@@ -102,7 +103,7 @@ fn disks_from_before_there_was_a_pool_go_on_where_they_are() {
     let volumes = pool::volumes_of(daemon.pid(), &data);
     assert!(!volumes.starts_with(&data) && volumes.join(format!("{}.img", new.id)).exists());
     daemon.cgroups().destroy(&daemon.cgroup(&old));
-    let old = icebox_tests::TestBox { api: daemon.api(), id: old.id };
+    let old = TestBox { api: daemon.api(), id: old.id };
     assert_eq!(old.out("cat kept"), "old");
     daemon.api().delete(&format!("/v2/box/{}", old.id)).ok();
     assert!(!data.join(format!("volumes/{}.img", old.id)).exists());
@@ -111,6 +112,112 @@ fn disks_from_before_there_was_a_pool_go_on_where_they_are() {
     daemon.stop();
     daemon.configure("[storage]\npool = \"off\"\n");
     daemon.start_again();
-    let new = icebox_tests::TestBox { api: daemon.api(), id: new.id };
+    let new = TestBox { api: daemon.api(), id: new.id };
     assert_eq!(new.out("echo works"), "works");
+}
+
+/// Size of the file system of a box's root, in MiB.
+fn disk_mib(made: &TestBox) -> u64 {
+    made.out("df --output=size -m / | tail -1").trim().parse().expect("a number")
+}
+
+/// Grows the disk of a box and returns what the API says.
+fn resize(made: &TestBox, disk_gib: u64) -> Value {
+    made.api.post(&format!("/v1/boxes/{}/resize", made.id), &json!({ "disk_gib": disk_gib })).ok()
+}
+
+/// The kernel grows a mounted file system for a process with this capability only (24, CAP_SYS_RESOURCE).
+fn daemon_may_grow(daemon: &Daemon) -> bool {
+    let effective = icebox_tests::machine::status_line(daemon.pid(), "CapEff").expect("CapEff");
+    u64::from_str_radix(effective.trim(), 16).expect("a number") & (1 << 24) != 0
+}
+
+#[test]
+fn the_disk_of_a_box_grows_in_each_of_its_states() {
+    let mut daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    made.out("echo before > kept && sync");
+    let small = disk_mib(&made);
+    assert!((4500..5120).contains(&small), "{small}");
+    let init = daemon.init_pid(&made);
+    let online = daemon_may_grow(&daemon);
+
+    // Running: a program keeps a file open and writes to it all the time.
+    made.out("nohup sh -c 'echo $$ > pid; while :; do echo x; done' > busy 2>/dev/null & true");
+    let answer = resize(&made, 7);
+    assert_eq!(answer["disk_gib"], 7);
+    assert_eq!(answer["waits_because"].is_null(), online, "{answer}");
+    assert_eq!(disk_mib(&made) > 6500, online);
+    assert_eq!(daemon.init_pid(&made), init);
+    made.out("kill $(cat pid)");
+
+    // Frozen: it stays so.
+    made.pause();
+    resize(&made, 12);
+    assert_eq!(made.status(), "paused");
+    assert_eq!(disk_mib(&made) > 11_000, online);
+
+    for (body, why) in [(json!({ "disk_gib": 11 }), "smaller"), (json!({ "disk_gib": 5000 }), "1024")] {
+        let refused = made.api.post(&format!("/v1/boxes/{}/resize", made.id), &body).error(400);
+        assert!(refused.contains(why), "{refused}");
+    }
+
+    // Stopped: at the next start it has the size.
+    daemon.stop();
+    daemon.cgroups().destroy(daemon.cgroup_root());
+    daemon.start_again();
+    let made = TestBox { api: daemon.api(), id: made.id };
+    resize(&made, 20);
+    assert!(disk_mib(&made) > 19_000);
+    assert_eq!(made.out("cat kept"), "before");
+    made.out("dd if=/dev/zero of=big bs=1M count=64 conv=fsync 2>&1");
+    let storage = made.api.get("/v1/storage").ok();
+    assert_eq!(storage["backing"], "file");
+    let disk = &storage["boxes"][0];
+    assert_eq!(disk["promised_bytes"], 20_u64 << 30);
+    assert!(disk["allocated_bytes"].as_u64().expect("bytes") > 64 << 20, "{storage}");
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_growth_is_completed() {
+    let mut daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    made.out("echo before > kept && sync");
+    for (round, delay_us) in [0, 500, 1000, 2000, 4000, 8000].into_iter().enumerate() {
+        let size = 6 + round as u64;
+        let api = daemon.api();
+        let id = made.id.clone();
+        let asked = std::thread::spawn(move || {
+            let request = api.build("POST", &format!("/v1/boxes/{id}/resize")).json(&json!({ "disk_gib": size }));
+            let _ = api.try_send("resize", request);
+        });
+        icebox_tests::wait::let_pass(std::time::Duration::from_micros(delay_us));
+        daemon.kill9();
+        asked.join().expect("the client");
+        daemon.start_again();
+        let made = TestBox { api: daemon.api(), id: made.id.clone() };
+        assert_eq!(made.out("cat kept"), "before");
+        resize(&made, size);
+    }
+    let made = TestBox { api: daemon.api(), id: made.id.clone() };
+    made.api.post_empty(&format!("/v1/boxes/{}/restart", made.id)).ok();
+    assert!(disk_mib(&made) > 10_000);
+    assert_eq!(made.out("cat kept"), "before");
+}
+
+#[test]
+fn disks_share_their_template_until_they_are_written() {
+    let daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    made.out("sync");
+    let storage = made.api.get("/v1/storage").ok();
+    let disk = &storage["boxes"][0];
+    assert_eq!(disk["id"], made.id);
+    assert!(disk["shared_bytes"].as_u64().expect("bytes") > 0, "{storage}");
+    let (pool, host) = (&storage["pool"], &storage["disk"]);
+    assert!(pool["free_bytes"].as_u64() <= host["free_bytes"].as_u64(), "{storage}");
+    let mut command = std::process::Command::new(icebox_tests::daemon::binary("icebox"));
+    let output = command.arg("--run-dir").arg(daemon.run_dir()).arg("df").output().expect("icebox df");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(&made.id) && text.contains("PROMISED") && text.contains("pool: "), "{output:?}");
 }

@@ -47,7 +47,7 @@ pub(crate) fn build(places: &Places) -> Result<PathBuf> {
 pub(crate) fn build_with_image(places: &Places, wanted: Wanted) -> Result<PathBuf> {
     run::require_root("image")?;
     deps::ensure(&[deps::BUILD, deps::IMAGE])?;
-    say::heading("Building programs and the base image, Debian bookworm (the first time takes some minutes)");
+    say::heading("Building programs and the base image, Debian trixie (the first time takes some minutes)");
     let (bin, image) = std::thread::scope(|scope| {
         let image = scope.spawn(image::base);
         (programs(places, wanted), joined(image.join()))

@@ -98,6 +98,7 @@ pub(crate) const BENCH: &[Need] = &[
     program("busybox", "busybox-static"),
     program("bwrap", "bubblewrap"),
     program("crun", "crun"),
+    program("losetup", "mount"),
     program("nft", "nftables"),
     program("python3", "python3"),
     program("runc", "runc"),

@@ -43,7 +43,7 @@ fn create_takes_every_option() {
         panic!("not create");
     };
     assert_eq!(create.name.as_deref(), Some("b"));
-    assert_eq!(create.size, Some(Size::Large));
+    assert_eq!(create.size, Some(crate::args_create::Size::Large));
     assert_eq!(create.labels, ["x", "y"]);
     assert_eq!(create.env, [("A".to_owned(), "1=2".to_owned())]);
     assert_eq!(create.idle, Some(30));

@@ -5,7 +5,7 @@ use super::error::Error;
 use super::human;
 use super::output::Output;
 use super::table::Table;
-use super::types::{BoxBill, Usage};
+use super::types::{BoxBill, SnapshotsBill, Usage};
 
 /// The bill of one box, or of all with the total.
 pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -> Result<(), Error> {
@@ -22,7 +22,8 @@ pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -
     match name {
         Some(_) => output.table(&table(&[read(answer)?], None)),
         None => {
-            let usage: Usage = read(answer)?;
+            let mut usage: Usage = read(answer)?;
+            usage.boxes.extend(usage.snapshots.take().and_then(as_line));
             output.table(&table(&usage.boxes, Some(&usage.totals)))?;
             if let Some(prices) = usage.prices {
                 output.remark(&format!(
@@ -33,6 +34,18 @@ pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -
             Ok(())
         }
     }
+}
+
+/// Snapshots are one line of the bill, if there were any.
+fn as_line(bill: SnapshotsBill) -> Option<BoxBill> {
+    let line = BoxBill {
+        id: format!("{} snapshots", bill.count),
+        gb_hours: bill.gb_hours,
+        storage_dollars: bill.storage_dollars,
+        total_dollars: bill.storage_dollars,
+        ..BoxBill::default()
+    };
+    (bill.count > 0 || bill.gb_hours > 0.0).then_some(line)
 }
 
 fn table(bills: &[BoxBill], totals: Option<&BoxBill>) -> Table {

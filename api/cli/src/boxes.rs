@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 use super::args;
@@ -20,8 +20,13 @@ const CREATE_POLL_MILLISECONDS: u64 = 100;
 
 /// `icebox create`.
 pub(crate) async fn create(client: &Client, output: &Output, create: args::Create) -> Result<(), Error> {
-    let began = std::time::Instant::now();
     let request = client.request(Method::POST, &["v2", "box"], Patience::Work).json(&create_body(create));
+    ready(client, output, request).await
+}
+
+/// Sends a request that makes a box, and waits until the box is ready.
+pub(crate) async fn ready(client: &Client, output: &Output, request: RequestBuilder) -> Result<(), Error> {
+    let began = std::time::Instant::now();
     let mut record = client.json(request).await?;
     let mut made: BoxData = read(record.clone())?;
     while made.status == "creating" {
@@ -48,7 +53,7 @@ pub(crate) async fn create(client: &Client, output: &Output, create: args::Creat
 }
 
 /// Only what was asked for is sent: the defaults are the server's.
-fn create_body(create: args::Create) -> Value {
+pub(crate) fn create_body(create: args::Create) -> Value {
     let mut body = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -313,7 +318,7 @@ mod tests {
     fn create_sends_the_words_of_the_wire() {
         let full = args::Create {
             name: Some("n".into()),
-            size: Some(args::Size::Medium),
+            size: Some(crate::args_create::Size::Medium),
             labels: vec!["a".into()],
             env: vec![("K".into(), "v".into())],
             idle: Some(5),

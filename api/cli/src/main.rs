@@ -10,7 +10,10 @@
 
 mod access;
 mod args;
+mod args_create;
 mod args_more;
+mod args_snapshots;
+mod args_storage;
 mod bill;
 mod boxes;
 mod client;
@@ -26,6 +29,8 @@ mod output;
 mod place;
 mod records;
 mod session;
+mod snapshots;
+mod storage;
 mod table;
 mod terminal;
 mod top;
@@ -110,6 +115,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Restart { boxes } => boxes::restart(&client, &output, &boxes).await?,
         Verb::Reclaim { name } => boxes::reclaim(&client, &output, &name).await?,
         Verb::Rm(remove) => boxes::remove(&client, &output, remove).await?,
+        Verb::Snapshot(verb) => snapshots::snapshot(&client, &output, verb).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,
@@ -122,6 +128,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Cancel { name, run } => records::cancel(&client, &name, &run).await?,
         Verb::Url(url) => urls::url(&client, &output, url).await?,
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
+        Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } => {}
     }

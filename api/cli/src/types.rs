@@ -204,6 +204,41 @@ pub(crate) struct BoxBill {
     pub(crate) total_dollars: f64,
 }
 
+/// A snapshot.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Snapshot {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) id: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) box_id: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) status: String,
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) size_bytes: u64,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) error: Option<String>,
+}
+
+/// Answer of the lists of snapshots.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Snapshots {
+    #[serde(deserialize_with = "lenient")]
+    pub(crate) snapshots: Vec<Snapshot>,
+}
+
+/// What the snapshots of an account cost.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SnapshotsBill {
+    pub(crate) count: u64,
+    pub(crate) gb_hours: f64,
+    pub(crate) storage_dollars: f64,
+}
+
 /// What an account cost.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -212,6 +247,7 @@ pub(crate) struct Usage {
     pub(crate) boxes: Vec<BoxBill>,
     #[serde(deserialize_with = "lenient")]
     pub(crate) totals: BoxBill,
+    pub(crate) snapshots: Option<SnapshotsBill>,
     pub(crate) prices: Option<Prices>,
 }
 

@@ -23,14 +23,13 @@ use super::host::{Attachment, HostConfig, HostSide, Swept};
 use super::namespace::Namespace;
 use super::nflog::{Events, Refused};
 use super::policy::BoxPolicy;
-use super::secret::SealingKey;
+use super::secret::{KEY_FILE, SealingKey};
 use super::sockets::Sockets;
 use super::table::{BoxNet, NetTable, OnDenial};
 use crate::error::{Cause, Error};
 use futures::future::BoxFuture;
 
-/// Files in the data directory: the sealing key, and the authority of this installation.
-const KEY_FILE: &str = "secrets.key";
+/// File in the data directory: the authority of this installation.
 const AUTHORITY_FILE: &str = "authority.sealed";
 /// The host's list of DNS servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";

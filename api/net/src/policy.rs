@@ -178,6 +178,16 @@ impl BoxPolicy {
         }
     }
 
+    /// True if some address may be allowed by itself.
+    #[must_use]
+    pub(crate) fn may_allow_addresses(&self) -> bool {
+        match self {
+            Self::AllowAll => true,
+            Self::DenyAll => false,
+            Self::Custom { allowed, .. } => !allowed.is_empty(),
+        }
+    }
+
     /// True if an address is denied even though its name may be allowed.
     #[must_use]
     pub(crate) fn denies(&self, address: Ipv4Addr) -> bool {

@@ -15,6 +15,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -39,9 +40,15 @@ impl Drop for Wiped {
     }
 }
 
+/// The file of the installation's key in the data directory.
+pub const KEY_FILE: &str = "secrets.key";
+/// What the key for signatures is derived with: one key has one use.
+const SIGNING: &[u8] = b"icebox signing key";
+
 /// The sealing key.
 pub struct SealingKey {
     key: LessSafeKey,
+    signing: hmac::Key,
     random: SystemRandom,
 }
 
@@ -75,7 +82,21 @@ impl SealingKey {
     fn of(path: &Path, bytes: &Wiped, random: SystemRandom) -> Result<Self, Error> {
         let wrong = |_| invalid("read key", path, "the file must have exactly 32 bytes");
         let key = UnboundKey::new(&AES_256_GCM, &bytes.0).map_err(wrong)?;
-        Ok(Self { key: LessSafeKey::new(key), random })
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes.0), SIGNING);
+        let signing = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+        Ok(Self { key: LessSafeKey::new(key), signing, random })
+    }
+
+    /// The signature (HMAC-SHA256) of a text that may be read, but not changed, without the key.
+    #[must_use]
+    pub fn sign(&self, context: &str, text: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.signing, &signed(context, text)).as_ref().to_vec()
+    }
+
+    /// True if this is the signature of the text for that context.
+    #[must_use]
+    pub fn is_signed(&self, context: &str, text: &[u8], signature: &[u8]) -> bool {
+        hmac::verify(&self.signing, &signed(context, text), signature).is_ok()
     }
 
     /// Seals `plain`. It opens only with the same `context`, such as `attach_headers/<id of a box>`.
@@ -113,6 +134,11 @@ impl SealingKey {
         let plain = self.key.open_in_place(nonce, bound_to(context), &mut text.0).map_err(|_| wrong())?;
         Ok(plain.to_vec())
     }
+}
+
+/// A context has no NUL, so no two pairs give the same bytes.
+fn signed(context: &str, text: &[u8]) -> Vec<u8> {
+    [DOMAIN.as_bytes(), context.as_bytes(), b"\0", text].concat()
 }
 
 fn bound_to(context: &str) -> Aad<Vec<u8>> {

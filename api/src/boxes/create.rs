@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use icebox_rootfs::{CloneMethod, Volume};
+use icebox_rootfs::{Check, CloneMethod, Content, Volume};
 use tokio::sync::oneshot;
 
 use super::launch::{ReadyDisk, Start, Started, remove_run_dir, storage_of};
@@ -36,6 +36,17 @@ pub struct NewBox {
     pub github_token: Option<Secret>,
     /// Key of the agent's provider.
     pub agent_api_key: Option<Secret>,
+    /// The disk that it starts with; a new one if there is none.
+    pub origin: Option<Origin>,
+}
+
+/// The disk of another box, at one moment.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The content.
+    pub content: Content,
+    /// The base image that it lies on.
+    pub image: Option<String>,
 }
 
 /// The disk of a new box.
@@ -61,7 +72,10 @@ impl Boxes {
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = Instant::now();
         // Without them no box can be made.
-        let image = self.inner.images.current().await?;
+        let image = match wanted.origin.as_ref().and_then(|origin| origin.image.clone()) {
+            Some(image) => image,
+            None => self.inner.images.current().await?,
+        };
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
         let reservation = self.inner.reservations.take().await?;
@@ -148,11 +162,12 @@ impl Boxes {
         wanted: &NewBox,
         began: Instant,
     ) -> Result<(Started, Event), Refusal> {
-        let size = entry.settings().size;
+        let settings = entry.settings();
+        let (size, disk_gib) = (settings.size, settings.disk_gib());
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
         let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
-        let NewDisk { volume, ready, flushing } = self.make_disk(entry, size.disk_gib()).await?;
+        let NewDisk { volume, ready, flushing } = self.make_disk(entry, disk_gib, wanted.origin.clone()).await?;
         let started = self.start(&start, ready).await;
         // A power cut after the answer must not remove the disk.
         let flushed = flushing.await;
@@ -176,11 +191,18 @@ impl Boxes {
 
     /// Makes the disk of a box, readies it for the start, and flushes it beside the start. One thread does all of this: the
     /// flush goes on in the thread that has told of the disk.
-    async fn make_disk(&self, entry: &Entry, size_gib: u32) -> Result<NewDisk, Error> {
+    async fn make_disk(&self, entry: &Entry, disk_gib: u32, origin: Option<Origin>) -> Result<NewDisk, Refusal> {
         let (store, id, run_dir) = (Arc::clone(&self.inner.store), entry.id.clone(), self.run_dir(&entry.id));
         let (tell, told) = oneshot::channel();
         let flushing = tokio::task::spawn_blocking(move || {
-            let made = store.balance().and_then(|()| store.create_volume(&id, size_gib));
+            let made = store.balance().and_then(|()| match origin {
+                Some(origin) => {
+                    let (volume, method) = store.create_volume_from(&id, &origin.content, disk_gib)?;
+                    volume.check(Check::IfMarked)?;
+                    Ok((volume, method))
+                }
+                None => store.create_volume(&id, disk_gib),
+            });
             let made = made.map_err(|cause| Error::new("make the disk", &id, cause));
             let made = made.and_then(|(volume, method)| Ok((ReadyDisk::make(&volume, run_dir)?, volume, method)));
             let volume = made.as_ref().ok().map(|(_, volume, _)| volume.clone());
@@ -190,9 +212,9 @@ impl Boxes {
             volume.map_or(Ok(()), flush)
         });
         let ended = |_| Error::new("make the disk", &entry.id, Cause::WorkerEnded);
-        let (ready, volume, method) = told.await.map_err(ended)??;
+        let (ready, volume, method) = told.await.map_err(ended)?.map_err(|error| does_not_fit(error, disk_gib))?;
         if method != CloneMethod::Reflink {
-            tracing::debug!(box_id = entry.id, ?method, "the disk template was copied, not reflinked");
+            tracing::debug!(box_id = entry.id, ?method, "the disk was copied, not reflinked");
         }
         Ok(NewDisk { volume, ready, flushing })
     }
@@ -280,5 +302,15 @@ impl Boxes {
                 tracing::warn!(error = error.chain(), "cannot release a reservation");
             }
         });
+    }
+}
+
+/// The refusal of a copy whose files do not fit into the size asked for.
+fn does_not_fit(error: Error, disk_gib: u32) -> Refusal {
+    match error.cause() {
+        Cause::Rootfs(cause) if cause.kind() == icebox_rootfs::ErrorKind::TooSmall => Refusal::Invalid(format!(
+            "the files of the snapshot do not fit into a disk of {disk_gib} GiB; ask for a larger size"
+        )),
+        _ => error.into(),
     }
 }

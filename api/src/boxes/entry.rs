@@ -80,6 +80,8 @@ pub struct Entry {
     life_waiting: AtomicU32,
     /// The daemon has frozen it and has not thawed it since. See [`Entry::left_asleep`].
     asleep: AtomicBool,
+    /// Its processes stand still for a moment while its disk is copied; it is not asleep.
+    still: AtomicBool,
     /// Timer that reclaims the memory of a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
@@ -125,6 +127,7 @@ impl Entry {
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
+            still: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
@@ -166,6 +169,11 @@ impl Entry {
     /// Records that the daemon has frozen or thawed the box, or has observed that state.
     pub(crate) fn set_asleep(&self, asleep: bool) {
         self.asleep.store(asleep, Ordering::Relaxed);
+    }
+
+    /// Records that its processes are held still for a copy of its disk, or go on.
+    pub(super) fn set_still(&self, still: bool) {
+        self.still.store(still, Ordering::SeqCst);
     }
 
     /// True if another task waits for the lifecycle lock.
@@ -297,7 +305,7 @@ impl Entry {
         if !alive {
             return BoxStatus::Stopped;
         }
-        if view.handle.frozen().unwrap_or(false) {
+        if view.handle.frozen().unwrap_or(false) && !self.still.load(Ordering::SeqCst) {
             return BoxStatus::Paused;
         }
         let counts = self.activity.counts();

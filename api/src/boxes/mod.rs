@@ -32,7 +32,11 @@ mod reserve;
 mod restore;
 mod roots;
 mod run_table;
+mod snapshot_sweep;
+mod snapshots;
 mod space;
+mod still;
+mod storage;
 mod table;
 mod tasks;
 mod thaw;
@@ -57,10 +61,11 @@ use crate::ids;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use icebox_net::Network;
+use icebox_net::secret::SealingKey;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
-pub use create::{NewBox, Secret};
+pub use create::{NewBox, Origin, Secret};
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};
 pub(crate) use freeze::FreezeReason;
@@ -70,9 +75,11 @@ pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
 pub use run_table::{LiveRun, RunTable, StreamClient};
+pub use snapshots::Restorable;
+pub use storage::{Disk, Resized};
 pub(crate) use tasks::{Lasting, to_the_end};
 pub use uids::{REGISTRY_DIR, UidRanges};
-pub use usage::{AccountBill, BoxBill};
+pub use usage::{AccountBill, BoxBill, SnapshotsBill};
 pub use why::Why;
 
 use images::Images;
@@ -89,6 +96,8 @@ const THAW_DEADLINE: Duration = Duration::from_secs(5);
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 /// Time limit for killing all processes of a box, or for removing its cgroup.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// Disks whose whole content is read at once.
+const DIGESTS_AT_ONCE: usize = 2;
 /// Processes and threads of one box.
 const PIDS_MAX: u64 = 1024;
 
@@ -113,6 +122,10 @@ struct Inner {
     /// None if boxes have no network here.
     network: Option<Network>,
     images: Images,
+    /// The installation's key.
+    key: Arc<SealingKey>,
+    /// Held while the whole content of a disk is read.
+    digesting: Semaphore,
     table: RwLock<Table>,
     /// Notified when an idle time has changed, and when a box has woken while the clock stood still.
     awake: Notify,
@@ -147,6 +160,8 @@ pub struct Parts {
     pub events: Events,
     /// The network, if boxes have one.
     pub network: Option<Network>,
+    /// The installation's key.
+    pub key: Arc<SealingKey>,
 }
 
 impl Boxes {
@@ -169,6 +184,8 @@ impl Boxes {
             roots,
             network: parts.network,
             images,
+            key: parts.key,
+            digesting: Semaphore::new(DIGESTS_AT_ONCE),
             table: RwLock::default(),
             awake: Notify::new(),
             stands_still: AtomicBool::new(false),

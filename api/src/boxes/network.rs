@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::{Boxes, Entry, Inner, NewBox, check_policy};
-use crate::db::{AGENT_API_KEY, GITHUB_TOKEN};
+use crate::db::{AGENT_API_KEY, GITHUB_TOKEN, HEADERS};
 use crate::domain::{BoxRecord, NetworkPolicy};
 use crate::error::Error;
 use crate::events::Fact;
@@ -127,7 +127,7 @@ impl Boxes {
     /// The headers of a box, from its record.
     pub(super) async fn open_headers(&self, id: &str) -> Result<Option<Arc<HeaderRules>>, Error> {
         let Some(network) = &self.inner.network else { return Ok(None) };
-        let sealed = self.inner.db.sealed_headers(id).await?;
+        let sealed = self.inner.db.sealed_secret(id, HEADERS).await?;
         Ok(sealed.map(|sealed| network.open_headers(id, &sealed).map(Arc::new)).transpose()?)
     }
 

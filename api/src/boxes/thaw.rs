@@ -43,7 +43,10 @@ impl Boxes {
         let image = self.image_of(entry).await?;
         let start = Start { id: entry.id.clone(), size: entry.settings().size, image, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
-            Ok(volume) => self.start_checked(&start, volume, check).await,
+            Ok(volume) => match self.grow_to_record(entry, &volume).await {
+                Ok(()) => self.start_checked(&start, volume, check).await,
+                Err(error) => Err(error.into()),
+            },
             Err(refusal) => Err(refusal),
         };
         let started = match started {

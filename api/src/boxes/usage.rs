@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Boxes, Entry, Phase, Write};
 use crate::clock::{self, Moment};
 use crate::db::Account;
-use crate::domain::{BoxStatus, DeletedBox};
+use crate::domain::{BoxStatus, DeletedBox, Snapshot, SnapshotStatus};
 use crate::error::Error;
 use crate::ledger::{self, Sample, Usage};
 
@@ -31,6 +31,17 @@ pub struct AccountBill {
     pub until_ms: i64,
     /// All boxes, deleted ones too.
     pub boxes: Vec<BoxBill>,
+    /// All snapshots together, deleted ones too.
+    pub snapshots: SnapshotsBill,
+}
+
+/// The usage of the snapshots of an account: each occupies its blocks from its creation to its deletion.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotsBill {
+    /// Number of snapshots now.
+    pub count: usize,
+    /// Their storage.
+    pub usage: Usage,
 }
 
 impl Boxes {
@@ -56,7 +67,9 @@ impl Boxes {
             let samples = ledger.remove(&gone.id).unwrap_or_default();
             bills.push(bill_of_deleted(gone, &samples));
         }
-        Ok(AccountBill { account: account.name.clone(), until_ms: clock::unix_ms(), boxes: bills })
+        let until_ms = clock::unix_ms();
+        let snapshots = bill_of_snapshots(&self.inner.db.billed_snapshots(&account.id).await?, until_ms);
+        Ok(AccountBill { account: account.name.clone(), until_ms, boxes: bills, snapshots })
     }
 
     /// Reads the counters of boxes that are awake. A sleeping box was read when it fell asleep. On return the basis of
@@ -87,6 +100,18 @@ impl Boxes {
 
 fn bill_of_entry(entry: &Entry) -> BoxBill {
     BoxBill { id: entry.id.clone(), name: entry.name.clone(), status: entry.status(), usage: entry.meter.usage() }
+}
+
+fn bill_of_snapshots(snapshots: &[Snapshot], until_ms: i64) -> SnapshotsBill {
+    let mut bill = SnapshotsBill::default();
+    for snapshot in snapshots {
+        bill.usage.storage_byte_ms += snapshot.byte_ms(until_ms);
+        if snapshot.status == SnapshotStatus::Ready {
+            bill.count += 1;
+            bill.usage.storage_bytes += snapshot.size_bytes;
+        }
+    }
+    bill
 }
 
 fn bill_of_deleted(gone: DeletedBox, samples: &[Sample]) -> BoxBill {

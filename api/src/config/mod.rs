@@ -63,6 +63,8 @@ pub struct Config {
     pub reclaim_after_seconds: Option<u64>,
     /// Boxes that one account may have at once.
     pub boxes_per_account_max: u32,
+    /// Snapshots that one account may have at once.
+    pub snapshots_per_account_max: u32,
     /// Commands that may run in one box at once.
     pub runs_per_box_max: u32,
     /// Free bytes on the disk of the data directory below which no box is created.
@@ -112,6 +114,7 @@ impl Default for Config {
             limits: HostLimits::default(),
             reclaim_after_seconds: None,
             boxes_per_account_max: 1000,
+            snapshots_per_account_max: 200,
             runs_per_box_max: 256,
             disk_free_bytes_min: 256 << 20,
             passed_bytes_per_second_max: 128 << 20,

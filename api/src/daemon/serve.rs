@@ -22,6 +22,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::{Certificate, Urls};
 use crate::runs::Runs;
+use icebox_net::secret::{KEY_FILE, SealingKey};
 use icebox_net::{Network, NetworkParts};
 
 /// The key of the first account, at the first start.
@@ -170,6 +171,7 @@ async fn open(config: Config) -> Result<Opened, Error> {
         );
         Keeper::without_watch()
     });
+    let key = SealingKey::load_or_create(&config.data_dir.join(KEY_FILE))?;
     let denials = Denials::default();
     let network = start_network(&config, &denials).await?;
     let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
@@ -185,6 +187,7 @@ async fn open(config: Config) -> Result<Opened, Error> {
         metrics: Arc::clone(&metrics),
         events: events.clone(),
         network,
+        key: Arc::new(key),
     });
     denials.belong_to(&boxes);
     Ok(Opened { config, db, metrics, events, boxes })

@@ -111,13 +111,13 @@ impl Db {
         .await
     }
 
-    /// The sealed headers of a box.
-    pub async fn sealed_headers(&self, box_id: &str) -> Result<Option<Vec<u8>>, Error> {
+    /// A secret of a box, sealed.
+    pub async fn sealed_secret(&self, box_id: &str, kind: &'static str) -> Result<Option<Vec<u8>>, Error> {
         let box_id = box_id.to_owned();
-        self.read("read the headers of a box", move |connection| {
+        self.read("read a secret of a box", move |connection| {
             connection
                 .prepare_cached("SELECT sealed FROM box_secrets WHERE box_id = ?1 AND kind = ?2")?
-                .query_row(params![box_id, HEADERS], |row| row.get(0))
+                .query_row(params![box_id, kind], |row| row.get(0))
                 .optional()
         })
         .await

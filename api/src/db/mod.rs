@@ -16,6 +16,7 @@ mod roots;
 mod runs;
 mod samples;
 mod schema;
+mod snapshots;
 mod space;
 mod writer;
 

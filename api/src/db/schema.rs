@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -136,6 +136,29 @@ CREATE TABLE box_secrets (
 /// The base image of each box. The daemon fills in the ones that are missing: see `boxes::images`.
 const VERSION_4: &str = "
 ALTER TABLE boxes ADD COLUMN image TEXT;
+";
+
+/// Snapshots. They outlive their boxes; the record of a deleted one stays for the bill.
+const VERSION_5: &str = "
+CREATE TABLE snapshots (
+  id         TEXT PRIMARY KEY,
+  account_id TEXT NOT NULL REFERENCES accounts(id),
+  box_id     TEXT NOT NULL,
+  name       TEXT NOT NULL,
+  kind       TEXT NOT NULL,
+  status     TEXT NOT NULL CHECK (status IN ('creating', 'ready', 'error', 'deleted')),
+  created_ms INTEGER NOT NULL,
+  deleted_ms INTEGER,
+  size_bytes INTEGER NOT NULL DEFAULT 0,
+  image      TEXT,
+  settings   TEXT NOT NULL,
+  digest     TEXT,
+  signature  BLOB,
+  agent_key  BLOB,
+  error      TEXT
+) STRICT;
+CREATE INDEX snapshots_account ON snapshots (account_id, status);
+CREATE INDEX snapshots_box ON snapshots (box_id, status);
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused.

@@ -56,6 +56,9 @@ impl BoxStatus {
 pub struct BoxSettings {
     /// Size class.
     pub size: BoxSize,
+    /// Size of its disk, if it has grown beyond that of the class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_gib: Option<u32>,
     /// True if it never sleeps.
     pub keep_alive: bool,
     /// True if it is deleted at the end of its lifetime.
@@ -98,6 +101,12 @@ pub struct Keep {
 }
 
 impl BoxSettings {
+    /// Size of its disk.
+    #[must_use]
+    pub fn disk_gib(&self) -> u32 {
+        self.disk_gib.unwrap_or(self.size.disk_gib())
+    }
+
     /// The request to keep it awake that is in force at this time.
     #[must_use]
     pub fn kept(&self, now_ms: i64) -> Option<Keep> {

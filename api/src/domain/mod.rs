@@ -12,6 +12,7 @@ mod logs;
 mod policy;
 mod runs;
 mod size;
+mod snapshots;
 
 pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation};
 pub use language::{Code, Language};
@@ -19,3 +20,4 @@ pub use logs::{LogEntry, LogLevel, LogSource};
 pub use policy::NetworkPolicy;
 pub use runs::RunState;
 pub use size::BoxSize;
+pub use snapshots::{Snapshot, SnapshotStatus};

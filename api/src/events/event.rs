@@ -75,6 +75,15 @@ pub enum Fact {
         /// Number of killed processes.
         processes: u64,
     },
+    /// A snapshot of its disk was taken.
+    Snapshotted {
+        /// Id of the snapshot.
+        snapshot_id: String,
+        /// Its name.
+        name: String,
+        /// Time for which the processes of the box stood still.
+        stood: Duration,
+    },
     /// The init command was started.
     InitCommandStarted,
     /// A message for the owner.
@@ -154,7 +163,7 @@ pub struct RunEnd {
 }
 
 /// The names of all kinds of events.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 19] = [
     "box.created",
     "box.started",
     "box.frozen",
@@ -165,6 +174,7 @@ pub const KINDS: [&str; 18] = [
     "box.kept",
     "box.released",
     "box.out_of_memory",
+    "box.snapshotted",
     "box.init_command_started",
     "box.warning",
     "run.started",
@@ -203,6 +213,7 @@ impl Fact {
             Self::Kept { .. } => "box.kept",
             Self::Released => "box.released",
             Self::OutOfMemory { .. } => "box.out_of_memory",
+            Self::Snapshotted { .. } => "box.snapshotted",
             Self::InitCommandStarted => "box.init_command_started",
             Self::Warning { .. } => "box.warning",
             Self::RunStarted { .. } => "run.started",

@@ -40,6 +40,10 @@ impl Event {
                 None => "kept awake until its owner ends it".to_owned(),
             }),
             Fact::Released => info("no longer kept awake".to_owned()),
+            Fact::Snapshotted { name, stood, .. } => info(format!(
+                "snapshot '{name}' taken; its processes stood still for {:.1} ms",
+                stood.as_secs_f64() * 1e3
+            )),
             Fact::InitCommandStarted => info("init command started".to_owned()),
             Fact::Warning { text } | Fact::Denied { text } => warn(text.clone()),
             Fact::RunEnded(end) => vec![run_line(end)],

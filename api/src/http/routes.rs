@@ -21,7 +21,7 @@ use super::seats::Seat;
 use super::shares::{Full, Share};
 use super::system::Peer;
 use super::v2::not_implemented::NOT_IMPLEMENTED;
-use super::v2::{account, boxes, create, exec, files, lifecycle, public_urls, session, settings, upload};
+use super::v2::{account, boxes, create, exec, files, lifecycle, public_urls, session, settings, snapshots, upload};
 use super::{App, auth, reply, system, v1};
 use crate::refusal::Refusal;
 
@@ -44,6 +44,10 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(create::create, boxes::list, boxes::delete_many))
         .routes(routes!(boxes::get, boxes::delete))
+        .routes(routes!(snapshots::restore))
+        .routes(routes!(snapshots::of_account, snapshots::delete_many))
+        .routes(routes!(snapshots::take, snapshots::of_box))
+        .routes(routes!(snapshots::delete))
         .routes(routes!(account::get_env, account::replace_env))
         .routes(routes!(account::set_env, account::remove_env))
         .routes(routes!(lifecycle::status))
@@ -87,6 +91,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .routes(routes!(v1::storage::resize))
+        .routes(routes!(v1::storage::storage))
         .routes(routes!(v1::events::events))
         .merge(OpenApiRouter::new().routes(routes!(v1::files::write)).layer(v1::files::limit()))
         .routes(routes!(system::healthz))

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::Lifecycle;
 use super::agent::AgentRequest;
 use super::provision::TRUST_ENV;
-use crate::boxes::{Entry, NewBox, Secret, check_policy, policy_in_force, to_the_end};
+use crate::boxes::{Entry, NewBox, Origin, Restorable, Secret, check_policy, policy_in_force, to_the_end};
 use crate::config::check_idle_seconds;
 use crate::db::Account;
 use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
+use crate::error::Error;
 use crate::ids::{self, ENV_VARS_MAX};
 use crate::refusal::Refusal;
 use icebox_net::headers::{HeaderRules, Wanted};
@@ -31,7 +32,9 @@ pub struct BoxRequest {
     /// Labels.
     pub labels: Vec<String>,
     /// Size class.
-    pub size: BoxSize,
+    pub size: Option<BoxSize>,
+    /// Size of the disk, if it is not that of the class.
+    pub disk_gib: Option<u32>,
     /// Never put it to sleep.
     pub keep_alive: bool,
     /// A shell command that runs in the background at each start.
@@ -62,24 +65,20 @@ pub struct BoxRequest {
     pub agent_api_key: Option<Secret>,
 }
 
-/// Settings of a new box that come from its account and from this host.
+/// Settings of a new box that come from its account, from this host, and from the box of which it is a copy.
 #[derive(Debug, Default)]
 struct Defaults {
     env: BTreeMap<String, String>,
     headers: Option<HeaderRules>,
     has_network: bool,
+    copied: Option<BoxSettings>,
 }
 
 impl Lifecycle {
     /// Creates a box. On return the box is on disk, accepts work, and is provisioned. The creation finishes even if the
     /// client disconnects.
     pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
-        let given = self.db.account_defaults(&account.id).await?;
-        let defaults = Defaults {
-            env: given.env.clone(),
-            headers: self.boxes.open_account_headers(&account.id, given.sealed_headers.as_deref())?,
-            has_network: self.boxes.has_network(),
-        };
+        let defaults = self.defaults(account, None).await?;
         let wanted = checked(request, account, defaults)?;
         self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
         let lifecycle = self.clone();
@@ -90,12 +89,49 @@ impl Lifecycle {
         })
         .await
     }
+
+    /// Creates a box from a snapshot, like [`Lifecycle::create`]. What the request leaves out comes from the snapshot: size,
+    /// environment, agent, network policy, git's identity; not the init command, the headers, or the tokens.
+    pub async fn restore(&self, account: &Account, id: &str, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
+        let found = self.boxes.find_snapshot(&account.id, id).await?;
+        let copied: BoxSettings = serde_json::from_str(&found.settings)
+            .map_err(|cause| Error::new("read the settings of", &found.id, cause))?;
+        let has_git = request.git_user_name.is_some() || request.git_user_email.is_some();
+        // The request is checked before the content is read, which may take a while.
+        let defaults = self.defaults(account, Some(copied)).await?;
+        let mut wanted = checked(request, account, defaults)?;
+        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        let (lifecycle, account, id) = (self.clone(), account.id.clone(), id.to_owned());
+        to_the_end(async move {
+            let Restorable { record, agent_key, content } = lifecycle.boxes.open_snapshot(&account, &id).await?;
+            wanted.agent_api_key = wanted.agent_api_key.or(agent_key);
+            wanted.origin = Some(Origin { content, image: record.image });
+            let entry = lifecycle.boxes.create(wanted).await?;
+            lifecycle.provision_copy(&entry, has_git).await;
+            Ok(entry)
+        })
+        .await
+    }
+
+    async fn defaults(&self, account: &Account, copied: Option<BoxSettings>) -> Result<Defaults, Refusal> {
+        let given = self.db.account_defaults(&account.id).await?;
+        Ok(Defaults {
+            env: given.env.clone(),
+            headers: self.boxes.open_account_headers(&account.id, given.sealed_headers.as_deref())?,
+            has_network: self.boxes.has_network(),
+            copied,
+        })
+    }
 }
 
 /// Checks a request and fills in the defaults.
 fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result<NewBox, Refusal> {
-    let Defaults { mut env, headers: general, has_network } = defaults;
+    let Defaults { mut env, headers: general, has_network, copied } = defaults;
     check_runtime(request.runtime.as_deref())?;
+    let request = match copied {
+        Some(copied) => completed(request, copied, &mut env)?,
+        None => request,
+    };
     if let Some(name) = &request.name {
         ids::check_name(name).map_err(Refusal::Invalid)?;
     }
@@ -119,7 +155,8 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
     }
     let agent = request.agent.checked()?;
     let settings = BoxSettings {
-        size: request.size,
+        size: request.size.unwrap_or_default(),
+        disk_gib: request.disk_gib,
         keep_alive: request.keep_alive,
         ephemeral: request.ephemeral,
         runtime: request.runtime,
@@ -145,6 +182,35 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         headers,
         github_token: check_secret("github_token", request.github_token)?,
         agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
+        origin: None,
+    })
+}
+
+/// Fills in what a request for a copy leaves out. The environment of the copied box wins over the account's, and
+/// the request's over both.
+fn completed(
+    request: BoxRequest,
+    copied: BoxSettings,
+    env: &mut BTreeMap<String, String>,
+) -> Result<BoxRequest, Refusal> {
+    if let (Some(wanted), Some(has)) = (&request.runtime, &copied.runtime)
+        && wanted != has
+    {
+        return Err(Refusal::Invalid(format!("a box from this snapshot keeps its runtime '{has}'")));
+    }
+    env.extend(copied.env);
+    let has_agent = request.agent.harness.is_some() || request.agent.model.is_some();
+    let copied_agent = AgentRequest { harness: copied.agent, model: copied.model, custom_runner: copied.custom_runner };
+    Ok(BoxRequest {
+        // A disk that has grown has copies of its size, unless a size class is asked for.
+        disk_gib: if request.size.is_none() { copied.disk_gib } else { None },
+        size: request.size.or(Some(copied.size)),
+        runtime: request.runtime.or(copied.runtime),
+        git_user_name: request.git_user_name.or(copied.git_user_name),
+        git_user_email: request.git_user_email.or(copied.git_user_email),
+        network_policy: request.network_policy.or(copied.network_policy),
+        agent: if has_agent { request.agent } else { copied_agent },
+        ..request
     })
 }
 
@@ -249,7 +315,7 @@ mod tests {
     fn check(request: BoxRequest) -> Result<NewBox, Refusal> {
         let account = Account { id: "a".into(), name: "default".into(), key_sha256: [0; 32], idle_seconds: None };
         let env = BTreeMap::from([("A".to_owned(), "account".to_owned()), ("B".to_owned(), "account".to_owned())]);
-        checked(request, &account, Defaults { env, headers: None, has_network: true })
+        checked(request, &account, Defaults { env, headers: None, has_network: true, copied: None })
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Lifecycle {
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();
         self.boxes.report_unknown_volumes().await;
+        self.boxes.settle_snapshots().await?;
         self.boxes.remove_half_made(leftovers).await;
         self.boxes.forget_empty_roots().await;
         match self.boxes.check_cgroup_parent() {
@@ -96,6 +97,7 @@ impl Lifecycle {
         if !entry.alive() {
             return self.settle_dead(entry).await;
         }
+        self.boxes.let_go_if_held(entry).await;
         self.boxes.watch_death(entry);
         if self.boxes.reconnect(entry).await {
             self.wake_for_packet(Arc::clone(entry));

@@ -10,29 +10,40 @@ use nix::mount::{MntFlags, umount2};
 use sha2::{Digest, Sha256};
 
 use super::{BaseImage, Manifest, Phase, Progress, debootstrap, find, finish, mirror};
+use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
-use crate::template::hex;
 
-/// The Debian release that boxes run.
-pub(super) const SUITE: &str = "bookworm";
+/// The Debian release that boxes run: the stable one.
+pub(super) const SUITE: &str = "trixie";
+/// The Debian release of [`minimal`], the oldest on which Icebox is installed.
+const MINIMAL_SUITE: &str = "bookworm";
 /// The packages beyond Debian's essential ones (which include tar, gzip, grep, sed and the like).
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 21] = [
     "bash",
     "ca-certificates",
     "coreutils",
     "curl",
     "git",
+    "iproute2",
+    "jq",
     "less",
+    "make",
     "nodejs",
     "openssh-client",
     "procps",
     "python3",
+    "python3-pip",
+    "python3-venv",
+    "ripgrep",
+    "tzdata",
     "unzip",
+    "vim-tiny",
+    "wget",
     "xz-utils",
 ];
 /// Part of the recipe: raise it when the finishing changes.
-const RECIPE_VERSION: &str = "2";
+const RECIPE_VERSION: &str = "3";
 /// The cache of retrieved packages; an interrupted build leaves them to the next one.
 const CACHE: &str = "packages";
 
@@ -78,8 +89,8 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
 /// Fills the empty directory `target` with a Debian that has its required packages and apt, from the mirror that
 /// [`build`] would use. `cache` keeps the retrieved packages.
 pub fn minimal(target: &Path, cache: &Path) -> Result<()> {
-    let mirror = mirror::find(std::env::var(mirror::MIRROR_VARIABLE).ok(), Path::new("/etc/apt"), SUITE)?;
-    debootstrap::run(SUITE, &[], &mirror, target, cache, &mut |_| ())?;
+    let mirror = mirror::find(std::env::var(mirror::MIRROR_VARIABLE).ok(), Path::new("/etc/apt"), MINIMAL_SUITE)?;
+    debootstrap::run(MINIMAL_SUITE, &[], &mirror, target, cache, &mut |_| ())?;
     unmount_below(target)
 }
 

@@ -24,8 +24,9 @@ const EMPTIED: [&str; 6] = ["dev", "run", "tmp", "var/cache/apt", "var/lib/apt/l
 /// Directories that dpkg and apt expect in the emptied ones, parents first.
 const KEPT_DIRECTORIES: [&str; 4] =
     ["var/cache/apt/archives", "var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"];
-/// Removed files: the host's identity that debootstrap copied or made, and unneeded back-ups.
-const REMOVED: [&str; 9] = [
+/// Removed files: the host's identity that debootstrap copied or made, unneeded back-ups, and the mark that forbids
+/// `pip install` outside of a virtual environment: a box is one user's computer, as are the images for Python.
+const REMOVED: [&str; 10] = [
     "etc/.pwd.lock",
     "etc/passwd-",
     "etc/group-",
@@ -35,6 +36,7 @@ const REMOVED: [&str; 9] = [
     "var/cache/debconf/templates.dat-old",
     "var/lib/dpkg/status-old",
     "var/cache/ldconfig/aux-cache",
+    "usr/lib/python3.13/EXTERNALLY-MANAGED",
 ];
 
 /// Changes the tree at `rootfs`; returns the bytes that its files occupy and its packages.

@@ -1,6 +1,6 @@
 //! The read-only layers below every box: the Debian base image and the layer with our own tools.
 //!
-//! Layout of an image directory: `bookworm-<recipe8>/{rootfs/,manifest.json}` and `tools-<sha8>/usr/local/bin/sudo`.
+//! Layout of an image directory: `trixie-<recipe8>/{rootfs/,manifest.json}` and `tools-<sha8>/usr/local/bin/sudo`.
 //! Invariants: what has its final name is complete and was made durable first; names that begin with `.tmp-` are
 //! unfinished and are removed by the next build. One build at a time, kept by an `flock` on `lock`.
 

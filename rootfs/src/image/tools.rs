@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::error::{At, Result, Step};
 use crate::files;
-use crate::template::hex;
 
 const DIRECTORY: &str = "usr/local/bin";
 const PROGRAM: &str = "sudo";

@@ -17,11 +17,11 @@ use super::facts::{self, Image};
 use super::lock::Temp;
 use super::place::{ID_PREFIX, Images};
 use super::source::rootfs_config;
+use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::oci::Reference;
 use crate::oci::layout::blob_path;
 use crate::pack::{Form, pack};
-use crate::template::hex;
 use crate::unpack::split;
 
 /// An image ready to travel. Its files go when this is dropped.

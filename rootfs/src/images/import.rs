@@ -14,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 use super::facts::{self, BlobFacts, Image, LayerFacts};
 use super::lock::{Lock, Temp};
 use super::place::{ID_PREFIX, Images, MANIFESTS, is_image_id};
+use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::oci::{DOCUMENT_BYTES_MAX, LAYERS_MAX, Reference};
-use crate::template::hex;
 use crate::unpack::{self, Fault, Limits, Reason};
 
 /// The file of an import that lists the stored layers that it counts on, in its unfinished directory.

@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use super::facts::Image;
 use super::lock::Lock;
 use super::place::{self, ADAPTED, Images, PINS};
+use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::image;
 use crate::oci::Reference;
-use crate::template::hex;
 
 /// The file in a directory of pins that names their owner.
 const OWNER: &str = "owner";

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::files::Files;
 use super::media::{Kind, kind};
 use super::{DOCUMENT_BYTES_MAX, Found, FoundLayer, known_digest};
-use crate::template::hex;
+use crate::digest::hex;
 use crate::unpack::Fault;
 
 /// Indexes in indexes.

@@ -6,7 +6,7 @@
 //! hence occupies nothing outside. Then the free space of the pool is at most that of the disk less a margin. What
 //! volumes write takes as much from both, so this stays true between two calls; the margin is for what others write.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -63,6 +63,15 @@ impl Balloon {
         }
         let rest = size.saturating_sub(wanted - inner.free);
         if rest == size { Ok(()) } else { file.set_len(rest).at(Step::BalancePool, &path) }
+    }
+
+    /// The blocks that it has.
+    pub(super) fn bytes(&self) -> Result<u64> {
+        let path = self.root.join(FILE);
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            other => other.map(|metadata| metadata.blocks() * 512).at(Step::BalancePool, &path),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{Pool, format, mount};
+use super::{Pool, format};
 use crate::device::{self, Content};
 use crate::error::{At, Result, Step};
+use crate::mount;
 
 /// Label of our file system.
 const LABEL: &str = "icebox-pool";
@@ -19,6 +20,6 @@ pub(super) fn open(path: &Path, force: bool) -> Result<Pool> {
     }
     let mounted = mount::xfs(path).at(Step::OpenPool, path)?;
     let size = device::bytes(path)?;
-    mounted.grow(size).at(Step::OpenPool, path)?;
+    mounted.grow_xfs(size).at(Step::OpenPool, path)?;
     Ok(Pool { mounted, balloon: None })
 }

@@ -16,7 +16,6 @@
 mod balance;
 mod device;
 mod format;
-mod mount;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -30,8 +29,8 @@ use rustix::fs::{ioctl_ficlone, statvfs};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::loops::{self, Attached};
+use crate::mount::{self, Mounted};
 use balance::Balloon;
-use mount::Mounted;
 
 /// Name of the pool's file in the data directory.
 const FILE: &str = "pool.xfs";
@@ -113,6 +112,11 @@ impl Pool {
         bytes_of(self.root()).at(Step::BalancePool, self.root())
     }
 
+    /// Blocks that nothing is behind and no volume may have.
+    pub(crate) fn withheld_bytes(&self) -> Result<u64> {
+        self.balloon.as_ref().map_or(Ok(0), Balloon::bytes)
+    }
+
     /// Keeps the free space of the pool below that of the file system around it.
     pub(crate) fn balance(&self) -> Result<()> {
         self.balloon.as_ref().map_or(Ok(()), Balloon::balance)
@@ -183,7 +187,7 @@ fn open_file(data_dir: &Path, file: &Path, settings: &PoolSettings) -> Result<Po
             Err(error) => return Err(error).at(Step::OpenPool, file),
         }
     };
-    mounted.grow(wanted.max(length)).at(Step::OpenPool, file)?;
+    mounted.grow_xfs(wanted.max(length)).at(Step::OpenPool, file)?;
     let balloon = Balloon::new(data_dir, mounted.root(), settings.margin);
     let pool = Pool { mounted, balloon: Some(balloon) };
     pool.balance()?;

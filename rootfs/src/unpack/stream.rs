@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::fault::{Fault, Reason};
 use super::limits::Limits;
-use crate::template::hex;
+use crate::digest::hex;
 
 /// Bytes that pass between the threads at once, and the number of such pieces in flight.
 const PIECE_BYTES: usize = 256 * 1024;

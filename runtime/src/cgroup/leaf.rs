@@ -42,6 +42,16 @@ pub struct LeafUsage {
     pub oom_kills: u64,
 }
 
+fn note_on(dir: &Dir) -> Result<Option<String>> {
+    let mut text = [0_u8; NOTE_BYTES_MAX];
+    match rustix::fs::fgetxattr(dir.fd(), NOTE, &mut text[..]) {
+        Ok(length) => Ok(std::str::from_utf8(text.get(..length).unwrap_or_default()).ok().map(str::to_owned)),
+        // Without extended attributes nothing has a note.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+        Err(e) => Err(Error::errno("read the note on", dir.path(), e)),
+    }
+}
+
 impl Cgroup {
     /// Removes the child `name` if it has no processes, and says whether it is gone. On v1 it is looked for in the
     /// hierarchies of the controllers in `v1`. The kernel decides in one call per hierarchy; nothing is opened and nothing
@@ -148,14 +158,15 @@ impl Cgroup {
     /// # Errors
     /// Those of the system calls.
     pub fn leaf_note(&self, name: &str) -> Result<Option<String>> {
-        let Some(leaf) = existing(self.main()?, name)? else { return Ok(None) };
-        let mut text = [0_u8; NOTE_BYTES_MAX];
-        match rustix::fs::fgetxattr(leaf.fd(), NOTE, &mut text[..]) {
-            Ok(length) => Ok(std::str::from_utf8(text.get(..length).unwrap_or_default()).ok().map(str::to_owned)),
-            // Without extended attributes nothing has a note.
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
-            Err(e) => Err(Error::errno("read the note on", leaf.path(), e)),
-        }
+        existing(self.main()?, name)?.map_or(Ok(None), |leaf| note_on(&leaf))
+    }
+
+    /// The note on this cgroup itself.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn note(&self) -> Result<Option<String>> {
+        note_on(self.main()?)
     }
 
     fn memory_max_file(&self) -> Option<(&Dir, &'static str)> {

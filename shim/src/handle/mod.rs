@@ -15,6 +15,7 @@ mod memory;
 mod proc_files;
 mod process;
 mod run;
+mod still;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};

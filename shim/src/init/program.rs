@@ -25,10 +25,15 @@ fn c_string(text: String, step: &'static str) -> Result<CString, Error> {
     CString::new(text).map_err(|e| Error::new(ErrorKind::InvalidInput, step, "NUL byte").because(e))
 }
 
-/// The environment of a login of that user.
+/// The environment of a login of that user. Users other than root have their own programs first, in `~/.local/bin`, where
+/// pip, uv and the installers of agents put them (Debian's `~/.profile` does the same for login shells).
 pub(crate) fn login_env(identity: &Identity, terminal: bool) -> Vec<(String, String)> {
+    let path = match identity.uid {
+        0 => LOGIN_PATH.to_owned(),
+        _ => format!("{}/.local/bin:{LOGIN_PATH}", identity.home.trim_end_matches('/')),
+    };
     let mut env: Vec<(String, String)> = [
-        ("PATH", LOGIN_PATH),
+        ("PATH", path.as_str()),
         ("HOME", &identity.home),
         ("USER", &identity.name),
         ("LOGNAME", &identity.name),

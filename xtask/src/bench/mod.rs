@@ -18,6 +18,7 @@ mod scale;
 mod seccomp_names;
 mod server;
 mod stats;
+mod storage;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net, storage. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -52,7 +53,7 @@ const FLEET_BOXES: usize = 500;
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 8] = [
+const BENCHMARKS: [(&str, Benchmark); 9] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
@@ -61,6 +62,7 @@ const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("fleet", fleet::fleet),
     ("scale", scale::scale),
     ("net", net::net),
+    ("storage", storage::storage),
 ];
 
 /// Runs the benchmarks that were asked for, prints their tables and writes their figures.

@@ -2,9 +2,9 @@
 //! connections to servers, and the trust in servers.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use rustls::{ClientConfig, RootCertStore};
@@ -15,10 +15,8 @@ use tokio::net::TcpStream;
 use crate::authority::provider;
 use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
+use crate::own_address::OwnAddress;
 use crate::sockets::Sockets;
-
-/// Any port: nothing is sent to it.
-const PORT_DISCARD: u16 = 9;
 
 /// The kernel, or its stand-in in tests.
 pub(super) trait Way: Send + Sync {
@@ -34,8 +32,7 @@ pub(super) trait Way: Send + Sync {
 pub(super) struct HostWay {
     namespace: Namespace,
     sockets: Arc<Sockets>,
-    /// Connected to addresses without sending, to learn the source address that the kernel chooses.
-    probe: Mutex<UdpSocket>,
+    own: OwnAddress,
 }
 
 impl HostWay {
@@ -43,7 +40,7 @@ impl HostWay {
         let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let probe = sockets.udp(&namespace, any.into()).await?.into_std();
         let probe = probe.map_err(|e| Error::new("make a socket for", "own addresses", e))?;
-        Ok(Self { namespace, sockets, probe: Mutex::new(probe) })
+        Ok(Self { namespace, sockets, own: OwnAddress::new(probe) })
     }
 }
 
@@ -52,17 +49,8 @@ impl Way for HostWay {
         Ok(rustix::net::sockopt::ip_original_dst(stream)?)
     }
 
-    /// The kernel reaches its own address from that same address. An unreachable address is not own.
     fn is_own(&self, address: Ipv4Addr) -> bool {
-        let probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without this the socket would keep the source address chosen for the last destination.
-        if rustix::net::connect_unspec(&*probe).is_err() {
-            return true;
-        }
-        match probe.connect((address, PORT_DISCARD)) {
-            Ok(()) => probe.local_addr().map_or(true, |from| from.ip() == address),
-            Err(_) => false,
-        }
+        self.own.is(address)
     }
 
     fn connect(&self, address: SocketAddrV4) -> BoxFuture<'_, io::Result<TcpStream>> {

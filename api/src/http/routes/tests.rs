@@ -130,6 +130,9 @@ impl Server {
             metrics: std::sync::Arc::clone(&metrics),
             events: events.clone(),
             network: None,
+            key: std::sync::Arc::new(
+                icebox_net::secret::SealingKey::load_or_create(&data_dir.path().join("key")).expect("a key"),
+            ),
         });
         let runs = Runs::new(&config, db.clone(), events.clone());
         let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());

@@ -4,4 +4,5 @@ pub(super) mod boxes;
 mod event_body;
 pub(super) mod events;
 pub(super) mod files;
+pub(super) mod storage;
 pub mod wire;

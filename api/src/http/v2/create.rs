@@ -25,12 +25,13 @@ pub(in crate::http) async fn create(
 }
 
 /// Converts the body.
-fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
+pub(super) fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
     refuse_what_is_not_there(&body)?;
     Ok(BoxRequest {
+        disk_gib: None,
         name: body.name,
         labels: body.labels.unwrap_or_default(),
-        size: body.size.unwrap_or_default().into(),
+        size: body.size.map(Into::into),
         keep_alive: body.keep_alive.unwrap_or(false),
         init_command: body.init_command,
         runtime: body.runtime,

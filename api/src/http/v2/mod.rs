@@ -10,6 +10,7 @@ pub(super) mod not_implemented;
 pub(super) mod public_urls;
 pub(super) mod session;
 pub(super) mod settings;
+pub(super) mod snapshots;
 mod stream_body;
 pub(super) mod upload;
 pub mod wire;

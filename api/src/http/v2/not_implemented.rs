@@ -23,7 +23,6 @@ const fn not_implemented(method: Method, path: &'static str, what: &'static str)
     Endpoint { method, path, what }
 }
 
-const SNAPSHOTS: &str = "snapshots are";
 const AGENTS: &str = "agents are";
 const SKILLS: &str = "skills are";
 const GIT: &str = "the git endpoints are";
@@ -31,9 +30,7 @@ const SCHEDULES: &str = "schedules are";
 const BROWSER: &str = "the browser is";
 
 /// The table.
-pub(in crate::http) const NOT_IMPLEMENTED: [Endpoint; 45] = [
-    not_implemented(Method::POST, "/v2/box/from-snapshot", SNAPSHOTS),
-    not_implemented(Method::DELETE, "/v2/box/snapshots", SNAPSHOTS),
+pub(in crate::http) const NOT_IMPLEMENTED: [Endpoint; 40] = [
     not_implemented(Method::PUT, "/v2/box/{id}/config/model", AGENTS),
     not_implemented(Method::PUT, "/v2/box/{id}/config/custom-runner", AGENTS),
     not_implemented(Method::POST, "/v2/box/{id}/config/skills", SKILLS),
@@ -49,9 +46,6 @@ pub(in crate::http) const NOT_IMPLEMENTED: [Endpoint; 45] = [
     not_implemented(Method::POST, "/v2/box/{id}/git/create-issue", GIT),
     not_implemented(Method::POST, "/v2/box/{id}/git/exec", GIT),
     not_implemented(Method::POST, "/v2/box/{id}/git/checkout", GIT),
-    not_implemented(Method::POST, "/v2/box/{id}/snapshots", SNAPSHOTS),
-    not_implemented(Method::GET, "/v2/box/{id}/snapshots", SNAPSHOTS),
-    not_implemented(Method::DELETE, "/v2/box/{id}/snapshots/{snapshot}", SNAPSHOTS),
     not_implemented(Method::POST, "/v2/box/{id}/schedules", SCHEDULES),
     not_implemented(Method::GET, "/v2/box/{id}/schedules", SCHEDULES),
     not_implemented(Method::GET, "/v2/box/{id}/schedules/{schedule}", SCHEDULES),

@@ -23,6 +23,12 @@ impl Lifecycle {
         file.finish().await.map_err(Refusal::from)
     }
 
+    /// Like [`Lifecycle::apply_git_config`], for a box that need not be awake.
+    pub(super) async fn apply_git_config_now(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+        let awake = self.ensure_awake(entry, WorkKind::Request).await?;
+        self.apply_git_config(&awake).await
+    }
+
     /// Brings git's configuration in a box up to date. Other settings in it stay.
     pub async fn apply_git_config(&self, awake: &Awake) -> Result<(), Refusal> {
         let identity = awake.entry.settings().git_identity();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::boxes::{Entry, WorkKind};
 use crate::lifecycle::Lifecycle;
 use crate::refusal::Refusal;
-use crate::runs::{Command, collect};
 
 /// Path of the certificate of our authority in a box with headers.
 pub(super) const CERTIFICATE_PATH: &str = "/usr/local/share/ca-certificates/icebox.crt";
 /// Does the work of `update-ca-certificates` for one certificate, in a hundredth of its time: the file, the bundle, and
-/// the link by which OpenSSL finds it. `$0` is the file, `$1` its text.
-const TRUST_SCRIPT: &str = "set -e; printf %s \"$1\" > \"$0\"; printf %s \"$1\" >> /etc/ssl/certs/ca-certificates.crt; \
+/// the link by which OpenSSL finds it. `$0` is the file, `$1` its text. A copy of a box has it already.
+const TRUST_SCRIPT: &str = "set -e; [ \"$(cat \"$0\" 2>/dev/null)\" != \"$(printf %s \"$1\")\" ] || exit 0; \
+                            printf %s \"$1\" > \"$0\"; printf %s \"$1\" >> /etc/ssl/certs/ca-certificates.crt; \
                             ln -sf \"$0\" /etc/ssl/certs/icebox.pem; \
                             ln -sf icebox.pem \"/etc/ssl/certs/$(openssl x509 -hash -noout -in \"$0\").0\"";
 
@@ -33,15 +33,6 @@ impl Lifecycle {
     pub(super) async fn trust_certificate(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let Some(certificate) = self.boxes.certificate_for(entry) else { return Ok(()) };
         let awake = self.ensure_awake(entry, WorkKind::Request).await?;
-        let argv = ["sudo", "-n", "sh", "-c", TRUST_SCRIPT, CERTIFICATE_PATH, &certificate].map(str::to_owned).to_vec();
-        let command = Command { hidden: true, ..Command::exec(argv, None)? };
-        let outcome = collect(&self.runs, &awake, &command).await?.await;
-        if outcome.finished.lost {
-            return Err(Refusal::Unavailable("the box stopped during the request; try again".into()));
-        }
-        if outcome.finished.exit_code == 0 {
-            return Ok(());
-        }
-        Err(Refusal::Conflict(String::from_utf8_lossy(&outcome.stderr).trim().to_owned()))
+        self.run_script(&awake, TRUST_SCRIPT, &[CERTIFICATE_PATH, &certificate]).await
     }
 }

@@ -102,6 +102,16 @@ pub enum EventFact {
         /// Number of killed processes.
         processes: u64,
     },
+    /// A snapshot of its disk was taken.
+    #[serde(rename = "box.snapshotted")]
+    Snapshotted {
+        /// Id of the snapshot.
+        snapshot_id: String,
+        /// Its name.
+        name: String,
+        /// Milliseconds for which the processes of the box stood still; 0 for a box that sleeps or is stopped.
+        stood_still_ms: f64,
+    },
     /// The init command was started.
     #[serde(rename = "box.init_command_started")]
     InitCommandStarted {},
@@ -207,6 +217,9 @@ impl From<&Fact> for EventFact {
             Fact::Kept { until_ms } => Self::Kept { until_ms },
             Fact::Released => Self::Released {},
             Fact::OutOfMemory { run_id, processes } => Self::OutOfMemory { run_id, processes },
+            Fact::Snapshotted { snapshot_id, name, stood } => {
+                Self::Snapshotted { snapshot_id, name, stood_still_ms: ms(stood) }
+            }
             Fact::InitCommandStarted => Self::InitCommandStarted {},
             Fact::Warning { text } => Self::Warning { text },
             Fact::RunStarted { run_id, command } => Self::RunStarted { run_id, command },
@@ -245,6 +258,7 @@ mod tests {
             Fact::Thawed { took: Duration::from_micros(1500) },
             Fact::Stopped { cause: StopCause::InitKilled },
             Fact::OutOfMemory { run_id: "r".into(), processes: 2 },
+            Fact::Snapshotted { snapshot_id: "s".into(), name: "n".into(), stood: Duration::from_micros(500) },
         ] {
             let record = EventRecord::new("1-1".into(), &Event::now("b", "a", fact.clone()));
             let json = serde_json::to_value(&record).expect("JSON");

@@ -5,9 +5,11 @@
 mod events;
 mod net;
 mod runs;
+mod storage;
 mod usage;
 
 pub use events::*;
 pub use net::*;
 pub use runs::*;
+pub use storage::*;
 pub use usage::*;

@@ -59,6 +59,21 @@ pub struct BoxBill {
     pub total_dollars: f64,
 }
 
+/// The bill of the snapshots of an account.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotsBill {
+    /// Number of snapshots now.
+    pub count: usize,
+    /// Bytes that they occupy now.
+    pub storage_bytes: u64,
+    /// Storage in GB-hours.
+    pub gb_hours: f64,
+    /// Storage cost in millionths of a dollar, exact.
+    pub storage_micro_dollars: u64,
+    /// Storage cost.
+    pub storage_dollars: f64,
+}
+
 /// Sum of several bills.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BillTotals {
@@ -96,7 +111,9 @@ pub struct AccountUsage {
     pub prices: PriceList,
     /// All boxes, deleted ones too.
     pub boxes: Vec<BoxBill>,
-    /// The sum.
+    /// All snapshots together, deleted ones too.
+    pub snapshots: SnapshotsBill,
+    /// The sum of boxes and snapshots.
     pub totals: BillTotals,
 }
 
@@ -254,12 +271,26 @@ impl From<boxes::BoxBill> for BoxBill {
     }
 }
 
+impl From<boxes::SnapshotsBill> for SnapshotsBill {
+    fn from(bill: boxes::SnapshotsBill) -> Self {
+        let cost = ledger::cost(&bill.usage);
+        Self {
+            count: bill.count,
+            storage_bytes: bill.usage.storage_bytes,
+            gb_hours: gb_hours(&bill.usage),
+            storage_micro_dollars: cost.storage_micro_dollars,
+            storage_dollars: dollars(cost.storage_micro_dollars),
+        }
+    }
+}
+
 impl From<boxes::AccountBill> for AccountUsage {
     fn from(bill: boxes::AccountBill) -> Self {
-        let sum = bill.boxes.iter().fold(Usage::default(), |sum, one| Usage {
-            cpu_usec: sum.cpu_usec + one.usage.cpu_usec,
-            storage_byte_ms: sum.storage_byte_ms + one.usage.storage_byte_ms,
-            storage_bytes: sum.storage_bytes + one.usage.storage_bytes,
+        let all = bill.boxes.iter().map(|one| &one.usage).chain([&bill.snapshots.usage]);
+        let sum = all.fold(Usage::default(), |sum, one| Usage {
+            cpu_usec: sum.cpu_usec + one.cpu_usec,
+            storage_byte_ms: sum.storage_byte_ms + one.storage_byte_ms,
+            storage_bytes: sum.storage_bytes + one.storage_bytes,
         });
         let cost = ledger::cost(&sum);
         Self {
@@ -270,6 +301,7 @@ impl From<boxes::AccountBill> for AccountUsage {
                 dollars_per_gb_month: DOLLARS_PER_GB_MONTH,
             },
             boxes: bill.boxes.into_iter().map(BoxBill::from).collect(),
+            snapshots: bill.snapshots.into(),
             totals: BillTotals {
                 cpu_usec: sum.cpu_usec,
                 core_seconds: core_seconds(&sum),

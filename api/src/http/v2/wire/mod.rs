@@ -8,6 +8,7 @@ mod boxes;
 mod exec;
 mod files;
 mod session;
+mod snapshots;
 mod urls;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use boxes::*;
 pub use exec::*;
 pub use files::*;
 pub use session::*;
+pub use snapshots::*;
 pub use urls::*;
 
 /// The body of every answer that is not 2xx.

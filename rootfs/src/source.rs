@@ -1,0 +1,130 @@
+//! The content of a volume at one point in time, for a copy.
+//!
+//! A running box has its ext4 mounted from a loop device. [`Source::flush`] writes out all that is dirty in it, through
+//! the block device: nothing is mounted, and no path in the box is opened. Between a flush and the copy, the caller keeps
+//! the processes of the box from running, so nothing becomes dirty.
+//!
+//! Invariants: a copy is what a power cut at one moment would have left, with everything flushed before it. A reflink is
+//! atomic: the host's file system keeps writes to the image out meanwhile. A copy block by block is taken only if the
+//! kernel's counters say that nothing was written to the loop device between its first and its last block. (Metadata that
+//! is written in place while the journal's tail moves would otherwise be missing from both.) So the ext4 is never frozen,
+//! and there is no freeze that could outlive the process which asked for it.
+//!
+//! Leaves out: stopping the processes of a box, and names of copies (`snapshot`).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::fsync;
+
+use crate::clone::{CloneMethod, clone_into};
+use crate::error::{At, Cause, Error, Result, Step};
+use crate::loops::{self, Attached};
+use crate::sys::loopdev;
+use crate::volume::Volume;
+
+/// Attempts at a copy during which nothing is written.
+const COPY_ATTEMPTS_MAX: u32 = 5;
+const BLOCK_DEVICES: &str = "/sys/block";
+/// Places in the file `stat` of a block device (Documentation/block/stat.rst): completed writes, requests in flight,
+/// completed discards, completed flushes. Kernels before 5.5 lack the last.
+const COUNTERS: [usize; 4] = [4, 8, 11, 15];
+
+/// The image of a volume, to be copied.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    image: File,
+    /// The loop device of an attached volume. While it is open, it is not detached and not given to another file.
+    device: Option<Attached>,
+}
+
+impl Volume {
+    /// The volume of a box that runs. Its file system is mounted and stays so.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not attached.
+    pub fn live_source(&self) -> Result<Source> {
+        let path = self.path().to_owned();
+        let image = File::open(&path).at(Step::CopyVolume, &path)?;
+        let metadata = image.metadata().at(Step::CopyVolume, &path)?;
+        let device = loops::find(&metadata).at(Step::CopyVolume, &path)?;
+        if device.is_none() {
+            let missing = io::Error::new(io::ErrorKind::NotFound, "it is not attached to a loop device");
+            return Err(missing).at(Step::CopyVolume, &path);
+        }
+        Ok(Source { path, image, device })
+    }
+
+    /// The volume of a box without processes. It is not attached meanwhile; waits for an attachment that is just ending.
+    pub fn resting_source(&self) -> Result<Source> {
+        let path = self.path().to_owned();
+        Ok(Source { image: self.lock_backing()?, path, device: None })
+    }
+}
+
+impl Source {
+    /// Writes out what is dirty in the file system of a running box. The first flush takes as long as there is much to
+    /// write; one right after it hardly any time.
+    pub fn flush(&self) -> Result<()> {
+        let Some(attached) = &self.device else { return Ok(()) };
+        let (fd, device) = (attached.as_fd(), &attached.device);
+        loopdev::flush(fd).at(Step::FlushVolume, device)?;
+        // The ioctl does not tell of errors: this does, and makes the host's disk flush its cache.
+        fsync(fd).at(Step::FlushVolume, device)
+    }
+
+    /// Flushes and copies into an empty file. The processes of the box stand still.
+    pub(crate) fn copy_into(&self, target: &File) -> Result<CloneMethod> {
+        for _ in 0..COPY_ATTEMPTS_MAX {
+            self.flush()?;
+            let before = self.counters()?;
+            target.set_len(0).at(Step::CopyVolume, &self.path)?;
+            let method = clone_into(&self.image, target).at(Step::CopyVolume, &self.path)?;
+            if method == CloneMethod::Reflink || self.counters()? == before {
+                return Ok(method);
+            }
+        }
+        Err(Error::new(Step::CopyVolume, self.path.display().to_string(), Cause::Written))
+    }
+
+    /// The counters that every change of the image by its loop device moves.
+    fn counters(&self) -> Result<Vec<u64>> {
+        let Some(attached) = &self.device else { return Ok(Vec::new()) };
+        let name = attached.device.file_name().unwrap_or_default();
+        let path = Path::new(BLOCK_DEVICES).join(name).join("stat");
+        let text = fs::read_to_string(&path).at(Step::CopyVolume, &path)?;
+        Ok(counters_of(&text))
+    }
+}
+
+fn counters_of(stat: &str) -> Vec<u64> {
+    let all: Vec<u64> = stat.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+    COUNTERS.iter().filter_map(|place| all.get(*place).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_moves_a_counter() {
+        let line = "    2064       12    58098      419     5244    10317  2160224    20965        0     2904    22633       67        0 10543240       10     2863     1238\n";
+        assert_eq!(counters_of(line), [5244, 0, 67, 2863]);
+        assert_eq!(counters_of("1 2 3 4 5 6 7 8 9 10 11\n"), [5, 9]);
+    }
+
+    #[test]
+    fn a_volume_that_is_not_attached_is_no_live_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        fs::write(&path, b"content").unwrap();
+        let volume = Volume::new(path);
+        assert_eq!(volume.live_source().unwrap_err().kind(), crate::error::ErrorKind::NotFound);
+        let target = tempfile::tempfile().unwrap();
+        volume.resting_source().unwrap().copy_into(&target).unwrap();
+        assert_eq!(target.metadata().unwrap().len(), 7);
+    }
+}
