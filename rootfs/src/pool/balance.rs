@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::bytes_of;
+use super::settings::bytes_of;
 use crate::error::{At, Result, Step};
 
 const FILE: &str = "balloon";

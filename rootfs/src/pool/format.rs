@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{PoolSettings, TEMP_HINT, wanted_bytes};
+use super::settings::{PoolSettings, TEMP_HINT, bytes_of, wanted_bytes};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::tool::Tool;
@@ -26,7 +26,7 @@ pub(super) const MKFS: Tool = Tool {
 
 /// Makes the file `path`. It has its name only when it is formatted and on disk.
 pub(super) fn make(data_dir: &Path, path: &Path, settings: &PoolSettings) -> Result<()> {
-    let free = super::bytes_of(data_dir).at(Step::MakePool, data_dir)?.free;
+    let free = bytes_of(data_dir).at(Step::MakePool, data_dir)?.free;
     if free < LOG_BYTES + settings.margin {
         let why = Cause::Invalid("the disk has no space for the log of a pool (64 MiB)");
         return Err(Error::new(Step::MakePool, path.display().to_string(), why));

@@ -16,82 +16,33 @@
 mod balance;
 mod device;
 mod format;
+mod settings;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{ioctl_ficlone, statvfs};
+use rustix::fs::ioctl_ficlone;
 
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::loops::{self, Attached};
 use crate::mount::{self, Mounted};
 use balance::Balloon;
+pub(crate) use settings::bytes_of;
+pub use settings::{Backing, Bytes, PoolSettings};
+use settings::{TEMP_HINT, wanted_bytes};
 
 /// Name of the pool's file in the data directory.
 const FILE: &str = "pool.xfs";
-/// Hint in the names of unfinished pools.
-const TEMP_HINT: &str = "pool";
 const PROBE_HINT: &str = "probe";
-/// The least that mkfs.xfs accepts.
-const POOL_BYTES_MIN: u64 = 300 << 20;
-/// The largest file of ext4 has 16 TiB.
-const FILE_BYTES_MAX: u64 = 15 << 40;
 /// How long the pool of a process that has just ended may take to go away.
 const ATTACH_WAIT: Duration = Duration::from_secs(10);
 /// `flock` has no time-out of its own, so the wait asks this often.
 const ATTACH_POLL: Duration = Duration::from_millis(5);
-
-/// What the operator wants below the volumes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PoolSettings {
-    /// Make no pool. One that exists is still used for the volumes in it.
-    pub off: bool,
-    /// Size of the pool's file; by default that of the file system around it. It only grows.
-    pub size: Option<u64>,
-    /// A block device for the pool.
-    pub device: Option<PathBuf>,
-    /// Format the device even if it has content that is not ours.
-    pub force: bool,
-    /// Free bytes of the file system around the pool's file that volumes may not use up.
-    pub margin: u64,
-}
-
-/// The file system that new volumes lie on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backing {
-    /// The data directory's own: it can clone.
-    Own,
-    /// A pool in a file of the data directory.
-    File,
-    /// A pool on a block device of the operator's.
-    Device(PathBuf),
-    /// Sparse copies in the data directory.
-    Sparse {
-        /// Why there is no pool.
-        reason: String,
-    },
-}
-
-/// Bytes of one file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bytes {
-    /// Its size.
-    pub total: u64,
-    /// Free for volumes.
-    pub free: u64,
-}
-
-/// Total and free bytes of the file system of `path`.
-pub(crate) fn bytes_of(path: &Path) -> io::Result<Bytes> {
-    let found = statvfs(path)?;
-    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    Ok(Bytes { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
-}
 
 /// A mounted pool.
 #[derive(Debug)]
@@ -141,7 +92,10 @@ pub(crate) fn open(data_dir: &Path, settings: &PoolSettings) -> Result<Chosen> {
         false => None,
     };
     if let Some(path) = &settings.device {
-        let pools = [device::open(path, settings.force)?].into_iter().chain(existing).collect();
+        let pools = [Pool { mounted: device::open(path, settings.force)?, balloon: None }]
+            .into_iter()
+            .chain(existing)
+            .collect();
         return Ok(Chosen { backing: Backing::Device(path.clone()), pools });
     }
     if can_clone(data_dir).at(Step::OpenPool, data_dir)? {
@@ -192,13 +146,6 @@ fn open_file(data_dir: &Path, file: &Path, settings: &PoolSettings) -> Result<Po
     let pool = Pool { mounted, balloon: Some(balloon) };
     pool.balance()?;
     Ok(pool)
-}
-
-/// The size that the pool's file has now: as configured, or as large as the file system around it.
-fn wanted_bytes(data_dir: &Path, settings: &PoolSettings) -> Result<u64> {
-    let outer = bytes_of(data_dir).at(Step::OpenPool, data_dir)?;
-    let wanted = settings.size.unwrap_or(outer.total).clamp(POOL_BYTES_MIN, FILE_BYTES_MAX);
-    Ok(wanted >> 20 << 20)
 }
 
 /// The pool's loop device. A device keeps the lock of its file, so there is never a second one.
