@@ -11,6 +11,7 @@
 mod access;
 mod args;
 mod args_create;
+mod args_image;
 mod args_more;
 mod args_snapshots;
 mod args_storage;
@@ -23,6 +24,7 @@ mod events;
 mod exec;
 mod files;
 mod human;
+mod images;
 mod names;
 mod net;
 mod output;
@@ -103,6 +105,10 @@ async fn run(args: Args) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if let Verb::Image(verb) = args.verb {
+        images::image(&images::client(&args.global)?, &output, verb).await?;
+        return Ok(0);
+    }
     let client = Client::new(access::resolve(&args.global)?)?;
     match args.verb {
         Verb::Create(create) => boxes::create(&client, &output, create).await?,
@@ -130,7 +136,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
-        Verb::Env | Verb::Completions { .. } => {}
+        Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }
     Ok(0)
 }

@@ -4,5 +4,6 @@ pub(super) mod boxes;
 mod event_body;
 pub(super) mod events;
 pub(super) mod files;
+pub(super) mod images;
 pub(super) mod storage;
 pub mod wire;
