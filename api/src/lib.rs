@@ -14,6 +14,7 @@ pub mod events;
 pub mod files;
 pub mod http;
 pub mod ids;
+pub mod images;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;

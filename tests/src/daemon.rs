@@ -177,7 +177,11 @@ impl Daemon {
         let mut command = Command::new(binary("iceboxd"));
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(&self.run_dir);
-        command.arg("--image-dir").arg(image_dir());
+        // A test with images of its own says where they are.
+        let config = self.config.as_ref().map(|path| fs::read_to_string(path).expect("read the config file"));
+        if !config.is_some_and(|text| text.lines().any(|line| line.starts_with("image_dir"))) {
+            command.arg("--image-dir").arg(image_dir());
+        }
         command.args(["--listen", "127.0.0.1:0", "--netns", &self.netns.path()]);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);

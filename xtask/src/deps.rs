@@ -56,6 +56,7 @@ pub(crate) const RUN: &[Need] = &[
 
 /// For the tests: peers, other file systems, networks, and what the public clients run on.
 pub(crate) const TEST: &[Need] = &[
+    program("buildah", "buildah"),
     program("busybox", "busybox-static"),
     program("conntrack", "conntrack"),
     program("e2fsck", "e2fsprogs"),
@@ -71,11 +72,14 @@ pub(crate) const TEST: &[Need] = &[
     Need { what: What::Module("ensurepip"), package: "python3-venv" },
     program("openssl", "openssl"),
     program("ping", "iputils-ping"),
+    program("podman", "podman"),
     program("runc", "runc"),
     program("script", "bsdutils"),
+    program("skopeo", "skopeo"),
     program("socat", "socat"),
     program("tc", "iproute2"),
     program("tcpdump", "tcpdump"),
+    program("umoci", "umoci"),
 ];
 
 /// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.
@@ -273,7 +277,7 @@ mod tests {
     /// Ours, and those that are used only where they are installed.
     const OTHERS: [&str; 2] = ["docker", "icebox"];
     /// Sources that start programs of the host, and the groups of the tasks that run them.
-    const SOURCES: [(&str, &[&[Need]]); 14] = [
+    const SOURCES: [(&str, &[&[Need]]); 15] = [
         ("xtask/src/bench", &[BUILD, IMAGE, RUN, BENCH]),
         ("tests/src/bin/netbench", &[BUILD, IMAGE, RUN, BENCH]),
         ("tests/src/net", &[BUILD, IMAGE, RUN, BENCH]),
@@ -282,6 +286,7 @@ mod tests {
         ("xtask/src/daemon.rs", &[RUN]),
         ("xtask/src/deps.rs", &[TEST]),
         ("rootfs/src", &[IMAGE, RUN]),
+        ("rootfs/tests", &[IMAGE, RUN, TEST]),
         ("runtime/src", &[RUN]),
         ("shim/src", &[RUN]),
         ("api", &[BUILD, IMAGE, RUN, TEST]),

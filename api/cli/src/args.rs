@@ -56,6 +56,9 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Make a box and print its id
     Create(Create),
+    /// Manage the images that boxes can stand on
+    #[command(subcommand)]
+    Image(super::args_image::ImageVerb),
     /// List the boxes
     #[command(visible_alias = "list")]
     Ls(List),
@@ -148,11 +151,11 @@ box carry no mode over HTTP: a file that is executable here is made executable i
         name: String,
     },
     /// Show the log of a box
-    Logs(Logs),
+    Logs(super::args_more::Logs),
     /// Show events of boxes as they happen: lifecycle, commands, network, ledger
     Events(super::args_more::EventsArgs),
     /// Show the runs of a box, newest first
-    Runs(Runs),
+    Runs(super::args_more::Runs),
     /// Stop a run
     Cancel {
         /// Id or name
@@ -322,29 +325,6 @@ pub(crate) struct Keep {
     /// End it now
     #[arg(long, conflicts_with = "duration")]
     pub(crate) off: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Logs {
-    /// Id or name
-    #[arg(value_name = "BOX", env = "BOX_ID")]
-    pub(crate) name: String,
-    /// Show the last LIMIT entries
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) limit: u32,
-    /// Go on and show new entries as they come
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Runs {
-    /// Id or name
-    #[arg(value_name = "BOX", env = "BOX_ID")]
-    pub(crate) name: String,
-    /// Show the last LIMIT runs
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) limit: u32,
 }
 
 #[derive(Debug, clap::Args)]

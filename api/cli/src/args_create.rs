@@ -30,6 +30,9 @@ pub(crate) struct Create {
     /// A name of your choice, usable wherever an id is
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// What it stands on: an image of `icebox image ls`, or a runtime that the operator has named
+    #[arg(long, value_name = "IMAGE", visible_alias = "runtime")]
+    pub(crate) image: Option<String>,
     /// How big
     #[arg(long, value_enum)]
     pub(crate) size: Option<Size>,

@@ -45,3 +45,26 @@ pub(crate) struct UrlArgs {
     #[arg(long, conflicts_with_all = ["bearer", "basic"])]
     pub(crate) remove: bool,
 }
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Show the last LIMIT entries
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+    /// Go on and show new entries as they come
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Runs {
+    /// Id or name
+    #[arg(value_name = "BOX", env = "BOX_ID")]
+    pub(crate) name: String,
+    /// Show the last LIMIT runs
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+}

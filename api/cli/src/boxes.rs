@@ -62,6 +62,7 @@ pub(crate) fn create_body(create: args::Create) -> Value {
     };
     put("network_policy", net::policy_body(create.policy, create.lists));
     put("name", create.name.map(Value::from));
+    put("runtime", create.image.map(Value::from));
     put("size", create.size.map(|size| size.word().into()));
     put("labels", (!create.labels.is_empty()).then(|| create.labels.into()));
     put(
@@ -298,6 +299,7 @@ mod tests {
             init_command: None,
             ephemeral: false,
             ttl: None,
+            image: Some("mine:1".into()),
             policy: None,
             lists: args::PolicyLists::default(),
         }
@@ -317,6 +319,7 @@ mod tests {
     #[test]
     fn create_sends_the_words_of_the_wire() {
         let full = args::Create {
+            image: Some("mine:1".into()),
             name: Some("n".into()),
             size: Some(crate::args_create::Size::Medium),
             labels: vec!["a".into()],
@@ -331,7 +334,7 @@ mod tests {
         };
         assert_eq!(
             create_body(full),
-            json!({"name": "n", "size": "medium", "labels": ["a"], "env_vars": {"K": "v"}, "idle_seconds": 5,
+            json!({"name": "n", "runtime": "mine:1", "size": "medium", "labels": ["a"], "env_vars": {"K": "v"}, "idle_seconds": 5,
                    "keep_alive": true, "init_command": "true", "ephemeral": true, "ttl": 60})
         );
     }

@@ -12,6 +12,7 @@ mod access;
 mod args;
 mod args_create;
 mod args_forks;
+mod args_image;
 mod args_more;
 mod args_snapshots;
 mod args_storage;
@@ -25,6 +26,7 @@ mod exec;
 mod files;
 mod forks;
 mod human;
+mod images;
 mod names;
 mod net;
 mod output;
@@ -105,6 +107,10 @@ async fn run(args: Args) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if let Verb::Image(verb) = args.verb {
+        images::image(&images::client(&args.global)?, &output, verb).await?;
+        return Ok(0);
+    }
     let client = Client::new(access::resolve(&args.global)?)?;
     match args.verb {
         Verb::Create(create) => boxes::create(&client, &output, create).await?,
@@ -136,7 +142,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
-        Verb::Env | Verb::Completions { .. } => {}
+        Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }
     Ok(0)
 }

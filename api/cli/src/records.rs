@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::args;
+use super::args_more;
 use super::client::{Client, Patience, read};
 use super::error::Error;
 use super::human;
@@ -20,7 +20,7 @@ const FOLLOW_SECONDS: u64 = 1;
 const RUN_ID_CHARS: usize = 13;
 
 /// `icebox logs`.
-pub(crate) async fn logs(client: &Client, output: &Output, logs: args::Logs) -> Result<(), Error> {
+pub(crate) async fn logs(client: &Client, output: &Output, logs: args_more::Logs) -> Result<(), Error> {
     let id = client.find(&logs.name).await?.id;
     let limit = logs.limit as usize;
     let mut last: VecDeque<Value> = VecDeque::new();
@@ -73,7 +73,7 @@ fn log_line(entry: &LogEntry) -> String {
 }
 
 /// `icebox runs`.
-pub(crate) async fn runs(client: &Client, output: &Output, runs: args::Runs) -> Result<(), Error> {
+pub(crate) async fn runs(client: &Client, output: &Output, runs: args_more::Runs) -> Result<(), Error> {
     let id = client.find(&runs.name).await?.id;
     let mut answer = client.get(&["v1", "boxes", &id, "runs"], &[]).await?;
     if let Some(Value::Array(found)) = answer.get_mut("runs") {

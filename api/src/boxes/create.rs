@@ -72,10 +72,8 @@ impl Boxes {
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = Instant::now();
         // Without them no box can be made.
-        let image = match wanted.origin.as_ref().and_then(|origin| origin.image.clone()) {
-            Some(image) => image,
-            None => self.inner.images.current().await?,
-        };
+        let of_snapshot = wanted.origin.as_ref().and_then(|origin| origin.image.as_deref());
+        let (image, images_stay) = self.image_for_new(wanted.settings.runtime.as_deref(), of_snapshot).await?;
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
         let reservation = self.inner.reservations.take().await?;
@@ -86,6 +84,7 @@ impl Boxes {
                 return Err(refusal);
             }
         };
+        drop(images_stay);
         let life = entry.lock_life().await;
         match self.make(&entry, &reservation, &wanted, began).await {
             Ok(created) => self.open_for_work(&entry, created),

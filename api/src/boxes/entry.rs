@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use icebox_rootfs::images::Root;
 use icebox_shim::handle::{BoxHandle, RunEvent};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
@@ -86,6 +87,8 @@ pub struct Entry {
     /// Timer that reclaims the memory of a box that has slept long enough.
     sleep_timer: std::sync::Mutex<Option<AbortHandle>>,
     view: RwLock<View>,
+    /// The image below it, once it is known.
+    root: RwLock<Option<Arc<Root>>>,
     config: RwLock<Configured>,
     /// Its activity, which keeps it awake.
     pub activity: Arc<Activity>,
@@ -131,6 +134,7 @@ impl Entry {
             still: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
+            root: RwLock::default(),
             config: RwLock::new(Configured { settings: record.settings.clone(), updated_ms: record.updated_ms, idle }),
             activity: Activity::new(record.updated_ms),
             meter,
@@ -229,6 +233,26 @@ impl Entry {
     #[must_use]
     pub fn settings(&self) -> BoxSettings {
         self.configured().settings.clone()
+    }
+
+    pub(super) fn set_root(&self, root: Arc<Root>) {
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+    }
+
+    fn root(&self) -> Option<Arc<Root>> {
+        self.root.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The variables of its image: the lowest layer of the environment of its commands.
+    #[must_use]
+    pub fn image_env(&self) -> Vec<(String, String)> {
+        self.root().map(|root| root.env.clone()).unwrap_or_default()
+    }
+
+    /// The shell for a command line.
+    #[must_use]
+    pub fn shell(&self) -> &'static str {
+        if self.root().is_none_or(|root| root.has_bash) { "bash" } else { "sh" }
     }
 
     /// Unix milliseconds of the last change of its settings.

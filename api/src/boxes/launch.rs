@@ -23,7 +23,7 @@ use icebox_net::address::Pair;
 pub(super) struct Start {
     pub(super) id: String,
     pub(super) size: BoxSize,
-    /// Id of its base image.
+    /// Id of its image.
     pub(super) image: String,
     pub(super) uid_base: u32,
     /// Its addresses; none if it has no network.
@@ -88,7 +88,11 @@ impl Boxes {
     /// Starts the box. The remains of a failure carry the box's id.
     pub(super) async fn start(&self, start: &Start, disk: ReadyDisk) -> Result<Started, Refusal> {
         let ReadyDisk { attached, run_dir, began } = disk;
-        let lower = self.inner.images.layers(&start.image).await?;
+        let root = self.inner.images.root(&start.image).await?;
+        let lower = root.layers.clone();
+        if let Some(entry) = self.with_id(&start.id) {
+            entry.set_root(root);
+        }
         self.check_cgroup_parent()?;
         let (mut spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
         spec.proc_files = self.proc_files(&spec)?;

@@ -19,6 +19,7 @@ mod entry;
 mod fork;
 mod freeze;
 mod idle;
+mod image_use;
 mod images;
 mod keep;
 mod launch;
@@ -171,7 +172,7 @@ impl Boxes {
     pub fn new(parts: Parts) -> Self {
         let reservations = Reservations::new(parts.db.clone(), Arc::clone(&parts.ranges));
         let roots = Roots::new(&parts.config);
-        let images = Images::new(parts.config.image_dir(), parts.tools.init.clone());
+        let images = Images::new(&parts.config, parts.tools.init.clone());
         let inner = Inner {
             config: parts.config,
             db: parts.db,

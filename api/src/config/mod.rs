@@ -5,6 +5,7 @@
 mod public_urls;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -96,6 +97,8 @@ pub struct Config {
     pub public_urls: PublicUrls,
     /// What the disks of boxes lie on.
     pub storage: Storage,
+    /// Runtimes of boxes by name: the image, as `icebox image ls` shows it.
+    pub runtimes: BTreeMap<String, String>,
 }
 
 impl Default for Config {
@@ -130,6 +133,7 @@ impl Default for Config {
             log_json: false,
             public_urls: PublicUrls::default(),
             storage: Storage::default(),
+            runtimes: BTreeMap::new(),
         }
     }
 }

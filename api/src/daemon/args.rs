@@ -44,13 +44,44 @@ pub(super) struct Args {
 pub(super) enum Verb {
     /// Serve (the default)
     Serve,
-    /// Build the base image, with its progress on standard error
-    Image,
+    /// Build the base image; or manage images without a running daemon
+    Image {
+        #[command(subcommand)]
+        verb: Option<ImageVerb>,
+    },
     /// Say what this host has and lacks
     Check,
     /// Manage accounts; works while the daemon runs
     #[command(subcommand)]
     Account(AccountVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageVerb {
+    /// List the images
+    Ls,
+    /// Import from an archive, a directory, or debootstrap:SUITE
+    Import {
+        /// FILE, DIR or debootstrap:SUITE
+        source: String,
+        /// The name that the image gets; without it, the names in the archive count
+        #[arg(long, short)]
+        name: Option<String>,
+    },
+    /// Remove a name of an image; with the last one goes the image
+    Rm {
+        /// Name or id
+        image: String,
+    },
+    /// Remove images without a name that no box uses, and unused layers
+    Prune,
+    /// Write an image as an OCI layout in a tar archive
+    Export {
+        /// Name or id
+        image: String,
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

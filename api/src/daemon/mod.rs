@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod facts;
 mod image;
+mod images;
 mod log;
 mod manager;
 mod serve;
@@ -36,7 +37,8 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
     let config = args.config()?;
     match &args.verb {
         None | Some(Verb::Serve) => serve::run(config),
-        Some(Verb::Image) => image::run(&config),
+        Some(Verb::Image { verb: None }) => image::run(&config),
+        Some(Verb::Image { verb: Some(verb) }) => images::run(&config, verb),
         Some(Verb::Check) => check::run(&config),
         Some(Verb::Account(account)) => account::run(&config, account),
     }

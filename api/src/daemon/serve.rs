@@ -18,6 +18,7 @@ use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
 use crate::events::{Events, Sink};
 use crate::http::{self, App, AppParts, Door, HostRouter, Listening, OperatorSocket, SeatLimits, UrlsOnly};
+use crate::images::Images;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::{Certificate, Urls};
@@ -89,6 +90,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let stopping = CancellationToken::new();
     let commit_failure = db.commit_failure();
     let parts = AppParts {
+        images: Images::new(boxes.clone()),
         lifecycle,
         boxes: boxes.clone(),
         runs,

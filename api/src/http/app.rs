@@ -10,6 +10,7 @@ use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
+use crate::images::Images;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::public_urls::Urls;
@@ -27,6 +28,8 @@ pub struct AppParts {
     pub boxes: Boxes,
     /// The runs.
     pub runs: Runs,
+    /// The images of this host.
+    pub images: Images,
     /// The public URLs.
     pub urls: Urls,
     /// The database.

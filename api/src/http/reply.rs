@@ -30,7 +30,7 @@ pub(super) fn error(status: StatusCode, text: impl Into<String>) -> Response {
     (status, axum::Json(ErrorBody { error: text.into() })).into_response()
 }
 
-fn status_of(refusal: &Refusal) -> StatusCode {
+pub(super) fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
         Refusal::Unauthorized => StatusCode::UNAUTHORIZED,

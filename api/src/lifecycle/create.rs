@@ -19,6 +19,8 @@ use icebox_net::headers::{HeaderRules, Wanted};
 const TTL_SECONDS_MAX: u64 = 259_200;
 /// Longest init command.
 const INIT_COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// Longest name of a runtime: a reference with a digest fits.
+const RUNTIME_BYTES_MAX: usize = 512;
 /// Longest token or key.
 const SECRET_BYTES_MAX: usize = 4096;
 /// Longest name or address for git.
@@ -39,7 +41,8 @@ pub struct BoxRequest {
     pub keep_alive: bool,
     /// A shell command that runs in the background at each start.
     pub init_command: Option<String>,
-    /// `node` or `python`: both are in the one base image of this version.
+    /// What it stands on: a name of `[runtimes]` in the configuration, an image of this host, or `node` or `python`, which are
+    /// in the base image.
     pub runtime: Option<String>,
     /// Environment of every command.
     pub env: BTreeMap<String, String>,
@@ -227,15 +230,13 @@ fn check_secret(what: &str, value: Option<Secret>) -> Result<Option<Secret>, Ref
 }
 
 /// An unknown runtime is refused, never ignored: the client would rely on it.
+/// The form only: `boxes` knows the images of this host.
 fn check_runtime(runtime: Option<&str>) -> Result<(), Refusal> {
     match runtime {
-        None | Some("node" | "python") => Ok(()),
-        Some(other) => {
-            let other: String = other.chars().take(40).collect();
-            let text =
-                format!("the runtime '{other}' is not available yet in this version of Icebox (node and python are)");
-            Err(Refusal::Invalid(text))
+        Some(name) if name.is_empty() || name.len() > RUNTIME_BYTES_MAX => {
+            Err(Refusal::Invalid(format!("runtime must have 1 to {RUNTIME_BYTES_MAX} bytes")))
         }
+        _ => Ok(()),
     }
 }
 
@@ -351,7 +352,8 @@ mod tests {
             BoxRequest { idle_seconds: Some(0), ..plain() },
             BoxRequest { init_command: Some("x".repeat(INIT_COMMAND_BYTES_MAX + 1)), ..plain() },
             BoxRequest { git_user_name: text("a\nb"), ..plain() },
-            BoxRequest { runtime: text("rust"), ..plain() },
+            BoxRequest { runtime: text(""), ..plain() },
+            BoxRequest { runtime: Some("x".repeat(RUNTIME_BYTES_MAX + 1)), ..plain() },
         ] {
             assert!(matches!(check(request.clone()), Err(Refusal::Invalid(_))), "{request:?}");
         }

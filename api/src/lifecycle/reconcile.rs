@@ -60,6 +60,7 @@ impl Lifecycle {
         if let Err(refusal) = self.boxes.give_images().await {
             tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
         }
+        self.boxes.know_images().await;
         self.settle_all().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();

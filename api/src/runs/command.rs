@@ -1,5 +1,7 @@
 //! The command to execute.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use icebox_shim::handle::Winsize;
 
@@ -62,11 +64,15 @@ impl Command {
         Ok(Self { argv, cwd: resolve_folder(folder)?, prompt, ..Self::default() })
     }
 
-    /// The environment of the run: the box's own, overlaid by the command's. Forbidden variables are left out.
+    /// The environment of the run: its image's, overlaid by the box's own, overlaid by the command's. Variables that a client
+    /// may not set are left out.
     pub(super) fn environment(&self, entry: &Entry) -> Vec<(String, String)> {
-        let mut env = entry.settings().env;
-        env.extend(self.env.iter().cloned());
-        env.into_iter().filter(|(name, value)| ids::check_env(name, value).is_ok()).collect()
+        let mut own = entry.settings().env;
+        own.extend(self.env.iter().cloned());
+        let own = own.into_iter().filter(|(name, value)| ids::check_env(name, value).is_ok());
+        let mut env: BTreeMap<String, String> = entry.image_env().into_iter().collect();
+        env.extend(own);
+        env.into_iter().collect()
     }
 }
 

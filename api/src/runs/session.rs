@@ -117,7 +117,7 @@ pub struct Session {
 
 /// Starts the program of a session in a box that is awake.
 pub async fn open_session(runs: &Runs, awake: &Awake, wanted: SessionStart) -> Result<Opened, Refusal> {
-    match start(runs, awake, &command_of(wanted)?).await? {
+    match start(runs, awake, &command_of(wanted, awake.entry.shell())?).await? {
         Started::Running { pid, events, input, ticket } => {
             Ok(Opened::Running(Box::new(Session { pid, events, input, ticket })))
         }
@@ -127,10 +127,10 @@ pub async fn open_session(runs: &Runs, awake: &Awake, wanted: SessionStart) -> R
     }
 }
 
-fn command_of(wanted: SessionStart) -> Result<Command, Refusal> {
+fn command_of(wanted: SessionStart, shell: &str) -> Result<Command, Refusal> {
     let argv = match (wanted.argv.filter(|argv| !argv.is_empty()), wanted.shell) {
         (Some(argv), _) => argv,
-        (None, Some(line)) => vec!["bash".to_owned(), "-lc".to_owned(), line],
+        (None, Some(line)) => vec![shell.to_owned(), "-lc".to_owned(), line],
         (None, None) => return Err(Refusal::Invalid("start needs argv or cmd".into())),
     };
     let or = |value: u16, default| if value > 0 { value } else { default };
@@ -349,7 +349,7 @@ mod tests {
             cwd: Some("/x/./y".into()),
             ..SessionStart::default()
         };
-        let command = command_of(start).expect("a command");
+        let command = command_of(start, "bash").expect("a command");
         assert_eq!((command.argv.as_slice(), command.cwd.as_str()), (["ls".to_owned()].as_slice(), "/x/./y"));
         assert_eq!(command.env, [("A".to_owned(), "1=2".to_owned())]);
         assert!(command.owned_by_client && command.tty.is_none());
@@ -358,11 +358,11 @@ mod tests {
     #[test]
     fn a_shell_line_runs_in_a_login_shell_and_a_terminal_has_a_size() {
         let start = SessionStart { shell: Some("echo $A".into()), terminal: Some((0, 132)), ..SessionStart::default() };
-        let command = command_of(start).expect("a command");
+        let command = command_of(start, "bash").expect("a command");
         assert_eq!(command.argv, ["bash", "-lc", "echo $A"]);
         assert_eq!(command.tty, Some(Winsize { rows: ROWS_DEFAULT, cols: 132 }));
-        assert!(command_of(SessionStart::default()).is_err());
+        assert!(command_of(SessionStart::default(), "bash").is_err());
         let odd = SessionStart { shell: Some("true".into()), env: vec!["A B=1".into()], ..SessionStart::default() };
-        assert!(command_of(odd).is_err_and(|refusal| refusal.to_string().contains("'A B'")));
+        assert!(command_of(odd, "bash").is_err_and(|refusal| refusal.to_string().contains("'A B'")));
     }
 }

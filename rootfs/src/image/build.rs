@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::mount::{MntFlags, umount2};
 use sha2::{Digest, Sha256};
 
+use super::tree::Tree;
 use super::{BaseImage, Manifest, Phase, Progress, debootstrap, find, finish, mirror};
 use crate::digest::hex;
 use crate::error::{At, Cause, Error, Result, Step};
@@ -84,6 +85,25 @@ pub fn build(image_dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bas
     find(image_dir)?.ok_or_else(|| {
         Error::new(Step::PublishImage, image_dir.display().to_string(), Cause::Io(io::ErrorKind::NotFound.into()))
     })
+}
+
+/// Fills the empty directory `target` with the required packages and apt of a Debian suite, without what can be fetched
+/// again.
+pub(crate) fn debian(suite: &str, target: &Path, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    if suite.is_empty() || !suite.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    {
+        let why = "a suite is named like bookworm or trixie";
+        return Err(Error::new(Step::Debootstrap, suite.escape_default().to_string(), Cause::Invalid(why)));
+    }
+    let mirror = mirror::find(std::env::var(mirror::MIRROR_VARIABLE).ok(), Path::new("/etc/apt"), suite)?;
+    let done = debootstrap::run(suite, &[], &mirror, target, cache, progress);
+    unmount_below(target)?;
+    done?;
+    let tree = Tree::open(target).at(Step::FinishImage, target)?;
+    for path in ["var/cache/apt", "var/lib/apt/lists", "var/log"] {
+        tree.empty_dir(path).at(Step::FinishImage, &target.join(path))?;
+    }
+    Ok(())
 }
 
 /// Fills the empty directory `target` with a Debian that has its required packages and apt, from the mirror that

@@ -4,20 +4,11 @@ use std::io;
 use std::path::Path;
 
 use super::Package;
+use super::account::{GIT_CONFIG, HOME, HOSTNAME, HOSTS, USER, USER_HOME, USER_ID};
 use super::tree::{Owner, Tree};
 use crate::error::{At, Cause, Error, Result, Step};
 
-/// The user that everything in a box runs as.
-const USER: &str = "boxuser";
-const USER_ID: u32 = 1000;
-const HOME: &str = "workspace/home";
-const USER_HOME: &str = "home/boxuser";
 const SHELL: &str = "/bin/bash";
-
-/// The launcher puts a box's own names over these two.
-const HOSTNAME: &str = "icebox\n";
-const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-const GIT_CONFIG: &str = "[user]\n\tname = Upstash Box\n\temail = box@upstash.com\n";
 
 /// Emptied directories: packages and lists that can be fetched again, and traces of the build.
 const EMPTIED: [&str; 6] = ["dev", "run", "tmp", "var/cache/apt", "var/lib/apt/lists", "var/log"];

@@ -4,6 +4,7 @@
 //! Invariants: what has its final name is complete and was made durable first; names that begin with `.tmp-` are
 //! unfinished and are removed by the next build. One build at a time, kept by an `flock` on `lock`.
 
+pub(crate) mod account;
 mod build;
 mod debootstrap;
 mod find;
@@ -13,6 +14,7 @@ mod tools;
 pub(crate) mod tree;
 mod types;
 
+pub(crate) use build::debian;
 pub use build::{build, minimal};
 pub use find::{by_id, find};
 pub(crate) use find::{list, remove};

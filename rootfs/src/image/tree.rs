@@ -26,21 +26,21 @@ const READ_BYTES_MAX: u64 = 64 << 20;
 
 /// The root of the tree.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
 }
 
 /// Who owns a file, and its permissions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mode: u32,
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
 }
 
 impl Owner {
     /// Owned by root.
-    pub(super) fn root(mode: u32) -> Owner {
+    pub(crate) fn root(mode: u32) -> Owner {
         Owner { uid: 0, gid: 0, mode }
     }
 }
@@ -57,13 +57,13 @@ pub(super) struct Walked {
 }
 
 impl Tree {
-    pub(super) fn open(path: &Path) -> io::Result<Tree> {
+    pub(crate) fn open(path: &Path) -> io::Result<Tree> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOFOLLOW;
         Ok(Tree { root: openat(rustix::fs::CWD, path, flags, Mode::empty())? })
     }
 
     /// Makes the directory `path`, or changes the owner of the one that is there. Its parent must exist.
-    pub(super) fn make_dir(&self, path: &str, owner: Owner) -> io::Result<()> {
+    pub(crate) fn make_dir(&self, path: &str, owner: Owner) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         match mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -73,8 +73,13 @@ impl Tree {
         give(openat(&parent, name, flags, Mode::empty())?.as_fd(), owner)
     }
 
+    /// Changes the owner of the root itself.
+    pub(crate) fn give_root(&self, owner: Owner) -> io::Result<()> {
+        give(self.root.as_fd(), owner)
+    }
+
     /// Replaces (or makes) the regular file `path`; a link or device of that name is replaced, never followed.
-    pub(super) fn write(&self, path: &str, content: &[u8], owner: Owner) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &str, content: &[u8], owner: Owner) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         let temp = format!(".icebox-{}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -104,7 +109,7 @@ impl Tree {
     }
 
     /// Makes the symbolic link `path`; an old link of that name is replaced.
-    pub(super) fn link(&self, target: &str, path: &str) -> io::Result<()> {
+    pub(crate) fn link(&self, target: &str, path: &str) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         match symlinkat(target, &parent, name) {
             Err(Errno::EXIST) => {
@@ -128,7 +133,7 @@ impl Tree {
     }
 
     /// Removes everything in the directory `path`, and keeps it; a missing directory is fine.
-    pub(super) fn empty_dir(&self, path: &str) -> io::Result<()> {
+    pub(crate) fn empty_dir(&self, path: &str) -> io::Result<()> {
         match self.open_dir(path) {
             Ok(dir) => remove_children(dir.as_fd(), 0),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -79,22 +79,18 @@ impl Images {
 
     fn temps(&self) -> Result<Vec<(PathBuf, bool)>> {
         let mut temps = Vec::new();
-        for dir in [self.layers_dir(), self.dir.join(place::ADAPTED)] {
-            if !dir.is_dir() {
+        let dir = self.layers_dir();
+        for entry in fs::read_dir(&dir).at(Step::SweepImages, &dir)? {
+            let entry = entry.at(Step::SweepImages, &dir)?;
+            if !entry.file_name().as_encoded_bytes().starts_with(files::TEMP_PREFIX.as_bytes()) {
                 continue;
             }
-            for entry in fs::read_dir(&dir).at(Step::SweepImages, &dir)? {
-                let entry = entry.at(Step::SweepImages, &dir)?;
-                if !entry.file_name().as_encoded_bytes().starts_with(files::TEMP_PREFIX.as_bytes()) {
-                    continue;
-                }
-                let path = entry.path();
-                let alive = match File::open(&path) {
-                    Ok(held) => !files::try_lock(&held).at(Step::SweepImages, &path)?,
-                    Err(_) => true,
-                };
-                temps.push((path, alive));
-            }
+            let path = entry.path();
+            let alive = match File::open(&path) {
+                Ok(held) => !files::try_lock(&held).at(Step::SweepImages, &path)?,
+                Err(_) => true,
+            };
+            temps.push((path, alive));
         }
         Ok(temps)
     }

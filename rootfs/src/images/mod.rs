@@ -14,16 +14,19 @@
 //! an `flock` on them, and those that nobody holds are swept. `lock` is held for changes of names only, never while a
 //! layer is unpacked or fetched. A layer goes when no image and no import under way names it.
 
+mod adapt;
 mod export;
 mod facts;
 mod import;
 mod lock;
 mod lookup;
+mod merged;
 mod names;
 mod place;
 mod remove;
 mod source;
 
+pub use adapt::Root;
 pub use export::Parcel;
 pub use facts::{BlobFacts, Image, LayerFacts};
 pub use import::{Expected, Import, Progress, Report};

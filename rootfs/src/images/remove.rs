@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -66,6 +67,7 @@ impl Images {
             }
         }
         let _lock = self.lock()?;
+        self.forget_owners()?;
         let dir = self.pins_of(owner);
         if !dir.is_dir() {
             return Ok(());
@@ -81,12 +83,28 @@ impl Images {
         Ok(())
     }
 
+    /// Removes the pins of data directories that are gone.
+    fn forget_owners(&self) -> Result<()> {
+        let dir = self.dir.join(PINS);
+        if !dir.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&dir).at(Step::StoreImage, &dir)? {
+            let pins = entry.at(Step::StoreImage, &dir)?.path();
+            let owner = fs::read(pins.join(OWNER)).at(Step::StoreImage, &pins)?;
+            if !Path::new(OsStr::from_bytes(&owner)).is_dir() {
+                place::remove_dir(&pins).at(Step::StoreImage, &pins)?;
+            }
+        }
+        Ok(())
+    }
+
     fn pins_of(&self, owner: &Path) -> PathBuf {
         let hash = Sha256::digest(owner.as_os_str().as_encoded_bytes());
         self.dir.join(PINS).join(&hex(&hash)[..16])
     }
 
-    /// The data directories whose boxes use an image.
+    /// The data directories whose boxes use an image. One that is gone has no boxes.
     pub fn pinned_by(&self, id: &str) -> Result<Vec<String>> {
         let dir = self.dir.join(PINS);
         if !dir.is_dir() {
@@ -96,8 +114,11 @@ impl Images {
         for entry in fs::read_dir(&dir).at(Step::FindImage, &dir)? {
             let pins = entry.at(Step::FindImage, &dir)?.path();
             if pins.join(id).exists() {
-                let owner = fs::read(pins.join(OWNER)).unwrap_or_default();
-                owners.push(String::from_utf8_lossy(&owner).into_owned());
+                let owner = fs::read(pins.join(OWNER)).at(Step::FindImage, &pins)?;
+                let owner = Path::new(OsStr::from_bytes(&owner));
+                if owner.is_dir() {
+                    owners.push(owner.display().to_string());
+                }
             }
         }
         Ok(owners)
@@ -173,8 +194,23 @@ impl Images {
         fs::remove_file(&path).at(Step::RemoveImage, &path)?;
         let manifests = self.dir.join(place::MANIFESTS);
         files::sync_dir(&manifests).at(Step::RemoveImage, &manifests)?;
-        let adapted = self.dir.join(ADAPTED).join(path.file_stem().unwrap_or(OsStr::new("")));
-        place::remove_dir(&adapted).at(Step::RemoveImage, &adapted)
+        self.remove_adapted(&image.id)
+    }
+
+    /// Removes the layers that turned the image into roots of boxes.
+    fn remove_adapted(&self, id: &str) -> Result<()> {
+        let dir = self.dir.join(ADAPTED);
+        if !dir.is_dir() {
+            return Ok(());
+        }
+        let hex = id.strip_prefix(place::ID_PREFIX).unwrap_or(id);
+        for entry in fs::read_dir(&dir).at(Step::RemoveImage, &dir)? {
+            let entry = entry.at(Step::RemoveImage, &dir)?;
+            if entry.file_name().to_string_lossy().starts_with(hex) {
+                place::remove_dir(&entry.path()).at(Step::RemoveImage, &entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Mark and sweep: layers that no image and no import under way names go.

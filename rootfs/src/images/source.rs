@@ -69,6 +69,52 @@ impl Images {
         Ok(vec![self.import_rootfs(archive, source, name, report)?])
     }
 
+    /// Enters what is at a path of this machine: a directory as [`Images::import_dir`], a file as [`Images::import_archive`].
+    pub fn import_path(
+        &self,
+        path: &Path,
+        kind: ArchiveKind,
+        name: Option<&Reference>,
+        report: Option<Report>,
+    ) -> Result<Vec<Image>> {
+        let file = File::open(path).at(Step::ReadArchive, path)?;
+        let facts = file.metadata().at(Step::ReadArchive, path)?;
+        if facts.is_dir() {
+            return self.import_dir(path, name, report);
+        }
+        let source = path.display().to_string();
+        if !facts.is_file() {
+            return Err(refused(&source, Fault::refused("it is neither a directory nor a regular file")));
+        }
+        self.import_archive(file, &source, kind, name, report)
+    }
+
+    /// Enters a Debian that debootstrap makes: its required packages and apt, from the mirror of this machine.
+    pub fn import_debootstrap(
+        &self,
+        suite: &str,
+        name: Option<&Reference>,
+        report: Option<Report>,
+        progress: &mut dyn FnMut(crate::image::Progress),
+    ) -> Result<Image> {
+        let temp = self.temp("debootstrap")?;
+        let (root, cache) = (temp.path().join("root"), temp.path().join("cache"));
+        for dir in [&root, &cache] {
+            crate::files::make_dirs(dir, 0o755).at(Step::Debootstrap, dir)?;
+        }
+        crate::image::debian(suite, &root, &cache, progress)?;
+        let named;
+        let name = match name {
+            Some(name) => name,
+            None => {
+                named = format!("localhost/debian:{suite}").parse()?;
+                &named
+            }
+        };
+        let mut images = self.import_tree(&root, &format!("debootstrap:{suite}"), Some(name), report)?;
+        images.pop().ok_or_else(|| refused(suite, Fault::refused("it is empty")))
+    }
+
     /// Enters the images of a directory: an OCI layout, or else the directory is a root file system.
     pub fn import_dir(&self, dir: &Path, name: Option<&Reference>, report: Option<Report>) -> Result<Vec<Image>> {
         let source = dir.display().to_string();
@@ -76,16 +122,26 @@ impl Images {
             let files = DirFiles::open(dir).at(Step::ReadArchive, dir)?;
             return self.import_found(&files, &source, name, report);
         }
+        self.import_tree(dir, &source, name, report)
+    }
+
+    fn import_tree(
+        &self,
+        dir: &Path,
+        source: &str,
+        name: Option<&Reference>,
+        report: Option<Report>,
+    ) -> Result<Vec<Image>> {
         let (reader, writer) = std::io::pipe().at(Step::ReadArchive, dir)?;
         std::thread::scope(|scope| {
             let packing = scope.spawn(move || crate::pack::pack(dir, crate::pack::Form::Plain, writer));
-            let image = self.import_rootfs(reader, &source, name, report);
+            let image = self.import_rootfs(reader, source, name, report);
             let packed = packing.join().unwrap_or_else(|_| Err(std::io::Error::other("the packing thread panicked")));
             match (image, packed) {
                 (Ok(image), Ok(())) => Ok(vec![image]),
                 // The end of one is the failure of the other.
                 (Err(error), Err(packed)) if packed.kind() == std::io::ErrorKind::BrokenPipe => Err(error),
-                (_, Err(packed)) => Err(Error::new(Step::ReadArchive, source.clone(), Cause::Io(packed))),
+                (_, Err(packed)) => Err(Error::new(Step::ReadArchive, source, Cause::Io(packed))),
                 (Err(error), Ok(())) => Err(error),
             }
         })

@@ -14,8 +14,8 @@ use oci_spec::image::Digest;
 
 /// Largest document (manifest, index, configuration) that is read. Registries have 4 MiB.
 pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
-/// Most layers of an image: overlayfs takes this many and those of Icebox with one option of 255 bytes. Docker has 127.
-pub const LAYERS_MAX: usize = 120;
+/// Most layers of an image. Icebox adds two, and overlayfs before Linux 6.5 takes the names of all in one text of 255 bytes.
+pub const LAYERS_MAX: usize = 100;
 
 /// An image in a layout or archive.
 #[derive(Debug)]

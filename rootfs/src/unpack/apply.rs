@@ -128,6 +128,7 @@ impl Layer {
             )?;
             fchmod(self.place.root(), Mode::from_raw_mode(entry.mode))?;
             self.dir_times.insert(Vec::new(), entry.mtime);
+            self.place.implied.remove(b"".as_slice());
             return Ok(());
         };
         if above.iter().any(|part| part.starts_with(WHITEOUT)) && !above.iter().any(|part| part.starts_with(AUFS)) {

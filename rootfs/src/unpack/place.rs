@@ -57,7 +57,7 @@ impl Place {
     pub(super) fn open(root: &Path) -> Result<Self, Fault> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let root = Rc::new(openat(CWD, root, flags, Mode::empty())?);
-        Ok(Self { root, open: Vec::new(), implied: std::collections::BTreeSet::new() })
+        Ok(Self { root, open: Vec::new(), implied: std::collections::BTreeSet::from([Vec::new()]) })
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {

@@ -4,6 +4,7 @@ mod corpus;
 mod layers;
 mod store;
 mod tars;
+mod tools;
 mod tree;
 
 use icebox_rootfs::images::Images;

@@ -283,6 +283,8 @@ fn priv_an_image_in_use_is_not_removed() {
     let (dir, images) = store();
     let image = enter(&images, &[layer("a")], "used", &["used"]);
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    fs::create_dir_all(&one).expect("a directory");
+    fs::create_dir_all(&two).expect("a directory");
     images.pin(&one, &image.id).expect("pinned");
     images.pin(&two, &image.id).expect("pinned");
     images.pin(&two, &image.id).expect("pinned again");
@@ -294,6 +296,9 @@ fn priv_an_image_in_use_is_not_removed() {
     assert_eq!(images.prune(true).expect("pruned").images.len(), 0);
     images.set_pins(&one, &BTreeSet::new()).expect("unpinned");
     assert_eq!(images.remove("used").expect_err("in use").kind(), ErrorKind::InUse);
+    // A data directory that is gone has no boxes.
+    let three = dir.path().join("three");
+    images.pin(&three, &image.id).expect("pinned");
     let gone = format!("sha256:{}", "0".repeat(64));
     images.set_pins(&two, &[gone.clone()].into()).expect("unpinned");
     assert_eq!(images.pin(&two, &gone).expect_err("no image").kind(), ErrorKind::NotFound);
@@ -341,4 +346,29 @@ fn priv_an_exported_image_is_the_same_image() {
     assert_eq!((back.id, back.config, back.names), (image.id, image.config, image.names));
     // The layer that comes twice is one directory for overlayfs.
     assert_eq!(images.layer_dirs(&images.find("exported:1").expect("found")).expect("layers").len(), 2);
+}
+
+#[test]
+fn priv_a_directory_that_a_layer_does_not_list_keeps_its_attributes() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (_dir, images) = store();
+    let base = Tar::new()
+        .head(crate::tars::Head::new(b'5', b"./").mode(0o751))
+        .dir("bin")
+        .head(crate::tars::Head::new(b'0', b"bin/sh").mode(0o755))
+        .head(crate::tars::Head::new(b'5', b"srv").mode(0o1777).owner(5, 6))
+        .head(crate::tars::Head::new(b'5', b"opt").mode(0o700))
+        .end();
+    let upper = Tar::new().file("srv/new", b"x").head(crate::tars::Head::new(b'5', b"opt").mode(0o750)).end();
+    let image = enter(&images, &[base, upper], "implied", &[]);
+    let root = images.root(&image).expect("a root");
+    let facts = |path: &str| {
+        let found = root.layers.iter().map(|layer| layer.join(path)).find(|path| path.exists()).expect("a directory");
+        let facts = fs::metadata(found).expect("facts");
+        (facts.mode() & 0o7777, facts.uid(), facts.gid())
+    };
+    assert_eq!((facts(""), facts("srv"), facts("opt")), ((0o751, 0, 0), (0o1777, 5, 6), (0o750, 0, 0)));
+    assert_eq!((root.has_bash, root.layers.len()), (false, 3));
+    // Made once.
+    assert_eq!(images.root(&image).expect("a root"), root);
 }

@@ -82,7 +82,7 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
 
     let mut lower_names = Vec::new();
     for (index, layer) in overlay.lower.iter().enumerate() {
-        let name = format!("l{index}");
+        let name = short_name(index);
         let tree = open_tree(CWD, layer, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
             .on(Step::Root, layer.display())?;
         let extra = sys_mount::MOUNT_ATTR_RDONLY;
@@ -103,6 +103,21 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
     ];
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     with_fs_ids(mapping, || new_filesystem("overlay", &options, flags)).on(Step::Root, "overlay of layers and volume")
+}
+
+/// Names of layers are as short as can be: overlayfs takes all of them in one text of 255 bytes.
+fn short_name(index: usize) -> String {
+    const LETTERS: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    let mut name = String::new();
+    let mut left = index;
+    loop {
+        name.push(char::from(LETTERS[left % LETTERS.len()]));
+        left /= LETTERS.len();
+        if left == 0 {
+            return name;
+        }
+        left -= 1;
+    }
 }
 
 /// Does something with the file system ids of the namespace's root and all capabilities. overlayfs keeps the
@@ -210,4 +225,18 @@ pub(super) fn finish_read_only(rootfs: &RootfsFd, root: &Root) -> Result<()> {
     }
     let attr = MountAttr { attr_set: sys_mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
     sys_mount::mount_setattr(rootfs.root().as_fd(), c"", false, &attr).on(Step::Root, "read-only root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_a_hundred_layers_fit_into_one_option() {
+        let names: std::collections::BTreeSet<String> = (0..102).map(short_name).collect();
+        assert_eq!(names.len(), 102);
+        assert!(names.iter().map(|name| name.len() + 1).sum::<usize>() <= 255);
+        // The volume's name is longer.
+        assert!(names.iter().all(|name| name.len() < "vol".len()));
+    }
 }

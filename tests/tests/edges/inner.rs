@@ -10,8 +10,11 @@ const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/c
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → events → domain`. What is not drawn is forbidden.
-const LAYERS: [(&str, &[&str]); 14] = [
-    ("daemon", &["boxes", "config", "db", "error", "events", "http", "lifecycle", "metrics", "public_urls", "runs"]),
+const LAYERS: [(&str, &[&str]); 15] = [
+    (
+        "daemon",
+        &["boxes", "config", "db", "error", "events", "http", "images", "lifecycle", "metrics", "public_urls", "runs"],
+    ),
     (
         "http",
         &[
@@ -24,6 +27,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "events",
             "files",
             "ids",
+            "images",
             "ledger",
             "lifecycle",
             "metrics",
@@ -35,6 +39,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
     ("lifecycle", &["boxes", "config", "db", "domain", "error", "events", "ids", "refusal", "runs"]),
     ("files", &["boxes", "refusal", "runs"]),
+    ("images", &["boxes", "error", "refusal"]),
     ("runs", &["boxes", "clock", "config", "db", "domain", "error", "events", "ids", "refusal", "text"]),
     ("boxes", &["clock", "config", "db", "domain", "error", "events", "ids", "ledger", "metrics", "refusal"]),
     ("metrics", &["events"]),

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::ForwardRules;
+use super::rules::ForwardRules;
 use super::uplink::Uplink;
 use crate::denial::Denial;
 use crate::firewall::closed;

@@ -13,6 +13,7 @@
 //! Leaves out: the transparent proxies ([`egress`](crate::egress)), TLS (it passes unread), and caching.
 
 mod destination;
+mod rules;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -23,32 +24,14 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cidr::Cidr;
-use crate::denial::Denial;
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::policy::{BoxPolicy, DomainPattern};
 use crate::sockets::Sockets;
+pub use rules::{ForwardRules, OnForwardRefusal};
 use uplink::HostUplink;
 
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 256;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 128;
-
-/// What a box may reach through its proxy.
-#[derive(Debug, Clone)]
-pub struct ForwardRules {
-    /// The box's policy.
-    pub policy: BoxPolicy,
-    /// The pool of box addresses, which is closed.
-    pub pool: Cidr,
-    /// Hosts that may have an address in a closed network: the operator's own mirrors.
-    pub private_hosts: Vec<DomainPattern>,
-}
-
-/// A callback for refusals.
-pub type OnForwardRefusal = Arc<dyn Fn(Denial) + Send + Sync>;
 
 /// A running proxy. It ends, with its connections, when it is dropped; so does its hold on the box's namespace.
 #[derive(Debug)]

@@ -18,10 +18,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::destination::{Destination, NoWay};
+use super::rules::{ForwardRules, OnForwardRefusal};
 use super::uplink::Uplink;
-use super::{CONNECTIONS_MAX, ForwardRules, OnForwardRefusal};
 use crate::hop_by_hop::{strip_answer, strip_request};
 
+/// Connections at once.
+pub(super) const CONNECTIONS_MAX: usize = 256;
 /// Time for connecting to a server.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Time for a request's head.

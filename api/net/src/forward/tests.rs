@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::destination::Destination;
-use super::serve::{Proxy, accept};
+use super::rules::ForwardRules;
+use super::serve::{CONNECTIONS_MAX, Proxy, accept};
 use super::uplink::Uplink;
-use super::{CONNECTIONS_MAX, ForwardRules};
 use crate::cidr::Cidr;
 use crate::denial::Denial;
 use crate::policy::{BoxPolicy, DomainPattern, PolicyText};

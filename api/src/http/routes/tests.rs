@@ -143,7 +143,17 @@ impl Server {
             db.clone(),
             std::sync::Arc::clone(&metrics),
         );
-        let parts = AppParts { lifecycle, boxes, runs, urls, db, config, metrics, events };
+        let parts = AppParts {
+            images: crate::images::Images::new(boxes.clone()),
+            lifecycle,
+            boxes,
+            runs,
+            urls,
+            db,
+            config,
+            metrics,
+            events,
+        };
         Self { api: api(App::new(parts)), data_dir }
     }
 

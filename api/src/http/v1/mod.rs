@@ -5,5 +5,6 @@ mod event_body;
 pub(super) mod events;
 pub(super) mod files;
 pub(super) mod forks;
+pub(super) mod images;
 pub(super) mod storage;
 pub mod wire;

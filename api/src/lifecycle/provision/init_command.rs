@@ -12,7 +12,7 @@ impl Lifecycle {
     /// that it starts live on. It does not count as work for the idle rule.
     pub(in crate::lifecycle) async fn run_init_command(&self, entry: &Arc<Entry>) {
         let Some(text) = entry.settings().init_command.filter(|text| !text.trim().is_empty()) else { return };
-        let argv = vec!["bash".to_owned(), "-c".to_owned(), text];
+        let argv = vec![entry.shell().to_owned(), "-c".to_owned(), text];
         let started = match Command::exec(argv, None) {
             Ok(command) => {
                 // Not `ensure_awake`: the caller has just started the box and may hold its lifecycle lock.

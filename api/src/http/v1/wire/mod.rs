@@ -1,14 +1,16 @@
-//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, and events.
+//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, events, and images.
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
 mod events;
+mod images;
 mod net;
 mod runs;
 mod storage;
 mod usage;
 
 pub use events::*;
+pub use images::*;
 pub use net::*;
 pub use runs::*;
 pub use storage::*;
