@@ -251,7 +251,9 @@ fn what_is_not_there_yet_says_so() {
     let kind = "SELECT COUNT(*) FROM box_secrets WHERE box_id = ?1 AND kind = 'github_token'";
     assert_eq!(database.query_row(kind, [&made.id], |row| row.get(0)), Ok(1));
     for file in std::fs::read_dir(daemon.data_dir()).expect("the data directory").flatten() {
-        let text = if file.path().is_file() { std::fs::read(file.path()).expect("readable") } else { Vec::new() };
+        // The pool has the disks of boxes, and is as large as the disk around it.
+        let is_read = file.path().is_file() && file.file_name() != "pool.xfs";
+        let text = if is_read { std::fs::read(file.path()).expect("readable") } else { Vec::new() };
         assert!(!text.windows(10).any(|part| part == b"ghp_secret"), "{}", file.path().display());
     }
     made.post("/run", &json!({ "prompt": "x" })).error(501);
