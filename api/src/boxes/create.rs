@@ -283,8 +283,11 @@ impl Boxes {
     /// Makes the removal of disks durable. Must precede the removal of the record that refers to the disk: a power cut
     /// between the two must leave a record without a disk, not a disk without a record.
     pub(super) async fn sync_removals(&self) -> Result<(), Error> {
-        let store = Arc::clone(&self.inner.store);
-        blocking("flush the removal of disks", move || store.sync_removals()).await
+        let flush = || {
+            let store = Arc::clone(&self.inner.store);
+            blocking("flush the removal of disks", move || store.sync_removals())
+        };
+        self.inner.removals.wait(flush).await
     }
 
     /// Releases an unused reservation.

@@ -34,6 +34,7 @@ mod reserve;
 mod restore;
 mod roots;
 mod run_table;
+mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
 mod space;
@@ -87,6 +88,7 @@ pub use why::Why;
 use images::Images;
 use reserve::Reservations;
 use roots::Roots;
+use shared_flush::SharedFlush;
 use table::Table;
 use tasks::blocking;
 
@@ -128,6 +130,8 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
+    /// Flushes of removed disks.
+    removals: SharedFlush,
     table: RwLock<Table>,
     /// Notified when an idle time has changed, and when a box has woken while the clock stood still.
     awake: Notify,
@@ -188,6 +192,7 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
+            removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),
             stands_still: AtomicBool::new(false),
