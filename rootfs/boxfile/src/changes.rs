@@ -91,8 +91,14 @@ impl<'a> Changes<'a> {
     pub(crate) fn node(&self, path: &Path) -> io::Result<Option<Node>> {
         match self.items.get(path) {
             Some(item) => Ok(Some(item.node.clone())),
+            // The root is there in an empty image, too.
+            None if path == Path::new("/") => Ok(self.base.node(path)?.or_else(|| Some(self.directory()))),
             None => self.base.node(path),
         }
+    }
+
+    fn directory(&self) -> Node {
+        Node { kind: Kind::Dir, mode: DIR_MODE, uid: 0, gid: 0, mtime: self.now, xattrs: Vec::new() }
     }
 
     /// The path to which a path of the image leads.
@@ -111,13 +117,12 @@ impl<'a> Changes<'a> {
             match self.node(at)? {
                 Some(Node { kind: Kind::Dir, .. }) => break,
                 Some(_) => return Err(Fault::new(format!("{} is not a directory in the image", at.display()))),
-                None if at == Path::new("/") => break,
                 None => missing.push(at.to_owned()),
             }
         }
         for at in missing.into_iter().rev() {
-            let node = Node { kind: Kind::Dir, mode: DIR_MODE, uid: 0, gid: 0, mtime: self.now, xattrs: Vec::new() };
-            self.put(at, Item { node: rules.apply(node), content: Content::None })?;
+            let node = rules.apply(self.directory());
+            self.put(at, Item { node, content: Content::None })?;
         }
         Ok(())
     }

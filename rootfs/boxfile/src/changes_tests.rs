@@ -73,6 +73,16 @@ fn the_destination_decides_where_a_file_goes() {
 }
 
 #[test]
+fn an_empty_image_has_a_root() {
+    let (nothing, context) = (crate::tree::Nothing, context());
+    let mut changes = Changes::new(&nothing, 0);
+    for (pattern, dest) in [("a.txt", "/"), ("e", "/"), ("run", "/bin/")] {
+        changes.copy((0, &context), pattern, dest, &Rules::default()).expect(pattern);
+    }
+    assert_eq!(listed(&changes), ["/a.txt=2 644 0:0", "/bin/ 755 0:0", "/bin/run=2 755 0:0", "/z=1 644 0:0"]);
+}
+
+#[test]
 fn owner_mode_and_exclusions_are_applied() {
     let rules = Rules {
         owner: Some(Owner { uid: 1, gid: 2 }),
