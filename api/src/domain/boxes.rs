@@ -89,6 +89,9 @@ pub struct BoxSettings {
     /// The owner's request to keep it awake, perhaps over by now: see [`BoxSettings::kept`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// True if a step of a build runs in it. It ends with the build, and is removed at the start of the daemon.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub build: bool,
     /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
 }

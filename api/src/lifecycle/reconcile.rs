@@ -61,6 +61,7 @@ impl Lifecycle {
             tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
         }
         self.settle_all().await;
+        self.boxes.end_builds().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();
         self.boxes.report_unknown_volumes().await;
