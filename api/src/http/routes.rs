@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -91,6 +91,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::boxes::net))
         .routes(routes!(v1::boxes::reclaim))
         .routes(routes!(v1::boxes::restart))
+        .merge(OpenApiRouter::new().routes(routes!(v1::build::build)).layer(DefaultBodyLimit::disable()))
         .routes(routes!(v1::storage::resize))
         .routes(routes!(v1::storage::storage))
         .routes(routes!(v1::events::events))
