@@ -56,6 +56,9 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Make a box and print its id
     Create(Create),
+    /// Manage the images that boxes can stand on
+    #[command(subcommand)]
+    Image(super::args_image::ImageVerb),
     /// List the boxes
     #[command(visible_alias = "list")]
     Ls(List),

@@ -3,6 +3,7 @@
 //! Owns URLs, the key header, time limits and the reading of errors. Knows the routes only as lists of path segments,
 //! which are percent-encoded here.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, Url, header};
@@ -45,8 +46,17 @@ impl Client {
         key.set_sensitive(true);
         let mut headers = header::HeaderMap::new();
         headers.insert(KEY_HEADER, key);
-        let http = reqwest::Client::builder()
-            .default_headers(headers)
+        Self::with(reqwest::Client::builder().default_headers(headers), access)
+    }
+
+    /// A client of the operator's socket, which needs no key.
+    pub(crate) fn of_operator(socket: &Path) -> Result<Self, Error> {
+        let url = Url::parse("http://operator.sock/").map_err(|cause| Error::usage(cause.to_string()))?;
+        Self::with(reqwest::Client::builder().unix_socket(socket), Access { url, key: String::new() })
+    }
+
+    fn with(builder: reqwest::ClientBuilder, access: Access) -> Result<Self, Error> {
+        let http = builder
             .user_agent(concat!("icebox/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
             // A redirect would carry the key to another server.

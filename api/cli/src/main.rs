@@ -11,11 +11,13 @@
 mod access;
 mod args;
 mod args_create;
+mod args_image;
 mod args_more;
 mod args_snapshots;
 mod args_storage;
 mod bill;
 mod boxes;
+mod build;
 mod client;
 mod copy;
 mod error;
@@ -103,6 +105,10 @@ async fn run(args: Args) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if let Verb::Image(args_image::ImageVerb::Build(args_of_build)) = args.verb {
+        build::build(&build::client(&args.global)?, &output, args_of_build).await?;
+        return Ok(0);
+    }
     let client = Client::new(access::resolve(&args.global)?)?;
     match args.verb {
         Verb::Create(create) => boxes::create(&client, &output, create).await?,
@@ -130,7 +136,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
-        Verb::Env | Verb::Completions { .. } => {}
+        Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }
     Ok(0)
 }
