@@ -19,6 +19,9 @@ use crate::sys::loopdev;
 
 /// Most attempts to attach: another process may take the free device first.
 const ATTACH_ATTEMPTS_MAX: u32 = 64;
+/// Devices that are taken by their number before the kernel is asked for the first free one again: so many are made at
+/// most beyond those in use.
+const GUESSES_MAX: u32 = 64;
 /// The file systems inside have blocks of this size, and so may the device: no partial block writes on the host.
 const LOOP_BLOCK_BYTES: u32 = 4096;
 /// Major number of loop devices, fixed by the kernel's device list.
@@ -32,18 +35,56 @@ pub(crate) fn attach(backing: &File, path: &Path, direct_io: bool) -> Result<Att
     if direct_io {
         flags |= loopdev::LO_FLAGS_DIRECT_IO;
     }
-    // No other thread of this process takes the free device between LOOP_CTL_GET_FREE and LOOP_CONFIGURE.
-    static ATTACHING: Mutex<()> = Mutex::new(());
-    let _guard = ATTACHING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // No other thread of this process takes the free device between the choice of its number and LOOP_CONFIGURE.
+    static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { next: None, guesses: 0 });
+    let mut numbers = NUMBERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut last = io::Error::from_raw_os_error(libc::EBUSY);
     for _ in 0..ATTACH_ATTEMPTS_MAX {
-        match attach_once(&control, backing.as_fd(), path, flags)? {
-            Attempt::Done(attached) => return Ok(attached),
+        let number = match numbers.take(&control) {
+            Ok(number) => number,
+            Err(error) if is_errno(&error, &[libc::ENOSPC, libc::ENODEV, libc::EMFILE]) => {
+                return Err(Error::new(Step::AttachLoop, path.display().to_string(), Cause::NoLoopDevice));
+            }
+            Err(error) => return Err(error).at(Step::AttachLoop, Path::new(CONTROL)),
+        };
+        match attach_to(number, backing.as_fd(), path, flags)? {
+            Attempt::Done(attached) => {
+                numbers.next = number.checked_add(1);
+                return Ok(attached);
+            }
             Attempt::Raced(error) => last = error,
         }
         thread::yield_now();
     }
     Err(last).at(Step::AttachLoop, path)
+}
+
+/// Numbers of devices that may be free.
+///
+/// LOOP_CTL_GET_FREE looks at each device before the first free one, so each box would make the next one dearer. The one
+/// after the last that was attached is usually free, or does not exist yet.
+struct Numbers {
+    /// The one to try next.
+    next: Option<u32>,
+    /// How often it was tried since the kernel was asked.
+    guesses: u32,
+}
+
+impl Numbers {
+    /// A number to try. One that turns out to be in use is not tried twice.
+    fn take(&mut self, control: &OwnedFd) -> io::Result<u32> {
+        if let Some(next) = self.next.take().filter(|_| self.guesses < GUESSES_MAX) {
+            match loopdev::add(control.as_fd(), next) {
+                Err(error) if !is_errno(&error, &[libc::EEXIST]) => {}
+                _ => {
+                    self.guesses += 1;
+                    return Ok(next);
+                }
+            }
+        }
+        self.guesses = 0;
+        loopdev::get_free(control.as_fd())
+    }
 }
 
 /// The device that has this file behind it, opened: it stays attached while the result is kept.
@@ -66,14 +107,7 @@ pub(crate) fn find(file: &Metadata) -> io::Result<Option<Attached>> {
     Ok(None)
 }
 
-fn attach_once(control: &OwnedFd, backing: BorrowedFd<'_>, file_path: &Path, flags: u32) -> Result<Attempt> {
-    let number = match loopdev::get_free(control.as_fd()) {
-        Ok(number) => number,
-        Err(error) if is_errno(&error, &[libc::ENOSPC, libc::ENODEV, libc::EMFILE]) => {
-            return Err(Error::new(Step::AttachLoop, file_path.display().to_string(), Cause::NoLoopDevice));
-        }
-        Err(error) => return Err(error).at(Step::AttachLoop, Path::new(CONTROL)),
-    };
+fn attach_to(number: u32, backing: BorrowedFd<'_>, file_path: &Path, flags: u32) -> Result<Attempt> {
     let path = PathBuf::from(format!("/dev/loop{number}"));
     let device = match open_loop(&path, number) {
         Ok(device) => device,

@@ -184,13 +184,15 @@ fn priv_two_hundred_attachments_in_parallel_leave_none() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let held: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+    let used: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
     let workers: Vec<_> = (0..THREADS)
         .map(|number| {
             let (volume, _) = store.create_volume(&format!("box-{number}"), 1).unwrap();
-            let held = Arc::clone(&held);
+            let (held, used) = (Arc::clone(&held), Arc::clone(&used));
             thread::spawn(move || {
                 for _ in 0..ROUNDS {
                     let attached = volume.attach().unwrap();
+                    used.lock().unwrap().insert(attached.device.clone());
                     assert!(held.lock().unwrap().insert(attached.device.clone()), "one device was given out twice");
                     let size = File::open(&attached.device).unwrap().seek(SeekFrom::End(0)).unwrap();
                     assert_eq!(size, 1 << 30);
@@ -203,6 +205,9 @@ fn priv_two_hundred_attachments_in_parallel_leave_none() {
     for worker in workers {
         worker.join().unwrap();
     }
+    // Devices are taken by their number for a while, then the first free one again.
+    let used = used.lock().unwrap().len();
+    assert!(used < THREADS * ROUNDS * 3 / 4, "{used} devices for {} attachments", THREADS * ROUNDS);
     assert_no_loops(dir.path());
 }
 

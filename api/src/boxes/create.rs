@@ -142,20 +142,20 @@ impl Boxes {
         let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&[]), passed, 0));
         let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
-        let mine = || table.values().filter(|other| other.account_id == wanted.account_id);
+        let is_mine = |other: &Entry| other.account_id == wanted.account_id && other.view().phase != Phase::Deleting;
         if let Some(name) = &wanted.name
-            && mine().any(|other| other.name.as_ref() == Some(name) && other.view().phase != Phase::Deleting)
+            && table.values().any(|other| other.name.as_ref() == Some(name) && is_mine(other))
         {
             return Err(Refusal::Conflict(format!("a box named '{name}' exists already")));
         }
-        if mine().count() >= self.inner.config.boxes_per_account_max as usize {
+        if table.count_of(&wanted.account_id) >= self.inner.config.boxes_per_account_max as usize {
             let most = self.inner.config.boxes_per_account_max;
             return Err(Refusal::Limit(format!("an account has at most {most} boxes; delete some")));
         }
         // Last: no step after it may fail, because the address would not be released.
         let pair = self.assign_addresses(&record.id)?;
         entry.change_view(|view| view.pair = pair);
-        table.insert(record.id, Arc::clone(&entry));
+        table.insert(Arc::clone(&entry));
         Ok(entry)
     }
 

@@ -38,13 +38,13 @@ mod snapshots;
 mod space;
 mod still;
 mod storage;
+mod table;
 mod tasks;
 mod thaw;
 mod uids;
 mod usage;
 mod why;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -87,6 +87,7 @@ pub use why::Why;
 use images::Images;
 use reserve::Reservations;
 use roots::Roots;
+use table::Table;
 use tasks::blocking;
 
 /// Time limit for freezing.
@@ -127,7 +128,7 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
-    table: RwLock<HashMap<String, Arc<Entry>>>,
+    table: RwLock<Table>,
     /// Notified when an idle time has changed, and when a box has woken while the clock stood still.
     awake: Notify,
     /// The clock waits for a box that wakes, or is about to.

@@ -57,7 +57,7 @@ impl Boxes {
         let passed = Passed::new(self.inner.config.passed_bytes_per_second_max);
         let entry = Arc::new(Entry::new(&record, view, idle, Meter::new(&samples), passed, last_run));
         let mut table = self.inner.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        table.insert(record.id, entry);
+        table.insert(entry);
         Ok(())
     }
 

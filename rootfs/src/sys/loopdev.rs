@@ -18,6 +18,7 @@ pub(crate) const LO_NAME_BYTES: usize = 64;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 /// `BLKFLSBUF` of `<linux/fs.h>`.
 const BLOCK_FLUSH: libc::Ioctl = 0x1261;
@@ -74,6 +75,13 @@ pub(crate) fn get_free(control: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument and touches no memory of ours; the fd lives through the call.
     let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
     u32::try_from(number).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes the device with this number. An existing one is an error, `EEXIST`.
+pub(crate) fn add(control: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+    // SAFETY: LOOP_CTL_ADD takes a number and touches no memory of ours; the fd lives through the call.
+    let made = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_ADD, libc::c_ulong::from(number)) };
+    if made >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Attaches `backing` to `device`. `name` is what `losetup` shows and is cut to fit.
