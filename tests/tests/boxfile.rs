@@ -93,9 +93,7 @@ fn a_build_of_two_stages_is_made_once_and_then_taken_from_the_cache() {
     let context = context(&daemon, "ten", TEN_STEPS);
     let (id, said) = built(&daemon, &context, &["-t", "ten:1"]);
     assert_eq!(said.matches(" DONE ").count(), 13, "{said}");
-    assert!(
-        said.contains("#1 [base 1/3] COPY busybox /bin/busybox\n") && said.contains("named docker.io/library/ten:1")
-    );
+    assert!(said.contains("#1 [base 1/3] COPY busybox /bin/busybox\n"), "{said}");
     let images = Images::open(&daemon.images()).expect("the store");
     let image = images.find("ten:1").expect("the image");
     assert_eq!(image.id, id);

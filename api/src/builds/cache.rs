@@ -11,6 +11,17 @@ use icebox_boxfile::Key;
 use icebox_rootfs::images::Images;
 use serde::{Deserialize, Serialize};
 
+/// An error with its causes, for the client.
+pub(super) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
+
 /// A layer, and the image of which it is the topmost one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layer {
@@ -41,9 +52,9 @@ impl Cache {
         };
         // A file that a crash has cut is no entry.
         let Ok(layer) = serde_json::from_slice::<Layer>(&text) else { return Ok(None) };
-        let image = images.by_id(&layer.image).map_err(|error| error.to_string())?;
+        let image = images.by_id(&layer.image).map_err(|error| told(&error))?;
         let whole = image.is_some_and(|image| image.diff_ids.last() == Some(&layer.diff_id));
-        let there = whole && images.layer(&layer.diff_id).map_err(|error| error.to_string())?.is_some();
+        let there = whole && images.layer(&layer.diff_id).map_err(|error| told(&error))?.is_some();
         Ok(there.then_some(layer))
     }
 

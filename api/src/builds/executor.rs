@@ -18,7 +18,7 @@ use icebox_rootfs::images::{Image, Images};
 use icebox_rootfs::pack::{Form, pack_without};
 use serde_json::json;
 
-use super::cache::{Cache, Layer};
+use super::cache::{Cache, Layer, told};
 use super::layers::Layers;
 use super::store::LayerStore;
 use super::{Builds, Order, Report};
@@ -61,9 +61,9 @@ impl Work {
         let images = self.images();
         let found = if BASE_NAMES.contains(&reference) {
             let id = self.builds.runtime.block_on(self.builds.boxes.current_image()).map_err(|why| why.to_string())?;
-            images.by_id(&id).map_err(|error| error.to_string())?.ok_or("the base image is gone")?
+            images.by_id(&id).map_err(|error| told(&error))?.ok_or("the base image is gone")?
         } else {
-            images.find(reference).map_err(|error| error.to_string())?
+            images.find(reference).map_err(|error| told(&error))?
         };
         if !found.is_base() {
             return Ok(found);
@@ -74,9 +74,9 @@ impl Work {
         }
         self.report
             .send(&json!({"type": "note", "text": format!("the base image {} becomes a layer, once", found.id)}));
-        let dirs = images.layer_dirs(&found).map_err(|error| error.to_string())?;
+        let dirs = images.layer_dirs(&found).map_err(|error| told(&error))?;
         let dir = dirs.first().ok_or("the base image has no files")?;
-        let made = images.import_dir(dir, Some(&name), None).map_err(|error| error.to_string())?;
+        let made = images.import_dir(dir, Some(&name), None).map_err(|error| told(&error))?;
         made.into_iter().next().ok_or_else(|| "the base image has no files".to_owned())
     }
 
@@ -246,7 +246,7 @@ impl Executor for Work {
     }
 
     fn image_layers(&mut self, id: &str) -> Result<Vec<Layer>, String> {
-        let image = self.images().by_id(id).map_err(|error| error.to_string())?;
+        let image = self.images().by_id(id).map_err(|error| told(&error))?;
         let image = image.ok_or_else(|| format!("the image {id} was removed during the build"))?;
         Ok(image.diff_ids.iter().map(|diff_id| Layer { diff_id: diff_id.clone(), image: id.to_owned() }).collect())
     }
@@ -257,7 +257,7 @@ impl Executor for Work {
 
     fn tree(&mut self, layers: &[Layer]) -> Result<Box<dyn Tree>, String> {
         let dirs = match self.store.image_of(layers)? {
-            Some(image) => self.images().layer_dirs(&image).map_err(|error| error.to_string())?,
+            Some(image) => self.images().layer_dirs(&image).map_err(|error| told(&error))?,
             None => Vec::new(),
         };
         Ok(Box::new(Layers::new(dirs)))
@@ -271,8 +271,8 @@ impl Executor for Work {
             output: String::new(),
         })?;
         let user = self.user(layers, &run.user).map_err(|why| failed(format!("has no user: {why}")))?;
-        let mut lower = self.images().layer_dirs(&image).map_err(|error| failed(error.to_string()))?;
-        lower.push(self.lowest(run).map_err(|error| failed(error.to_string()))?);
+        let mut lower = self.images().layer_dirs(&image).map_err(|error| failed(told(&error)))?;
+        lower.push(self.lowest(run).map_err(|error| failed(told(&error)))?);
         let builds = self.builds.clone();
         let wanted = self.new_box(run, lower);
         let created = builds.runtime.block_on(crate::boxes::to_the_end({

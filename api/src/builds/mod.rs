@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::lifecycle::Lifecycle;
 use crate::runs::Runs;
 
-use cache::Cache;
+use cache::{Cache, told};
 use context::Context;
 use executor::Work;
 use store::LayerStore;
@@ -171,18 +171,18 @@ impl Builds {
             error: icebox_boxfile::Error { file: name.clone(), line: None, what, instead: None },
             output: String::new(),
         };
-        let told = |error: icebox_boxfile::Error| Failed { error, output: String::new() };
+        let in_file = |error: icebox_boxfile::Error| Failed { error, output: String::new() };
         let mut context = Context::read(context).map_err(&fail)?;
         let (file, text) = context.boxfile(order.file.as_deref()).map_err(&fail)?;
         context.ignore().map_err(&fail)?;
-        let boxfile = Boxfile::read(&file, &text).map_err(told)?;
-        let images = Images::open(&self.image_dir).map_err(|error| fail(error.to_string()))?;
+        let boxfile = Boxfile::read(&file, &text).map_err(in_file)?;
+        let images = Images::open(&self.image_dir).map_err(|error| fail(told(&error)))?;
         let temp = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&self.dir);
         let mut work = Work {
             builds: self.clone(),
             report: report.clone(),
-            cache: Cache::open(self.dir.join("cache")).map_err(|error| fail(error.to_string()))?,
-            temp: temp.map_err(|error| fail(error.to_string()))?,
+            cache: Cache::open(self.dir.join("cache")).map_err(|error| fail(told(&error)))?,
+            temp: temp.map_err(|error| fail(told(&error)))?,
             store: LayerStore { images: images.clone(), pins: self.dir.clone() },
             boxes_made: 0,
             step: 0,
@@ -215,8 +215,8 @@ impl Builds {
         let created = clock::rfc3339(seconds, 0);
         let cache = work.order.cache;
         let built = icebox_boxfile::build(&plan, context, work, Time { created: &created, seconds }, cache)?;
-        let config = serde_json::to_vec(&built.config).map_err(|error| fail(error.to_string()))?;
-        let text = |error: icebox_rootfs::Error| fail(error.to_string());
+        let config = serde_json::to_vec(&built.config).map_err(|error| fail(told(&error)))?;
+        let text = |error: icebox_rootfs::Error| fail(told(&error));
         let mut import = work.store.images.begin("a build", None).map_err(text)?;
         for layer in &built.layers {
             if !import.stored_layer(&layer.diff_id, None).map_err(text)? {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use icebox_rootfs::images::{Expected, Image, Images};
 use serde_json::json;
 
-use super::cache::Layer;
+use super::cache::{Layer, told};
 
 /// The store, and the images that must not be pruned while builds go on.
 #[derive(Debug, Clone)]
@@ -22,13 +22,13 @@ pub(super) struct LayerStore {
 impl LayerStore {
     /// Keeps an image until the build has ended.
     pub(super) fn pin(&self, id: &str) -> Result<(), String> {
-        self.images.pin(&self.pins, id).map_err(|error| error.to_string())
+        self.images.pin(&self.pins, id).map_err(|error| told(&error))
     }
 
     /// The image whose layers these are.
     pub(super) fn image_of(&self, layers: &[Layer]) -> Result<Option<Image>, String> {
         let Some(top) = layers.last() else { return Ok(None) };
-        let image = self.images.by_id(&top.image).map_err(|error| error.to_string())?;
+        let image = self.images.by_id(&top.image).map_err(|error| told(&error))?;
         image.map(Some).ok_or_else(|| format!("the image {} was removed during the build", top.image))
     }
 
@@ -38,14 +38,14 @@ impl LayerStore {
         below: &[Layer],
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> Result<Layer, String> {
-        let text = |error: icebox_rootfs::Error| error.to_string();
+        let text = |error: icebox_rootfs::Error| told(&error);
         let mut import = self.images.begin("a step of a build", None).map_err(text)?;
         for layer in below {
             if !import.stored_layer(&layer.diff_id, None).map_err(text)? {
                 return Err(format!("the layer {} was removed during the build", layer.diff_id));
             }
         }
-        let (reader, writer) = io::pipe().map_err(|error| error.to_string())?;
+        let (reader, writer) = io::pipe().map_err(|error| told(&error))?;
         let facts = std::thread::scope(|scope| {
             let entering = scope.spawn(|| import.layer(reader, &Expected::default()));
             let mut output = BufWriter::with_capacity(256 << 10, writer);
@@ -55,8 +55,8 @@ impl LayerStore {
             match (entered, written) {
                 (Ok(facts), Ok(())) => Ok(facts),
                 // The end of one is the failure of the other.
-                (Err(error), Ok(())) => Err(error.to_string()),
-                (Err(error), Err(written)) if written.kind() == io::ErrorKind::BrokenPipe => Err(error.to_string()),
+                (Err(error), Ok(())) => Err(told(&error)),
+                (Err(error), Err(written)) if written.kind() == io::ErrorKind::BrokenPipe => Err(told(&error)),
                 (_, Err(written)) => Err(written.to_string()),
             }
         })?;
