@@ -20,8 +20,8 @@ use serde_json::json;
 
 use super::cache::{Cache, Layer, told};
 use super::layers::Layers;
+use super::order::{Means, Order, Report};
 use super::store::LayerStore;
-use super::{Builds, Order, Report};
 use crate::boxes::{BoxRoot, Entry, NewBox, WorkKind};
 use crate::domain::{BoxSettings, NetworkPolicy};
 use crate::refusal::Refusal;
@@ -39,7 +39,7 @@ const SPARE: Duration = Duration::from_secs(600);
 
 /// The executor of one build.
 pub(super) struct Work {
-    pub(super) builds: Builds,
+    pub(super) means: Means,
     pub(super) order: Order,
     pub(super) report: Report,
     pub(super) cache: Cache,
@@ -60,7 +60,7 @@ impl Work {
     fn find(&self, reference: &str) -> Result<Image, String> {
         let images = self.images();
         let found = if BASE_NAMES.contains(&reference) {
-            let id = self.builds.runtime.block_on(self.builds.boxes.current_image()).map_err(|why| why.to_string())?;
+            let id = self.means.runtime.block_on(self.means.boxes.current_image()).map_err(|why| why.to_string())?;
             images.by_id(&id).map_err(|error| told(&error))?.ok_or("the base image is gone")?
         } else {
             images.find(reference).map_err(|error| told(&error))?
@@ -174,9 +174,9 @@ impl Work {
     fn in_box(&self, entry: &Arc<Entry>, command: &Command) -> Result<(), RunFailed> {
         let failed = |what: String| RunFailed { what, instead: None, output: String::new() };
         let refused = |why: Refusal| failed(format!("could not be run: {}", why.chain()));
-        self.builds.runtime.clone().block_on(async {
-            let awake = self.builds.lifecycle.ensure_awake(entry, WorkKind::Run).await.map_err(refused)?;
-            let mut stream = runs::stream(&self.builds.runs, &awake, command).await.map_err(refused)?;
+        self.means.runtime.clone().block_on(async {
+            let awake = self.means.lifecycle.ensure_awake(entry, WorkKind::Run).await.map_err(refused)?;
+            let mut stream = runs::stream(&self.means.runs, &awake, command).await.map_err(refused)?;
             let mut tail: Vec<u8> = Vec::new();
             loop {
                 let item = tokio::select! {
@@ -273,16 +273,16 @@ impl Executor for Work {
         let user = self.user(layers, &run.user).map_err(|why| failed(format!("has no user: {why}")))?;
         let mut lower = self.images().layer_dirs(&image).map_err(|error| failed(told(&error)))?;
         lower.push(self.lowest(run).map_err(|error| failed(told(&error)))?);
-        let builds = self.builds.clone();
+        let means = self.means.clone();
         let wanted = self.new_box(run, lower);
-        let created = builds.runtime.block_on(crate::boxes::to_the_end({
-            let boxes = builds.boxes.clone();
+        let created = means.runtime.block_on(crate::boxes::to_the_end({
+            let boxes = means.boxes.clone();
             async move { boxes.create(wanted).await }
         }));
         let entry = created.map_err(|why| failed(format!("got no box: {}", why.chain())))?;
         let command = self.command(run, user);
         let done = self.in_box(&entry, &command).and_then(|()| self.changes(&entry, layers, run));
-        builds.runtime.block_on(builds.boxes.end_build_box(&entry));
+        means.runtime.block_on(means.boxes.end_build_box(&entry));
         done
     }
 
@@ -322,11 +322,11 @@ impl Work {
         let skip: Vec<Vec<u8>> =
             run.mounts.iter().map(|mount| mount.target().trim_start_matches('/').as_bytes().to_vec()).collect();
         let (store, below) = (self.store.clone(), below.to_vec());
-        let taken = self.builds.boxes.take_apart(entry, move |upper| {
+        let taken = self.means.boxes.take_apart(entry, move |upper| {
             let skip: Vec<&[u8]> = skip.iter().map(Vec::as_slice).collect();
             store.enter(&below, |output| pack_without(upper, Form::Overlay, &skip, output))
         });
-        match self.builds.runtime.block_on(taken) {
+        match self.means.runtime.block_on(taken) {
             Ok(Ok(layer)) => Ok(layer),
             Ok(Err(why)) => Err(failed(format!("made a layer that cannot be kept: {why}"))),
             Err(why) => Err(failed(format!("made a layer that cannot be read: {}", why.chain()))),

@@ -9,13 +9,14 @@ mod cache;
 mod context;
 mod executor;
 mod layers;
+mod order;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use icebox_boxfile::{Boxfile, Failed, Options, Time};
@@ -28,8 +29,6 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::boxes::Boxes;
 use crate::clock;
 use crate::config::Config;
-use crate::db::Account;
-use crate::domain::{BoxSize, NetworkPolicy};
 use crate::error::Error;
 use crate::lifecycle::Lifecycle;
 use crate::runs::Runs;
@@ -37,73 +36,19 @@ use crate::runs::Runs;
 use cache::{Cache, told};
 use context::Context;
 use executor::Work;
+use order::{Means, Report};
+pub use order::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use store::LayerStore;
 
 /// The folder in the data directory.
 const DIR: &str = "builds";
-/// Longest time of one command.
-pub const STEP_LIMIT_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Time of one command if the client says nothing.
-pub const STEP_LIMIT_DEFAULT: Duration = Duration::from_secs(3600);
 /// Records on their way to a client.
 const RECORDS_MAX: usize = 256;
-
-/// What a client asks for.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// The account that owns the boxes of the build.
-    pub account: Account,
-    /// The name of the Boxfile.
-    pub file: Option<String>,
-    /// The name of the image.
-    pub tag: Option<Reference>,
-    /// The stage.
-    pub target: Option<String>,
-    /// Build arguments.
-    pub args: BTreeMap<String, String>,
-    /// False if results of earlier builds are not taken.
-    pub cache: bool,
-    /// The connections that commands may make.
-    pub network_policy: NetworkPolicy,
-    /// The size of the boxes.
-    pub size: BoxSize,
-    /// Longest time of one command.
-    pub step_limit: Duration,
-}
-
-/// Tells the client how far a build is, in lines of JSON.
-#[derive(Debug, Clone)]
-struct Report(mpsc::Sender<Bytes>);
-
-impl Report {
-    fn line(value: &Value) -> Bytes {
-        Bytes::from(format!("{value}\n"))
-    }
-
-    /// From a thread that may wait. `false`: the client has gone.
-    fn send(&self, value: &Value) -> bool {
-        self.0.blocking_send(Self::line(value)).is_ok()
-    }
-
-    /// From a task.
-    async fn send_waiting(&self, value: &Value) {
-        // A client that has gone is noticed by `closed`.
-        let _ = self.0.send(Self::line(value)).await;
-    }
-
-    /// Ends when the client has gone.
-    async fn closed(&self) {
-        self.0.closed().await;
-    }
-}
 
 /// The builds of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Builds {
-    boxes: Boxes,
-    lifecycle: Lifecycle,
-    runs: Runs,
-    runtime: Handle,
+    means: Means,
     image_dir: PathBuf,
     dir: PathBuf,
     one: Arc<Semaphore>,
@@ -115,7 +60,8 @@ impl Builds {
     pub fn new(config: &Config, boxes: Boxes, lifecycle: Lifecycle, runs: Runs) -> Self {
         let one = Arc::new(Semaphore::new(1));
         let (image_dir, dir) = (config.image_dir(), config.data_dir.join(DIR));
-        Self { boxes, lifecycle, runs, runtime: Handle::current(), image_dir, dir, one }
+        let means = Means { boxes, lifecycle, runs, runtime: Handle::current() };
+        Self { means, image_dir, dir, one }
     }
 
     /// An empty file for a context, which goes away when it is closed.
@@ -179,7 +125,7 @@ impl Builds {
         let images = Images::open(&self.image_dir).map_err(|error| fail(told(&error)))?;
         let temp = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&self.dir);
         let mut work = Work {
-            builds: self.clone(),
+            means: self.means.clone(),
             report: report.clone(),
             cache: Cache::open(self.dir.join("cache")).map_err(|error| fail(told(&error)))?,
             temp: temp.map_err(|error| fail(told(&error)))?,
