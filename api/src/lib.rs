@@ -4,6 +4,7 @@
 //! `icebox-shim` and `icebox-rootfs` do that.
 
 pub mod boxes;
+pub mod builds;
 pub mod clock;
 pub mod config;
 pub mod daemon;

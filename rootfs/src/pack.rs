@@ -33,9 +33,14 @@ pub enum Form {
 
 /// Writes the tree at `root` as a tar archive.
 pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
+    pack_without(root, form, &[], output)
+}
+
+/// Writes the tree at `root` as a tar archive, without what is at and below the paths `skip`, which are relative.
+pub fn pack_without(root: &Path, form: Form, skip: &[&[u8]], output: impl Write) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = openat(CWD, root, flags, Mode::empty())?;
-    let mut packer = Packer { output: BufWriter::with_capacity(256 * 1024, output), form, links: HashMap::new() };
+    let mut packer = Packer { output: BufWriter::with_capacity(256 * 1024, output), form, skip, links: HashMap::new() };
     let stat = rustix::fs::fstat(&fd)?;
     packer.entry(b"./", &[], &stat, EntryType::Directory, 0, xattrs(fd.as_fd())?)?;
     packer.dir(&fd, &mut Vec::new(), 0)?;
@@ -46,14 +51,15 @@ pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
 /// Extended attributes by their names.
 type Attributes = Vec<(CString, Vec<u8>)>;
 
-struct Packer<W: Write> {
+struct Packer<'a, W: Write> {
     output: BufWriter<W>,
     form: Form,
+    skip: &'a [&'a [u8]],
     /// First paths of files with several links, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl<W: Write> Packer<W> {
+impl<W: Write> Packer<'_, W> {
     fn dir(&mut self, dir: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Err(at(path, io::Error::new(io::ErrorKind::InvalidInput, "it is nested too deeply")));
@@ -69,7 +75,9 @@ impl<W: Write> Packer<W> {
         for name in names {
             let length = path.len();
             path.extend_from_slice(name.to_bytes());
-            let done = self.one(dir, &name, path, depth).map_err(|error| at(path, error));
+            let skipped = self.skip.contains(&path.as_slice());
+            let done =
+                if skipped { Ok(()) } else { self.one(dir, &name, path, depth).map_err(|error| at(path, error)) };
             path.truncate(length);
             done?;
         }

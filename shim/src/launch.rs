@@ -199,8 +199,12 @@ pub fn shortfalls() -> Vec<String> {
 }
 
 #[cfg(feature = "handle")]
+pub use disk::{UPPER, open_disk};
+#[cfg(feature = "handle")]
 pub use spawn::Launcher;
 
+#[cfg(feature = "handle")]
+mod disk;
 #[cfg(feature = "handle")]
 mod forks;
 #[cfg(feature = "handle")]

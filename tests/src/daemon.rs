@@ -40,6 +40,8 @@ pub struct Daemon {
     cgroups: Cgroups,
     root: String,
     /// Where the host side of its boxes' networking lives: never the machine's own namespace.
+    /// An image directory of its own.
+    images: Option<PathBuf>,
     netns: Netns,
 }
 
@@ -141,9 +143,23 @@ impl Daemon {
             cgroups: Cgroups::probe(),
             root: format!("icebox.{hex}"),
             netns,
+            images: None,
         };
         daemon.start_again();
         daemon
+    }
+
+    /// Ends this `iceboxd` and starts it anew with an image directory of its own, in its home.
+    pub fn with_own_images(mut self) -> Self {
+        self.stop();
+        self.images = Some(self.home.join("images"));
+        self.start_again();
+        self
+    }
+
+    /// The image directory.
+    pub fn images(&self) -> PathBuf {
+        self.images.clone().unwrap_or_else(image_dir)
     }
 
     /// Gives `iceboxd` another TOML file, for its next start.
@@ -177,11 +193,7 @@ impl Daemon {
         let mut command = Command::new(binary("iceboxd"));
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(&self.run_dir);
-        // A test with images of its own says where they are.
-        let config = self.config.as_ref().map(|path| fs::read_to_string(path).expect("read the config file"));
-        if !config.is_some_and(|text| text.lines().any(|line| line.starts_with("image_dir"))) {
-            command.arg("--image-dir").arg(image_dir());
-        }
+        command.arg("--image-dir").arg(self.images());
         command.args(["--listen", "127.0.0.1:0", "--netns", &self.netns.path()]);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
@@ -230,6 +242,14 @@ impl Daemon {
     pub fn icebox(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary("icebox"));
         command.args(["--url", self.url(), "--key", self.key()]).args(args);
+        command
+    }
+
+    /// The command line client as the operator uses it: over the socket in the run directory.
+    pub fn icebox_as_operator(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("icebox"));
+        command.env_remove("UPSTASH_BOX_BASE_URL").env_remove("UPSTASH_BOX_API_KEY");
+        command.arg("--run-dir").arg(&self.run_dir).args(args);
         command
     }
 

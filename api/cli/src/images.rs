@@ -13,6 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::access;
 use super::args::Global;
 use super::args_image::{ImageVerb, Import, Kind};
+use super::build;
 use super::client::{Client, Patience, read};
 use super::error::{Error, STDOUT};
 use super::human;
@@ -86,6 +87,7 @@ fn may_use(socket: &Path) -> bool {
 
 pub(crate) async fn image(client: &Client, output: &Output, verb: ImageVerb) -> Result<(), Error> {
     match verb {
+        ImageVerb::Build(args) => build::build(client, output, args).await,
         ImageVerb::Ls => list(client, output).await,
         ImageVerb::Show { image } => show(client, output, &image).await,
         ImageVerb::Import(import) => import_images(client, output, import).await,

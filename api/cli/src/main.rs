@@ -18,6 +18,7 @@ mod args_snapshots;
 mod args_storage;
 mod bill;
 mod boxes;
+mod build;
 mod client;
 mod copy;
 mod error;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use icebox_rootfs::{Check, CloneMethod, Content, Volume};
 use tokio::sync::oneshot;
 
+use super::build::BoxRoot;
 use super::launch::{ReadyDisk, Start, Started, remove_run_dir, storage_of};
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
@@ -32,6 +33,8 @@ pub struct NewBox {
     pub account_idle: Option<u64>,
     /// Headers that are added to its outgoing requests.
     pub headers: Option<Arc<HeaderRules>>,
+    /// The layers below it; those of the current image if there are none.
+    pub root: Option<BoxRoot>,
     /// Token for git's servers.
     pub github_token: Option<Secret>,
     /// Key of the agent's provider.
@@ -72,8 +75,15 @@ impl Boxes {
     pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = Instant::now();
         // Without them no box can be made.
+        let given = wanted.root.as_ref().map(|root| root.name.clone());
         let of_snapshot = wanted.origin.as_ref().and_then(|origin| origin.image.as_deref());
-        let (image, images_stay) = self.image_for_new(wanted.settings.runtime.as_deref(), of_snapshot).await?;
+        let (image, images_stay) = match given {
+            Some(image) => (image, None),
+            None => {
+                let (image, stay) = self.image_for_new(wanted.settings.runtime.as_deref(), of_snapshot).await?;
+                (image, Some(stay))
+            }
+        };
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
         let reservation = self.inner.reservations.take().await?;
@@ -165,7 +175,8 @@ impl Boxes {
         let (size, disk_gib) = (settings.size, settings.disk_gib());
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
-        let start = Start { id: entry.id.clone(), size, image, uid_base: reservation.uid_base, pair, rights };
+        let (root, uid_base) = (wanted.root.clone(), reservation.uid_base);
+        let start = Start { id: entry.id.clone(), size, image, root, uid_base, pair, rights };
         let NewDisk { volume, ready, flushing } = self.make_disk(entry, disk_gib, wanted.origin.clone()).await?;
         let started = self.start(&start, ready).await;
         // A power cut after the answer must not remove the disk.

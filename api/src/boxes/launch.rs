@@ -10,6 +10,7 @@ use icebox_shim::handle::BoxHandle;
 use icebox_shim::launch::{BoxSpec, Launched, ProcFile};
 use icebox_shim::procfiles::Size;
 
+use super::build::BoxRoot;
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::domain::{BoxSize, Incarnation};
 use crate::error::{Cause, Error};
@@ -25,6 +26,8 @@ pub(super) struct Start {
     pub(super) size: BoxSize,
     /// Id of its image.
     pub(super) image: String,
+    /// Layers in place of those of the image.
+    pub(super) root: Option<BoxRoot>,
     pub(super) uid_base: u32,
     /// Its addresses; none if it has no network.
     pub(super) pair: Option<Pair>,
@@ -88,11 +91,17 @@ impl Boxes {
     /// Starts the box. The remains of a failure carry the box's id.
     pub(super) async fn start(&self, start: &Start, disk: ReadyDisk) -> Result<Started, Refusal> {
         let ReadyDisk { attached, run_dir, began } = disk;
-        let root = self.inner.images.root(&start.image).await?;
-        let lower = root.layers.clone();
-        if let Some(entry) = self.with_id(&start.id) {
-            entry.set_root(root);
-        }
+        let lower = match &start.root {
+            Some(root) => root.lower.clone(),
+            None => {
+                let root = self.inner.images.root(&start.image).await?;
+                let lower = root.layers.clone();
+                if let Some(entry) = self.with_id(&start.id) {
+                    entry.set_root(root);
+                }
+                lower
+            }
+        };
         self.check_cgroup_parent()?;
         let (mut spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
         spec.proc_files = self.proc_files(&spec)?;

@@ -11,6 +11,7 @@
 
 mod activity;
 mod awake;
+mod build;
 mod cgroups;
 mod create;
 mod delete;
@@ -68,6 +69,7 @@ use icebox_net::secret::SealingKey;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
+pub use build::BoxRoot;
 pub use create::{NewBox, Origin, Secret};
 pub use delete::Deleted;
 pub use entry::{Entry, Phase, View};

@@ -41,7 +41,8 @@ impl Boxes {
         let pair = self.addresses_for_restart(entry)?;
         let rights = entry.rights();
         let image = self.image_of(entry).await?;
-        let start = Start { id: entry.id.clone(), size: entry.settings().size, image, uid_base, pair, rights };
+        let start =
+            Start { id: entry.id.clone(), size: entry.settings().size, image, root: None, uid_base, pair, rights };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => match self.grow_to_record(entry, &volume).await {
                 Ok(()) => self.start_checked(&start, volume, check).await,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{facts, log, manager};
 use crate::boxes::{Boxes, Denials, Parts, REGISTRY_DIR, UidRanges};
+use crate::builds::Builds;
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
 use crate::error::{Cause, Error};
@@ -74,6 +75,10 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });
 
+    let builds = Builds::new(&config, boxes.clone(), lifecycle.clone(), runs.clone());
+    if let Err(error) = builds.sweep() {
+        tracing::warn!(error = error.chain(), "something of an earlier build is left");
+    }
     let public = config.public_urls.clone();
     let urls = Urls::new(public, boxes.clone(), lifecycle.clone(), db.clone(), Arc::clone(&metrics));
     urls.load().await?;
@@ -93,6 +98,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
         images: Images::new(boxes.clone()),
         lifecycle,
         boxes: boxes.clone(),
+        builds,
         runs,
         urls: urls.clone(),
         db,

@@ -92,6 +92,9 @@ pub struct BoxSettings {
     /// The box that it was forked from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
+    /// True if a step of a build runs in it. It ends with the build, and is removed at the start of the daemon.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub build: bool,
     /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
 }

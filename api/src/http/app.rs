@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::accounts::Accounts;
 use super::shares::Shares;
 use crate::boxes::Boxes;
+use crate::builds::Builds;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
@@ -30,6 +31,8 @@ pub struct AppParts {
     pub runs: Runs,
     /// The images of this host.
     pub images: Images,
+    /// The builds of images.
+    pub builds: Builds,
     /// The public URLs.
     pub urls: Urls,
     /// The database.

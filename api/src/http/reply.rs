@@ -79,19 +79,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
 /// Reads a whole body, up to a limit.
 pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
-    axum::body::to_bytes(body, limit).await.map_err(|cause| {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&cause);
-        while let Some(inner) = source {
-            if inner.is::<http_body_util::LengthLimitError>() {
-                return Refusal::TooLarge(format!("the body must have at most {limit} bytes"));
-            }
-            if inner.is::<TooSlow>() {
-                return Refusal::TooSlow(format!("{TooSlow}; send it without long pauses"));
-            }
-            source = inner.source();
+    axum::body::to_bytes(body, limit).await.map_err(|cause| body_refusal(&cause, limit as u64))
+}
+
+/// Why a body could not be read.
+pub(super) fn body_refusal(cause: &axum::Error, limit: u64) -> Refusal {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(cause);
+    while let Some(inner) = source {
+        if inner.is::<http_body_util::LengthLimitError>() {
+            return Refusal::TooLarge(format!("the body must have at most {limit} bytes"));
         }
-        Refusal::Invalid("the body could not be read to its end".into())
-    })
+        if inner.is::<TooSlow>() {
+            return Refusal::TooSlow(format!("{TooSlow}; send it without long pauses"));
+        }
+        source = inner.source();
+    }
+    Refusal::Invalid("the body could not be read to its end".into())
 }
 
 /// Reads JSON; the text of a refusal describes the error.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -94,6 +94,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::forks::fork))
         .routes(routes!(v1::forks::promote))
         .routes(routes!(v1::forks::diff))
+        .merge(OpenApiRouter::new().routes(routes!(v1::build::build)).layer(DefaultBodyLimit::disable()))
         .routes(routes!(v1::storage::resize))
         .routes(routes!(v1::storage::storage))
         .routes(routes!(v1::events::events))

@@ -174,6 +174,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         agent: agent.harness,
         model: agent.model,
         custom_runner: agent.custom_runner,
+        build: false,
         network_policy: Some(policy_of(request.network_policy, has_network)?),
     };
     let ttl_seconds = if request.ephemeral { Some(check_ttl(request.ttl_seconds)?) } else { None };
@@ -184,6 +185,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         ttl_seconds,
         account_idle: account.idle_seconds,
         headers,
+        root: None,
         github_token: check_secret("github_token", request.github_token)?,
         agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
         origin: None,

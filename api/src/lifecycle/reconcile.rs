@@ -62,6 +62,7 @@ impl Lifecycle {
         }
         self.boxes.know_images().await;
         self.settle_all().await;
+        self.boxes.end_builds().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();
         self.boxes.report_unknown_volumes().await;

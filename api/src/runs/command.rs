@@ -28,6 +28,8 @@ pub struct Command {
     pub argv: Vec<String>,
     /// Absolute working directory.
     pub cwd: String,
+    /// `name`, `uid` or `uid:gid`; the box's user if there is none.
+    pub user: Option<String>,
     /// Environment above the box's own.
     pub env: Vec<(String, String)>,
     /// Bytes for standard input; without them, standard input is empty.

@@ -82,7 +82,7 @@ fn request(number: u64, command: &Command, entry: &Entry, run: &LiveRun) -> Exec
         argv: command.argv.clone(),
         cwd: command.cwd.clone(),
         env: command.environment(entry),
-        user: None,
+        user: command.user.clone(),
         stdin: command.stdin.is_some() || command.interactive,
         tty: command.tty,
         kill_on_disconnect: command.owned_by_client,

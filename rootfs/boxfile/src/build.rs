@@ -94,11 +94,11 @@ pub trait Executor {
     /// It cannot be run, or fails.
     fn run(&mut self, layers: &[Self::Layer], run: &Run) -> Result<Self::Layer, RunFailed>;
 
-    /// Puts an archive into the store as a layer.
+    /// Puts an archive into the store as the layer on top of others.
     ///
     /// # Errors
     /// The store cannot be written, or the archive cannot be read.
-    fn pack(&mut self, archive: LayerSource<'_>) -> Result<Self::Layer, String>;
+    fn pack(&mut self, below: &[Self::Layer], archive: LayerSource<'_>) -> Result<Self::Layer, String>;
 
     /// A file that the plan has fetched.
     ///
@@ -284,7 +284,7 @@ impl<E: Executor> Build<'_, E> {
                 let owner = owner.map_err(|fault| self.fault(fault))?;
                 let mut changes = Changes::new(root.as_ref(), self.time.seconds);
                 changes.workdir(path, owner).map_err(|fault| self.fault(fault))?;
-                self.pack(&changes, &[], None)
+                self.pack(&built.layers, &changes, &[], None)
             }
             Action::Copy(copy) => self.copy(copy, built),
         }
@@ -299,6 +299,7 @@ impl<E: Executor> Build<'_, E> {
 
     fn pack(
         &mut self,
+        below: &[E::Layer],
         changes: &Changes<'_>,
         sources: &[&dyn Tree],
         spool: Option<&File>,
@@ -306,7 +307,7 @@ impl<E: Executor> Build<'_, E> {
         if changes.is_empty() {
             return Ok(None);
         }
-        let packed = self.executor.pack(LayerSource { changes, sources, spool });
+        let packed = self.executor.pack(below, LayerSource { changes, sources, spool });
         packed.map(Some).map_err(|why| self.fault(why))
     }
 
@@ -338,7 +339,7 @@ impl<E: Executor> Build<'_, E> {
         let mut changes = Changes::new(root.as_ref(), self.time.seconds);
         fill(&mut changes, copy, &sources, root.as_ref(), &mut spool).map_err(|fault| self.fault(fault))?;
         archive::flush(&mut spool).map_err(|error| self.fault(error))?;
-        self.pack(&changes, &sources, Some(&spool.file))
+        self.pack(&built.layers, &changes, &sources, Some(&spool.file))
     }
 }
 

@@ -110,7 +110,7 @@ impl Executor for Fake {
         builder.append_data(&mut header, "ran", text.as_bytes()).expect("an entry");
         Ok(self.layer(builder.into_inner().expect("an archive")))
     }
-    fn pack(&mut self, archive: LayerSource<'_>) -> Result<Layer, String> {
+    fn pack(&mut self, _: &[Layer], archive: LayerSource<'_>) -> Result<Layer, String> {
         let mut bytes = Vec::new();
         archive.write(&mut bytes).map_err(|error| error.to_string())?;
         Ok(self.layer(bytes))

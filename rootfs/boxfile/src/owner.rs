@@ -18,6 +18,14 @@ pub struct Owner {
     pub gid: u32,
 }
 
+/// The ids of `USER[:GROUP]` in the image with the files `root`.
+///
+/// # Errors
+/// The image has no such user or group. The text is for people.
+pub fn owner(root: &dyn Tree, text: &str) -> Result<Owner, String> {
+    find(root, text).map_err(|fault| fault.what)
+}
+
 /// The ids of `USER[:GROUP]`. A number that stands alone is user and group.
 pub(crate) fn find(root: &dyn Tree, text: &str) -> Result<Owner, Fault> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));

@@ -10,15 +10,16 @@ const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/c
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → events → domain`. What is not drawn is forbidden.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     (
         "daemon",
-        &["boxes", "config", "db", "error", "events", "http", "images", "lifecycle", "metrics", "public_urls", "runs"],
+        &["boxes", "builds", "config", "db", "error", "events", "http", "images", "lifecycle", "metrics", "public_urls", "runs"],
     ),
     (
         "http",
         &[
             "boxes",
+            "builds",
             "clock",
             "config",
             "db",
@@ -37,6 +38,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
         ],
     ),
     ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
+    ("builds", &["boxes", "clock", "config", "db", "domain", "error", "lifecycle", "refusal", "runs"]),
     ("lifecycle", &["boxes", "config", "db", "domain", "error", "events", "ids", "refusal", "runs"]),
     ("files", &["boxes", "refusal", "runs"]),
     ("images", &["boxes", "error", "refusal"]),

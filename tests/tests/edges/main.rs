@@ -20,7 +20,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("icebox-boxfile", &[]),
     ("icebox-shim", &["icebox-runtime"]),
     ("icebox-api", &["icebox-boxfile", "icebox-net", "icebox-rootfs", "icebox-shim"]),
-    ("icebox-cli", &[]),
+    ("icebox-cli", &["icebox-boxfile"]),
     ("icebox-net", &[]),
     ("xtask", &["icebox-rootfs"]),
 ];

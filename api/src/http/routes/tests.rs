@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::boxes::{Boxes, Parts, UidRanges};
+use crate::builds::Builds;
 use crate::config::Config;
 use crate::db::{Db, NewKey, create_account, ensure_first_account};
 use crate::events::Events;
@@ -136,6 +137,7 @@ impl Server {
         });
         let runs = Runs::new(&config, db.clone(), events.clone());
         let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());
+        let builds = Builds::new(&config, boxes.clone(), lifecycle.clone(), runs.clone());
         let urls = Urls::new(
             config.public_urls.clone(),
             boxes.clone(),
@@ -147,6 +149,7 @@ impl Server {
             images: crate::images::Images::new(boxes.clone()),
             lifecycle,
             boxes,
+            builds,
             runs,
             urls,
             db,

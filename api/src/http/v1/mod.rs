@@ -1,6 +1,7 @@
 //! `/v1`: our own name space.
 
 pub(super) mod boxes;
+pub(super) mod build;
 mod event_body;
 pub(super) mod events;
 pub(super) mod files;

@@ -1,0 +1,175 @@
+//! Building images from Boxfiles.
+//!
+//! Owns: the context that a client sends, boxes in which commands run, the cache of layers, and the report. The rules of a
+//! Boxfile are those of the crate `icebox-boxfile`, layers and images are kept by `icebox-rootfs`.
+//! Invariants: a build leaves no box and no unfinished layer, however it ends; an image gets its name after everything
+//! that it consists of is on disk; one build runs at a time.
+
+mod cache;
+mod context;
+mod executor;
+mod layers;
+mod order;
+mod store;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use icebox_boxfile::{Boxfile, Failed, Options, Time};
+use icebox_rootfs::images::Images;
+use icebox_rootfs::oci::Reference;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::boxes::Boxes;
+use crate::clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::lifecycle::Lifecycle;
+use crate::runs::Runs;
+
+use cache::{Cache, told};
+use context::Context;
+use executor::Work;
+use order::{Means, Report};
+pub use order::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
+use store::LayerStore;
+
+/// The folder in the data directory.
+const DIR: &str = "builds";
+/// Records on their way to a client.
+const RECORDS_MAX: usize = 256;
+
+/// The builds of a daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Builds {
+    means: Means,
+    image_dir: PathBuf,
+    dir: PathBuf,
+    one: Arc<Semaphore>,
+}
+
+impl Builds {
+    /// The builds that use these boxes. Must be called on the event loop.
+    #[must_use]
+    pub fn new(config: &Config, boxes: Boxes, lifecycle: Lifecycle, runs: Runs) -> Self {
+        let one = Arc::new(Semaphore::new(1));
+        let (image_dir, dir) = (config.image_dir(), config.data_dir.join(DIR));
+        let means = Means { boxes, lifecycle, runs, runtime: Handle::current() };
+        Self { means, image_dir, dir, one }
+    }
+
+    /// An empty file for a context, which goes away when it is closed.
+    pub fn context_file(&self) -> Result<File, Error> {
+        let made = std::fs::create_dir_all(&self.dir).and_then(|()| tempfile::tempfile_in(&self.dir));
+        made.map_err(|cause| Error::new("keep the context of a build in", self.dir.display().to_string(), cause))
+    }
+
+    /// Removes what builds of an earlier daemon have left. Their boxes are gone by now.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let at = |cause: std::io::Error| Error::new("clear the folder", self.dir.display().to_string(), cause);
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry.map_err(at)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".tmp") {
+                std::fs::remove_dir_all(entry.path()).map_err(at)?;
+            }
+        }
+        let rootfs = |cause| Error::new("release the images of", self.dir.display().to_string(), cause);
+        let images = Images::open(&self.image_dir).map_err(rootfs)?;
+        images.set_pins(&self.dir, &BTreeSet::new()).map_err(rootfs)?;
+        Cache::open(self.dir.join("cache")).and_then(|cache| cache.sweep(&images)).map_err(at)
+    }
+
+    /// Begins a build with the archive in `context`. The lines come as it goes on; it ends when they are not read any more.
+    #[must_use]
+    pub fn build(&self, order: Order, context: File) -> mpsc::Receiver<Bytes> {
+        let (sender, lines) = mpsc::channel(RECORDS_MAX);
+        let builds = self.clone();
+        tokio::spawn(async move {
+            let report = Report(sender);
+            let Ok(permit) = Arc::clone(&builds.one).acquire_owned().await else { return };
+            let _ = tokio::task::spawn_blocking(move || {
+                let last = match builds.run(order, context, &report) {
+                    Ok(image) => image,
+                    Err(failed) => {
+                        json!({"type": "error", "error": failed.error.to_string(), "output": failed.output})
+                    }
+                };
+                report.send(&last);
+                drop(permit);
+            })
+            .await;
+        });
+        lines
+    }
+
+    /// The whole build. Blocks.
+    fn run(&self, order: Order, context: File, report: &Report) -> Result<Value, Failed> {
+        let began = Instant::now();
+        let name = order.file.clone().unwrap_or_else(|| "Boxfile".to_owned());
+        let fail = |what: String| Failed {
+            error: icebox_boxfile::Error { file: name.clone(), line: None, what, instead: None },
+            output: String::new(),
+        };
+        let in_file = |error: icebox_boxfile::Error| Failed { error, output: String::new() };
+        let mut context = Context::read(context).map_err(&fail)?;
+        let (file, text) = context.boxfile(order.file.as_deref()).map_err(&fail)?;
+        context.ignore().map_err(&fail)?;
+        let boxfile = Boxfile::read(&file, &text).map_err(in_file)?;
+        let images = Images::open(&self.image_dir).map_err(|error| fail(told(&error)))?;
+        let temp = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&self.dir);
+        let mut work = Work {
+            means: self.means.clone(),
+            report: report.clone(),
+            cache: Cache::open(self.dir.join("cache")).map_err(|error| fail(told(&error)))?,
+            temp: temp.map_err(|error| fail(told(&error)))?,
+            store: LayerStore { images: images.clone(), pins: self.dir.clone() },
+            boxes_made: 0,
+            step: 0,
+            step_began: began,
+            order,
+        };
+        let made = self.make(&mut work, &boxfile, &context, &fail);
+        if let Err(error) = images.set_pins(&self.dir, &BTreeSet::new()) {
+            tracing::warn!(%error, "images of a build stay in use");
+        }
+        let image = made?;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(json!({"type": "image", "id": image.id, "names": image.names, "bytes": image.size_bytes, "ms": ms}))
+    }
+
+    fn make(
+        &self,
+        work: &mut Work,
+        boxfile: &Boxfile,
+        context: &Context,
+        fail: &dyn Fn(String) -> Failed,
+    ) -> Result<icebox_rootfs::images::Image, Failed> {
+        let options = Options { target: work.order.target.clone(), args: work.order.args.clone() };
+        let plan = icebox_boxfile::plan(boxfile, context, work, &options)
+            .map_err(|error| Failed { error, output: String::new() })?;
+        for warning in &plan.warnings {
+            work.report.send(&json!({"type": "note", "text": warning}));
+        }
+        let seconds = clock::unix_ms() / 1000;
+        let created = clock::rfc3339(seconds, 0);
+        let cache = work.order.cache;
+        let built = icebox_boxfile::build(&plan, context, work, Time { created: &created, seconds }, cache)?;
+        let config = serde_json::to_vec(&built.config).map_err(|error| fail(told(&error)))?;
+        let text = |error: icebox_rootfs::Error| fail(told(&error));
+        let mut import = work.store.images.begin("a build", None).map_err(text)?;
+        for layer in &built.layers {
+            if !import.stored_layer(&layer.diff_id, None).map_err(text)? {
+                return Err(fail(format!("the layer {} was removed during the build", layer.diff_id)));
+            }
+        }
+        let names: Vec<Reference> = work.order.tag.iter().cloned().collect();
+        import.commit(&config, &names).map_err(text)
+    }
+}

@@ -1,0 +1,78 @@
+//! What a client asks of a build, what it is told, and what the build is made with.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use icebox_rootfs::oci::Reference;
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::boxes::Boxes;
+use crate::db::Account;
+use crate::domain::{BoxSize, NetworkPolicy};
+use crate::lifecycle::Lifecycle;
+use crate::runs::Runs;
+
+/// Longest time of one command.
+pub const STEP_LIMIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time of one command if the client says nothing.
+pub const STEP_LIMIT_DEFAULT: Duration = Duration::from_secs(3600);
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The account that owns the boxes of the build.
+    pub account: Account,
+    /// The name of the Boxfile.
+    pub file: Option<String>,
+    /// The name of the image.
+    pub tag: Option<Reference>,
+    /// The stage.
+    pub target: Option<String>,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// False if results of earlier builds are not taken.
+    pub cache: bool,
+    /// The connections that commands may make.
+    pub network_policy: NetworkPolicy,
+    /// The size of the boxes.
+    pub size: BoxSize,
+    /// Longest time of one command.
+    pub step_limit: Duration,
+}
+
+/// Tells the client how far a build is, in lines of JSON.
+#[derive(Debug, Clone)]
+pub(super) struct Report(pub(super) mpsc::Sender<Bytes>);
+
+impl Report {
+    fn line(value: &Value) -> Bytes {
+        Bytes::from(format!("{value}\n"))
+    }
+
+    /// From a thread that may wait. `false`: the client has gone.
+    pub(super) fn send(&self, value: &Value) -> bool {
+        self.0.blocking_send(Self::line(value)).is_ok()
+    }
+
+    /// From a task.
+    pub(super) async fn send_waiting(&self, value: &Value) {
+        // A client that has gone is noticed by `closed`.
+        let _ = self.0.send(Self::line(value)).await;
+    }
+
+    /// Ends when the client has gone.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// What a build is made with.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    pub(super) boxes: Boxes,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) runs: Runs,
+    pub(super) runtime: Handle,
+}
