@@ -18,6 +18,7 @@ mod delete;
 mod disk_check;
 mod entry;
 mod fork;
+mod forward;
 mod freeze;
 mod idle;
 mod image_use;
@@ -56,7 +57,7 @@ use std::time::Duration;
 use icebox_rootfs::Store;
 use icebox_shim::launch::{Launcher, Tools};
 use icebox_shim::procfiles::Keeper;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
@@ -66,6 +67,7 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use icebox_net::Network;
 use icebox_net::secret::SealingKey;
+use icebox_net::sockets::Sockets;
 
 pub use activity::{Activity, Counts, Work, WorkKind};
 pub use awake::Awake;
@@ -127,6 +129,8 @@ struct Inner {
     roots: Roots,
     /// None if boxes have no network here.
     network: Option<Network>,
+    /// The maker of sockets in the namespaces of boxes.
+    sockets: OnceCell<Sockets>,
     images: Images,
     /// The installation's key.
     key: Arc<SealingKey>,
@@ -191,6 +195,7 @@ impl Boxes {
             events: parts.events,
             roots,
             network: parts.network,
+            sockets: OnceCell::new(),
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),

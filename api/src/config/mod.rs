@@ -2,6 +2,7 @@
 //!
 //! Invariants: an unknown key is an error that names it; every value is checked here, once.
 
+mod build;
 mod public_urls;
 mod storage;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::error::{Cause, Error};
 use icebox_net::config::NetworkConfig;
 
+pub use build::{Build, HostProxy};
 pub use public_urls::PublicUrls;
 pub use storage::{PoolMode, Storage};
 
@@ -99,6 +101,8 @@ pub struct Config {
     pub storage: Storage,
     /// Runtimes of boxes by name: the image, as `icebox image ls` shows it.
     pub runtimes: BTreeMap<String, String>,
+    /// Builds of images.
+    pub build: Build,
 }
 
 impl Default for Config {
@@ -134,6 +138,7 @@ impl Default for Config {
             public_urls: PublicUrls::default(),
             storage: Storage::default(),
             runtimes: BTreeMap::new(),
+            build: Build::default(),
         }
     }
 }
