@@ -89,6 +89,7 @@ Examples:
   icebox image build -t tools:1 .              from ./Boxfile or ./Dockerfile
   icebox image build -f ci/Boxfile --target test --build-arg V=2 .
   icebox create --image tools:1
+  icebox image build --runtime node            Node.js 24 for `icebox create --runtime node`
 
 Each RUN is a command in a box of its own. What it makes is kept, and taken again as long as nothing changes that it
 depends on. Ctrl-C ends the build.")]
@@ -99,6 +100,9 @@ pub(crate) struct BuildArgs {
     /// The Boxfile; Boxfile or Dockerfile in DIR otherwise
     #[arg(long, short)]
     pub(crate) file: Option<PathBuf>,
+    /// Build a runtime that comes with Icebox: node, python, golang, ruby or rust
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["file", "target", "context"])]
+    pub(crate) runtime: Option<String>,
     /// The name of the image
     #[arg(long, short, value_name = "NAME")]
     pub(crate) tag: Option<String>,

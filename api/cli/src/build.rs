@@ -47,9 +47,18 @@ enum Record {
 }
 
 pub(crate) async fn build(client: &Client, output: &Output, args: BuildArgs) -> Result<(), Error> {
-    let (name, text) = boxfile(&args)?;
-    let ignore = ignore(&args)?;
-    let mut query: Vec<(&str, String)> = vec![("file", name)];
+    let mut query: Vec<(&str, String)> = Vec::new();
+    let context = match args.runtime.clone() {
+        Some(runtime) => {
+            query.push(("runtime", runtime));
+            None
+        }
+        None => {
+            let (name, text) = boxfile(&args)?;
+            query.push(("file", name));
+            Some((text, ignore(&args)?))
+        }
+    };
     query.extend(args.tag.map(|tag| ("tag", tag)));
     query.extend(args.target.map(|target| ("target", target)));
     query.extend(args.network_policy.map(|policy| ("network_policy", policy)));
@@ -73,19 +82,23 @@ pub(crate) async fn build(client: &Client, output: &Output, args: BuildArgs) -> 
     if !given.is_empty() {
         query.push(("args", serde_json::json!(given).to_string()));
     }
+    let body = context.map_or_else(reqwest::Body::default, |(text, ignore)| stream(args.context, ignore, text));
+    let request = client.request(Method::POST, &["v1", "images", "build"], Patience::Work);
+    let request = request.query(&query).body(body);
+    follow(client, output, request).await
+}
+
+/// The context as a body that is packed while it is sent.
+fn stream(context: PathBuf, ignore: Ignore, boxfile: String) -> reqwest::Body {
     let (sender, mut pieces) = mpsc::channel::<io::Result<Bytes>>(PIECES_MAX);
-    let context = args.context;
     tokio::task::spawn_blocking(move || {
         let mut output = Pieces { to: sender.clone(), piece: Vec::with_capacity(PIECE_BYTES) };
-        if let Err(error) = pack(&context, &ignore, &text, &mut output) {
+        if let Err(error) = pack(&context, &ignore, &boxfile, &mut output) {
             // The request fails with it; the server may have ended it before.
             let _ = sender.blocking_send(Err(error));
         }
     });
-    let body = futures::stream::poll_fn(move |context| pieces.poll_recv(context));
-    let request = client.request(Method::POST, &["v1", "images", "build"], Patience::Work);
-    let request = request.query(&query).body(reqwest::Body::wrap_stream(body));
-    follow(client, output, request).await
+    reqwest::Body::wrap_stream(futures::stream::poll_fn(move |context| pieces.poll_recv(context)))
 }
 
 /// The name of the Boxfile and its text.

@@ -22,6 +22,7 @@ use super::cache::{Cache, Layer, told};
 use super::layers::Layers;
 use super::order::{Means, Order, Report};
 use super::store::LayerStore;
+use super::trust;
 use crate::boxes::{BoxRoot, Entry, NewBox, WorkKind};
 use crate::domain::{BoxSettings, NetworkPolicy};
 use crate::refusal::Refusal;
@@ -93,6 +94,9 @@ impl Work {
             File::create(root.join(file))?;
         }
         make(&root.join(run.workdir.trim_start_matches('/')))?;
+        if self.order.host_proxy {
+            trust::put_into(&root)?;
+        }
         for mount in &run.mounts {
             let at = root.join(mount.target().trim_start_matches('/'));
             make(&at)?;
@@ -176,7 +180,16 @@ impl Work {
         let refused = |why: Refusal| failed(format!("could not be run: {}", why.chain()));
         self.means.runtime.clone().block_on(async {
             let awake = self.means.lifecycle.ensure_awake(entry, WorkKind::Run).await.map_err(refused)?;
-            let mut stream = runs::stream(&self.means.runs, &awake, command).await.map_err(refused)?;
+            // It ends with this function, before the box does.
+            let proxy = match self.order.host_proxy {
+                true => Some(self.means.boxes.forward(entry).await.map_err(refused)?),
+                false => None,
+            };
+            let mut command = command.clone();
+            if let Some(proxy) = &proxy {
+                trust::add_env(&mut command.env, &proxy.url());
+            }
+            let mut stream = runs::stream(&self.means.runs, &awake, &command).await.map_err(refused)?;
             let mut tail: Vec<u8> = Vec::new();
             loop {
                 let item = tokio::select! {

@@ -10,7 +10,9 @@ mod context;
 mod executor;
 mod layers;
 mod order;
+pub mod runtimes;
 mod store;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -68,6 +70,17 @@ impl Builds {
     pub fn context_file(&self) -> Result<File, Error> {
         let made = std::fs::create_dir_all(&self.dir).and_then(|()| tempfile::tempfile_in(&self.dir));
         made.map_err(|cause| Error::new("keep the context of a build in", self.dir.display().to_string(), cause))
+    }
+
+    /// The context of a runtime of this version: its Boxfile, and nothing else.
+    pub fn context_of_runtime(&self, text: &str) -> Result<File, Error> {
+        let failed = |cause| Error::new("write the context of a runtime in", self.dir.display().to_string(), cause);
+        let mut header = tar::Header::new_ustar();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        let mut archive = tar::Builder::new(self.context_file()?);
+        archive.append_data(&mut header, context::BOXFILE_ENTRY, text.as_bytes()).map_err(failed)?;
+        archive.into_inner().map_err(failed)
     }
 
     /// Removes what builds of an earlier daemon have left. Their boxes are gone by now.

@@ -19,6 +19,7 @@ use crate::runs::Runs;
 pub const STEP_LIMIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Time of one command if the client says nothing.
 pub const STEP_LIMIT_DEFAULT: Duration = Duration::from_secs(3600);
+
 /// What a client asks for.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -40,6 +41,8 @@ pub struct Order {
     pub size: BoxSize,
     /// Longest time of one command.
     pub step_limit: Duration,
+    /// True if commands reach the network through the daemon's own, by a forward proxy.
+    pub host_proxy: bool,
 }
 
 /// Tells the client how far a build is, in lines of JSON.

@@ -16,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use crate::boxes::{check_policy, policy_in_force};
-use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
+use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX, runtimes};
+use crate::config::HostProxy;
 use crate::db::Account;
 use crate::domain;
 use crate::error::{Cause, Error};
@@ -36,6 +37,9 @@ const CONTEXT_BYTES_MAX: u64 = 4 << 30;
 pub(in crate::http) struct BuildQuery {
     /// The Boxfile in the context. `Boxfile`, or else `Dockerfile`.
     file: Option<String>,
+    /// A runtime of this version in place of a Boxfile of the client's: `node`, `python`, `golang`, `ruby` or `rust`. The body
+    /// is empty then, and the image gets the name by which boxes find the runtime.
+    runtime: Option<String>,
     /// The account that owns the boxes of the build. The first one.
     account: Option<String>,
     /// The name of the image.
@@ -70,11 +74,24 @@ pub(in crate::http) async fn build(
         return Err(Refusal::Forbidden(text.into()));
     }
     let account = account(&app, query.account.as_deref()).await?;
+    let runtime = query.runtime.as_deref().map(runtime).transpose()?;
     let order = order(&app, account, query)?;
-    let context = receive(&app, request.into_body()).await?;
+    let context = match runtime {
+        Some(text) => app.builds.context_of_runtime(text)?,
+        None => receive(&app, request.into_body()).await?,
+    };
     let lines = app.builds.build(order, context);
     let body = Body::from_stream(ReceiverStream::new(lines).map(Ok::<_, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// The Boxfile of a runtime.
+fn runtime(name: &str) -> Result<&'static str, Refusal> {
+    let known = || runtimes::RUNTIMES.map(|(name, _)| name).join(", ");
+    runtimes::boxfile(name).ok_or_else(|| {
+        let shown: String = name.chars().take(64).collect();
+        Refusal::Invalid(format!("runtime: there is no Boxfile of '{shown}' in this version; there are {}", known()))
+    })
 }
 
 /// The account that owns the boxes of a build: the one with the name, or the first.
@@ -93,6 +110,7 @@ fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusa
             check_policy(&policy)?;
             policy
         }
+        // The proxy judges by the policy too, and needs no network of the box.
         None if app.boxes.has_network() => domain::NetworkPolicy::allow_all(),
         None => domain::NetworkPolicy::deny_all(),
     };
@@ -112,8 +130,14 @@ fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusa
     if step_limit.is_zero() || step_limit > STEP_LIMIT_MAX {
         return Err(Refusal::Invalid(format!("step_seconds must be 1 to {}", STEP_LIMIT_MAX.as_secs())));
     }
-    let (file, target, cache) = (query.file, query.target, !query.no_cache.unwrap_or(false));
-    Ok(Order { account, file, tag, target, args, cache, network_policy: policy, size, step_limit })
+    let host_proxy = match app.config.build.host_proxy {
+        HostProxy::Off => false,
+        HostProxy::Runtimes => query.runtime.is_some(),
+        HostProxy::All => true,
+    };
+    let tag = tag.or_else(|| query.runtime.as_deref().and_then(runtimes::reference));
+    let (file, target, cache) = (query.file.or(query.runtime), query.target, !query.no_cache.unwrap_or(false));
+    Ok(Order { account, file, tag, target, args, cache, network_policy: policy, size, step_limit, host_proxy })
 }
 
 /// Writes the body to a file that has no name.
