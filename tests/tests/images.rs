@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use icebox_tests::daemon::{Daemon, image_dir, scratch_dir, unique};
+use icebox_tests::daemon::{Daemon, scratch_dir, unique};
 use icebox_tests::machine::require_root;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -28,16 +28,10 @@ impl World {
     fn new(config: &str) -> Self {
         require_root();
         let scratch = scratch_dir().join(unique("images"));
-        let images = scratch.join("images");
-        fs::create_dir_all(&images).expect("a directory");
-        for entry in fs::read_dir(image_dir()).expect("the images") {
-            let entry = entry.expect("an image");
-            if entry.path().join("manifest.json").is_file() {
-                symlink(entry.path(), images.join(entry.file_name())).expect("a link");
-            }
-        }
-        let config = format!("image_dir = \"{}\"\n{config}", images.display());
-        Self { daemon: Daemon::start_with(&config), images, scratch }
+        fs::create_dir_all(&scratch).expect("a directory");
+        let daemon = Daemon::start_with(config).with_own_images();
+        let images = daemon.images();
+        Self { daemon, images, scratch }
     }
 
     fn icebox(&self, args: &[&str]) -> Output {

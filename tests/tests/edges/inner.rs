@@ -13,7 +13,20 @@ const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/c
 const LAYERS: [(&str, &[&str]); 16] = [
     (
         "daemon",
-        &["boxes", "builds", "config", "db", "error", "events", "http", "images", "lifecycle", "metrics", "public_urls", "runs"],
+        &[
+            "boxes",
+            "builds",
+            "config",
+            "db",
+            "error",
+            "events",
+            "http",
+            "images",
+            "lifecycle",
+            "metrics",
+            "public_urls",
+            "runs",
+        ],
     ),
     (
         "http",
