@@ -2,6 +2,7 @@
 //! file system), own run directory, a port the kernel chooses, and a key of its own. Only the base image is shared.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -149,10 +150,18 @@ impl Daemon {
         daemon
     }
 
-    /// Ends this `iceboxd` and starts it anew with an image directory of its own, in its home.
+    /// Ends this `iceboxd` and starts it anew with an image directory of its own, in its home. The base images in it are links
+    /// to those of all tests.
     pub fn with_own_images(mut self) -> Self {
         self.stop();
-        self.images = Some(self.home.join("images"));
+        let own = self.home.join("images");
+        fs::create_dir_all(&own).expect("a directory");
+        for entry in fs::read_dir(image_dir()).expect("the images").flatten() {
+            if entry.path().join("manifest.json").is_file() {
+                symlink(entry.path(), own.join(entry.file_name())).expect("a link");
+            }
+        }
+        self.images = Some(own);
         self.start_again();
         self
     }

@@ -15,6 +15,7 @@ use tokio::sync::RwLock;
 
 use super::tasks::blocking;
 use crate::config::Config;
+use crate::domain::runtimes;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 
@@ -71,6 +72,11 @@ impl Images {
     pub(super) async fn choose(&self, runtime: Option<&str>) -> Result<String, Refusal> {
         let Some(runtime) = runtime else { return self.current().await };
         let configured = self.runtimes.get(runtime);
+        if configured.is_none()
+            && let Some(built) = self.built(runtime).await?
+        {
+            return Ok(built);
+        }
         if configured.is_none() && BASE_RUNTIMES.contains(&runtime) {
             return self.current().await;
         }
@@ -79,6 +85,20 @@ impl Images {
         let found = blocking("find the image", move || Store::open(&dir)?.find(&wanted)).await;
         let image = found.map_err(|error| unknown(error, runtime, configured.map(String::as_str)))?;
         Ok(image.id)
+    }
+
+    /// The image of a runtime that was built from its Boxfile here.
+    async fn built(&self, runtime: &str) -> Result<Option<String>, Refusal> {
+        if runtimes::boxfile(runtime).is_none() {
+            return Ok(None);
+        }
+        let (dir, name) = (self.dir.clone(), runtimes::image_name(runtime));
+        let found = blocking("find the image of the runtime", move || match Store::open(&dir)?.find(&name) {
+            Ok(image) => Ok(Some(image.id)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        });
+        found.await.map_err(told)
     }
 
     /// Notes that boxes of this daemon use an image, on disk.
@@ -130,6 +150,14 @@ fn base_root(base: BaseImage) -> Root {
     Root { layers: vec![base.rootfs], env: Vec::new(), has_bash: true }
 }
 
+/// The command that gets an image which is not here.
+fn how_to_get(image: &str) -> String {
+    match runtimes::boxfile(image) {
+        Some(_) => format!("icebox image build --runtime {image}"),
+        None => format!("icebox image import ARCHIVE --name {image}"),
+    }
+}
+
 /// The refusal of a runtime that is no image here.
 fn unknown(error: Error, runtime: &str, configured: Option<&str>) -> Refusal {
     let Cause::Rootfs(cause) = error.cause() else { return error.into() };
@@ -137,11 +165,13 @@ fn unknown(error: Error, runtime: &str, configured: Option<&str>) -> Refusal {
     match (cause.kind(), configured) {
         (ErrorKind::NotFound, None) => Refusal::Invalid(format!(
             "the runtime '{shown}' is not available here: it is neither in [runtimes] of the configuration nor an image of \
-             this host; the operator can get one with `icebox image pull {shown}` (node and python are always there)"
+             this host; the operator can get one with `{}` (node and python are always there)",
+            how_to_get(&shown)
         )),
         (ErrorKind::NotFound, Some(image)) => Refusal::Invalid(format!(
             "the image '{image}' of the runtime '{shown}' is not on this host; the operator can get it with \
-             `icebox image pull {image}`"
+             `{}`",
+            how_to_get(image)
         )),
         (ErrorKind::InvalidInput, _) => {
             Refusal::Invalid(format!("the runtime '{shown}' is no name of an image: {}", reason(cause)))
@@ -216,8 +246,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let images = images(dir.path(), &[("mine", "registry.example.com/mine:1")]);
         for (runtime, why) in [
-            ("golang", "`icebox image pull golang`"),
-            ("mine", "`icebox image pull registry.example.com/mine:1`"),
+            ("golang", "`icebox image build --runtime golang`"),
+            ("mine", "`icebox image import ARCHIVE --name registry.example.com/mine:1`"),
             ("A B", "is no name of an image"),
             ("../etc", "is no name of an image"),
         ] {

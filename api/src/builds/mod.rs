@@ -10,7 +10,6 @@ mod context;
 mod executor;
 mod layers;
 mod order;
-pub mod runtimes;
 mod store;
 mod trust;
 

@@ -11,6 +11,7 @@ mod language;
 mod logs;
 mod policy;
 mod runs;
+pub mod runtimes;
 mod size;
 mod snapshots;
 

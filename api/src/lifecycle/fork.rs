@@ -30,6 +30,7 @@ impl Lifecycle {
             let (copy, secrets) = lifecycle.boxes.copy_disk(&entry).await?;
             let content = copy.content().map_err(|cause| Error::new("open the copy of", &entry.id, cause))?;
             let wanted = NewBox {
+                root: None,
                 account_id: entry.account_id.clone(),
                 name: None,
                 settings: BoxSettings { keep: None, forked_from: Some(entry.id.clone()), ..entry.settings() },

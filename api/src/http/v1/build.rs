@@ -16,10 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use crate::boxes::{check_policy, policy_in_force};
-use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX, runtimes};
+use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use crate::config::HostProxy;
 use crate::db::Account;
-use crate::domain;
+use crate::domain::{self, runtimes};
 use crate::error::{Cause, Error};
 use crate::http::App;
 use crate::http::reply::{Query, body_refusal};
@@ -135,7 +135,7 @@ fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusa
         HostProxy::Runtimes => query.runtime.is_some(),
         HostProxy::All => true,
     };
-    let tag = tag.or_else(|| query.runtime.as_deref().and_then(runtimes::reference));
+    let tag = tag.or_else(|| query.runtime.as_deref().and_then(|name| runtimes::image_name(name).parse().ok()));
     let (file, target, cache) = (query.file.or(query.runtime), query.target, !query.no_cache.unwrap_or(false));
     Ok(Order { account, file, tag, target, args, cache, network_policy: policy, size, step_limit, host_proxy })
 }

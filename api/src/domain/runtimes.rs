@@ -1,7 +1,5 @@
 //! The runtimes that clients ask for by name, as Boxfiles of this version.
 
-use icebox_rootfs::oci::Reference;
-
 /// Name and Boxfile of each.
 pub const RUNTIMES: [(&str, &str); 5] = [
     ("golang", include_str!("../../../rootfs/runtimes/golang.Boxfile")),
@@ -23,12 +21,6 @@ pub fn image_name(runtime: &str) -> String {
     format!("localhost/icebox-{runtime}:latest")
 }
 
-/// The same, parsed.
-#[must_use]
-pub fn reference(runtime: &str) -> Option<Reference> {
-    image_name(runtime).parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,7 +30,11 @@ mod tests {
         for (name, text) in RUNTIMES {
             let read = icebox_boxfile::Boxfile::read(name, text);
             assert!(read.is_ok(), "{name}: {:?}", read.err());
-            assert!(text.contains("\nFROM icebox/base\n") && reference(name).is_some(), "{name}");
+            assert!(
+                text.contains("\nFROM icebox/base\n")
+                    && image_name(name).parse::<icebox_rootfs::oci::Reference>().is_ok(),
+                "{name}"
+            );
             assert_eq!(boxfile(name), Some(text));
         }
         assert_eq!(boxfile("node-alpine"), None);
