@@ -137,11 +137,12 @@ fn unknown(error: Error, runtime: &str, configured: Option<&str>) -> Refusal {
     match (cause.kind(), configured) {
         (ErrorKind::NotFound, None) => Refusal::Invalid(format!(
             "the runtime '{shown}' is not available here: it is neither in [runtimes] of the configuration nor an image of \
-             this host; the operator can get one with `icebox image pull {shown}` (node and python are always there)"
+             this host; the operator can get one with `icebox image import ARCHIVE --name {shown}` (node and python are \
+             always there)"
         )),
         (ErrorKind::NotFound, Some(image)) => Refusal::Invalid(format!(
             "the image '{image}' of the runtime '{shown}' is not on this host; the operator can get it with \
-             `icebox image pull {image}`"
+             `icebox image import ARCHIVE --name {image}`"
         )),
         (ErrorKind::InvalidInput, _) => {
             Refusal::Invalid(format!("the runtime '{shown}' is no name of an image: {}", reason(cause)))
@@ -216,8 +217,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let images = images(dir.path(), &[("mine", "registry.example.com/mine:1")]);
         for (runtime, why) in [
-            ("golang", "`icebox image pull golang`"),
-            ("mine", "`icebox image pull registry.example.com/mine:1`"),
+            ("golang", "`icebox image import ARCHIVE --name golang`"),
+            ("mine", "`icebox image import ARCHIVE --name registry.example.com/mine:1`"),
             ("A B", "is no name of an image"),
             ("../etc", "is no name of an image"),
         ] {
