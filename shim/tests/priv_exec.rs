@@ -82,7 +82,7 @@ async fn priv_environment_is_a_login_with_additions() {
             "HOME=/workspace/home",
             "LANG=X",
             "LOGNAME=boxuser",
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH=/workspace/home/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "SHELL=/bin/bash",
             "USER=boxuser",
         ]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for what has to come, and the most that may take what would otherwise hang. Never reached when
 /// all is well; long, since the machine may be an emulated one that has other work too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
 /// The longest pause between two looks.

@@ -187,9 +187,11 @@ fn a_box_stands_on_an_imported_image() {
     assert_eq!(fs::read_dir(world.images.join("layers")).expect("a directory").count(), 0);
 
     // What is not there is refused with the way to get it.
-    for (runtime, advice) in
-        [("mini:1", "icebox image pull mini:1"), ("small", "icebox image pull mini:1"), ("gone", "gone:1")]
-    {
+    for (runtime, advice) in [
+        ("mini:1", "image import ARCHIVE --name mini:1"),
+        ("small", "image import ARCHIVE --name mini:1"),
+        ("gone", "gone:1"),
+    ] {
         let text = api.post("/v2/box", &json!({ "runtime": runtime })).error(400);
         assert!(text.contains(advice), "{text}");
     }

@@ -150,13 +150,13 @@ fn call(api: &Api, method: &str, path: &str, body: &Value) {
         api.try_send(path, api.build(method, path).header("content-type", "application/json").body(body.to_string()));
 }
 
-/// Link and settings of both its ends, addresses, routes, and the firewall. What is sent in one message the kernel does as a
-/// whole: a process is not killed within. These are 8 for the link and one for the firewall; a look at the traffic may come
+/// Link and settings of both its ends, addresses, routes, and the firewall. What is sent by one system call the kernel does as
+/// a whole: a process is not killed within. These are 5 for the link and one for the firewall; a look at the traffic may come
 /// between.
 #[test]
 fn a_kill_within_a_create_opens_nothing() {
     let create = |daemon: &Daemon, _: &TestBox, (): &()| call(&daemon.api(), "POST", "/v2/box", &knocking());
-    let whole = killed_between_steps(9, |_| (), create);
+    let whole = killed_between_steps(6, |_| (), create);
     // The kernel finds each file below `/proc/sys/net` among those of all boxes.
     assert_eq!(whole.settings, 1, "files below /proc/sys that are written for a link: IPv6 of the host's end");
 }

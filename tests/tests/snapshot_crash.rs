@@ -104,7 +104,7 @@ fn moments_of_a_busy_box_by_reflink() {
 /// A box with much on its disk, so that each step of a snapshot takes a while.
 fn large_box(daemon: &Daemon) -> TestBox {
     let made = daemon.api().create_default();
-    made.out("dd if=/dev/urandom of=large bs=1M count=400 conv=fsync status=none");
+    made.out("dd if=/dev/urandom of=large bs=1M count=100 conv=fsync status=none");
     start_writer(&made);
     made
 }

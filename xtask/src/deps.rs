@@ -80,6 +80,7 @@ pub(crate) const TEST: &[Need] = &[
     program("tc", "iproute2"),
     program("tcpdump", "tcpdump"),
     program("umoci", "umoci"),
+    program("xfs_repair", "xfsprogs"),
 ];
 
 /// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.
@@ -94,6 +95,7 @@ pub(crate) const VM: &[Need] = &[
     // QEMU only recommends the firmware.
     Need { what: What::File("/usr/share/seabios/bios-256k.bin"), package: "seabios" },
     program("strip", "binutils"),
+    program("xz", "xz-utils"),
 ];
 
 /// For the benchmarks: the peers, Docker's firewall rules for the bridge that networks are compared with, and a plain

@@ -299,7 +299,7 @@ mod tests {
             init_command: None,
             ephemeral: false,
             ttl: None,
-            image: Some("mine:1".into()),
+            image: None,
             policy: None,
             lists: args::PolicyLists::default(),
         }

@@ -141,9 +141,9 @@ mod tests {
         let bad = Snapshot { status: "error".into(), size_bytes: 0, error: Some("lost".into()), ..good.clone() };
         assert_eq!(
             table(&[good, bad]).render(),
-            "ID      NAME    BOX  STATUS             SIZE  AGE\n\
-             snap_a  before  b    ready        3.0 MiB    -\n\
-             snap_a  before  b    error: lost      0 B    -\n"
+            "ID      NAME    BOX  STATUS        SIZE  AGE\n\
+             snap_a  before  b    ready        3 MiB    -\n\
+             snap_a  before  b    error: lost    0 B    -\n"
         );
     }
 }

@@ -18,6 +18,7 @@ use super::run_table::RunTable;
 use crate::clock;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::events::{Event, Fact};
+use crate::refusal::Refusal;
 use icebox_net::Rights;
 use icebox_net::address::Pair;
 use icebox_net::headers::HeaderRules;
@@ -191,6 +192,18 @@ impl Entry {
         let mut held = self.sleep_timer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = std::mem::replace(&mut *held, timer) {
             old.abort();
+        }
+    }
+
+    /// Its present state, if it can be used: a box that is being deleted is unknown, and a damaged one says why.
+    pub(crate) fn usable_view(&self) -> Result<View, Refusal> {
+        let view = self.view();
+        if view.phase == Phase::Deleting {
+            return Err(Refusal::unknown_box(&self.id));
+        }
+        match (view.damaged, &view.error) {
+            (true, Some(error)) => Err(Refusal::Unavailable(error.clone())),
+            _ => Ok(view),
         }
     }
 

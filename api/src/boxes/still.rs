@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use icebox_rootfs::{Source, Volume};
 
-use super::{Boxes, Entry, FREEZE_DEADLINE, Phase, THAW_DEADLINE, blocking};
+use super::{Boxes, Entry, FREEZE_DEADLINE, THAW_DEADLINE, blocking};
 use crate::error::Error;
 use crate::refusal::Refusal;
 
@@ -27,13 +27,7 @@ impl Boxes {
             blocking("flush the disk", move || early.live_source()?.flush()).await?;
         }
         let _life = entry.lock_life().await;
-        let view = entry.view();
-        if view.phase == Phase::Deleting {
-            return Err(Refusal::unknown_box(&entry.id));
-        }
-        if let (true, Some(error)) = (view.damaged, &view.error) {
-            return Err(Refusal::Unavailable(error.clone()));
-        }
+        let view = entry.usable_view()?;
         if !entry.alive() {
             let done = blocking("copy the disk", move || work(&volume.resting_source()?)).await?;
             return Ok((done, Duration::ZERO));

@@ -42,6 +42,10 @@ impl Accounts {
     pub(super) async fn of_key(&self, key: &[u8]) -> Result<Account, Refusal> {
         let digest = hash_key(key);
         for oldest in [KEEP, LOOK_AGAIN] {
+            if oldest == LOOK_AGAIN {
+                // The key may be newer than the last read. A refusal before the next one would be wrong, so it waits.
+                self.until_older_than(oldest).await;
+            }
             let accounts = self.not_older_than(oldest).await?;
             // Every account is compared, so that the time does not depend on the match.
             let mut found = None;
@@ -60,6 +64,13 @@ impl Accounts {
     /// Clears the cache, after a change of our own.
     pub(super) fn changed(&self) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).read = None;
+    }
+
+    async fn until_older_than(&self, age: Duration) {
+        let read = self.known.read().unwrap_or_else(PoisonError::into_inner).read;
+        if let Some(read) = read {
+            tokio::time::sleep_until(read + age).await;
+        }
     }
 
     async fn not_older_than(&self, age: Duration) -> Result<Arc<Vec<Account>>, Error> {

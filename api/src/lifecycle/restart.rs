@@ -8,7 +8,7 @@ use std::sync::Arc;
 use icebox_rootfs::Check;
 
 use super::Lifecycle;
-use crate::boxes::{Entry, Phase, WorkKind, to_the_end};
+use crate::boxes::{Entry, WorkKind, to_the_end};
 use crate::events::StopCause;
 use crate::refusal::Refusal;
 
@@ -20,13 +20,7 @@ impl Lifecycle {
         to_the_end(async move {
             let _work = work;
             let _life = entry.lock_life().await;
-            let view = entry.view();
-            if view.phase == Phase::Deleting {
-                return Err(Refusal::unknown_box(&entry.id));
-            }
-            if let (true, Some(error)) = (view.damaged, &view.error) {
-                return Err(Refusal::Unavailable(error.clone()));
-            }
+            entry.usable_view()?;
             tracing::info!(box_id = entry.id, "restarting");
             lifecycle.start_again(&entry, Check::Always, StopCause::Restart).await
         })

@@ -39,13 +39,7 @@ impl Lifecycle {
     /// Thaws a frozen box, starts a dead one. No effect on one that is awake.
     async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let _life = entry.lock_life().await;
-        let view = entry.view();
-        if view.phase == Phase::Deleting {
-            return Err(Refusal::unknown_box(&entry.id));
-        }
-        if let (true, Some(error)) = (view.damaged, &view.error) {
-            return Err(Refusal::Unavailable(error.clone()));
-        }
+        let view = entry.usable_view()?;
         if !entry.alive() {
             return self.start_again(entry, Check::IfMarked, StopCause::InitKilled).await;
         }

@@ -124,7 +124,7 @@ fn priv_an_image_is_the_tree_that_umoci_unpacks_whatever_way_it_comes() {
         .iter()
         .flat_map(|diff_id| images.layer(diff_id).expect("facts").expect("a layer").implied)
         .collect();
-    assert!(implied.contains("") && implied.contains("etc/deep/er"), "{implied:?}");
+    assert!(implied.contains(""), "{implied:?}");
     let untimed = |tree: &BTreeMap<String, String>| -> BTreeMap<String, String> {
         let line = |path: &String, line: &String| match implied.contains(path) {
             true => line.split(' ').take(3).collect::<Vec<_>>().join(" "),

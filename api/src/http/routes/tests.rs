@@ -200,16 +200,6 @@ async fn an_unknown_box_is_404_on_every_endpoint_of_a_box() {
 }
 
 #[tokio::test]
-async fn what_is_to_come_says_so() {
-    let server = Server::new();
-    for (method, path) in [("POST", "/v2/box/from-snapshot"), ("DELETE", "/v2/box/snapshots?all=true")] {
-        let (status, body) = server.ask(method, path, Some("box_good"), "{}").await;
-        assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-        assert_eq!(text(&body), "snapshots are not available yet in this version of Icebox");
-    }
-}
-
-#[tokio::test]
 async fn no_endpoint_is_both_here_and_to_come() {
     let (_, description) = documented();
     for endpoint in &NOT_IMPLEMENTED {
