@@ -40,9 +40,9 @@ pub struct Daemon {
     config: Option<PathBuf>,
     cgroups: Cgroups,
     root: String,
-    /// Where the host side of its boxes' networking lives: never the machine's own namespace.
     /// An image directory of its own.
     images: Option<PathBuf>,
+    /// Where the host side of its boxes' networking lives: never the machine's own namespace.
     netns: Netns,
 }
 
@@ -98,6 +98,19 @@ pub fn image_dir() -> PathBuf {
     dir
 }
 
+/// An image directory in `home`, with links to the base images of all tests.
+fn own_images(home: &Path) -> PathBuf {
+    let own = home.join("images");
+    fs::create_dir_all(&own).expect("a directory");
+    for entry in fs::read_dir(image_dir()).expect("the images").flatten() {
+        let link = own.join(entry.file_name());
+        if entry.path().join("manifest.json").is_file() && !link.is_symlink() {
+            symlink(entry.path(), link).expect("a link");
+        }
+    }
+    own
+}
+
 impl Daemon {
     /// Starts an `iceboxd` with default settings.
     pub fn start() -> Self {
@@ -113,16 +126,22 @@ impl Daemon {
     /// Starts an `iceboxd` that lives in `home`, perhaps with what an earlier one has left there. `name` is part of its
     /// run directory and its key. Dropping it removes all of it, as with the others.
     pub fn start_at(home: &Path, name: &str, config: &str) -> Self {
-        Self::start_here(home, name, config, Netns::new())
+        Self::start_here(home, name, config, Netns::new(), None)
+    }
+
+    /// As [`Daemon::start_at`], with an image directory of its own in `home`.
+    pub fn start_at_with_images(home: &Path, name: &str, config: &str) -> Self {
+        let images = own_images(home);
+        Self::start_here(home, name, config, Netns::new(), Some(images))
     }
 
     /// Starts an `iceboxd` whose host side of networking is in `netns`.
     pub fn start_in(netns: Netns, config: &str) -> Self {
         let name = unique("icebox-test");
-        Self::start_here(&scratch_dir().join(&name), &name, config, netns)
+        Self::start_here(&scratch_dir().join(&name), &name, config, netns, None)
     }
 
-    fn start_here(home: &Path, name: &str, config: &str, netns: Netns) -> Self {
+    fn start_here(home: &Path, name: &str, config: &str, netns: Netns, images: Option<PathBuf>) -> Self {
         machine::require_root();
         let home = home.to_owned();
         let data = home.join("data");
@@ -144,7 +163,7 @@ impl Daemon {
             cgroups: Cgroups::probe(),
             root: format!("icebox.{hex}"),
             netns,
-            images: None,
+            images,
         };
         daemon.start_again();
         daemon
@@ -154,14 +173,7 @@ impl Daemon {
     /// to those of all tests.
     pub fn with_own_images(mut self) -> Self {
         self.stop();
-        let own = self.home.join("images");
-        fs::create_dir_all(&own).expect("a directory");
-        for entry in fs::read_dir(image_dir()).expect("the images").flatten() {
-            if entry.path().join("manifest.json").is_file() {
-                symlink(entry.path(), own.join(entry.file_name())).expect("a link");
-            }
-        }
-        self.images = Some(own);
+        self.images = Some(own_images(&self.home));
         self.start_again();
         self
     }

@@ -7,7 +7,7 @@ use icebox_tests::Daemon;
 use icebox_tests::wait::try_until;
 
 use crate::model::{Deletion, Known, Op};
-use crate::{boxes, disks, ledger, report};
+use crate::{boxes, copies, disks, images, ledger, report};
 
 /// How long iceboxd may take to finish what a cut has interrupted.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ pub(crate) fn look_back(daemon: &Daemon, known: &Known) -> usize {
         // A panic has been reported.
         look.facts += thread.join().unwrap_or(0);
     }
+    copies::look(daemon, known, &mut look);
+    images::look(daemon, known, &mut look);
     ledger::compare_bills(daemon, present.keys(), &mut look);
     disks::look(daemon, &mut look);
     look.facts

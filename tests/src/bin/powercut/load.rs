@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::model::{Known, Op, Text};
 use crate::recorder::{self, Style};
-use crate::report;
+use crate::{copies, images, report};
 
 /// The box with files and commands.
 const DESK: &str = "desk";
@@ -67,6 +67,11 @@ pub(crate) fn work(daemon: &Daemon, known: &Known, seed: u64, round: u32) {
     }
     let random = |n: u64| Random(seed.wrapping_add(n.wrapping_mul(0xD134_2543_DE82_EF95)));
     let (first, second, third, fourth) = (random(1), random(2), random(3), random(4));
+    let copies = copies::Work::new(daemon, known, boxes[1..].to_vec(), round, end);
+    let images = images::Work::new(daemon, round, end);
+    let (fifth, sixth) = (random(5), random(6));
+    threads.push(thread::spawn(move || copies.copy_and_promote(fifth)));
+    threads.push(thread::spawn(move || images.come_and_go(sixth)));
     let (files, commands, api) = (desk.clone(), desk, daemon.api());
     threads.push(thread::spawn(move || write_files(&files, first, round, end)));
     threads.push(thread::spawn(move || run_commands(&commands, second, round, end)));
@@ -84,7 +89,7 @@ pub(crate) fn work(daemon: &Daemon, known: &Known, seed: u64, round: u32) {
     report::violation("the power was not cut");
 }
 
-fn create(api: &Api, name: &str) -> TestBox {
+pub(crate) fn create(api: &Api, name: &str) -> TestBox {
     let mut op = Op::Create { name: name.to_owned(), id: None };
     report::begun(&op);
     let data = api.post("/v2/box", &json!({ "name": name })).ok();
@@ -96,7 +101,7 @@ fn create(api: &Api, name: &str) -> TestBox {
     TestBox { api: api.clone(), id: made }
 }
 
-fn delete(the_box: &TestBox) {
+pub(crate) fn delete(the_box: &TestBox) {
     let op = Op::Delete { id: the_box.id.clone() };
     report::begun(&op);
     the_box.delete();

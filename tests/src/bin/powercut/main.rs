@@ -13,7 +13,9 @@
 
 mod boxes;
 mod check;
+mod copies;
 mod disks;
+mod images;
 mod ledger;
 mod load;
 mod model;
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
     let text = std::fs::read_to_string(&wanted.heard).expect("read what was heard so far");
     let known = Known::from_lines(&text).expect("what was heard so far");
     let began = Instant::now();
-    let daemon = Daemon::start_at(Path::new(HOME), NAME, CONFIG);
+    let daemon = Daemon::start_at_with_images(Path::new(HOME), NAME, CONFIG);
     println!("iceboxd is ready after {} ms", began.elapsed().as_millis());
     let facts = check::look_back(&daemon, &known);
     println!("the look back took {} ms", began.elapsed().as_millis());

@@ -42,9 +42,34 @@ pub(crate) enum Op {
     Record { id: String, number: u64 },
     /// The bill of a box was shown.
     Bill { id: String, cpu_usec: u64 },
+    /// A snapshot of a box that records in this way, after `record` was flushed. Its id is known when it is ready.
+    Snapshot { name: String, style: String, record: Option<u64>, id: Option<String> },
+    /// A snapshot is deleted.
+    DropSnapshot { id: String },
+    /// An image is imported or built. Its only layer has a file with this text.
+    Image { name: String, text: Text },
+    /// An image is removed.
+    DropImage { name: String },
 }
 
-/// How far the deletion of a box had come.
+/// What is known of one snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotFacts {
+    pub(crate) style: String,
+    /// Its box had flushed this record before.
+    pub(crate) record: Option<u64>,
+    pub(crate) deletion: Deletion,
+}
+
+/// What is known of one image.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageFacts {
+    pub(crate) text: Text,
+    /// Whether it must be there, must not, or may (`None`).
+    pub(crate) present: Option<bool>,
+}
+
+/// How far the deletion of a box or of a snapshot had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deletion {
     No,
@@ -75,6 +100,10 @@ pub(crate) struct Known {
     pub(crate) boxes: BTreeMap<String, BoxFacts>,
     /// Names of boxes whose creation was begun and not answered.
     pub(crate) unanswered_names: BTreeSet<String>,
+    pub(crate) snapshots: BTreeMap<String, SnapshotFacts>,
+    /// Snapshots that were begun and are not known to be ready, by their names.
+    pub(crate) unanswered_snapshots: BTreeMap<String, Op>,
+    pub(crate) images: BTreeMap<String, ImageFacts>,
 }
 
 impl Known {
@@ -97,6 +126,14 @@ impl Known {
     pub(crate) fn named(&self, name: &str) -> Option<&str> {
         let mut found = self.boxes.iter().filter(|(_, facts)| facts.name == name && facts.deletion == Deletion::No);
         found.next().map(|(id, _)| id.as_str())
+    }
+
+    fn image_is(&mut self, name: String, text: Option<Text>, present: Option<bool>) {
+        if let Some(text) = text {
+            self.images.insert(name, ImageFacts { text, present });
+        } else if let Some(facts) = self.images.get_mut(&name) {
+            facts.present = present;
+        }
     }
 
     fn of(&mut self, id: &str) -> Option<&mut BoxFacts> {
@@ -131,6 +168,14 @@ impl Known {
                     facts.runs.insert(token.clone(), (code, false));
                 });
             }
+            Op::Snapshot { ref name, .. } => {
+                self.unanswered_snapshots.insert(name.clone(), op);
+            }
+            Op::DropSnapshot { id } => {
+                self.snapshots.get_mut(&id).into_iter().for_each(|facts| facts.deletion = Deletion::Begun);
+            }
+            Op::Image { name, text } => self.image_is(name, Some(text), None),
+            Op::DropImage { name } => self.image_is(name, None, None),
             Op::Keep { .. } | Op::Record { .. } | Op::Bill { .. } => {}
         }
     }
@@ -167,6 +212,17 @@ impl Known {
                     facts.runs.insert(token.clone(), (code, true));
                 });
             }
+            Op::Snapshot { name, style, record, id } => {
+                self.unanswered_snapshots.remove(&name);
+                if let Some(id) = id {
+                    self.snapshots.insert(id, SnapshotFacts { style, record, deletion: Deletion::No });
+                }
+            }
+            Op::DropSnapshot { id } => {
+                self.snapshots.get_mut(&id).into_iter().for_each(|facts| facts.deletion = Deletion::Done);
+            }
+            Op::Image { name, text } => self.image_is(name, Some(text), Some(true)),
+            Op::DropImage { name } => self.image_is(name, None, Some(false)),
             Op::Record { id, number } => self.of(&id).into_iter().for_each(|facts| facts.record = Some(number)),
             Op::Bill { id, cpu_usec } => {
                 self.of(&id).into_iter().for_each(|facts| facts.billed_usec = facts.billed_usec.max(cpu_usec));
@@ -225,6 +281,23 @@ mod tests {
         assert_eq!(begun.boxes["b"].files["/q"], [None, text.clone()]);
         let done = fold(&lines);
         assert_eq!((&done.boxes["b"].files["/p"], &done.boxes["b"].files["/q"]), (&vec![None], &vec![text]));
+    }
+
+    #[test]
+    fn snapshots_and_images_must_be_may_be_and_must_not_be() {
+        let snapshot = |id: &str| format!(r#"{{"op":"snapshot","name":"s","style":"append","record":7,"id":{id}}}"#);
+        let begun = fold(&[&format!("@try {}", snapshot("null"))]);
+        assert!(begun.unanswered_snapshots.contains_key("s") && begun.snapshots.is_empty());
+        let (ready, drop) = (format!("@ack {}", snapshot(r#""i""#)), r#"{"op":"drop_snapshot","id":"i"}"#);
+        let known = fold(&[&ready, &format!("@try {drop}")]);
+        assert_eq!((known.snapshots["i"].record, known.snapshots["i"].deletion), (Some(7), Deletion::Begun));
+        assert!(known.unanswered_snapshots.is_empty());
+        let (image, gone) =
+            (r#"{"op":"image","name":"m","text":{"tag":"a","bytes":1}}"#, r#"{"op":"drop_image","name":"m"}"#);
+        let lines = [format!("@try {image}"), format!("@ack {image}"), format!("@try {gone}"), format!("@ack {gone}")];
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let seen: Vec<_> = (1..=4).map(|count| fold(&lines[..count]).images["m"].present).collect();
+        assert_eq!(seen, [None, Some(true), None, Some(false)]);
     }
 
     #[test]

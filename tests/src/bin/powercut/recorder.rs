@@ -29,8 +29,14 @@ impl Style {
         format!("records-{}", self.name())
     }
 
+    /// The way in which the records of a box were made, also of one that was restored from a snapshot of it.
     pub(crate) fn of_box(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|style| style.box_name() == name)
+        Self::ALL.into_iter().find(|style| style.box_name() == name || name.starts_with(&style.restored_prefix()))
+    }
+
+    /// Names of boxes from snapshots begin so.
+    pub(crate) fn restored_prefix(self) -> String {
+        format!("restored-{}-", self.name())
     }
 }
 
