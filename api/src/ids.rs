@@ -129,9 +129,19 @@ pub fn new_box_id() -> String {
 /// A new snapshot id.
 #[must_use]
 pub fn new_snapshot_id() -> String {
+    new_copy_id("snap_")
+}
+
+/// A new id of an undo point.
+#[must_use]
+pub fn new_undo_id() -> String {
+    new_copy_id("undo_")
+}
+
+fn new_copy_id(prefix: &str) -> String {
     let mut random = rand::rng();
     let letters = (0..SNAPSHOT_ID_LETTERS).map(|_| char::from(SNAPSHOT_ALPHABET[random.random_range(0..32)]));
-    std::iter::once("snap_".to_owned()).chain(letters.map(String::from)).collect()
+    std::iter::once(prefix.to_owned()).chain(letters.map(String::from)).collect()
 }
 
 /// Checks a name that a client wants to give a snapshot; the error describes the problem.

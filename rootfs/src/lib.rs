@@ -24,17 +24,21 @@ mod mount;
 pub mod oci;
 pub mod pack;
 mod pool;
+pub mod portable;
 mod snapshot;
 mod source;
+mod sparse;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
 mod template;
 mod tool;
+mod undo;
 pub mod unpack;
 mod usage;
 mod verified;
 mod volume;
+mod workspace;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
@@ -46,5 +50,6 @@ pub use pool::{Backing, Bytes, PoolSettings};
 pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use undo::{Point, PointState};
 pub use usage::{Taken, Usage};
 pub use volume::Volume;

@@ -14,8 +14,10 @@ mod args_create;
 mod args_forks;
 mod args_image;
 mod args_more;
+mod args_portable;
 mod args_snapshots;
 mod args_storage;
+mod args_undo;
 mod bill;
 mod boxes;
 mod build;
@@ -32,6 +34,7 @@ mod names;
 mod net;
 mod output;
 mod place;
+mod portable;
 mod records;
 mod session;
 mod snapshots;
@@ -40,6 +43,7 @@ mod table;
 mod terminal;
 mod top;
 mod types;
+mod undo;
 mod urls;
 
 use std::process::ExitCode;
@@ -129,6 +133,8 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Promote { name } => forks::promote(&client, &output, &name).await?,
         Verb::Diff(diff) => forks::diff(&client, &output, diff).await?,
         Verb::Try(attempt) => return forks::attempt(&client, &output, attempt).await,
+        Verb::Undo(undo) => undo::undo(&client, &output, undo).await?,
+        Verb::Portable(verb) => portable::portable(&client, &output, verb).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,

@@ -31,6 +31,7 @@ mod network;
 mod orphans;
 mod passed;
 mod policy;
+mod portable;
 mod reclaim;
 mod reserve;
 mod restore;
@@ -46,6 +47,7 @@ mod table;
 mod tasks;
 mod thaw;
 mod uids;
+mod undo;
 mod usage;
 mod why;
 
@@ -81,6 +83,8 @@ pub use meter::{Meter, Write};
 pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
+pub use portable::{Export, ImageFacts};
+pub(crate) use portable::NewTree;
 pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
@@ -106,6 +110,8 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Disks whose whole content is read at once.
 const DIGESTS_AT_ONCE: usize = 2;
+/// Disks that are exported or filled at once: each has a thread and a loop device.
+const CARRIED_AT_ONCE: usize = 8;
 /// Processes and threads of one box.
 const PIDS_MAX: u64 = 1024;
 
@@ -136,6 +142,8 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
+    /// Held while a disk is exported or filled.
+    carrying: Arc<Semaphore>,
     /// Flushes of removed disks.
     removals: SharedFlush,
     table: RwLock<Table>,
@@ -199,6 +207,7 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
+            carrying: Arc::new(Semaphore::new(CARRIED_AT_ONCE)),
             removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),

@@ -18,6 +18,7 @@ mod samples;
 mod schema;
 mod snapshots;
 mod space;
+mod undo;
 mod writer;
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -159,6 +159,23 @@ CREATE TABLE snapshots (
 ) STRICT;
 CREATE INDEX snapshots_account ON snapshots (account_id, status);
 CREATE INDEX snapshots_box ON snapshots (box_id, status);
+";
+
+/// Disks of boxes before their last commands.
+const VERSION_6: &str = "
+CREATE TABLE undo_points (
+  id         TEXT PRIMARY KEY,
+  box_id     TEXT NOT NULL REFERENCES boxes(id),
+  command    TEXT NOT NULL,
+  taken_ms   INTEGER NOT NULL,
+  size_bytes INTEGER NOT NULL,
+  inode      INTEGER NOT NULL,
+  length     INTEGER NOT NULL,
+  changed_s  INTEGER NOT NULL,
+  changed_ns INTEGER NOT NULL,
+  signature  BLOB NOT NULL
+) STRICT;
+CREATE INDEX undo_points_box ON undo_points (box_id);
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused.

@@ -15,7 +15,9 @@ pub mod runtimes;
 mod size;
 mod snapshots;
 
-pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation};
+pub use boxes::{
+    BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation, Undo, UndoPoint,
+};
 pub use language::{Code, Language};
 pub use logs::{LogEntry, LogLevel, LogSource};
 pub use policy::NetworkPolicy;

@@ -7,5 +7,8 @@ pub(super) mod events;
 pub(super) mod files;
 pub(super) mod forks;
 pub(super) mod images;
+mod pieces;
+pub(super) mod portable;
 pub(super) mod storage;
+pub(super) mod undo;
 pub mod wire;
