@@ -278,8 +278,8 @@ impl<W: Write> Packer<'_, W> {
             }
         }
         let marked = |name| Ok::<_, io::Error>(attribute(fd, name)?.is_some_and(|value| value == b"y"));
-        let opaque =
-            self.packing.form == Form::Overlay && (marked(c"trusted.overlay.opaque")? || marked(c"user.overlay.opaque")?);
+        let opaque = self.packing.form == Form::Overlay
+            && (marked(c"trusted.overlay.opaque")? || marked(c"user.overlay.opaque")?);
         Ok((opaque, xattrs(fd)?))
     }
 

@@ -28,7 +28,9 @@ fn commands(made: &TestBox) -> Vec<String> {
 fn files_of(daemon: &Daemon) -> usize {
     let volumes = pool::volumes_of(daemon.pid(), &daemon.data_dir());
     let entries = fs::read_dir(volumes.with_file_name("snapshots")).expect("the copies");
-    entries.filter(|entry| entry.as_ref().expect("an entry").file_name().as_encoded_bytes().starts_with(b"undo_")).count()
+    entries
+        .filter(|entry| entry.as_ref().expect("an entry").file_name().as_encoded_bytes().starts_with(b"undo_"))
+        .count()
 }
 
 #[test]

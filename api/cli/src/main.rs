@@ -36,6 +36,7 @@ mod output;
 mod place;
 mod portable;
 mod records;
+mod schedule;
 mod session;
 mod snapshots;
 mod storage;

@@ -15,7 +15,7 @@ use super::meter::Meter;
 use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
-use super::undo::Points;
+use super::undo_points::Points;
 use crate::clock;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::events::{Event, Fact};

@@ -37,6 +37,7 @@ mod reserve;
 mod restore;
 mod roots;
 mod run_table;
+mod schedule;
 mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
@@ -48,6 +49,7 @@ mod tasks;
 mod thaw;
 mod uids;
 mod undo;
+mod undo_points;
 mod usage;
 mod why;
 
@@ -83,8 +85,8 @@ pub use meter::{Meter, Write};
 pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
-pub use portable::{Export, ImageFacts};
 pub(crate) use portable::NewTree;
+pub use portable::{Export, ImageFacts};
 pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
@@ -155,6 +157,8 @@ struct Inner {
     reclaiming: Semaphore,
     /// Notified when a box with an expiry has been added.
     expiring: Notify,
+    /// Notified when a schedule of snapshots was set.
+    schedules: Notify,
     /// Notified when the number of boxes changes.
     number: Notify,
 }
@@ -214,6 +218,7 @@ impl Boxes {
             stands_still: AtomicBool::new(false),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
+            schedules: Notify::new(),
             number: Notify::new(),
         };
         Self { inner: Arc::new(inner) }

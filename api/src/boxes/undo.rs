@@ -7,7 +7,7 @@
 //! Leaves out: taking a box back, which ends its processes (`lifecycle::undo`).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use icebox_rootfs::{Copy, PointState};
 use tokio::sync::MutexGuard;
@@ -28,40 +28,6 @@ const AGE_SECONDS_MAX: u64 = 7 * 24 * 3600;
 /// What counts if the owner does not say.
 const STEPS_DEFAULT: u32 = 5;
 const AGE_SECONDS_DEFAULT: u64 = 24 * 3600;
-
-/// The points of one box, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Points {
-    list: Mutex<Vec<UndoPoint>>,
-    /// Held while the box is taken back, so that two requests go back two steps.
-    busy: tokio::sync::Mutex<()>,
-}
-
-impl Points {
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<UndoPoint>) -> T) -> T {
-        change(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Bytes that they occupy.
-    pub(super) fn bytes(&self) -> u64 {
-        self.change(|list| list.iter().map(|point| point.size_bytes).sum())
-    }
-
-    /// Takes all of them out.
-    pub(super) fn take(&self) -> Vec<String> {
-        self.change(|list| list.drain(..).map(|point| point.id).collect())
-    }
-
-    /// Takes out what is too old, or too much.
-    fn take_surplus(&self, undo: Undo, now_ms: i64) -> Vec<String> {
-        let oldest_ms = now_ms - i64::try_from(undo.max_age_seconds).unwrap_or(i64::MAX / 2000) * 1000;
-        self.change(|list| {
-            let over = list.len().saturating_sub(undo.steps as usize);
-            let old = list.iter().take_while(|point| point.taken_ms < oldest_ms).count();
-            list.drain(..over.max(old)).map(|point| point.id).collect()
-        })
-    }
-}
 
 impl Entry {
     /// Its disk is copied before each command.
@@ -93,9 +59,7 @@ impl Boxes {
         let before = entry.settings().undo;
         let undo = Undo {
             steps: steps.or(before.map(|undo| undo.steps)).unwrap_or(STEPS_DEFAULT),
-            max_age_seconds: max_age_seconds
-                .or(before.map(|undo| undo.max_age_seconds))
-                .unwrap_or(AGE_SECONDS_DEFAULT),
+            max_age_seconds: max_age_seconds.or(before.map(|undo| undo.max_age_seconds)).unwrap_or(AGE_SECONDS_DEFAULT),
         };
         check(undo)?;
         self.change_settings(entry, account_idle, |settings| settings.undo = Some(undo)).await?;
@@ -131,8 +95,7 @@ impl Boxes {
         let kept = blocking("keep the undo point", move || store.keep_point(&copy, &name)).await?;
         let PointState { inode, length, changed } = kept.state;
         let size_bytes = kept.allocated_bytes;
-        let mut point =
-            UndoPoint { id, command, taken_ms, size_bytes, inode, length, changed, signature: Vec::new() };
+        let mut point = UndoPoint { id, command, taken_ms, size_bytes, inode, length, changed, signature: Vec::new() };
         point.signature = self.inner.key.sign(SIGNED_FOR, &point.signed_text(&entry.id));
         tracing::debug!(box_id = entry.id, stood_ms = stood.as_millis(), "made an undo point");
         let Some(undo) = entry.settings().undo else {
@@ -160,15 +123,20 @@ impl Boxes {
         }
         let Some(point) = entry.undo_points().into_iter().next() else {
             let text = match entry.has_undo() {
-                true => "there is no command to take back: none has run since undo is on, or all are taken back or too old",
+                true => {
+                    "there is no command to take back: none has run since undo is on, or all are taken back or too old"
+                }
                 false => "undo is off for this box; `icebox undo BOX --on` turns it on for the commands that follow",
             };
             return Err(Refusal::Conflict(text.into()));
         };
         if wanted.is_some_and(|wanted| wanted != point.id) {
-            return Err(Refusal::Conflict("another command has run in the box since; look again at what is undone".into()));
+            return Err(Refusal::Conflict(
+                "another command has run in the box since; look again at what is undone".into(),
+            ));
         }
-        let damaged = || Refusal::Conflict("the undo point is damaged and cannot be used: it is not what was written".into());
+        let damaged =
+            || Refusal::Conflict("the undo point is damaged and cannot be used: it is not what was written".into());
         if !self.inner.key.is_signed(SIGNED_FOR, &point.signed_text(&entry.id), &point.signature) {
             tracing::error!(box_id = entry.id, point = point.id, "the record of an undo point was changed");
             return Err(damaged());
@@ -264,33 +232,6 @@ fn check(undo: Undo) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn points(taken_ms: &[i64]) -> Points {
-        let points = Points::default();
-        let point = |taken_ms: &i64| UndoPoint {
-            id: taken_ms.to_string(),
-            command: String::new(),
-            taken_ms: *taken_ms,
-            size_bytes: 10,
-            inode: 1,
-            length: 1,
-            changed: (0, 0),
-            signature: Vec::new(),
-        };
-        points.change(|list| *list = taken_ms.iter().map(point).collect());
-        points
-    }
-
-    #[test]
-    fn points_are_bounded_in_number_and_age() {
-        let undo = Undo { steps: 2, max_age_seconds: 10 };
-        let all = points(&[1000, 2000, 3000]);
-        assert_eq!(all.take_surplus(undo, 3000), ["1000"]);
-        assert_eq!((all.take_surplus(undo, 12_500), all.bytes()), (vec!["2000".to_owned()], 10));
-        // A clock that was set back removes nothing.
-        assert!(all.take_surplus(undo, 0).is_empty());
-        assert_eq!(all.take_surplus(undo, i64::MAX / 2), ["3000"]);
-    }
 
     #[test]
     fn bounds_have_bounds() {

@@ -15,6 +15,7 @@ mod public_urls;
 mod roots;
 mod runs;
 mod samples;
+mod schedules;
 mod schema;
 mod snapshots;
 mod space;

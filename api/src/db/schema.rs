@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
+const MIGRATIONS: [&str; 7] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -176,6 +176,19 @@ CREATE TABLE undo_points (
   signature  BLOB NOT NULL
 ) STRICT;
 CREATE INDEX undo_points_box ON undo_points (box_id);
+";
+
+/// Automatic snapshots.
+const VERSION_7: &str = "
+CREATE TABLE snapshot_schedules (
+  box_id TEXT PRIMARY KEY REFERENCES boxes(id),
+  hourly INTEGER NOT NULL,
+  daily  INTEGER NOT NULL,
+  weekly INTEGER NOT NULL,
+  due_ms INTEGER NOT NULL,
+  mark   TEXT,
+  error  TEXT
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused.

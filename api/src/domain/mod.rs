@@ -12,15 +12,18 @@ mod logs;
 mod policy;
 mod runs;
 pub mod runtimes;
+mod schedules;
 mod size;
 mod snapshots;
 
 pub use boxes::{
-    BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation, Undo, UndoPoint,
+    BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation, Undo,
+    UndoPoint,
 };
 pub use language::{Code, Language};
 pub use logs::{LogEntry, LogLevel, LogSource};
 pub use policy::NetworkPolicy;
 pub use runs::RunState;
+pub use schedules::{KeepRules, Schedule};
 pub use size::BoxSize;
 pub use snapshots::{Snapshot, SnapshotStatus};

@@ -96,6 +96,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::forks::diff))
         .routes(routes!(v1::portable::export))
         .merge(OpenApiRouter::new().routes(routes!(v1::portable::import)).layer(v1::portable::limit()))
+        .routes(routes!(v1::schedule::show, v1::schedule::set, v1::schedule::remove))
         .routes(routes!(v1::undo::show, v1::undo::on, v1::undo::off, v1::undo::undo))
         .merge(OpenApiRouter::new().routes(routes!(v1::build::build)).layer(DefaultBodyLimit::disable()))
         .routes(routes!(v1::storage::resize))

@@ -87,12 +87,7 @@ impl Lifecycle {
         Ok((begun, warnings))
     }
 
-    async fn begin_import(
-        &self,
-        account: &Account,
-        facts: &[u8],
-        name: Option<String>,
-    ) -> Result<Begun, Refusal> {
+    async fn begin_import(&self, account: &Account, facts: &[u8], name: Option<String>) -> Result<Begun, Refusal> {
         let facts = read_facts(facts)?;
         self.boxes.check_image(&facts.image).await?;
         let settings = facts.settings;
@@ -155,7 +150,8 @@ mod tests {
 
     #[test]
     fn facts_of_other_forms_are_refused_and_more_facts_are_not() {
-        let good = r#"{"format":"icebox-box","version":1,"image":{"id":"a","more":1},"settings":{"size":"small"},"x":2}"#;
+        let good =
+            r#"{"format":"icebox-box","version":1,"image":{"id":"a","more":1},"settings":{"size":"small"},"x":2}"#;
         assert_eq!(read_facts(good.as_bytes()).expect("good").image.id, "a");
         for (text, why) in [
             (good.replace("icebox-box", "other"), "not that of a box"),
