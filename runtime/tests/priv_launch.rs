@@ -15,8 +15,9 @@ use icebox_runtime::{
     cgroup::{CgroupPath, Limits, Manager, Unenforced},
     launch::{Child, Inherit, launch},
     plan::{
-        CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
-        Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
+        CapabilitySets, CgroupPlan, Dev, DeviceDirectory, Executable, IdMap, IdMaps, Mount, MountAttributes,
+        MountSource, Namespace, Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links,
+        default_device_nodes,
     },
     seccomp::{compile, profile},
 };
@@ -274,6 +275,41 @@ fn priv_a_filter_that_the_kernel_does_not_take_fails_before_start() {
         let error = launch(&plan, Inherit { start_socket: Some(socket.into()), ..Inherit::default() }).unwrap_err();
         assert_eq!((error.step, error.errno), (Step::Seccomp, Some(libc::EINVAL)), "{error}");
         remove_parent();
+    });
+}
+
+#[test]
+fn priv_a_directory_on_a_block_device_is_idmapped_and_read_only_if_asked() {
+    in_own_process(|| {
+        let (bench, other) = (Bench::new(), Bench::new());
+        let device = DeviceDirectory {
+            device: other.device.clone(),
+            fstype: "ext4".into(),
+            options: Vec::new(),
+            directory: "upper".into(),
+        };
+        let look = "stat -c %u /data; touch /data/made 2>/dev/null || echo refused; ls /data; cat /proc/self/mountinfo";
+        let launch_with = |readonly, name| {
+            let mut plan = bench.plan(name, look);
+            let attributes = MountAttributes { nosuid: true, nodev: true, readonly, ..MountAttributes::default() };
+            let source = MountSource::Device(device.clone());
+            plan.mounts.push(Mount { source, attributes, ..filesystem("/data", "") });
+            launch_and_read(&plan)
+        };
+        let (child, text) = launch_with(false, "device");
+        assert!(text.starts_with("0\nmade\n"), "{text}");
+        assert!(text.contains(" /upper /data rw,nosuid,nodev"), "{text}");
+        remove(&child);
+        let (child, text) = launch_with(true, "device-ro");
+        assert!(text.starts_with("0\nrefused\nmade\n"), "{text}");
+        assert!(text.contains(" /upper /data ro,nosuid,nodev"), "{text}");
+        remove(&child);
+
+        let mut plan = bench.plan("device-plain", look);
+        plan.root.source = RootSource::Directory(bench.dir.path().join("base"));
+        plan.mounts.push(Mount { source: MountSource::Device(device.clone()), ..filesystem("/data", "") });
+        let error = launch(&plan, Inherit::default()).unwrap_err();
+        assert_eq!((error.step, error.kind), (Step::Mounts, Kind::Unsupported), "{error}");
     });
 }
 

@@ -21,6 +21,7 @@ use rustix::{
 };
 
 use super::{
+    devices,
     handshake::earlier_failure,
     mount_parts::{attach, attach_at, configure, new_filesystem},
     owner,
@@ -60,8 +61,15 @@ pub(super) fn hand_over(plan: &Plan, user_namespace: Option<&fs::File>, sync: &S
         uid: owner::outside_root(&maps.uids),
         gid: owner::outside_root(&maps.gids),
     });
-    match build_overlay(overlay, mapping.as_ref()) {
-        Ok(fd) => sync.send(&ToChild::Root, Some(&fd)).on(Step::Root, "handing over the root"),
+    let built = build_overlay(overlay, mapping.as_ref()).and_then(|(root, staging)| {
+        let user_namespace = mapping.as_ref().map(|mapping| mapping.user_namespace);
+        Ok((root, devices::mount_all(&plan.mounts, &staging, user_namespace)?))
+    });
+    match built {
+        Ok((root, mounts)) => {
+            sync.send(&ToChild::Root, Some(&root)).on(Step::Root, "handing over the root")?;
+            devices::hand_over(&mounts, sync)
+        }
         Err(error) => Err(earlier_failure(sync).unwrap_or(error)),
     }
 }
@@ -73,8 +81,9 @@ struct Mapping<'fd> {
     gid: u32,
 }
 
-/// Builds the overlay and returns it detached. Ids on disk are the ids inside when a mapping is given.
-fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<OwnedFd> {
+/// Builds the overlay and returns it detached, with the directory that its parts are attached in. Ids on disk are the ids
+/// inside when a mapping is given.
+fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<(OwnedFd, OwnedFd)> {
     let user_namespace = mapping.map(|m| m.user_namespace);
     let staging = new_filesystem("tmpfs", &[("mode".into(), Some("0700".into()))], MountAttrFlags::empty())
         .on(Step::Root, "staging tmpfs")?;
@@ -90,7 +99,8 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
         lower_names.push(name);
     }
 
-    let volume = volume_mount(overlay).on(Step::Root, overlay.volume.display())?;
+    let volume = of_device(&overlay.volume, &overlay.volume_fstype, &overlay.volume_options)
+        .on(Step::Root, overlay.volume.display())?;
     place(&staging, "vol", &volume, 0, user_namespace).on(Step::Root, overlay.volume.display())?;
 
     // Layer paths are given relative to the staging directory: no character in a host path can be taken for a
@@ -102,7 +112,8 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
         ("workdir".to_owned(), Some("vol/work".to_owned())),
     ];
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    with_fs_ids(mapping, || new_filesystem("overlay", &options, flags)).on(Step::Root, "overlay of layers and volume")
+    let root = with_fs_ids(mapping, || new_filesystem("overlay", &options, flags));
+    root.on(Step::Root, "overlay of layers and volume").map(|root| (root, staging))
 }
 
 /// Names of layers are as short as can be: overlayfs takes all of them in one text of 255 bytes.
@@ -137,17 +148,18 @@ fn with_fs_ids<T>(mapping: Option<&Mapping<'_>>, work: impl FnOnce() -> std::io:
     done
 }
 
-fn volume_mount(overlay: &Overlay) -> std::io::Result<OwnedFd> {
-    let context = fsopen(overlay.volume_fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", &overlay.volume)?;
-    configure(&context, &overlay.volume_options)?;
+/// The file system on a block device, detached.
+pub(super) fn of_device(device: &Path, fstype: &str, options: &[(String, Option<String>)]) -> std::io::Result<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", device)?;
+    configure(&context, options)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
 /// Sets the attributes of a detached mount and attaches it at a new directory of the staging area. Idmapping is only
 /// possible while a mount has never been attached.
-fn place(
+pub(super) fn place(
     staging: &OwnedFd,
     name: &str,
     mount: &OwnedFd,
