@@ -280,34 +280,34 @@ fn priv_a_filter_that_the_kernel_does_not_take_fails_before_start() {
 
 #[test]
 fn priv_a_directory_on_a_block_device_is_idmapped_and_read_only_if_asked() {
-    in_own_process(|| {
-        let (bench, other) = (Bench::new(), Bench::new());
+    let data = |other: &Bench, readonly| {
         let device = DeviceDirectory {
             device: other.device.clone(),
             fstype: "ext4".into(),
             options: Vec::new(),
             directory: "upper".into(),
         };
-        let look = "stat -c %u /data; touch /data/made 2>/dev/null || echo refused; ls /data; cat /proc/self/mountinfo";
-        let launch_with = |readonly, name| {
-            let mut plan = bench.plan(name, look);
-            let attributes = MountAttributes { nosuid: true, nodev: true, readonly, ..MountAttributes::default() };
-            let source = MountSource::Device(device.clone());
-            plan.mounts.push(Mount { source, attributes, ..filesystem("/data", "") });
-            launch_and_read(&plan)
-        };
-        let (child, text) = launch_with(false, "device");
-        assert!(text.starts_with("0\nmade\n"), "{text}");
-        assert!(text.contains(" /upper /data rw,nosuid,nodev"), "{text}");
-        remove(&child);
-        let (child, text) = launch_with(true, "device-ro");
-        assert!(text.starts_with("0\nrefused\nmade\n"), "{text}");
-        assert!(text.contains(" /upper /data ro,nosuid,nodev"), "{text}");
-        remove(&child);
-
-        let mut plan = bench.plan("device-plain", look);
+        let attributes = MountAttributes { nosuid: true, nodev: true, readonly, ..MountAttributes::default() };
+        Mount { source: MountSource::Device(device), attributes, ..filesystem("/data", "") }
+    };
+    for (readonly, touched, mount) in [(false, "made", "rw,nosuid,nodev"), (true, "refused", "ro,nosuid,nodev")] {
+        in_own_process(|| {
+            let (bench, other) = (Bench::new(), Bench::new());
+            let look =
+                "stat -c %u /data; touch /data/made 2>/dev/null || echo refused; ls /data; cat /proc/self/mountinfo";
+            let mut plan = bench.plan("device", look);
+            plan.mounts.push(data(&other, readonly));
+            let (child, text) = launch_and_read(&plan);
+            assert!(text.starts_with(&format!("0\n{touched}\n")), "{text}");
+            assert!(text.contains(&format!(" /upper /data {mount}")), "{text}");
+            remove(&child);
+        });
+    }
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("device-plain", "true");
         plan.root.source = RootSource::Directory(bench.dir.path().join("base"));
-        plan.mounts.push(Mount { source: MountSource::Device(device.clone()), ..filesystem("/data", "") });
+        plan.mounts.push(data(&bench, false));
         let error = launch(&plan, Inherit::default()).unwrap_err();
         assert_eq!((error.step, error.kind), (Step::Mounts, Kind::Unsupported), "{error}");
     });

@@ -9,8 +9,7 @@ use std::{
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{
-    mount_parts::bits,
-    root::{of_device, place},
+    mount_parts::{bits, of_device, place},
     sync::{Sync, ToChild},
 };
 use crate::{

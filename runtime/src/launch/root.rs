@@ -7,23 +7,20 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
-    },
+    fs::{CWD, Mode, OFlags, openat},
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount},
 };
 
 use super::{
     devices,
     handshake::earlier_failure,
-    mount_parts::{attach, attach_at, configure, new_filesystem},
+    mount_parts::{attach, attach_at, new_filesystem, of_device, place},
     owner,
     rootfs_fd::{RootfsFd, reopen_dir},
     sync::{Sync, ToChild},
@@ -146,37 +143,6 @@ fn with_fs_ids<T>(mapping: Option<&Mapping<'_>>, work: impl FnOnce() -> std::io:
     nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
     sys_process::capset(effective, permitted, inheritable)?;
     done
-}
-
-/// The file system on a block device, detached.
-pub(super) fn of_device(device: &Path, fstype: &str, options: &[(String, Option<String>)]) -> std::io::Result<OwnedFd> {
-    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", device)?;
-    configure(&context, options)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
-}
-
-/// Sets the attributes of a detached mount and attaches it at a new directory of the staging area. Idmapping is only
-/// possible while a mount has never been attached.
-pub(super) fn place(
-    staging: &OwnedFd,
-    name: &str,
-    mount: &OwnedFd,
-    extra: u64,
-    user_namespace: Option<BorrowedFd<'_>>,
-) -> std::io::Result<()> {
-    let mut attr = MountAttr {
-        attr_set: extra | sys_mount::MOUNT_ATTR_NODEV | sys_mount::MOUNT_ATTR_NOSUID,
-        ..MountAttr::default()
-    };
-    if let Some(fd) = user_namespace {
-        attr.attr_set |= sys_mount::MOUNT_ATTR_IDMAP;
-        attr.userns_fd = fd.as_raw_fd() as u64;
-    }
-    sys_mount::mount_setattr(mount.as_fd(), c"", false, &attr)?;
-    mkdirat(staging, name, Mode::from_raw_mode(0o700))?;
-    attach(mount, staging.as_fd(), Path::new(name))
 }
 
 /// The host directory where the root is attached until the pivot.
