@@ -10,6 +10,7 @@
 
 mod check;
 mod clone;
+mod data;
 mod device;
 mod digest;
 mod error;
@@ -42,6 +43,7 @@ mod workspace;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
+pub use data::AttachedData;
 pub use error::{Cause, Error, ErrorKind, Result, Step};
 pub use grow::Grown;
 pub use id::VOLUME_ID_BYTES_MAX;
@@ -50,6 +52,7 @@ pub use pool::{Backing, Bytes, PoolSettings};
 pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use template::DATA_DIRECTORY;
 pub use undo::{Point, PointState};
 pub use usage::{Taken, Usage};
 pub use volume::Volume;

@@ -18,6 +18,7 @@ mod args_portable;
 mod args_snapshots;
 mod args_storage;
 mod args_undo;
+mod args_volume;
 mod bill;
 mod boxes;
 mod build;
@@ -46,6 +47,7 @@ mod top;
 mod types;
 mod undo;
 mod urls;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -149,6 +151,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Url(url) => urls::url(&client, &output, url).await?,
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
+        Verb::Volume(verb) => volumes::volume(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }

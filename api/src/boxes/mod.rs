@@ -51,6 +51,7 @@ mod uids;
 mod undo;
 mod undo_points;
 mod usage;
+mod volumes;
 mod why;
 
 use std::path::PathBuf;
@@ -61,7 +62,7 @@ use std::time::Duration;
 use icebox_rootfs::Store;
 use icebox_shim::launch::{Launcher, Tools};
 use icebox_shim::procfiles::Keeper;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
@@ -92,7 +93,8 @@ pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
 pub(crate) use tasks::{Lasting, to_the_end};
 pub use uids::{REGISTRY_DIR, UidRanges};
-pub use usage::{AccountBill, BoxBill, SnapshotsBill};
+pub use usage::{AccountBill, BoxBill, KeptBill};
+pub use volumes::{VolumeReport, VolumeUser};
 pub use why::Why;
 
 use images::Images;
@@ -146,6 +148,8 @@ struct Inner {
     digesting: Semaphore,
     /// Held while a disk is exported or filled.
     carrying: Arc<Semaphore>,
+    /// Held while volumes are given to a new box, and while one is deleted or grown.
+    volume_claims: Mutex<()>,
     /// Flushes of removed disks.
     removals: SharedFlush,
     table: RwLock<Table>,
@@ -212,6 +216,7 @@ impl Boxes {
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
             carrying: Arc::new(Semaphore::new(CARRIED_AT_ONCE)),
+            volume_claims: Mutex::default(),
             removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),

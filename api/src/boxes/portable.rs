@@ -182,6 +182,8 @@ fn facts_of(entry: &Entry, image: &ImageFacts) -> Result<Vec<u8>, Error> {
         undo: None,
         forked_from: None,
         ephemeral: false,
+        // They are of this host.
+        volumes: Vec::new(),
         disk_gib: Some(entry.settings().disk_gib()),
         ..entry.settings()
     };

@@ -15,6 +15,7 @@ pub mod runtimes;
 mod schedules;
 mod size;
 mod snapshots;
+mod volumes;
 
 pub use boxes::{
     BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation, Undo,
@@ -27,3 +28,4 @@ pub use runs::RunState;
 pub use schedules::{KeepRules, Schedule};
 pub use size::BoxSize;
 pub use snapshots::{Snapshot, SnapshotStatus};
+pub use volumes::{Stored, VOLUMES_PER_BOX_MAX, Volume, VolumeRequest, VolumeState, VolumeUse, check_volumes};

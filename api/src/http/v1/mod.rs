@@ -12,4 +12,5 @@ pub(super) mod portable;
 pub(super) mod schedule;
 pub(super) mod storage;
 pub(super) mod undo;
+pub(super) mod volumes;
 pub mod wire;
