@@ -81,8 +81,14 @@ impl Boxes {
     }
 
     /// Looks up the images of all boxes, once at the start: their variables are those of every command. A box whose image is
-    /// missing learns that when it is started.
+    /// missing learns that when it is started. What imports of a dead daemon have left goes: it may be large, and no other
+    /// import may come for long.
     pub(crate) async fn know_images(&self) {
+        let dir = self.inner.images.dir.clone();
+        let swept = blocking("sweep the images", move || Store::open(&dir)?.sweep_unfinished()).await;
+        if let Err(error) = swept {
+            tracing::warn!(reason = told(error).chain(), "something of an unfinished import is left");
+        }
         if let Err(refusal) = self.set_pins().await {
             tracing::warn!(reason = refusal.chain(), "the images of boxes cannot be pinned");
         }

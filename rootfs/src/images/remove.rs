@@ -154,6 +154,12 @@ impl Images {
         Ok(removed)
     }
 
+    /// Removes what imports and builds that have ended in their middle have left. Returns the number of directories.
+    pub fn sweep_unfinished(&self) -> Result<usize> {
+        let lock = self.lock()?;
+        self.sweep(&lock)
+    }
+
     /// Removes all images without a name that no box uses (`all`: those with names too; base images stay), and layers
     /// that no image has.
     pub fn prune(&self, all: bool) -> Result<Pruned> {

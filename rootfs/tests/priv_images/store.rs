@@ -315,6 +315,9 @@ fn priv_what_a_crash_leaves_is_swept_and_what_lives_is_not() {
     fs::create_dir_all(dead.join("1/diff")).expect("a directory");
     images.prune(false).expect("pruned");
     assert!(!dead.exists() && living.temp_dir().exists());
+    fs::create_dir_all(dead.join("1/diff")).expect("a directory");
+    assert_eq!(images.sweep_unfinished().expect("swept"), 1);
+    assert!(!dead.exists() && living.temp_dir().exists());
     let image = living.commit(&config(&[layer("a")], "living"), &[]).expect("an image");
     assert_eq!(images.list().expect("a list")[0].id, image.id);
 
