@@ -154,7 +154,7 @@ fn base_root(base: BaseImage) -> Root {
 fn how_to_get(image: &str) -> String {
     match runtimes::boxfile(image) {
         Some(_) => format!("icebox image build --runtime {image}"),
-        None => format!("icebox image import ARCHIVE --name {image}"),
+        None => format!("icebox image pull {image}"),
     }
 }
 
@@ -247,7 +247,7 @@ mod tests {
         let images = images(dir.path(), &[("mine", "registry.example.com/mine:1")]);
         for (runtime, why) in [
             ("golang", "`icebox image build --runtime golang`"),
-            ("mine", "`icebox image import ARCHIVE --name registry.example.com/mine:1`"),
+            ("mine", "`icebox image pull registry.example.com/mine:1`"),
             ("A B", "is no name of an image"),
             ("../etc", "is no name of an image"),
         ] {

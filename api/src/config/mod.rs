@@ -4,6 +4,7 @@
 
 mod build;
 mod public_urls;
+mod registry;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use icebox_net::config::NetworkConfig;
 
 pub use build::{Build, HostProxy};
 pub use public_urls::PublicUrls;
+pub use registry::Registry;
 pub use storage::{PoolMode, Storage};
 
 /// Read when no `--config` is given and the file exists.
@@ -103,6 +105,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, String>,
     /// Builds of images.
     pub build: Build,
+    /// Registries of images.
+    pub registry: Registry,
 }
 
 impl Default for Config {
@@ -139,6 +143,7 @@ impl Default for Config {
             storage: Storage::default(),
             runtimes: BTreeMap::new(),
             build: Build::default(),
+            registry: Registry::default(),
         }
     }
 }
@@ -217,7 +222,9 @@ impl Config {
         if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
             return wrong(key, expected);
         }
-        if let Err((key, expected)) = self.public_urls.check().and_then(|()| self.storage.check()) {
+        let sections =
+            self.public_urls.check().and_then(|()| self.storage.check()).and_then(|()| self.registry.check());
+        if let Err((key, expected)) = sections {
             return wrong(key, expected);
         }
         if !self.data_dir.is_absolute() {
