@@ -1,5 +1,6 @@
 //! Pull and push with a real registry, and with skopeo and podman at its other side.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -102,17 +103,13 @@ fn what_skopeo_pushes_is_pulled_and_what_is_pushed_is_read_by_skopeo_and_podman(
     let layout = made_by_buildah(&scratch);
     let name = |name: &str| format!("{}/{name}", registry.host());
     let url = |of: &str| format!("docker://{}", name(of));
-    for (to, options) in [
-        ("team/oci:1", ["--format", "oci", "--dest-compress-format", "gzip"]),
-        ("team/zstd:1", ["--format", "oci", "--dest-compress-format", "zstd"]),
-        ("team/docker:1", ["--format", "v2s2", "--dest-compress-format", "gzip"]),
-    ] {
-        let args = [&["copy", "-q", "--dest-tls-verify=false"], options.as_slice(), &[&layout, &url(to)]].concat();
-        skopeo(&args);
+    let of_all = ["team/oci:1", "team/second:1", "team/docker:1"];
+    for (to, form) in of_all.into_iter().zip(["oci", "oci", "v2s2"]) {
+        skopeo(&["copy", "-q", "--dest-tls-verify=false", "--format", form, &layout, &url(to)]);
     }
     let daemon = Daemon::start_with("").with_own_images();
     let mut diff_ids = Vec::new();
-    for of in ["team/oci:1", "team/zstd:1", "team/docker:1"] {
+    for of in of_all {
         assert_eq!(ok(&daemon, &["image", "pull", &name(of)]), name(of));
         let image = shown(&daemon, &name(of));
         assert_eq!(image["id"], image_id(&url(of)), "{of}");
@@ -120,21 +117,24 @@ fn what_skopeo_pushes_is_pulled_and_what_is_pushed_is_read_by_skopeo_and_podman(
         diff_ids.push(image["diff_ids"].clone());
     }
     assert!(diff_ids.iter().all(|ids| *ids == diff_ids[0]), "{diff_ids:?}");
-    // The layer is the same for all, whatever it is compressed with: it came once.
-    for (of, times) in [("team/oci:1", 1), ("team/zstd:1", 0)] {
-        let raw = skopeo(&["inspect", "--tls-verify=false", "--raw", &url(of)]);
-        let manifest: Value = serde_json::from_str(&raw).expect("JSON");
-        let blob = manifest["layers"][0]["digest"].as_str().expect("a digest");
-        let log = registry.log();
-        let fetched = log.lines().filter(|line| {
-            let ours = line.contains("http.request.method=GET") && line.contains("http.request.useragent=icebox/");
-            ours && line.contains("response completed") && line.contains(&format!("/blobs/{blob}"))
-        });
-        assert_eq!(fetched.count(), times, "{of}: {log}");
-    }
+    // The layer is the same for all: it came once.
+    let layers: BTreeSet<String> = of_all
+        .iter()
+        .map(|of| {
+            let raw = skopeo(&["inspect", "--tls-verify=false", "--raw", &url(of)]);
+            let manifest: Value = serde_json::from_str(&raw).expect("JSON");
+            format!("/blobs/{}", manifest["layers"][0]["digest"].as_str().expect("a digest"))
+        })
+        .collect();
+    let log = registry.log();
+    let fetched = log.lines().filter(|line| {
+        let ours = line.contains("http.request.method=GET") && line.contains("http.request.useragent=icebox/");
+        ours && line.contains("response completed") && layers.iter().any(|layer| line.contains(layer))
+    });
+    assert_eq!(fetched.count(), 1, "{layers:?}");
 
     let api = daemon.api();
-    let made = api.create(&json!({ "runtime": name("team/zstd:1") }));
+    let made = api.create(&json!({ "runtime": name("team/second:1") }));
     assert_eq!(made.out("echo $GREETING; id -un"), "from the registry\nboxuser");
     made.delete();
 

@@ -15,7 +15,7 @@ const REQUESTS_MAX: usize = 16;
 fn image() -> (Hub, Vec<u8>) {
     let content = layer("x", 200_000);
     let mut hub = Hub::new("a");
-    hub.image("1", &[content.clone()]);
+    hub.image("1", std::slice::from_ref(&content));
     (hub, content)
 }
 

@@ -12,7 +12,7 @@ const BASIC: &str = "Basic bWU6c2VjcmV0";
 fn image() -> (Hub, Vec<u8>) {
     let content = layer("x", 1000);
     let mut hub = Hub::new("team/app");
-    hub.image("1", &[content.clone()]);
+    hub.image("1", std::slice::from_ref(&content));
     (hub, content)
 }
 

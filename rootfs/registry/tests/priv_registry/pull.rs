@@ -38,7 +38,7 @@ fn priv_the_image_of_this_platform_comes_and_what_is_here_does_not_come_again() 
     let name = format!("{}/team/app:1", server.host());
     let image = world.pulled(&name);
     assert_eq!(image.diff_ids, [sha(&base), sha(&first)]);
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, std::slice::from_ref(&name));
     assert_eq!(image.env().expect("variables")[1], ("FROM".to_owned(), "registry".to_owned()));
     assert_eq!(world.images.find(&name).expect("found").id, image.id);
     let blob = image.blobs[0].clone().expect("facts");
@@ -73,7 +73,7 @@ fn priv_the_image_of_this_platform_comes_and_what_is_here_does_not_come_again() 
 fn priv_a_broken_transfer_goes_on_where_it_broke() {
     let content = layer("large", 3_000_000);
     let mut hub = Hub::new("a");
-    hub.image("1", &[content.clone()]);
+    hub.image("1", std::slice::from_ref(&content));
     for ignores_ranges in [false, true] {
         let (hub, broken, blob) = (hub.clone(), AtomicUsize::new(0), format!("blobs/{}", sha(&content)));
         let length = content.len() as u64;
@@ -136,7 +136,7 @@ fn priv_a_registry_that_is_busy_is_asked_again() {
 fn priv_mirrors_are_asked_in_turn_and_replace_each_other() {
     let content = layer("x", 100_000);
     let mut hub = Hub::new("team/app");
-    hub.image("1", &[content.clone()]);
+    hub.image("1", std::slice::from_ref(&content));
     let origin = Server::start(hub.clone().answers());
     let empty = Server::start(Hub::new("nothing").answers());
     // This one has the manifest, and something else in place of the layer.

@@ -58,7 +58,7 @@ fn priv_a_push_sends_what_is_missing_and_the_manifest_last() {
     let failures = AtomicUsize::new(0);
     let server = taking(move |request| {
         // The first upload fails when its bytes are there; so does the first manifest.
-        let fails = request.method == "PUT" && failures.fetch_add(1, Ordering::SeqCst) % 4 == 0;
+        let fails = request.method == "PUT" && failures.fetch_add(1, Ordering::SeqCst).is_multiple_of(4);
         fails.then(|| Reply::new(503, ""))
     });
     let name = format!("{}/team/app:2", server.host());
