@@ -156,9 +156,11 @@ fn what_skopeo_pushes_is_pulled_and_what_is_pushed_is_read_by_skopeo_and_podman(
     assert_eq!(ok(&daemon, &["image", "import", copied.to_str().expect("a path")]), "x/y:3");
     assert_eq!(shown(&daemon, "x/y:3")["id"], shown(&daemon, &name("team/oci:1"))["id"]);
     let storage = scratch.at("podman");
+    // podman wants a short path here.
+    let runroot = tempfile::tempdir().expect("a directory");
     let podman = |args: &[&str]| {
         let mut command = Command::new("podman");
-        command.arg("--root").arg(storage.join("root")).arg("--runroot").arg(storage.join("run"));
+        command.arg("--root").arg(storage.join("root")).arg("--runroot").arg(runroot.path());
         run(command.args(["--storage-driver", "vfs"]).args(args))
     };
     let id = podman(&["pull", "-q", "--tls-verify=false", &name("pushed/app:2")]);
