@@ -110,6 +110,7 @@ pub(crate) const BENCH: &[Need] = &[
     program("podman", "podman"),
     program("python3", "python3"),
     program("runc", "runc"),
+    program("umoci", "umoci"),
     program("unshare", "util-linux"),
 ];
 

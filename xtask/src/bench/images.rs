@@ -19,6 +19,9 @@ const OURS: &str = "icebox image import";
 const PODMAN: &str = "podman load";
 const UMOCI: &str = "umoci unpack";
 
+/// Makes files of the image, from its archive or from its unpacked layout, in a new directory.
+type Candidate = fn(&Path, &Path, &Path) -> Result<()>;
+
 /// `cargo xtask bench images`.
 pub(super) fn images(context: &Context) -> Result<Vec<Report>> {
     let dir = context.scratch.join("images");
@@ -32,13 +35,13 @@ pub(super) fn images(context: &Context) -> Result<Vec<Report>> {
     let notes = ["on disk when it ends", "overlay storage; not flushed", "one tree; not flushed"];
     let mut cases: Vec<Case> =
         [OURS, PODMAN, UMOCI].into_iter().zip(notes).map(|(name, note)| Case::new(name, note)).collect();
-    let candidates: [fn(&Path, &Path, &Path) -> Result<()>; 3] = [ours, podman, umoci];
+    let candidates: [Candidate; 3] = [ours, podman, umoci];
     // The first round fills the caches.
     for round in 0..=context.rounds.unwrap_or(ROUNDS) {
         for (case, candidate) in cases.iter_mut().zip(candidates) {
             let to = dir.join("to");
             // The writes of one candidate are not in the time of the next.
-            program::quiet(&mut Command::new("sync"))?;
+            nix::unistd::sync();
             let began = Instant::now();
             candidate(&archive, &layout, &to)?;
             let seconds = began.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! Credentials: who gets them, and who does not.
+//! Credentials go to the registry and its token service, and nowhere else.
 
 use serde_json::json;
 
@@ -107,7 +107,7 @@ fn priv_a_password_goes_to_its_registry_only() {
         assert!(text.contains("wants a user and a password") && text.contains("podman login"), "{text}");
     }
 
-    // Where a redirect leads, a challenge is for nobody.
+    // A challenge from the place that a redirect leads to is not answered.
     let host = elsewhere.host();
     let stranger = Server::start(|_| Reply::new(401, "").with("WWW-Authenticate", r#"Basic realm="x""#));
     let to = stranger.host();

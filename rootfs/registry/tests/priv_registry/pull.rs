@@ -157,7 +157,7 @@ fn priv_mirrors_are_asked_in_turn_and_replace_each_other() {
     assert_eq!((spoilt.count("GET", "manifests/1"), origin.count("GET", "manifests/1")), (1, 0));
     assert_eq!((spoilt.count("GET", &sha(&content)), origin.count("GET", &sha(&content))), (1, 1));
 
-    // Nobody has it: the registry's own word is told.
+    // No place has it: the registry's own word is told.
     let world = World::new().mirrors(&origin.host(), &[empty.host()]);
     let text = world.refused(&format!("{}/team/app:none", origin.host()));
     assert!(text.contains(&format!("{} answers 404: NAME_UNKNOWN it is not here", origin.host())), "{text}");
