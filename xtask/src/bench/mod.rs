@@ -10,7 +10,6 @@ mod context;
 mod cpu;
 mod fleet;
 mod http;
-mod images;
 mod net;
 mod netns;
 mod oci;
@@ -33,7 +32,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net, storage, images. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net, storage. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -54,7 +53,7 @@ const FLEET_BOXES: usize = 500;
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 10] = [
+const BENCHMARKS: [(&str, Benchmark); 9] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
@@ -64,7 +63,6 @@ const BENCHMARKS: [(&str, Benchmark); 10] = [
     ("scale", scale::scale),
     ("net", net::net),
     ("storage", storage::storage),
-    ("images", images::images),
 ];
 
 /// Runs the benchmarks that were asked for, prints their tables and writes their figures.
