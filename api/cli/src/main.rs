@@ -33,6 +33,7 @@ mod net;
 mod output;
 mod place;
 mod records;
+mod runtimes;
 mod session;
 mod snapshots;
 mod storage;

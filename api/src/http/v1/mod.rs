@@ -7,5 +7,6 @@ pub(super) mod events;
 pub(super) mod files;
 pub(super) mod forks;
 pub(super) mod images;
+pub(super) mod runtimes;
 pub(super) mod storage;
 pub mod wire;
