@@ -10,6 +10,7 @@
 
 mod check;
 mod clone;
+mod data;
 mod device;
 mod digest;
 mod error;
@@ -24,20 +25,25 @@ mod mount;
 pub mod oci;
 pub mod pack;
 mod pool;
+pub mod portable;
 mod snapshot;
 mod source;
+mod sparse;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
 mod template;
 mod tool;
+mod undo;
 pub mod unpack;
 mod usage;
 mod verified;
 mod volume;
+mod workspace;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
+pub use data::AttachedData;
 pub use error::{Cause, Error, ErrorKind, Result, Step};
 pub use grow::Grown;
 pub use id::VOLUME_ID_BYTES_MAX;
@@ -46,5 +52,7 @@ pub use pool::{Backing, Bytes, PoolSettings};
 pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use template::DATA_DIRECTORY;
+pub use undo::{Point, PointState};
 pub use usage::{Taken, Usage};
 pub use volume::Volume;

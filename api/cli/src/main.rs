@@ -14,8 +14,11 @@ mod args_create;
 mod args_forks;
 mod args_image;
 mod args_more;
+mod args_portable;
 mod args_snapshots;
 mod args_storage;
+mod args_undo;
+mod args_volume;
 mod bill;
 mod boxes;
 mod build;
@@ -32,8 +35,10 @@ mod names;
 mod net;
 mod output;
 mod place;
+mod portable;
 mod records;
 mod runtimes;
+mod schedule;
 mod session;
 mod snapshots;
 mod storage;
@@ -41,7 +46,9 @@ mod table;
 mod terminal;
 mod top;
 mod types;
+mod undo;
 mod urls;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -130,6 +137,8 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Promote { name } => forks::promote(&client, &output, &name).await?,
         Verb::Diff(diff) => forks::diff(&client, &output, diff).await?,
         Verb::Try(attempt) => return forks::attempt(&client, &output, attempt).await,
+        Verb::Undo(undo) => undo::undo(&client, &output, undo).await?,
+        Verb::Portable(verb) => portable::portable(&client, &output, verb).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,
@@ -143,6 +152,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Url(url) => urls::url(&client, &output, url).await?,
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
+        Verb::Volume(verb) => volumes::volume(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }

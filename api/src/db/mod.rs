@@ -15,9 +15,12 @@ mod public_urls;
 mod roots;
 mod runs;
 mod samples;
+mod schedules;
 mod schema;
 mod snapshots;
 mod space;
+mod undo;
+mod volumes;
 mod writer;
 
 use std::path::Path;
@@ -36,6 +39,7 @@ pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
 pub use samples::StoredSample;
 pub use space::free_bytes;
+pub use volumes::Inserted;
 pub use writer::{Commit, CommitFailure};
 
 use space::Space;

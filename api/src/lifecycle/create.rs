@@ -9,7 +9,7 @@ use super::provision::TRUST_ENV;
 use crate::boxes::{Entry, NewBox, Origin, Restorable, Secret, check_policy, policy_in_force, to_the_end};
 use crate::config::check_idle_seconds;
 use crate::db::Account;
-use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
+use crate::domain::{BoxSettings, BoxSize, NetworkPolicy, VolumeRequest, check_volumes};
 use crate::error::Error;
 use crate::ids::{self, ENV_VARS_MAX};
 use crate::refusal::Refusal;
@@ -66,6 +66,8 @@ pub struct BoxRequest {
     pub github_token: Option<Secret>,
     /// Key of the agent's provider.
     pub agent_api_key: Option<Secret>,
+    /// Volumes beside its disk.
+    pub volumes: Vec<VolumeRequest>,
 }
 
 /// Settings of a new box that come from its account, from this host, and from the box of which it is a copy.
@@ -104,16 +106,14 @@ impl Lifecycle {
     }
 
     /// Creates a box from a snapshot, like [`Lifecycle::create`]. What the request leaves out comes from the snapshot: size,
-    /// environment, agent, network policy, git's identity; not the init command, the headers, or the tokens.
+    /// environment, agent, network policy, git's identity; not the init command, the headers, the tokens, or the volumes.
     pub async fn restore(&self, account: &Account, id: &str, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
         let found = self.boxes.find_snapshot(&account.id, id).await?;
         let copied: BoxSettings = serde_json::from_str(&found.settings)
             .map_err(|cause| Error::new("read the settings of", &found.id, cause))?;
         let has_git = request.git_user_name.is_some() || request.git_user_email.is_some();
         // The request is checked before the content is read, which may take a while.
-        let defaults = self.defaults(account, Some(copied)).await?;
-        let mut wanted = checked(request, account, defaults)?;
-        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        let mut wanted = self.checked_copy(account, request, copied).await?;
         let (lifecycle, account, id) = (self.clone(), account.id.clone(), id.to_owned());
         to_the_end(async move {
             let Restorable { record, agent_key, content } = lifecycle.boxes.open_snapshot(&account, &id).await?;
@@ -124,6 +124,19 @@ impl Lifecycle {
             Ok(entry)
         })
         .await
+    }
+
+    /// A request for a box that is a copy of one with the settings `copied`, checked and filled in.
+    pub(super) async fn checked_copy(
+        &self,
+        account: &Account,
+        request: BoxRequest,
+        copied: BoxSettings,
+    ) -> Result<NewBox, Refusal> {
+        let defaults = self.defaults(account, Some(copied)).await?;
+        let wanted = checked(request, account, defaults)?;
+        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        Ok(wanted)
     }
 
     async fn defaults(&self, account: &Account, copied: Option<BoxSettings>) -> Result<Defaults, Refusal> {
@@ -166,6 +179,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
             env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
+    check_volumes(&request.volumes).map_err(Refusal::Invalid)?;
     let agent = request.agent.checked()?;
     let settings = BoxSettings {
         size: request.size.unwrap_or_default(),
@@ -180,10 +194,12 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         git_user_email: check_git_identity(request.git_user_email)?,
         idle_seconds: request.idle_seconds,
         keep: None,
+        undo: None,
         forked_from: None,
         agent: agent.harness,
         model: agent.model,
         custom_runner: agent.custom_runner,
+        volumes: Vec::new(),
         build: false,
         network_policy: Some(policy_of(request.network_policy, has_network)?),
     };
@@ -199,6 +215,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         github_token: check_secret("github_token", request.github_token)?,
         agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
         origin: None,
+        volumes: request.volumes,
     })
 }
 

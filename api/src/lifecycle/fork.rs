@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use icebox_rootfs::Check;
+use icebox_rootfs::{Check, Replacement};
 use tokio::task::JoinSet;
 
 use super::Lifecycle;
-use crate::boxes::{Entry, NewBox, Origin, Phase, to_the_end};
+use crate::boxes::{Entry, NewBox, Origin, to_the_end};
 use crate::db::Account;
 use crate::domain::BoxSettings;
 use crate::error::{Cause, Error};
@@ -19,8 +19,8 @@ use crate::runs;
 const FORKS_MAX: usize = 32;
 
 impl Lifecycle {
-    /// Makes boxes that start with the disk of this one, all from one moment, with its settings, headers and secrets. All
-    /// are made, or none.
+    /// Makes boxes that start with the disk of this one, all from one moment, with its settings, headers and secrets, but
+    /// without its volumes. All are made, or none.
     pub async fn fork(&self, account: &Account, entry: &Arc<Entry>, count: usize) -> Result<Vec<Arc<Entry>>, Refusal> {
         if !(1..=FORKS_MAX).contains(&count) {
             return Err(Refusal::Invalid(format!("count must be 1 to {FORKS_MAX}")));
@@ -33,13 +33,20 @@ impl Lifecycle {
                 root: None,
                 account_id: entry.account_id.clone(),
                 name: None,
-                settings: BoxSettings { keep: None, forked_from: Some(entry.id.clone()), ..entry.settings() },
+                settings: BoxSettings {
+                    keep: None,
+                    undo: None,
+                    forked_from: Some(entry.id.clone()),
+                    volumes: Vec::new(),
+                    ..entry.settings()
+                },
                 ttl_seconds: entry.seconds_left(),
                 account_idle,
                 headers: entry.view().headers,
                 github_token: secrets.github_token,
                 agent_api_key: secrets.agent_api_key,
                 origin: Some(Origin { content, image: entry.view().image }),
+                volumes: Vec::new(),
             };
             lifecycle.make_forks(wanted, count).await
         })
@@ -87,22 +94,25 @@ impl Lifecycle {
             let (copy, _) = lifecycle.boxes.copy_disk(&fork).await?;
             // Flushed while the origin runs on; from here on only a rename is left to do.
             let copy = lifecycle.boxes.prepare_replacement(&origin, copy).await?;
-            {
-                let _life = origin.lock_life().await;
-                let view = origin.view();
-                if view.phase == Phase::Deleting || view.damaged {
-                    return Err(gone());
-                }
-                lifecycle.boxes.clean_up_dead(&origin, StopCause::Restart).await;
-                runs::fail_orphans(&lifecycle.runs, &origin).await?;
-                lifecycle.boxes.replace_disk(&origin, copy).await?;
-                lifecycle.boxes.start_again(&origin, Check::IfMarked).await?;
-                lifecycle.run_init_command(&origin).await;
-            }
+            lifecycle.start_on(&origin, copy).await?;
+            // They are of the disk that is gone.
+            lifecycle.boxes.forget_points(&origin).await;
             tracing::info!(box_id = origin.id, fork = fork.id, "a fork has been promoted");
             lifecycle.boxes.delete(&fork).await?;
             Ok(origin)
         })
         .await
+    }
+
+    /// Ends all processes of a box, puts another disk in the place of its own, and starts it again.
+    pub(super) async fn start_on(&self, entry: &Arc<Entry>, disk: Replacement) -> Result<(), Refusal> {
+        let _life = entry.lock_life().await;
+        entry.usable_view()?;
+        self.boxes.clean_up_dead(entry, StopCause::Restart).await;
+        runs::fail_orphans(&self.runs, entry).await?;
+        self.boxes.replace_disk(entry, disk).await?;
+        self.boxes.start_again(entry, Check::IfMarked).await?;
+        self.run_init_command(entry).await;
+        Ok(())
     }
 }

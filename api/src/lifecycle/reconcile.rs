@@ -61,12 +61,15 @@ impl Lifecycle {
             tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
         }
         self.boxes.know_images().await;
+        // Before the deletion of a box goes on, which removes them.
+        self.boxes.settle_undo_points().await?;
         self.settle_all().await;
         self.boxes.end_builds().await;
         self.boxes.sweep_network().await;
         self.boxes.sweep_run_dirs();
         self.boxes.report_unknown_volumes().await;
         self.boxes.settle_snapshots().await?;
+        self.boxes.settle_volumes().await?;
         self.boxes.remove_half_made(leftovers).await;
         self.boxes.forget_empty_roots().await;
         match self.boxes.check_cgroup_parent() {

@@ -10,6 +10,7 @@ mod runs;
 mod runtimes;
 mod storage;
 mod usage;
+mod volumes;
 
 pub use events::*;
 pub use images::*;
@@ -18,3 +19,4 @@ pub use runs::*;
 pub use runtimes::*;
 pub use storage::*;
 pub use usage::*;
+pub use volumes::*;
