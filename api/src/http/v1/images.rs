@@ -49,6 +49,13 @@ pub(in crate::http) struct Reader {
     operator: bool,
 }
 
+impl Reader {
+    /// It may see the paths of this host.
+    pub(super) fn is_operator(&self) -> bool {
+        self.operator
+    }
+}
+
 impl FromRequestParts<App> for Reader {
     type Rejection = Refusal;
 
