@@ -98,17 +98,15 @@ pub fn image_dir() -> PathBuf {
     dir
 }
 
-/// An image directory in `home`, with links to the base images of all tests.
-fn own_images(home: &Path) -> PathBuf {
-    let own = home.join("images");
-    fs::create_dir_all(&own).expect("a directory");
+/// Makes an image directory, if it is not there, with links to the base images of all tests.
+fn link_base_images(dir: &Path) {
+    fs::create_dir_all(dir).expect("a directory");
     for entry in fs::read_dir(image_dir()).expect("the images").flatten() {
-        let link = own.join(entry.file_name());
-        if entry.path().join("manifest.json").is_file() && !link.is_symlink() {
+        let link = dir.join(entry.file_name());
+        if entry.path().join("manifest.json").is_file() && !link.is_dir() {
             symlink(entry.path(), link).expect("a link");
         }
     }
-    own
 }
 
 impl Daemon {
@@ -131,7 +129,8 @@ impl Daemon {
 
     /// As [`Daemon::start_at`], with an image directory of its own in `home`.
     pub fn start_at_with_images(home: &Path, name: &str, config: &str) -> Self {
-        let images = own_images(home);
+        let images = home.join("images");
+        link_base_images(&images);
         Self::start_here(home, name, config, Netns::new(), Some(images))
     }
 
@@ -171,9 +170,16 @@ impl Daemon {
 
     /// Ends this `iceboxd` and starts it anew with an image directory of its own, in its home. The base images in it are links
     /// to those of all tests.
-    pub fn with_own_images(mut self) -> Self {
+    pub fn with_own_images(self) -> Self {
+        let own = self.home.join("images");
+        self.with_images(&own)
+    }
+
+    /// The same with an image directory that may be there already, and stays.
+    pub fn with_images(mut self, dir: &Path) -> Self {
         self.stop();
-        self.images = Some(own_images(&self.home));
+        link_base_images(dir);
+        self.images = Some(dir.to_owned());
         self.start_again();
         self
     }
