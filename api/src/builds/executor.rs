@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use icebox_boxfile::{
-    Base, Event, Executor, Fetched, ImageConfig, Inputs, Key, LayerSource, Mount, Network, Run, RunFailed, Tree, owner,
+    Base, Event, Executor, Fetched, ImageConfig, Inputs, Key, LayerSource, Mount, Network, Run, RunFailed, Tree, user,
 };
 use icebox_rootfs::images::{Image, Images};
 use icebox_rootfs::pack::{Form, pack_without};
@@ -109,15 +109,8 @@ impl Work {
     }
 
     fn user(&mut self, layers: &[Layer], text: &str) -> Result<String, String> {
-        match text {
-            "" => Ok("0".to_owned()),
-            plain if !plain.contains(':') => Ok(plain.to_owned()),
-            both => {
-                let root = self.tree(layers)?;
-                let owner = owner(root.as_ref(), both)?;
-                Ok(format!("{}:{}", owner.uid, owner.gid))
-            }
-        }
+        let root = self.tree(layers)?;
+        user(root.as_ref(), text)
     }
 
     fn new_box(&self, run: &Run, lower: Vec<PathBuf>) -> NewBox {
@@ -167,6 +160,7 @@ impl Work {
             cwd: run.workdir.clone(),
             user: Some(user),
             env: run.env.clone(),
+            env_is_whole: true,
             stdin,
             timeout_ms: Some(u64::try_from(self.order.step_limit.as_millis()).unwrap_or(u64::MAX)),
             prompt: "a step of a build".to_owned(),

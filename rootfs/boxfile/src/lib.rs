@@ -40,7 +40,7 @@ pub use instruction::{Command, Network};
 pub use key::{Key, digest_text};
 pub use lines::BOXFILE_BYTES_MAX;
 pub use mounts::{Mount, Sharing};
-pub use owner::{Owner, owner};
+pub use owner::{Owner, owner, user};
 pub use plan::{Action, Base, Copy, Fetched, From, Inputs, Options, Origin, Plan, Run, Source, Stage, Step, plan};
 pub use stages::Boxfile;
 pub use tarball::write_layer;

@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 21] = [
+const HOST_ONLY: [(&str, &str, &str); 22] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -83,6 +83,7 @@ const HOST_ONLY: [(&str, &str, &str); 21] = [
         "priv_images_of_buildah",
         "buildah and podman are not in the guest; archives are read there by the others",
     ),
+    ("boxfile_conformance", "", "buildah and podman are not in the guest; boxfile builds in both worlds"),
     ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in 192 MiB"),
 ];
 
