@@ -38,9 +38,20 @@ pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
 
 /// Writes the tree at `root` as a tar archive, without what is at and below the paths `skip`, which are relative.
 pub fn pack_without(root: &Path, form: Form, skip: &[&[u8]], output: impl Write) -> io::Result<()> {
+    pack_all(root, form, None, skip, output)
+}
+
+/// Writes what is at and below the directory `part` of the tree at `root`, without the paths `skip`, as a tar archive. The
+/// directories on the way to it are in the archive too, and hide nothing. All paths are relative.
+pub fn pack_part(root: &Path, form: Form, part: &[u8], skip: &[&[u8]], output: impl Write) -> io::Result<()> {
+    pack_all(root, form, Some(part), skip, output)
+}
+
+fn pack_all(root: &Path, form: Form, part: Option<&[u8]>, skip: &[&[u8]], output: impl Write) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = openat(CWD, root, flags, Mode::empty())?;
-    let mut packer = Packer { output: BufWriter::with_capacity(256 * 1024, output), form, skip, links: HashMap::new() };
+    let output = BufWriter::with_capacity(256 * 1024, output);
+    let mut packer = Packer { output, form, part, skip, links: HashMap::new() };
     let stat = rustix::fs::fstat(&fd)?;
     packer.entry(b"./", &[], &stat, EntryType::Directory, 0, xattrs(fd.as_fd())?)?;
     packer.dir(&fd, &mut Vec::new(), 0)?;
@@ -54,12 +65,19 @@ type Attributes = Vec<(CString, Vec<u8>)>;
 struct Packer<'a, W: Write> {
     output: BufWriter<W>,
     form: Form,
+    /// The directory of which all is packed, if that is not the root.
+    part: Option<&'a [u8]>,
     skip: &'a [&'a [u8]],
     /// First paths of files with several links, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl<W: Write> Packer<'_, W> {
+    /// True if a path is packed: it is on the way to the part that is wanted, or in it.
+    fn has(&self, path: &[u8]) -> bool {
+        self.part.is_none_or(|part| is_below(path, part) || is_below(part, path))
+    }
+
     fn dir(&mut self, dir: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Err(at(path, io::Error::new(io::ErrorKind::InvalidInput, "it is nested too deeply")));
@@ -75,7 +93,7 @@ impl<W: Write> Packer<'_, W> {
         for name in names {
             let length = path.len();
             path.extend_from_slice(name.to_bytes());
-            let skipped = self.skip.contains(&path.as_slice());
+            let skipped = self.skip.contains(&path.as_slice()) || !self.has(path);
             let done =
                 if skipped { Ok(()) } else { self.one(dir, &name, path, depth).map_err(|error| at(path, error)) };
             path.truncate(length);
@@ -101,9 +119,10 @@ impl<W: Write> Packer<'_, W> {
             FileType::Directory => {
                 let fd = open(OFlags::DIRECTORY)?;
                 let (opaque, attributes) = self.dir_attributes(fd.as_fd())?;
+                let on_the_way = self.part.is_some_and(|part| !is_below(path, part));
                 path.push(b'/');
                 self.entry(path, &[], &stat, EntryType::Directory, 0, attributes)?;
-                if opaque {
+                if opaque && !on_the_way {
                     let marker = [path.as_slice(), b".wh..wh..opq"].concat();
                     self.marker(&marker)?;
                 }
@@ -218,6 +237,11 @@ impl<W: Write> Packer<'_, W> {
         header.set_cksum();
         self.output.write_all(header.as_bytes())
     }
+}
+
+/// True if `path` is `dir` or in it.
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 fn at(path: &[u8], error: io::Error) -> io::Error {

@@ -130,7 +130,7 @@ struct Inner {
     /// None if boxes have no network here.
     network: Option<Network>,
     /// The maker of sockets in the namespaces of boxes.
-    sockets: OnceCell<Sockets>,
+    sockets: OnceCell<Arc<Sockets>>,
     images: Images,
     /// The installation's key.
     key: Arc<SealingKey>,

@@ -69,6 +69,11 @@ impl Cache {
         write().map_err(|error| format!("the build cache cannot be written: {error}"))
     }
 
+    /// The directory of what is known about URLs.
+    pub(super) fn urls(&self) -> PathBuf {
+        self.dir.with_extension("urls")
+    }
+
     /// Removes the entries whose images are gone.
     pub(super) fn sweep(&self, images: &Images) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {

@@ -95,7 +95,7 @@ impl Executor for Fake {
         }
         Ok(Box::new(Flat(files)))
     }
-    fn run(&mut self, _: &[Layer], run: &Run) -> Result<Layer, RunFailed> {
+    fn run(&mut self, _: &[Layer], run: &Run, _: &[Vec<Layer>]) -> Result<Layer, RunFailed> {
         let text = run.args.join(" ");
         self.ran.push(text.clone());
         if text.ends_with("false") {

@@ -272,6 +272,16 @@ impl<'a> Changes<'a> {
         self.copy_tree((number, tree), found, &target.join(&relative), rules)
     }
 
+    /// The directory `from` of the only source, `tree`, is at `to` with the owner and mode of `top`.
+    pub(crate) fn copy_dir(&mut self, tree: &dyn Tree, from: &Path, to: &Path, top: Node) -> Result<(), Fault> {
+        let rules = Rules::default();
+        if let Some(parent) = to.parent() {
+            self.make_dirs(parent, &rules)?;
+        }
+        self.put(to.to_owned(), Item { node: top, content: Content::None })?;
+        self.copy_tree((0, tree), from, to, &rules)
+    }
+
     /// Copies everything at and below `source` to `target`.
     fn copy_tree(
         &mut self,

@@ -41,7 +41,7 @@ fn boxfiles_mean_what_they_mean_to_buildah() {
     let daemon = Daemon::start().with_own_images();
     let home = daemon.data_dir().parent().expect("the home of the daemon").join("conformance");
     let world = world::make(&home);
-    let buildah = Buildah::new(&home);
+    let buildah = Buildah::new(&home, daemon.run_dir());
     let (ours, theirs) = std::thread::scope(|scope| {
         let theirs = scope.spawn(|| by_buildah(&buildah, &world, &cases));
         (by_icebox(&daemon, &world, &cases), theirs.join().expect("buildah's images"))

@@ -13,9 +13,9 @@ pub(crate) struct Buildah {
 }
 
 impl Buildah {
-    /// A store in `home`.
-    pub(crate) fn new(home: &Path) -> Self {
-        let (root, run) = (home.join("buildah"), home.join("buildah-run"));
+    /// A store in `home`. Podman takes a run directory with a short path only.
+    pub(crate) fn new(home: &Path, run: &Path) -> Self {
+        let (root, run) = (home.join("buildah"), run.join("buildah"));
         for dir in [&root, &run] {
             fs::create_dir_all(dir).expect("a directory");
         }

@@ -99,6 +99,11 @@ impl Server {
         Client::new(&self.url, &self.key)
     }
 
+    /// Where its operator's socket is.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run_dir.0
+    }
+
     /// The name of the cgroup that holds all its boxes.
     pub(super) fn cgroup(&self) -> &str {
         &self.cgroup
