@@ -241,8 +241,10 @@ impl Target {
         if host.is_empty() || host.starts_with('[') {
             return Err(wrong("has no host that is a name or an IPv4 address"));
         }
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| wrong("has a port that is none"))?,
+        let port = match authority.as_str().split_once(':') {
+            Some((_, port)) => {
+                port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong("has a port that is none"))?
+            }
             None => Self::default_port(tls),
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
@@ -289,7 +291,8 @@ mod tests {
             ("/x", "http://"),
             ("http://user:word@a.test/", "password"),
             ("http://[::1]/", "IPv4"),
-            ("http://a.test:99999/", ""),
+            ("http://a.test:99999/", "port"),
+            ("http://a.test:0/", "port"),
             ("http:// /", ""),
         ] {
             assert!(Target::read(bad).is_err_and(|why| why.contains(word)), "{bad}");
