@@ -24,9 +24,9 @@ pub const ENV_BLOCKED: [&str; 5] = ["PATH", "HOME", "LD_PRELOAD", "LD_LIBRARY_PA
 
 /// Longest name of a snapshot.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 256;
-/// Random letters of a snapshot id: 80 bits.
-const SNAPSHOT_ID_LETTERS: usize = 16;
-const SNAPSHOT_ALPHABET: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
+/// Random letters of the id of a snapshot or a volume: 80 bits.
+const ID_LETTERS: usize = 16;
+const ID_ALPHABET: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
 
 /// Names that would hide a route of the same level.
 const RESERVED: [&str; 10] = [
@@ -129,9 +129,28 @@ pub fn new_box_id() -> String {
 /// A new snapshot id.
 #[must_use]
 pub fn new_snapshot_id() -> String {
+    format!("snap_{}", random_letters())
+}
+
+fn random_letters() -> String {
     let mut random = rand::rng();
-    let letters = (0..SNAPSHOT_ID_LETTERS).map(|_| char::from(SNAPSHOT_ALPHABET[random.random_range(0..32)]));
-    std::iter::once("snap_".to_owned()).chain(letters.map(String::from)).collect()
+    (0..ID_LETTERS).map(|_| char::from(ID_ALPHABET[random.random_range(0..32)])).collect()
+}
+
+/// A new volume id.
+#[must_use]
+pub fn new_volume_id() -> String {
+    format!("vol-{}", random_letters())
+}
+
+/// Checks a name that a client wants to give a volume; the error describes the problem.
+pub fn check_volume_name(name: &str) -> Result<(), String> {
+    if is_id_or_name(name) {
+        return Ok(());
+    }
+    Err(format!(
+        "the name of a volume must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and begin with a letter or digit"
+    ))
 }
 
 /// Checks a name that a client wants to give a snapshot; the error describes the problem.

@@ -10,6 +10,7 @@
 
 mod check;
 mod clone;
+mod data;
 mod device;
 mod digest;
 mod error;
@@ -38,6 +39,7 @@ mod volume;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
+pub use data::AttachedData;
 pub use error::{Cause, Error, ErrorKind, Result, Step};
 pub use grow::Grown;
 pub use id::VOLUME_ID_BYTES_MAX;
@@ -46,5 +48,6 @@ pub use pool::{Backing, Bytes, PoolSettings};
 pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
+pub use template::DATA_DIRECTORY;
 pub use usage::{Taken, Usage};
 pub use volume::Volume;

@@ -28,20 +28,28 @@ pub(crate) struct Mounted {
 
 /// Mounts the XFS of `device`.
 pub(crate) fn xfs(device: &Path) -> io::Result<Mounted> {
-    mounted("xfs", device)
+    mounted("xfs", device, false)
 }
 
 /// Mounts the ext4 of `device`.
 pub(crate) fn ext4(device: &Path) -> io::Result<Mounted> {
-    mounted("ext4", device)
+    mounted("ext4", device, false)
+}
+
+/// Mounts the ext4 of `device` for reading. EBUSY if it is mounted for writing.
+pub(crate) fn ext4_readonly(device: &Path) -> io::Result<Mounted> {
+    mounted("ext4", device, true)
 }
 
 /// If the file system of the device is mounted already, this is the same file system once more.
-fn mounted(kind: &str, device: &Path) -> io::Result<Mounted> {
+fn mounted(kind: &str, device: &Path, readonly: bool) -> io::Result<Mounted> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "source", device)?;
     // Space that is given back goes back to the file system below.
     fsconfig_set_flag(context.as_fd(), "discard")?;
+    if readonly {
+        fsconfig_set_flag(context.as_fd(), "ro")?;
+    }
     fsconfig_create(context.as_fd())?;
     let flags = FLAGS.into_iter().fold(MountAttrFlags::empty(), |all, flag| all | flag);
     let fd = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;

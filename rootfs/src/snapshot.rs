@@ -20,6 +20,7 @@ use crate::fit::fit;
 use crate::id;
 use crate::source::Source;
 use crate::store::{Place, Store, VOLUME_SUFFIX};
+use crate::template::Kind;
 use crate::verified::{look, state_of};
 use crate::volume::Volume;
 
@@ -162,8 +163,8 @@ impl Store {
     /// `TooSmall` if the files do not fit.
     pub fn create_volume_from(&self, id: &str, content: &Content, size_gib: u32) -> Result<(Volume, CloneMethod)> {
         id::check(id)?;
-        self.check_elsewhere(id)?;
-        let path = self.first().path_of(id);
+        self.check_elsewhere(Kind::Disk, id)?;
+        let path = self.first().path_of(Kind::Disk, id);
         let (copy, method) = self.clone_content(content)?;
         fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
         rename_new(&copy.path, &path, Step::CloneVolume)?;

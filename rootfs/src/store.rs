@@ -1,5 +1,5 @@
 //! The data directory's part that belongs to volumes: `lock`, and `templates/` and `volumes/<id>.img` in it or in its pool.
-//! (`snapshots/<id>.img` beside them: `snapshot`.)
+//! (Beside them `snapshots/<id>.img`: `snapshot`, and `data/<id>.img`: `data`.)
 //!
 //! Invariants: one process at a time owns a data directory (an `flock` on `lock`, which the kernel releases when the
 //! owner ends); a file under a volume's name is a complete clone. A new volume survives a crash of this
@@ -20,7 +20,7 @@ use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::id;
 use crate::pool::{self, Backing, Chosen, Pool, PoolSettings};
-use crate::template;
+use crate::template::{self, Kind};
 use crate::verified::Verified;
 use crate::volume::Volume;
 
@@ -44,8 +44,8 @@ pub struct Store {
     pub(crate) places: Vec<Place>,
     /// The pools are kept open as long as the store.
     pools: Vec<Pool>,
-    /// Templates made or verified by this process, by size in GiB.
-    prepared: Mutex<HashMap<u32, PathBuf>>,
+    /// Templates made or verified by this process, by kind and size in GiB.
+    prepared: Mutex<HashMap<(Kind, u32), PathBuf>>,
     pub(crate) verified: Verified,
     /// Held open for its `flock`.
     _lock: File,
@@ -56,27 +56,37 @@ pub struct Store {
 pub(crate) struct Place {
     pub(crate) volumes: PathBuf,
     pub(crate) snapshots: PathBuf,
+    data: PathBuf,
     templates: PathBuf,
 }
 
 impl Place {
     fn of(root: &Path) -> Self {
-        let [volumes, snapshots, templates] = ["volumes", "snapshots", "templates"].map(|name| root.join(name));
-        Place { volumes, snapshots, templates }
+        let names = ["volumes", "snapshots", "data", "templates"];
+        let [volumes, snapshots, data, templates] = names.map(|name| root.join(name));
+        Place { volumes, snapshots, data, templates }
     }
 
     /// Makes what is missing and removes what is unfinished.
     fn open(root: &Path) -> Result<Self> {
         let place = Place::of(root);
-        for dir in [&place.volumes, &place.snapshots, &place.templates] {
+        for dir in [&place.volumes, &place.snapshots, &place.data, &place.templates] {
             files::make_dirs(dir, DIRECTORY_MODE).at(Step::OpenStore, dir)?;
             files::sweep_temps(dir).at(Step::OpenStore, dir)?;
         }
         Ok(place)
     }
 
-    pub(crate) fn path_of(&self, id: &str) -> PathBuf {
-        self.volumes.join(format!("{id}{VOLUME_SUFFIX}"))
+    pub(crate) fn path_of(&self, kind: Kind, id: &str) -> PathBuf {
+        self.directory(kind).join(format!("{id}{VOLUME_SUFFIX}"))
+    }
+
+    /// The directory of the volumes of a kind.
+    pub(crate) fn directory(&self, kind: Kind) -> &Path {
+        match kind {
+            Kind::Disk => &self.volumes,
+            Kind::Data => &self.data,
+        }
     }
 }
 
@@ -148,27 +158,35 @@ impl Store {
 
     /// The path of the template of that size; made and verified at first use, remembered afterwards.
     pub fn prepare_template(&self, size_gib: u32) -> Result<PathBuf> {
+        self.template(Kind::Disk, size_gib)
+    }
+
+    fn template(&self, kind: Kind, size_gib: u32) -> Result<PathBuf> {
         if size_gib == 0 || size_gib > VOLUME_SIZE_GIB_MAX {
             let why = Cause::Invalid("a volume has 1 to 1024 GiB");
             return Err(Error::new(Step::CheckSize, format!("{size_gib} GiB"), why));
         }
         let mut prepared = self.prepared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(path) = prepared.get(&size_gib) {
+        if let Some(path) = prepared.get(&(kind, size_gib)) {
             return Ok(path.clone());
         }
-        let path = template::prepare(&self.first().templates, size_gib)?;
-        prepared.insert(size_gib, path.clone());
+        let path = template::prepare(&self.first().templates, kind, size_gib)?;
+        prepared.insert((kind, size_gib), path.clone());
         Ok(path)
     }
 
     /// Makes the volume `id` as a clone of the template of that size. An existing volume is never touched.
     pub fn create_volume(&self, id: &str, size_gib: u32) -> Result<(Volume, CloneMethod)> {
+        self.create(Kind::Disk, id, size_gib)
+    }
+
+    pub(crate) fn create(&self, kind: Kind, id: &str, size_gib: u32) -> Result<(Volume, CloneMethod)> {
         id::check(id)?;
-        self.check_elsewhere(id)?;
-        let path = self.first().path_of(id);
-        let template_path = self.prepare_template(size_gib)?;
+        self.check_elsewhere(kind, id)?;
+        let path = self.first().path_of(kind, id);
+        let template_path = self.template(kind, size_gib)?;
         let template = File::open(&template_path).at(Step::CloneVolume, &template_path)?;
-        let temp = files::temp_path(&self.first().volumes, "volume");
+        let temp = files::temp_path(self.first().directory(kind), "volume");
         let cloned = clone_as(&template, &temp, &path);
         if cloned.is_err() {
             let _ = fs::remove_file(&temp);
@@ -178,9 +196,13 @@ impl Store {
 
     /// The volume `id`, if there is one.
     pub fn volume(&self, id: &str) -> Result<Option<Volume>> {
+        self.find(Kind::Disk, id)
+    }
+
+    pub(crate) fn find(&self, kind: Kind, id: &str) -> Result<Option<Volume>> {
         id::check(id)?;
         for place in &self.places {
-            let path = place.path_of(id);
+            let path = place.path_of(kind, id);
             match fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.is_file() => return Ok(Some(Volume::new(path))),
                 Ok(_) => {
@@ -196,10 +218,14 @@ impl Store {
 
     /// The ids of all volumes, sorted.
     pub fn list(&self) -> Result<Vec<String>> {
+        self.ids(Kind::Disk)
+    }
+
+    pub(crate) fn ids(&self, kind: Kind) -> Result<Vec<String>> {
         let mut ids = Vec::new();
-        for Place { volumes, .. } in &self.places {
-            for entry in fs::read_dir(volumes).at(Step::FindVolume, volumes)? {
-                let name = entry.at(Step::FindVolume, volumes)?.file_name();
+        for directory in self.places.iter().map(|place| place.directory(kind)) {
+            for entry in fs::read_dir(directory).at(Step::FindVolume, directory)? {
+                let name = entry.at(Step::FindVolume, directory)?.file_name();
                 let Some(id) = name.to_str().and_then(|name| name.strip_suffix(VOLUME_SUFFIX)) else {
                     continue;
                 };
@@ -215,9 +241,13 @@ impl Store {
     /// Removes the volume `id`; removing what is not there is fine. The bytes of a volume that is still mounted are
     /// freed when it is unmounted.
     pub fn remove_volume(&self, id: &str) -> Result<()> {
+        self.remove(Kind::Disk, id)
+    }
+
+    pub(crate) fn remove(&self, kind: Kind, id: &str) -> Result<()> {
         id::check(id)?;
         for place in &self.places {
-            let path = place.path_of(id);
+            let path = place.path_of(kind, id);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at(Step::RemoveVolume, &path)?,
                 _ => {}
@@ -238,9 +268,9 @@ impl Store {
     }
 
     /// Refuses the id of a volume that lies in another place than new ones do.
-    pub(crate) fn check_elsewhere(&self, id: &str) -> Result<()> {
+    pub(crate) fn check_elsewhere(&self, kind: Kind, id: &str) -> Result<()> {
         for place in &self.places[1..] {
-            let path = place.path_of(id);
+            let path = place.path_of(kind, id);
             if path.try_exists().at(Step::CloneVolume, &path)? {
                 return Err(Error::new(Step::CloneVolume, path.display().to_string(), Cause::Exists));
             }

@@ -5,7 +5,7 @@
 //! before the first use in a process. The recipe's hash is in the name, so another recipe never uses an old template.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,39 @@ use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
 use crate::tool::Tool;
 
-/// Directories in the root of every volume: the overlay's upper and work directory. They belong to root.
-const DIRECTORIES: [&str; 2] = ["upper", "work"];
+/// What a volume is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// The disk of a box.
+    Disk,
+    /// Files that outlive boxes.
+    Data,
+}
+
+impl Kind {
+    /// The directories in the root of the file system, which belongs to root, and the uid and gid of each.
+    fn directories(self) -> &'static [(&'static str, u32)] {
+        match self {
+            // The overlay's upper and work directory.
+            Kind::Disk => &[("upper", 0), ("work", 0)],
+            Kind::Data => &[(DATA_DIRECTORY, BOX_USER)],
+        }
+    }
+
+    /// The first part of a template's name.
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Disk => "ext4",
+            Kind::Data => "data",
+        }
+    }
+}
+
+/// The directory of a volume of files that boxes see. Above it is `lost+found`, which programs that want an empty directory
+/// would find.
+pub const DATA_DIRECTORY: &str = "data";
+/// Uid and gid of the user that commands in a box have (`boxuser`).
+const BOX_USER: u32 = 1000;
 const DIRECTORY_MODE: u32 = 0o755;
 /// Part of the recipe: raise it on a change that the options do not show.
 const RECIPE_VERSION: &str = "1";
@@ -64,22 +95,29 @@ struct Facts {
 }
 
 /// The path of the template of that size, made now if need be, verified.
-pub(crate) fn prepare(dir: &Path, size_gib: u32) -> Result<PathBuf> {
-    let path = dir.join(format!("ext4-{size_gib}g-{}.img", recipe()));
+pub(crate) fn prepare(dir: &Path, kind: Kind, size_gib: u32) -> Result<PathBuf> {
+    let path = dir.join(format!("{}-{size_gib}g-{}.img", kind.prefix(), recipe(kind)));
     if path.try_exists().at(Step::MakeTemplate, &path)? {
         verify(&path)?;
     } else {
-        make(dir, &path, size_gib)?;
+        make(dir, &path, kind, size_gib)?;
     }
     Ok(path)
 }
 
 /// The first 8 hexadecimal digits of the hash of everything that decides what a template contains.
-fn recipe() -> String {
+fn recipe(kind: Kind) -> String {
     let mut hash = Sha256::new();
-    for part in [RECIPE_VERSION].iter().chain(MKFS_OPTIONS).chain(&DIRECTORIES) {
+    let mut add = |part: &str| {
         hash.update(part.as_bytes());
         hash.update([0]);
+    };
+    [RECIPE_VERSION].iter().chain(MKFS_OPTIONS).for_each(|part| add(part));
+    for (name, owner) in kind.directories() {
+        add(name);
+        if *owner != 0 {
+            add(&owner.to_string());
+        }
     }
     hex(&hash.finalize())[..8].to_owned()
 }
@@ -89,10 +127,10 @@ fn facts_name(template: &Path) -> String {
     format!("{stem}.json")
 }
 
-fn make(dir: &Path, path: &Path, size_gib: u32) -> Result<()> {
+fn make(dir: &Path, path: &Path, kind: Kind, size_gib: u32) -> Result<()> {
     let image = files::temp_path(dir, "template");
     let content = files::temp_path(dir, "content");
-    let made = format(&image, &content, size_gib).and_then(|()| publish(dir, &image, path, size_gib));
+    let made = format(&image, &content, kind, size_gib).and_then(|()| publish(dir, &image, path, kind, size_gib));
     let _ = fs::remove_dir_all(&content);
     if made.is_err() {
         let _ = fs::remove_file(&image);
@@ -101,11 +139,14 @@ fn make(dir: &Path, path: &Path, size_gib: u32) -> Result<()> {
 }
 
 /// Formats the sparse file `image` with the directories that `content` is given here.
-fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
-    for directory in DIRECTORIES {
+fn format(image: &Path, content: &Path, kind: Kind, size_gib: u32) -> Result<()> {
+    for (directory, owner) in kind.directories() {
         let path = content.join(directory);
         DirBuilder::new().recursive(true).create(&path).at(Step::MakeTemplate, &path)?;
         fs::set_permissions(&path, Permissions::from_mode(DIRECTORY_MODE)).at(Step::MakeTemplate, &path)?;
+        if *owner != 0 {
+            chown(&path, Some(*owner), Some(*owner)).at(Step::MakeTemplate, &path)?;
+        }
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(image).at(Step::MakeTemplate, image)?;
     file.set_len(u64::from(size_gib) << 30).at(Step::MakeTemplate, image)?;
@@ -115,11 +156,11 @@ fn format(image: &Path, content: &Path, size_gib: u32) -> Result<()> {
 }
 
 /// Writes the facts, then gives the image its final name: a template without facts cannot exist.
-fn publish(dir: &Path, image: &Path, path: &Path, size_gib: u32) -> Result<()> {
+fn publish(dir: &Path, image: &Path, path: &Path, kind: Kind, size_gib: u32) -> Result<()> {
     fs::set_permissions(image, Permissions::from_mode(0o400)).at(Step::MakeTemplate, image)?;
     let file = File::open(image).at(Step::MakeTemplate, image)?;
     file.sync_all().at(Step::MakeTemplate, image)?;
-    let facts = Facts { recipe: recipe(), size_gib, sha256: digest(&file).at(Step::MakeTemplate, image)? };
+    let facts = Facts { recipe: recipe(kind), size_gib, sha256: digest(&file).at(Step::MakeTemplate, image)? };
     let text = serde_json::to_vec_pretty(&facts)
         .map_err(|error| Error::new(Step::MakeTemplate, path.display().to_string(), Cause::Json(error)))?;
     files::write_atomic(dir, &facts_name(path), &text, 0o600).at(Step::MakeTemplate, path)?;
@@ -150,21 +191,22 @@ mod tests {
     #[test]
     fn a_changed_template_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let path = prepare(dir.path(), 1).unwrap();
-        assert_eq!(prepare(dir.path(), 1).unwrap(), path);
+        let path = prepare(dir.path(), Kind::Disk, 1).unwrap();
+        assert_eq!(prepare(dir.path(), Kind::Disk, 1).unwrap(), path);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"evil", 1 << 29).unwrap();
-        assert_eq!(prepare(dir.path(), 1).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(prepare(dir.path(), Kind::Disk, 1).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]
     fn making_leaves_only_the_template_and_its_facts() {
         let dir = tempfile::tempdir().unwrap();
-        prepare(dir.path(), 1).unwrap();
+        prepare(dir.path(), Kind::Disk, 1).unwrap();
+        let recipe = recipe(Kind::Disk);
         let mut names: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert_eq!(names, [format!("ext4-1g-{}.img", recipe()), format!("ext4-1g-{}.json", recipe())]);
+        assert_eq!(names, [format!("ext4-1g-{recipe}.img"), format!("ext4-1g-{recipe}.json")]);
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{At, Result, Step};
 use crate::pool::{Backing, Bytes, bytes_of};
 use crate::store::Store;
 use crate::sys::fiemap;
+use crate::template::Kind;
 use crate::volume::Volume;
 
 /// Bytes of volumes.
@@ -25,7 +26,7 @@ pub struct Taken {
 pub struct Usage {
     /// What new volumes lie on.
     pub backing: Backing,
-    /// All volumes together. A block that several share counts for each.
+    /// All volumes together, the disks of boxes and those of files. A block that several share counts for each.
     pub taken: Taken,
     /// The file system around the data directory.
     pub disk: Bytes,
@@ -48,12 +49,14 @@ impl Store {
     pub fn usage(&self) -> Result<Usage> {
         self.balance()?;
         let mut taken = Taken::default();
-        for id in self.list()? {
-            if let Some(volume) = self.volume(&id)? {
-                let one = volume.taken()?;
-                taken.promised += one.promised;
-                taken.allocated += one.allocated;
-                taken.shared += one.shared;
+        for kind in [Kind::Disk, Kind::Data] {
+            for id in self.ids(kind)? {
+                if let Some(volume) = self.find(kind, &id)? {
+                    let one = volume.taken()?;
+                    taken.promised += one.promised;
+                    taken.allocated += one.allocated;
+                    taken.shared += one.shared;
+                }
             }
         }
         let disk = bytes_of(self.data_dir()).at(Step::MeasureVolume, self.data_dir())?;

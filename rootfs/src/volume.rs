@@ -72,9 +72,13 @@ impl Volume {
     /// Attaches the volume to a free loop device that clears itself after its last user. Waits up to 5 s for a
     /// previous attachment that is just being unmounted.
     pub fn attach(&self) -> Result<Attached> {
-        let backing = self.lock_backing()?;
-        let direct_io = direct_io_is_safe(&backing).at(Step::AttachLoop, &self.path)?;
-        loops::attach(&backing, &self.path, direct_io)
+        self.attach_locked(&self.lock_backing()?)
+    }
+
+    /// Attaches the image, whose lock is held.
+    pub(crate) fn attach_locked(&self, backing: &File) -> Result<Attached> {
+        let direct_io = direct_io_is_safe(backing).at(Step::AttachLoop, &self.path)?;
+        loops::attach(backing, &self.path, direct_io)
     }
 
     /// Opens the image and takes its lock, waiting for the previous attachment to go.

@@ -190,6 +190,78 @@ impl Drop for Disk {
     }
 }
 
+/// A loop device of the test's own, as a block device of the operator's.
+struct Device {
+    path: PathBuf,
+    image: PathBuf,
+}
+
+impl Device {
+    fn new(dir: &Path, mib: u64) -> Self {
+        let image = dir.join("device.img");
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        Self { path: losetup(&image), image }
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> String {
+        let output = std::process::Command::new(program).args(args).arg(&self.path).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
+#[test]
+fn priv_a_device_with_a_foreign_signature_is_touched_only_by_force() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let (data, device) = (data_dir(&dir), Device::new(dir.path(), 512));
+    let settings = |force| PoolSettings { device: Some(device.path.clone()), force, ..PoolSettings::default() };
+    let signature = |key| device.run("blkid", &["--probe", "--match-tag", key, "--output", "value"]);
+    device.run("mkfs.ext4", &["-q", "-F", "-L", "theirs"]);
+    let refused = Store::open_with(&data, &settings(false)).unwrap_err();
+    let text = format!("{refused}: {}", refused.cause());
+    assert!(text.contains("'theirs'") && text.contains(&device.path.display().to_string()), "{text}");
+    assert_eq!((signature("TYPE").as_str(), signature("LABEL").as_str()), ("ext4", "theirs"), "it was touched");
+
+    let store = Store::open_with(&data, &settings(true)).unwrap();
+    assert_eq!(*store.backing(), Backing::Device(device.path.clone()));
+    let (_, method) = store.create_volume("box-1", 1).unwrap();
+    assert_eq!(method, CloneMethod::Reflink);
+    let small = store.usage().unwrap().pool.unwrap().total;
+    drop(store);
+    assert_eq!((signature("TYPE").as_str(), signature("LABEL").as_str()), ("xfs", "icebox-pool"));
+
+    // Ours is opened without force, and with force it is not formatted again; a device that has grown is used whole.
+    File::options().write(true).open(&device.image).unwrap().set_len(1 << 30).unwrap();
+    device.run("losetup", &["--set-capacity"]);
+    for force in [false, true] {
+        let store = Store::open_with(&data, &settings(force)).unwrap();
+        assert_eq!(store.list().unwrap(), ["box-1"], "force: {force}");
+        let grown = store.usage().unwrap().pool.unwrap().total;
+        assert!(grown > small + (400 << 20), "{small}, then {grown}");
+    }
+
+    // A partition table is foreign too: one partition of the type 0x83 from sector 2048 on.
+    device.run("wipefs", &["--all", "--quiet"]);
+    let mut table = [0; 512];
+    table[446 + 4] = 0x83;
+    table[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+    table[446 + 12..446 + 16].copy_from_slice(&4096_u32.to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xAA]);
+    let opened = File::options().write(true).open(&device.path).unwrap();
+    opened.write_all_at(&table, 0).unwrap();
+    opened.sync_all().unwrap();
+    let refused = Store::open_with(&data, &settings(false)).unwrap_err();
+    assert!(refused.cause().to_string().contains("'dos'"), "{}", refused.cause());
+    assert_eq!(signature("PTTYPE"), "dos", "it was touched");
+}
+
 #[test]
 fn priv_a_pool_offers_what_its_disk_has() {
     require_root();

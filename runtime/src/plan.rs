@@ -205,9 +205,25 @@ pub enum MountSource {
         /// The number of the program's descriptor.
         fd: i32,
     },
+    /// A directory of the file system on a block device. It is mounted by the caller of the launch and idmapped when the plan
+    /// has a user namespace, so ids on disk are those seen inside. Needs an overlay as the root.
+    Device(DeviceDirectory),
     /// The cgroup hierarchies seen from the container's cgroup namespace: the v2 tree; on a hybrid host with a leaf
     /// cgroup also the v1 hierarchies in which the container has a cgroup. Skipped on a host without cgroup2.
     Cgroup2,
+}
+
+/// A directory of the file system on a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceDirectory {
+    /// The block device.
+    pub device: PathBuf,
+    /// Its file system, such as `ext4`.
+    pub fstype: String,
+    /// Options of that file system, as for `fsconfig`.
+    pub options: Vec<(String, Option<String>)>,
+    /// The directory, relative to the root of that file system.
+    pub directory: PathBuf,
 }
 
 /// Attributes of a mount (mount_setattr(2)).

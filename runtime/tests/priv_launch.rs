@@ -15,8 +15,9 @@ use icebox_runtime::{
     cgroup::{CgroupPath, Limits, Manager, Unenforced},
     launch::{Child, Inherit, launch},
     plan::{
-        CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
-        Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
+        CapabilitySets, CgroupPlan, Dev, DeviceDirectory, Executable, IdMap, IdMaps, Mount, MountAttributes,
+        MountSource, Namespace, Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links,
+        default_device_nodes,
     },
     seccomp::{compile, profile},
 };
@@ -274,6 +275,41 @@ fn priv_a_filter_that_the_kernel_does_not_take_fails_before_start() {
         let error = launch(&plan, Inherit { start_socket: Some(socket.into()), ..Inherit::default() }).unwrap_err();
         assert_eq!((error.step, error.errno), (Step::Seccomp, Some(libc::EINVAL)), "{error}");
         remove_parent();
+    });
+}
+
+#[test]
+fn priv_a_directory_on_a_block_device_is_idmapped_and_read_only_if_asked() {
+    let data = |other: &Bench, readonly| {
+        let device = DeviceDirectory {
+            device: other.device.clone(),
+            fstype: "ext4".into(),
+            options: Vec::new(),
+            directory: "upper".into(),
+        };
+        let attributes = MountAttributes { nosuid: true, nodev: true, readonly, ..MountAttributes::default() };
+        Mount { source: MountSource::Device(device), attributes, ..filesystem("/data", "") }
+    };
+    for (readonly, touched, mount) in [(false, "made", "rw,nosuid,nodev"), (true, "refused", "ro,nosuid,nodev")] {
+        in_own_process(|| {
+            let (bench, other) = (Bench::new(), Bench::new());
+            let look =
+                "stat -c %u /data; touch /data/made 2>/dev/null || echo refused; ls /data; cat /proc/self/mountinfo";
+            let mut plan = bench.plan("device", look);
+            plan.mounts.push(data(&other, readonly));
+            let (child, text) = launch_and_read(&plan);
+            assert!(text.starts_with(&format!("0\n{touched}\n")), "{text}");
+            assert!(text.contains(&format!(" /upper /data {mount}")), "{text}");
+            remove(&child);
+        });
+    }
+    in_own_process(|| {
+        let bench = Bench::new();
+        let mut plan = bench.plan("device-plain", "true");
+        plan.root.source = RootSource::Directory(bench.dir.path().join("base"));
+        plan.mounts.push(data(&bench, false));
+        let error = launch(&plan, Inherit::default()).unwrap_err();
+        assert_eq!((error.step, error.kind), (Step::Mounts, Kind::Unsupported), "{error}");
     });
 }
 

@@ -24,6 +24,9 @@ pub struct BoxSpec {
     pub lower: Vec<PathBuf>,
     /// The block device of its volume, held open by the caller.
     pub volume_device: PathBuf,
+    /// Volumes beside it.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
     /// First of the 65536 host ids that are its own.
     pub uid_base: u32,
     /// The DNS server it asks; none if it has no network.
@@ -40,6 +43,19 @@ pub struct BoxSpec {
     pub limits: HostLimits,
     /// Go on with a warning when a limit cannot be enforced on this machine.
     pub allow_unenforced_limits: bool,
+}
+
+/// A volume of files that outlives the box. Ids in it are those in the box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Its block device, held open by the caller.
+    pub device: PathBuf,
+    /// The directory in it that is mounted.
+    pub directory: String,
+    /// Absolute path in the box.
+    pub target: PathBuf,
+    /// The box can only read it. All mounts of one device must agree.
+    pub readonly: bool,
 }
 
 /// A file over one of the box's `/proc`. The box cannot write it.

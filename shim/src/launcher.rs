@@ -114,7 +114,7 @@ fn start(spec: &BoxSpec, init: OwnedFd) -> Result<Launched, Error> {
     let log = log_file(&spec.run_dir.join("init.log"))?;
     let null = fs::File::open("/dev/null").map_err(|e| Error::io("open null device", "/dev/null", e))?;
     let cpus = host_processors(spec.limits.cpuset_cpus.as_deref(), spec.cores)?;
-    let plan = translate::plan(spec, init, disk(spec)?, &cpus)?;
+    let plan = translate::plan(spec, init, &disks(spec)?, &cpus)?;
     let prepared = began.elapsed();
     let inherit = Inherit {
         fds: vec![
@@ -196,16 +196,21 @@ fn make_mount_point(spec: &BoxSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// The number of the volume's device, if a limit is to name it.
-fn disk(spec: &BoxSpec) -> Result<Option<(u32, u32)>, Error> {
+/// The numbers of the devices of its volumes, if a limit is to name them.
+fn disks(spec: &BoxSpec) -> Result<Vec<(u32, u32)>, Error> {
     if !spec.limits.limits_io() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let path = &spec.volume_device;
-    let found = fs::metadata(path).map_err(|e| Error::io("look at the volume", path.display(), e))?;
-    let number = found.rdev();
-    let is_device = found.file_type().is_block_device();
-    Ok(is_device.then(|| (rustix::fs::major(number), rustix::fs::minor(number))))
+    let paths = std::iter::once(&spec.volume_device).chain(spec.volumes.iter().map(|volume| &volume.device));
+    let mut numbers = Vec::new();
+    for path in paths {
+        let found = fs::metadata(path).map_err(|e| Error::io("look at the volume", path.display(), e))?;
+        let number = found.rdev();
+        if found.file_type().is_block_device() {
+            numbers.push((rustix::fs::major(number), rustix::fs::minor(number)));
+        }
+    }
+    Ok(numbers)
 }
 
 /// The file behind the init's standard error. The init writes it once, when it fails.

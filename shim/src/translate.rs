@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, IoMax, Limits, Manager, Unenforced};
+use icebox_runtime::cgroup::{Access, CgroupPath, DeviceKind, DeviceRule, Limits, Manager, Unenforced};
 use icebox_runtime::plan::{
     CapabilitySets, CgroupPlan, Dev, Executable, IdMap, IdMaps, Mount, MountAttributes, MountSource, Namespace,
     Namespaces, Overlay, Plan, Process, Rlimit, Root, RootSource, default_dev_links, default_device_nodes,
@@ -17,8 +17,10 @@ use icebox_runtime::plan::{
 use icebox_runtime::seccomp::{Program, compile, profile};
 
 use crate::error::{Error, ErrorKind};
-use crate::launch::{BoxSpec, HostLimits, PIDS_RESERVE, box_open_files};
+use crate::launch::{BoxSpec, PIDS_RESERVE, box_open_files};
 use crate::processors::{CPUS_ONLINE, list_text};
+
+mod disks;
 
 /// Number of the control socket in the init.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -124,12 +126,12 @@ const SYSCTLS: [(&str, &str); 4] = [
     ("user.max_net_namespaces", "0"),
 ];
 
-/// The plan of a box. `init` is the sealed init, `disk` the number of the volume's device: needed where its rates are
-/// limited. `cpus` are the processors that the box is told of.
+/// The plan of a box. `init` is the sealed init, `disks` the numbers of the devices of its volumes: needed where their rates
+/// are limited. `cpus` are the processors that the box is told of.
 ///
 /// # Errors
 /// `InvalidInput` for a spec that makes no sense.
-pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>, cpus: &[u32]) -> Result<Plan, Error> {
+pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disks: &[(u32, u32)], cpus: &[u32]) -> Result<Plan, Error> {
     let ids = || vec![IdMap { inside: 0, outside: spec.uid_base, count: ID_COUNT }];
     Ok(Plan {
         namespaces: Namespaces {
@@ -152,7 +154,7 @@ pub(crate) fn plan(spec: &BoxSpec, init: OwnedFd, disk: Option<(u32, u32)>, cpus
         domainname: None,
         sysctls: SYSCTLS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         oom_score_adj: Some(OOM_SCORE_ADJ),
-        cgroup: Some(cgroup(spec, disk)?),
+        cgroup: Some(cgroup(spec, disks)?),
         process: process(init)?,
         wait_for_start: false,
     })
@@ -167,15 +169,8 @@ fn overlay(spec: &BoxSpec) -> Overlay {
     Overlay {
         lower: spec.lower.clone(),
         volume: spec.volume_device.clone(),
-        volume_fstype: "ext4".to_owned(),
-        // `discard` gives freed blocks back to the host's file system, so that storage is billed for what is there.
-        // Without the prefetch of bitmaps the kernel has no work for its thread `ext4lazyinit` at each mount: the
-        // template's inode tables are complete.
-        volume_options: vec![
-            ("errors".to_owned(), Some("remount-ro".to_owned())),
-            ("discard".to_owned(), None),
-            ("no_prefetch_block_bitmaps".to_owned(), None),
-        ],
+        volume_fstype: disks::FSTYPE.to_owned(),
+        volume_options: disks::options(),
         mount_point: mount_point(spec),
     }
 }
@@ -225,6 +220,7 @@ fn mounts(spec: &BoxSpec, cpus: &[u32]) -> Vec<Mount> {
         };
         Mount { target: format!("/proc/{}", file.name).into(), source, attributes: readonly, propagation: None }
     }));
+    mounts.extend(disks::volumes(&spec.volumes));
     mounts
 }
 
@@ -253,7 +249,7 @@ fn text(target: &str, text: String, attributes: MountAttributes) -> Mount {
     Mount { target: target.into(), source: MountSource::Text(text), attributes, propagation: None }
 }
 
-fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error> {
+fn cgroup(spec: &BoxSpec, disks: &[(u32, u32)]) -> Result<CgroupPlan, Error> {
     let bad = |what: &'static str| Error::new(ErrorKind::InvalidInput, "check limits", what);
     let path = CgroupPath::new(spec.cgroup.clone())
         .map_err(|error| Error::new(ErrorKind::InvalidInput, "check cgroup path", &spec.cgroup).because(error))?;
@@ -278,7 +274,7 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
             socket_memory_max_bytes: Some((memory / SOCKET_MEMORY_SHARE).min(SOCKET_MEMORY_BYTES_MAX)),
             pids_max: Some(i64::try_from(spec.pids_max + PIDS_RESERVE).map_err(|_| bad("pids_max"))?),
             cpuset_cpus: spec.limits.cpuset_cpus.clone(),
-            io_max: io_max(&spec.limits, disk)?,
+            io_max: disks::io_max(&spec.limits, disks)?,
             devices: device_rules(),
             unified: [
                 ("cgroup.max.depth".to_owned(), CGROUP_DEPTH_MAX.to_string()),
@@ -292,23 +288,6 @@ fn cgroup(spec: &BoxSpec, disk: Option<(u32, u32)>) -> Result<CgroupPlan, Error>
         manager: Manager::Cgroupfs,
         joins_from: Some((spec.uid_base, spec.uid_base)),
     })
-}
-
-/// The rates of the box's own disk: the only block device it can reach.
-fn io_max(limits: &HostLimits, disk: Option<(u32, u32)>) -> Result<Vec<IoMax>, Error> {
-    if !limits.limits_io() {
-        return Ok(Vec::new());
-    }
-    let missing = || Error::new(ErrorKind::InvalidInput, "check limits", "the volume is not a block device");
-    let (major, minor) = disk.ok_or_else(missing)?;
-    Ok(vec![IoMax {
-        major,
-        minor,
-        rbps: limits.io_read_bytes_per_second,
-        wbps: limits.io_write_bytes_per_second,
-        riops: limits.io_reads_per_second,
-        wiops: limits.io_writes_per_second,
-    }])
 }
 
 /// Nothing but the six default nodes, ptmx, and terminals of devpts.
@@ -373,7 +352,7 @@ fn rlimits() -> Vec<Rlimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::ProcFile;
+    use crate::launch::{HostLimits, ProcFile};
 
     fn spec() -> BoxSpec {
         BoxSpec {
@@ -383,6 +362,7 @@ mod tests {
             cgroup: "icebox.0/right-flamingo-14486".to_owned(),
             lower: vec!["/base".into()],
             volume_device: "/dev/loop7".into(),
+            volumes: Vec::new(),
             uid_base: 524_288,
             nameserver: Some([10, 213, 0, 2].into()),
             cores: 1.5,
@@ -400,7 +380,7 @@ mod tests {
 
     #[test]
     fn everything_that_isolates_is_on() {
-        let plan = plan(&spec(), any_fd(), None, &[0]).unwrap();
+        let plan = plan(&spec(), any_fd(), &[], &[0]).unwrap();
         let n = &plan.namespaces;
         assert!([&n.user, &n.mount, &n.pid, &n.net, &n.ipc, &n.uts, &n.cgroup].iter().all(|n| n.is_new()));
         assert!(plan.process.no_new_privs && plan.process.seccomp.is_some());
@@ -423,23 +403,15 @@ mod tests {
             ..HostLimits::default()
         };
         let spec = BoxSpec { limits, memory_bytes: 1000, ..spec() };
-        assert!(plan(&spec, any_fd(), None, &[0]).is_err(), "a rate needs the disk's number");
-        let limits = plan(&spec, any_fd(), Some((7, 3)), &[0]).unwrap().cgroup.unwrap().limits;
+        assert!(plan(&spec, any_fd(), &[], &[0]).is_err(), "a rate needs the disk's number");
+        let limits = plan(&spec, any_fd(), &[(7, 3)], &[0]).unwrap().cgroup.unwrap().limits;
         assert_eq!((limits.memory_high_bytes, limits.cpuset_cpus.as_deref()), (Some(900), Some("0-1")));
-        let disk = IoMax { major: 7, minor: 3, wbps: Some(1 << 20), ..IoMax::default() };
-        assert_eq!(limits.io_max, [disk]);
-    }
-
-    #[test]
-    fn a_mounted_volume_gives_the_kernel_no_work() {
-        let overlay = overlay(&spec());
-        let options: Vec<&str> = overlay.volume_options.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(options.contains(&"no_prefetch_block_bitmaps"), "{options:?}");
+        assert_eq!(limits.io_max.len(), 1);
     }
 
     #[test]
     fn nothing_of_the_host_is_writable() {
-        for mount in plan(&spec(), any_fd(), None, &[0]).unwrap().mounts {
+        for mount in plan(&spec(), any_fd(), &[], &[0]).unwrap().mounts {
             assert!(!matches!(mount.source, MountSource::Bind { .. }), "no path of the host");
             if matches!(mount.source, MountSource::Cgroup2) {
                 assert!(mount.attributes.readonly, "{}", mount.target.display());
@@ -456,8 +428,8 @@ mod tests {
     #[test]
     fn senseless_limits_are_refused() {
         for cores in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd(), None, &[0]).is_err(), "{cores}");
+            assert!(plan(&BoxSpec { cores, ..spec() }, any_fd(), &[], &[0]).is_err(), "{cores}");
         }
-        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd(), None, &[0]).is_err());
+        assert!(plan(&BoxSpec { cgroup: "../x".to_owned(), ..spec() }, any_fd(), &[], &[0]).is_err());
     }
 }

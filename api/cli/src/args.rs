@@ -176,6 +176,9 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     Top(Top),
     #[command(flatten)]
     Storage(StorageVerb),
+    /// Manage volumes: files that outlive boxes
+    #[command(subcommand)]
+    Volume(super::args_volume::VolumeVerb),
     /// Print the variables that point the npm and PyPI clients at this server
     #[command(after_help = "Example:\n  eval \"$(icebox env)\"")]
     Env,

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use super::args_volume::{VolumeOption, parse_volume};
 use super::human::parse_duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,6 +58,9 @@ pub(crate) struct Create {
     /// Life of an ephemeral box: 90, 30s, 10m, 1h, at most 3d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "ephemeral")]
     pub(crate) ttl: Option<u64>,
+    /// A volume beside its disk: NAME:/path, or NAME:/path:ro to read it only (repeatable)
+    #[arg(long = "volume", value_name = "NAME:PATH", value_parser = parse_volume)]
+    pub(crate) volumes: Vec<VolumeOption>,
     /// What it may reach; lists alone mean `custom`
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) policy: Option<PolicyMode>,

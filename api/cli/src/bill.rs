@@ -5,7 +5,7 @@ use super::error::Error;
 use super::human;
 use super::output::Output;
 use super::table::Table;
-use super::types::{BoxBill, SnapshotsBill, Usage};
+use super::types::{BoxBill, KeptBill, Usage};
 
 /// The bill of one box, or of all with the total.
 pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -> Result<(), Error> {
@@ -23,7 +23,8 @@ pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -
         Some(_) => output.table(&table(&[read(answer)?], None)),
         None => {
             let mut usage: Usage = read(answer)?;
-            usage.boxes.extend(usage.snapshots.take().and_then(as_line));
+            usage.boxes.extend(usage.snapshots.take().and_then(|bill| as_line(bill, "snapshots")));
+            usage.boxes.extend(usage.volumes.take().and_then(|bill| as_line(bill, "volumes")));
             output.table(&table(&usage.boxes, Some(&usage.totals)))?;
             if let Some(prices) = usage.prices {
                 output.remark(&format!(
@@ -36,10 +37,10 @@ pub(crate) async fn bill(client: &Client, output: &Output, name: Option<&str>) -
     }
 }
 
-/// Snapshots are one line of the bill, if there were any.
-fn as_line(bill: SnapshotsBill) -> Option<BoxBill> {
+/// Snapshots are one line of the bill, if there were any, and so are volumes.
+fn as_line(bill: KeptBill, what: &str) -> Option<BoxBill> {
     let line = BoxBill {
-        id: format!("{} snapshots", bill.count),
+        id: format!("{} {what}", bill.count),
         gb_hours: bill.gb_hours,
         storage_dollars: bill.storage_dollars,
         total_dollars: bill.storage_dollars,

@@ -13,6 +13,7 @@ use super::net;
 use super::output::Output;
 use super::table::Table;
 use super::types::{BoxData, Kept, Reclaimed, Why};
+use super::volumes;
 
 /// How long a box may take until it is ready.
 const CREATE_SECONDS_MAX: u64 = 300;
@@ -74,6 +75,7 @@ pub(crate) fn create_body(create: args::Create) -> Value {
     put("init_command", create.init_command.map(Value::from));
     put("ephemeral", create.ephemeral.then(|| true.into()));
     put("ttl", create.ttl.map(Value::from));
+    put("volumes", volumes::body_of(create.volumes));
     Value::Object(body)
 }
 
@@ -296,6 +298,7 @@ mod tests {
             env: Vec::new(),
             idle: None,
             keep_alive: false,
+            volumes: Vec::new(),
             init_command: None,
             ephemeral: false,
             ttl: None,
@@ -326,6 +329,7 @@ mod tests {
             env: vec![("K".into(), "v".into())],
             idle: Some(5),
             keep_alive: true,
+            volumes: vec![crate::args_volume::parse_volume("v:/data:ro").expect("a volume")],
             init_command: Some("true".into()),
             ephemeral: true,
             ttl: Some(60),
@@ -335,7 +339,8 @@ mod tests {
         assert_eq!(
             create_body(full),
             json!({"name": "n", "runtime": "mine:1", "size": "medium", "labels": ["a"], "env_vars": {"K": "v"}, "idle_seconds": 5,
-                   "keep_alive": true, "init_command": "true", "ephemeral": true, "ttl": 60})
+                   "keep_alive": true, "init_command": "true", "ephemeral": true, "ttl": 60,
+                   "volumes": [{"name": "v", "path": "/data", "read_only": true}]})
         );
     }
 

@@ -16,6 +16,7 @@ mod args_image;
 mod args_more;
 mod args_snapshots;
 mod args_storage;
+mod args_volume;
 mod bill;
 mod boxes;
 mod build;
@@ -41,6 +42,7 @@ mod terminal;
 mod top;
 mod types;
 mod urls;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -142,6 +144,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Url(url) => urls::url(&client, &output, url).await?,
         Verb::Urls { name } => urls::urls(&client, &output, &name).await?,
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
+        Verb::Volume(verb) => volumes::volume(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
         Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
     }

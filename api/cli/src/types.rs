@@ -230,10 +230,10 @@ pub(crate) struct Snapshots {
     pub(crate) snapshots: Vec<Snapshot>,
 }
 
-/// What the snapshots of an account cost.
+/// What the snapshots or the volumes of an account cost.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct SnapshotsBill {
+pub(crate) struct KeptBill {
     pub(crate) count: u64,
     pub(crate) gb_hours: f64,
     pub(crate) storage_dollars: f64,
@@ -247,7 +247,8 @@ pub(crate) struct Usage {
     pub(crate) boxes: Vec<BoxBill>,
     #[serde(deserialize_with = "lenient")]
     pub(crate) totals: BoxBill,
-    pub(crate) snapshots: Option<SnapshotsBill>,
+    pub(crate) snapshots: Option<KeptBill>,
+    pub(crate) volumes: Option<KeptBill>,
     pub(crate) prices: Option<Prices>,
 }
 

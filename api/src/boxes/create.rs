@@ -12,7 +12,7 @@ use super::launch::{ReadyDisk, Start, Started, remove_run_dir, storage_of};
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
-use crate::domain::{BoxRecord, BoxSettings, BoxState, Reservation};
+use crate::domain::{BoxRecord, BoxSettings, BoxState, Reservation, VolumeRequest};
 use crate::error::{Cause, Error};
 use crate::events::{Event, Fact};
 use crate::refusal::Refusal;
@@ -41,6 +41,8 @@ pub struct NewBox {
     pub agent_api_key: Option<Secret>,
     /// The disk that it starts with; a new one if there is none.
     pub origin: Option<Origin>,
+    /// The volumes that it has. (Those of the settings are found by them.)
+    pub volumes: Vec<VolumeRequest>,
 }
 
 /// The disk of another box, at one moment.
@@ -72,7 +74,7 @@ impl fmt::Debug for Secret {
 
 impl Boxes {
     /// Creates a box and starts it. On return the box is on disk and accepts work. Must not be cancelled.
-    pub(crate) async fn create(&self, wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
+    pub(crate) async fn create(&self, mut wanted: NewBox) -> Result<Arc<Entry>, Refusal> {
         let began = Instant::now();
         // Without them no box can be made.
         let given = wanted.root.as_ref().map(|root| root.name.clone());
@@ -86,6 +88,8 @@ impl Boxes {
         };
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
+        let (volumes, claims) = self.claim_volumes(&wanted.account_id, &wanted.volumes).await?;
+        wanted.settings.volumes = volumes;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,
@@ -94,7 +98,7 @@ impl Boxes {
                 return Err(refusal);
             }
         };
-        drop(images_stay);
+        drop((images_stay, claims));
         let life = entry.lock_life().await;
         match self.make(&entry, &reservation, &wanted, began).await {
             Ok(created) => self.open_for_work(&entry, created),
@@ -176,7 +180,8 @@ impl Boxes {
         let rights = entry.rights();
         let (pair, image) = (entry.view().pair, self.image_of(entry).await?);
         let (root, uid_base) = (wanted.root.clone(), reservation.uid_base);
-        let start = Start { id: entry.id.clone(), size, image, root, uid_base, pair, rights };
+        let volumes = settings.volumes;
+        let start = Start { id: entry.id.clone(), size, image, root, uid_base, pair, rights, volumes };
         let NewDisk { volume, ready, flushing } = self.make_disk(entry, disk_gib, wanted.origin.clone()).await?;
         let started = self.start(&start, ready).await;
         // A power cut after the answer must not remove the disk.

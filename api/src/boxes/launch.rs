@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use icebox_rootfs::{Attached, Volume};
+use icebox_rootfs::{Attached, AttachedData, DATA_DIRECTORY, Volume};
 use icebox_shim::handle::BoxHandle;
-use icebox_shim::launch::{BoxSpec, Launched, ProcFile};
+use icebox_shim::launch::{BoxSpec, Launched, ProcFile, VolumeMount};
 use icebox_shim::procfiles::Size;
 
 use super::build::BoxRoot;
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
-use crate::domain::{BoxSize, Incarnation};
+use crate::domain::{BoxSize, Incarnation, VolumeUse};
 use crate::error::{Cause, Error};
 use crate::events::{Fact, StopCause};
 use crate::refusal::Refusal;
@@ -32,6 +32,8 @@ pub(super) struct Start {
     /// Its addresses; none if it has no network.
     pub(super) pair: Option<Pair>,
     pub(super) rights: Rights,
+    /// Volumes beside its disk.
+    pub(super) volumes: Vec<VolumeUse>,
 }
 
 #[derive(Debug)]
@@ -105,13 +107,16 @@ impl Boxes {
         self.check_cgroup_parent()?;
         let (mut spec, mut warnings) = self.spec(start, run_dir, lower, attached.device.clone());
         spec.proc_files = self.proc_files(&spec)?;
+        let volumes = self.attach_volumes(&start.volumes).await?;
+        spec.volumes =
+            start.volumes.iter().zip(&volumes).map(|(volume, attached)| mount_of(volume, attached)).collect();
         let launched = self
             .inner
             .launcher
             .launch(&spec, LAUNCH_DEADLINE)
             .await
             .map_err(|cause| Refusal::Failed(Error::new("start the box", &start.id, cause)))?;
-        drop(attached);
+        drop((attached, volumes));
         self.connect(&start.id, start.pair, launched.pid, start.rights.clone()).await?;
         let handle = self.open_handle(&start.id, start.uid_base)?;
         tracing::debug!(box_id = start.id, steps = ?launched.steps, "started");
@@ -141,6 +146,7 @@ impl Boxes {
             cgroup: self.cgroup(&start.id),
             lower,
             volume_device: device,
+            volumes: Vec::new(),
             uid_base: start.uid_base,
             nameserver: start.pair.map(Pair::host),
             cores: f64::from(cores.min(HOST.cores)),
@@ -302,6 +308,15 @@ pub(super) fn remove_run_dir(path: &Path) -> Result<(), Error> {
             Err(Error::new("remove the run directory", path.display().to_string(), cause))
         }
         _ => Ok(()),
+    }
+}
+
+fn mount_of(volume: &VolumeUse, attached: &AttachedData) -> VolumeMount {
+    VolumeMount {
+        device: attached.device().to_owned(),
+        directory: DATA_DIRECTORY.to_owned(),
+        target: PathBuf::from(&volume.path),
+        readonly: volume.read_only,
     }
 }
 

@@ -47,6 +47,7 @@ mod tasks;
 mod thaw;
 mod uids;
 mod usage;
+mod volumes;
 mod why;
 
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ use std::time::Duration;
 use icebox_rootfs::Store;
 use icebox_shim::launch::{Launcher, Tools};
 use icebox_shim::procfiles::Keeper;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
@@ -86,7 +87,8 @@ pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
 pub(crate) use tasks::{Lasting, to_the_end};
 pub use uids::{REGISTRY_DIR, UidRanges};
-pub use usage::{AccountBill, BoxBill, SnapshotsBill};
+pub use usage::{AccountBill, BoxBill, KeptBill};
+pub use volumes::{VolumeReport, VolumeUser};
 pub use why::Why;
 
 use images::Images;
@@ -136,6 +138,8 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
+    /// Held while volumes are given to a new box, and while one is deleted or grown.
+    volume_claims: Mutex<()>,
     /// Flushes of removed disks.
     removals: SharedFlush,
     table: RwLock<Table>,
@@ -199,6 +203,7 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
+            volume_claims: Mutex::default(),
             removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),

@@ -142,7 +142,7 @@ impl Boxes {
         next.max(Duration::from_millis(1))
     }
 
-    /// Measures the disks of these boxes and writes changes to the ledger.
+    /// Measures the disks of these boxes, and all volumes, and writes changes to the ledger.
     async fn measure_disks(&self, entries: &[Arc<Entry>]) {
         let mut samples = Vec::new();
         for entry in entries {
@@ -154,6 +154,9 @@ impl Boxes {
         }
         if !samples.is_empty() {
             self.inner.db.append_samples(samples);
+        }
+        if let Err(error) = self.measure_volumes().await {
+            tracing::warn!(error = error.chain(), "cannot measure the volumes");
         }
     }
 

@@ -89,7 +89,7 @@ impl Boxes {
     }
 }
 
-fn reason(grown: Grown) -> Option<&'static str> {
+pub(super) fn reason(grown: Grown) -> Option<&'static str> {
     match grown {
         Grown::Done => None,
         Grown::AtNextUse { lacks_capability: true } => {

@@ -10,6 +10,7 @@ use icebox_rootfs::Check;
 use super::launch::Start;
 use super::{Boxes, Entry, THAW_DEADLINE, Write};
 use crate::db::LogRow;
+use crate::domain::BoxSettings;
 use crate::error::Error;
 use crate::events::Fact;
 use crate::refusal::Refusal;
@@ -41,8 +42,8 @@ impl Boxes {
         let pair = self.addresses_for_restart(entry)?;
         let rights = entry.rights();
         let image = self.image_of(entry).await?;
-        let start =
-            Start { id: entry.id.clone(), size: entry.settings().size, image, root: None, uid_base, pair, rights };
+        let BoxSettings { size, volumes, .. } = entry.settings();
+        let start = Start { id: entry.id.clone(), size, image, root: None, uid_base, pair, rights, volumes };
         let started = match self.volume(&entry.id).await {
             Ok(volume) => match self.grow_to_record(entry, &volume).await {
                 Ok(()) => self.start_checked(&start, volume, check).await,

@@ -32,13 +32,16 @@ pub struct AccountBill {
     /// All boxes, deleted ones too.
     pub boxes: Vec<BoxBill>,
     /// All snapshots together, deleted ones too.
-    pub snapshots: SnapshotsBill,
+    pub snapshots: KeptBill,
+    /// All volumes together, deleted ones too.
+    pub volumes: KeptBill,
 }
 
-/// The usage of the snapshots of an account: each occupies its blocks from its creation to its deletion.
+/// The usage of what an account keeps beside boxes: each snapshot or volume occupies its blocks from its creation to its
+/// deletion.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SnapshotsBill {
-    /// Number of snapshots now.
+pub struct KeptBill {
+    /// Number of them now.
     pub count: usize,
     /// Their storage.
     pub usage: Usage,
@@ -69,7 +72,22 @@ impl Boxes {
         }
         let until_ms = clock::unix_ms();
         let snapshots = bill_of_snapshots(&self.inner.db.billed_snapshots(&account.id).await?, until_ms);
-        Ok(AccountBill { account: account.name.clone(), until_ms, boxes: bills, snapshots })
+        let volumes = self.bill_of_volumes(account, until_ms).await?;
+        Ok(AccountBill { account: account.name.clone(), until_ms, boxes: bills, snapshots, volumes })
+    }
+
+    async fn bill_of_volumes(&self, account: &Account, until_ms: i64) -> Result<KeptBill, Error> {
+        match self.measure_volumes().await {
+            // The bill is correct with what was measured before.
+            Err(error) if error.is_disk_full() => {}
+            measured => measured?,
+        }
+        let mut bill = KeptBill { count: self.inner.db.volumes(&account.id).await?.len(), ..KeptBill::default() };
+        for volume in self.inner.db.billed_volumes(&account.id).await? {
+            bill.usage.storage_byte_ms += volume.stored.byte_ms(until_ms);
+            bill.usage.storage_bytes += volume.stored.bytes;
+        }
+        Ok(bill)
     }
 
     /// Reads the counters of boxes that are awake. A sleeping box was read when it fell asleep. On return the basis of
@@ -102,8 +120,8 @@ fn bill_of_entry(entry: &Entry) -> BoxBill {
     BoxBill { id: entry.id.clone(), name: entry.name.clone(), status: entry.status(), usage: entry.meter.usage() }
 }
 
-fn bill_of_snapshots(snapshots: &[Snapshot], until_ms: i64) -> SnapshotsBill {
-    let mut bill = SnapshotsBill::default();
+fn bill_of_snapshots(snapshots: &[Snapshot], until_ms: i64) -> KeptBill {
+    let mut bill = KeptBill::default();
     for snapshot in snapshots {
         bill.usage.storage_byte_ms += snapshot.byte_ms(until_ms);
         if snapshot.status == SnapshotStatus::Ready {

@@ -135,6 +135,7 @@ impl Work {
             root: Some(BoxRoot { name: format!("build-{}", uuid::Uuid::new_v4()), lower }),
             github_token: None,
             agent_api_key: None,
+            volumes: Vec::new(),
         }
     }
 

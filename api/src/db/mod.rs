@@ -18,6 +18,7 @@ mod samples;
 mod schema;
 mod snapshots;
 mod space;
+mod volumes;
 mod writer;
 
 use std::path::Path;
@@ -36,6 +37,7 @@ pub use public_urls::PublicUrlRow;
 pub use runs::{FinishedRun, RunRow};
 pub use samples::StoredSample;
 pub use space::free_bytes;
+pub use volumes::Inserted;
 pub use writer::{Commit, CommitFailure};
 
 use space::Space;

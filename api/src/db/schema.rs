@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -159,6 +159,24 @@ CREATE TABLE snapshots (
 ) STRICT;
 CREATE INDEX snapshots_account ON snapshots (account_id, status);
 CREATE INDEX snapshots_box ON snapshots (box_id, status);
+";
+
+/// Volumes of files. They outlive boxes; the record of a deleted one stays for the bill. Byte-milliseconds exceed 64 bits:
+/// they are written as text.
+const VERSION_6: &str = "
+CREATE TABLE volumes (
+  id             TEXT PRIMARY KEY,
+  account_id     TEXT NOT NULL REFERENCES accounts(id),
+  name           TEXT NOT NULL,
+  state          TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleted')),
+  size_gib       INTEGER NOT NULL,
+  created_ms     INTEGER NOT NULL,
+  deleted_ms     INTEGER,
+  stored_bytes   INTEGER NOT NULL DEFAULT 0,
+  measured_ms    INTEGER NOT NULL,
+  stored_byte_ms TEXT NOT NULL DEFAULT '0'
+) STRICT;
+CREATE UNIQUE INDEX volumes_name ON volumes (account_id, name) WHERE state <> 'deleted';
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused.

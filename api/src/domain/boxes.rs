@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::NetworkPolicy;
 use super::size::BoxSize;
+use super::volumes::VolumeUse;
 
 /// Identity of commits when the owner sets none: the one in the system-wide git configuration of the base image, which
 /// users of the public clients expect.
@@ -92,6 +93,9 @@ pub struct BoxSettings {
     /// The box that it was forked from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
+    /// Volumes that it has beside its disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
     /// True if a step of a build runs in it. It ends with the build, and is removed at the start of the daemon.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub build: bool,

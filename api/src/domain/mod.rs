@@ -14,6 +14,7 @@ mod runs;
 pub mod runtimes;
 mod size;
 mod snapshots;
+mod volumes;
 
 pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation};
 pub use language::{Code, Language};
@@ -22,3 +23,4 @@ pub use policy::NetworkPolicy;
 pub use runs::RunState;
 pub use size::BoxSize;
 pub use snapshots::{Snapshot, SnapshotStatus};
+pub use volumes::{Stored, VOLUMES_PER_BOX_MAX, Volume, VolumeRequest, VolumeState, VolumeUse, check_volumes};

@@ -9,7 +9,7 @@ use super::provision::TRUST_ENV;
 use crate::boxes::{Entry, NewBox, Origin, Restorable, Secret, check_policy, policy_in_force, to_the_end};
 use crate::config::check_idle_seconds;
 use crate::db::Account;
-use crate::domain::{BoxSettings, BoxSize, NetworkPolicy};
+use crate::domain::{BoxSettings, BoxSize, NetworkPolicy, VolumeRequest, check_volumes};
 use crate::error::Error;
 use crate::ids::{self, ENV_VARS_MAX};
 use crate::refusal::Refusal;
@@ -66,6 +66,8 @@ pub struct BoxRequest {
     pub github_token: Option<Secret>,
     /// Key of the agent's provider.
     pub agent_api_key: Option<Secret>,
+    /// Volumes beside its disk.
+    pub volumes: Vec<VolumeRequest>,
 }
 
 /// Settings of a new box that come from its account, from this host, and from the box of which it is a copy.
@@ -94,7 +96,7 @@ impl Lifecycle {
     }
 
     /// Creates a box from a snapshot, like [`Lifecycle::create`]. What the request leaves out comes from the snapshot: size,
-    /// environment, agent, network policy, git's identity; not the init command, the headers, or the tokens.
+    /// environment, agent, network policy, git's identity; not the init command, the headers, the tokens, or the volumes.
     pub async fn restore(&self, account: &Account, id: &str, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
         let found = self.boxes.find_snapshot(&account.id, id).await?;
         let copied: BoxSettings = serde_json::from_str(&found.settings)
@@ -156,6 +158,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
             env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
+    check_volumes(&request.volumes).map_err(Refusal::Invalid)?;
     let agent = request.agent.checked()?;
     let settings = BoxSettings {
         size: request.size.unwrap_or_default(),
@@ -174,6 +177,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         agent: agent.harness,
         model: agent.model,
         custom_runner: agent.custom_runner,
+        volumes: Vec::new(),
         build: false,
         network_policy: Some(policy_of(request.network_policy, has_network)?),
     };
@@ -189,6 +193,7 @@ fn checked(request: BoxRequest, account: &Account, defaults: Defaults) -> Result
         github_token: check_secret("github_token", request.github_token)?,
         agent_api_key: check_secret("agent_api_key", request.agent_api_key)?,
         origin: None,
+        volumes: request.volumes,
     })
 }
 

@@ -19,8 +19,8 @@ use crate::runs;
 const FORKS_MAX: usize = 32;
 
 impl Lifecycle {
-    /// Makes boxes that start with the disk of this one, all from one moment, with its settings, headers and secrets. All
-    /// are made, or none.
+    /// Makes boxes that start with the disk of this one, all from one moment, with its settings, headers and secrets, but
+    /// without its volumes. All are made, or none.
     pub async fn fork(&self, account: &Account, entry: &Arc<Entry>, count: usize) -> Result<Vec<Arc<Entry>>, Refusal> {
         if !(1..=FORKS_MAX).contains(&count) {
             return Err(Refusal::Invalid(format!("count must be 1 to {FORKS_MAX}")));
@@ -33,13 +33,19 @@ impl Lifecycle {
                 root: None,
                 account_id: entry.account_id.clone(),
                 name: None,
-                settings: BoxSettings { keep: None, forked_from: Some(entry.id.clone()), ..entry.settings() },
+                settings: BoxSettings {
+                    keep: None,
+                    forked_from: Some(entry.id.clone()),
+                    volumes: Vec::new(),
+                    ..entry.settings()
+                },
                 ttl_seconds: entry.seconds_left(),
                 account_idle,
                 headers: entry.view().headers,
                 github_token: secrets.github_token,
                 agent_api_key: secrets.agent_api_key,
                 origin: Some(Origin { content, image: entry.view().image }),
+                volumes: Vec::new(),
             };
             lifecycle.make_forks(wanted, count).await
         })

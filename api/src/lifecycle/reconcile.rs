@@ -67,6 +67,7 @@ impl Lifecycle {
         self.boxes.sweep_run_dirs();
         self.boxes.report_unknown_volumes().await;
         self.boxes.settle_snapshots().await?;
+        self.boxes.settle_volumes().await?;
         self.boxes.remove_half_made(leftovers).await;
         self.boxes.forget_empty_roots().await;
         match self.boxes.check_cgroup_parent() {

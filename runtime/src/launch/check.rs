@@ -1,6 +1,9 @@
 //! The checks that each plan must pass, made from a bundle or by the library's caller.
 
-use crate::{Error, Result, Step, plan::Plan};
+use crate::{
+    Error, Result, Step,
+    plan::{MountSource, Plan, RootSource},
+};
 
 pub(super) fn check(plan: &Plan) -> Result<()> {
     if !plan.namespaces.mount.is_new() {
@@ -20,6 +23,17 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
         && [&maps.uids, &maps.gids].iter().any(|m| !m.iter().any(|line| line.inside == 0 && line.count > 0))
     {
         return Err(Error::invalid(Step::IdMaps, "id maps", "id 0 must be mapped, it owns what is made"));
+    }
+    // Such mounts are made beside the parts of the overlay, in the caller's own mount namespace.
+    if matches!(plan.root.source, RootSource::Directory(_))
+        && let Some(mount) = plan.mounts.iter().find(|mount| matches!(mount.source, MountSource::Device(_)))
+    {
+        let subject = mount.target.display();
+        return Err(Error::unsupported(
+            Step::Mounts,
+            subject,
+            "a mount from a block device needs an overlay as the root",
+        ));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use rustix::{fs::Mode, process::umask};
 use super::{
     cgroup::{Leaf, Made},
     cgroup_views::Views,
-    clocks, dev,
+    clocks, dev, devices,
     inherit::Inherit,
     masks::Masks,
     mounts, names,
@@ -109,6 +109,7 @@ fn set_up(plan: &Plan, args: &mut ChildArgs) -> Result<()> {
     names::set(plan)?;
 
     let rootfs = root::enter(&plan.root, &args.sync, &mount_point, directory)?;
+    devices::receive(&plan.mounts, &mut sources, &args.sync)?;
     let views = std::mem::take(&mut args.cgroup_views);
     let read_only_later = mounts::attach_all(&rootfs, &plan.mounts, sources, views, masks.take_cgroup_layout())?;
     dev::fill(&rootfs, &plan.dev, nodes)?;

@@ -26,6 +26,7 @@ mod child;
 mod clocks;
 mod clone;
 mod dev;
+mod devices;
 mod handshake;
 mod id_map;
 mod inherit;

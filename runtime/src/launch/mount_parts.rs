@@ -3,12 +3,12 @@
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{Mode, mkdirat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
         fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -18,7 +18,7 @@ use rustix::{
 use super::rootfs_fd::{RootfsFd, is_dir};
 use crate::{
     plan::{Mount, MountAttributes, MountSource},
-    sys::mount as sys_mount,
+    sys::mount::{self as sys_mount, MountAttr},
 };
 
 /// Attaches a detached mount at a path.
@@ -52,6 +52,37 @@ pub(super) fn configure(context: &OwnedFd, options: &[(String, Option<String>)])
         }
     }
     Ok(fsconfig_create(context)?)
+}
+
+/// The file system on a block device, detached.
+pub(super) fn of_device(device: &Path, fstype: &str, options: &[(String, Option<String>)]) -> io::Result<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", device)?;
+    configure(&context, options)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// Sets the attributes of a detached mount and attaches it at a new directory of the staging area. Idmapping is only
+/// possible while a mount has never been attached.
+pub(super) fn place(
+    staging: &OwnedFd,
+    name: &str,
+    mount: &OwnedFd,
+    extra: u64,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut attr = MountAttr {
+        attr_set: extra | sys_mount::MOUNT_ATTR_NODEV | sys_mount::MOUNT_ATTR_NOSUID,
+        ..MountAttr::default()
+    };
+    if let Some(fd) = user_namespace {
+        attr.attr_set |= sys_mount::MOUNT_ATTR_IDMAP;
+        attr.userns_fd = fd.as_raw_fd() as u64;
+    }
+    sys_mount::mount_setattr(mount.as_fd(), c"", false, &attr)?;
+    mkdirat(staging, name, Mode::from_raw_mode(0o700))?;
+    attach(mount, staging.as_fd(), Path::new(name))
 }
 
 /// The cgroup2 hierarchy as seen from the cgroup namespace of this process, detached. `None` on a host without cgroup2.

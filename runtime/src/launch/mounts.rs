@@ -37,7 +37,11 @@ pub(super) fn open_sources(mounts: &[Mount], mut unified: Option<OwnedFd>) -> Re
                 }
                 open_tree(CWD, path, flags).on(Step::Mounts, path.display()).map(Some)
             }
-            MountSource::Filesystem { .. } | MountSource::Text(_) | MountSource::KeptText { .. } => Ok(None),
+            // The texts and the devices come later.
+            MountSource::Filesystem { .. }
+            | MountSource::Text(_)
+            | MountSource::KeptText { .. }
+            | MountSource::Device(_) => Ok(None),
             MountSource::Cgroup2 => Ok(unified.take()),
         })
         .collect()
@@ -128,9 +132,12 @@ fn make(mount: &Mount, source: Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
             }
             Ok(Some(tree))
         }
-        (MountSource::Bind { .. } | MountSource::Text(_) | MountSource::KeptText { .. }, None) => {
-            Err(io::ErrorKind::InvalidInput.into())
-        }
+        // Its attributes were set where it was made.
+        (MountSource::Device(_), Some(tree)) => Ok(Some(tree)),
+        (
+            MountSource::Bind { .. } | MountSource::Text(_) | MountSource::KeptText { .. } | MountSource::Device(_),
+            None,
+        ) => Err(io::ErrorKind::InvalidInput.into()),
         (MountSource::Filesystem { fstype, source, options }, _) => {
             let mut all = options.clone();
             if let Some(source) = source {

@@ -7,22 +7,20 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
-    },
+    fs::{CWD, Mode, OFlags, openat},
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount},
 };
 
 use super::{
+    devices,
     handshake::earlier_failure,
-    mount_parts::{attach, attach_at, configure, new_filesystem},
+    mount_parts::{attach, attach_at, new_filesystem, of_device, place},
     owner,
     rootfs_fd::{RootfsFd, reopen_dir},
     sync::{Sync, ToChild},
@@ -60,8 +58,15 @@ pub(super) fn hand_over(plan: &Plan, user_namespace: Option<&fs::File>, sync: &S
         uid: owner::outside_root(&maps.uids),
         gid: owner::outside_root(&maps.gids),
     });
-    match build_overlay(overlay, mapping.as_ref()) {
-        Ok(fd) => sync.send(&ToChild::Root, Some(&fd)).on(Step::Root, "handing over the root"),
+    let built = build_overlay(overlay, mapping.as_ref()).and_then(|(root, staging)| {
+        let user_namespace = mapping.as_ref().map(|mapping| mapping.user_namespace);
+        Ok((root, devices::mount_all(&plan.mounts, &staging, user_namespace)?))
+    });
+    match built {
+        Ok((root, mounts)) => {
+            sync.send(&ToChild::Root, Some(&root)).on(Step::Root, "handing over the root")?;
+            devices::hand_over(&mounts, sync)
+        }
         Err(error) => Err(earlier_failure(sync).unwrap_or(error)),
     }
 }
@@ -73,8 +78,9 @@ struct Mapping<'fd> {
     gid: u32,
 }
 
-/// Builds the overlay and returns it detached. Ids on disk are the ids inside when a mapping is given.
-fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<OwnedFd> {
+/// Builds the overlay and returns it detached, with the directory that its parts are attached in. Ids on disk are the ids
+/// inside when a mapping is given.
+fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<(OwnedFd, OwnedFd)> {
     let user_namespace = mapping.map(|m| m.user_namespace);
     let staging = new_filesystem("tmpfs", &[("mode".into(), Some("0700".into()))], MountAttrFlags::empty())
         .on(Step::Root, "staging tmpfs")?;
@@ -90,7 +96,8 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
         lower_names.push(name);
     }
 
-    let volume = volume_mount(overlay).on(Step::Root, overlay.volume.display())?;
+    let volume = of_device(&overlay.volume, &overlay.volume_fstype, &overlay.volume_options)
+        .on(Step::Root, overlay.volume.display())?;
     place(&staging, "vol", &volume, 0, user_namespace).on(Step::Root, overlay.volume.display())?;
 
     // Layer paths are given relative to the staging directory: no character in a host path can be taken for a
@@ -102,7 +109,8 @@ fn build_overlay(overlay: &Overlay, mapping: Option<&Mapping<'_>>) -> Result<Own
         ("workdir".to_owned(), Some("vol/work".to_owned())),
     ];
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    with_fs_ids(mapping, || new_filesystem("overlay", &options, flags)).on(Step::Root, "overlay of layers and volume")
+    let root = with_fs_ids(mapping, || new_filesystem("overlay", &options, flags));
+    root.on(Step::Root, "overlay of layers and volume").map(|root| (root, staging))
 }
 
 /// Names of layers are as short as can be: overlayfs takes all of them in one text of 255 bytes.
@@ -135,36 +143,6 @@ fn with_fs_ids<T>(mapping: Option<&Mapping<'_>>, work: impl FnOnce() -> std::io:
     nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
     sys_process::capset(effective, permitted, inheritable)?;
     done
-}
-
-fn volume_mount(overlay: &Overlay) -> std::io::Result<OwnedFd> {
-    let context = fsopen(overlay.volume_fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", &overlay.volume)?;
-    configure(&context, &overlay.volume_options)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
-}
-
-/// Sets the attributes of a detached mount and attaches it at a new directory of the staging area. Idmapping is only
-/// possible while a mount has never been attached.
-fn place(
-    staging: &OwnedFd,
-    name: &str,
-    mount: &OwnedFd,
-    extra: u64,
-    user_namespace: Option<BorrowedFd<'_>>,
-) -> std::io::Result<()> {
-    let mut attr = MountAttr {
-        attr_set: extra | sys_mount::MOUNT_ATTR_NODEV | sys_mount::MOUNT_ATTR_NOSUID,
-        ..MountAttr::default()
-    };
-    if let Some(fd) = user_namespace {
-        attr.attr_set |= sys_mount::MOUNT_ATTR_IDMAP;
-        attr.userns_fd = fd.as_raw_fd() as u64;
-    }
-    sys_mount::mount_setattr(mount.as_fd(), c"", false, &attr)?;
-    mkdirat(staging, name, Mode::from_raw_mode(0o700))?;
-    attach(mount, staging.as_fd(), Path::new(name))
 }
 
 /// The host directory where the root is attached until the pivot.

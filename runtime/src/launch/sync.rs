@@ -35,6 +35,8 @@ pub(crate) enum ToChild {
     Mapped,
     /// The root file system comes with this message as a detached mount.
     Root,
+    /// The next mount from a block device comes with this message, detached.
+    Mounted,
 }
 
 /// One end.

@@ -110,6 +110,7 @@ impl TestBox {
             cgroup: format!("{cgroup_root}/test-box-1"),
             lower: vec![image],
             volume_device: make_volume(dir.path()).into(),
+            volumes: Vec::new(),
             nameserver: None,
             uid_base: 0x1000_0000 + u32::try_from(number).unwrap() * 65_536,
             cores: 1.0,

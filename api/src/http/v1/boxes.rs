@@ -42,6 +42,7 @@ pub(in crate::http) async fn view(found: TheBox) -> Answer<BoxView> {
         status: entry.status().into(),
         image: entry.view().image,
         created_ms: entry.created_ms,
+        volumes: entry.settings().volumes.into_iter().map(Into::into).collect(),
         kept: entry.settings().kept(clock::unix_ms()).map(Kept::from),
     }))
 }

@@ -8,4 +8,5 @@ pub(super) mod files;
 pub(super) mod forks;
 pub(super) mod images;
 pub(super) mod storage;
+pub(super) mod volumes;
 pub mod wire;

@@ -45,6 +45,7 @@ pub(super) fn request_of(body: CreateBox) -> Result<BoxRequest, Refusal> {
         idle_seconds: body.idle_seconds,
         github_token: body.github_token.map(Secret),
         agent_api_key: body.agent_api_key.map(Secret),
+        volumes: body.volumes.unwrap_or_default().into_iter().map(Into::into).collect(),
         agent: AgentRequest {
             harness: body.agent,
             model: body.model,

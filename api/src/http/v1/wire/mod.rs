@@ -8,6 +8,7 @@ mod net;
 mod runs;
 mod storage;
 mod usage;
+mod volumes;
 
 pub use events::*;
 pub use images::*;
@@ -15,3 +16,4 @@ pub use net::*;
 pub use runs::*;
 pub use storage::*;
 pub use usage::*;
+pub use volumes::*;

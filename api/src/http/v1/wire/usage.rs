@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::boxes;
-use crate::http::v2::wire::{BoxStatus, Kept};
+use crate::http::v2::wire::{BoxStatus, BoxVolume, Kept};
 use crate::ledger::{self, DOLLARS_PER_CORE_HOUR, DOLLARS_PER_GB_MONTH, Usage};
 
 const GB_HOUR_BYTE_MS: f64 = 1e9 * 3_600_000.0;
@@ -24,6 +24,9 @@ pub struct BoxView {
     pub image: Option<String>,
     /// Unix milliseconds.
     pub created_ms: i64,
+    /// Volumes that it has beside its disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<BoxVolume>,
     /// Its owner keeps it awake; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
@@ -59,10 +62,10 @@ pub struct BoxBill {
     pub total_dollars: f64,
 }
 
-/// The bill of the snapshots of an account.
+/// The bill of what an account keeps beside boxes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct SnapshotsBill {
-    /// Number of snapshots now.
+pub struct KeptBill {
+    /// Number of them now.
     pub count: usize,
     /// Bytes that they occupy now.
     pub storage_bytes: u64,
@@ -112,8 +115,11 @@ pub struct AccountUsage {
     /// All boxes, deleted ones too.
     pub boxes: Vec<BoxBill>,
     /// All snapshots together, deleted ones too.
-    pub snapshots: SnapshotsBill,
-    /// The sum of boxes and snapshots.
+    pub snapshots: KeptBill,
+    /// All volumes together, deleted ones too.
+    #[serde(default)]
+    pub volumes: KeptBill,
+    /// The sum of boxes, snapshots and volumes.
     pub totals: BillTotals,
 }
 
@@ -271,8 +277,8 @@ impl From<boxes::BoxBill> for BoxBill {
     }
 }
 
-impl From<boxes::SnapshotsBill> for SnapshotsBill {
-    fn from(bill: boxes::SnapshotsBill) -> Self {
+impl From<boxes::KeptBill> for KeptBill {
+    fn from(bill: boxes::KeptBill) -> Self {
         let cost = ledger::cost(&bill.usage);
         Self {
             count: bill.count,
@@ -286,7 +292,7 @@ impl From<boxes::SnapshotsBill> for SnapshotsBill {
 
 impl From<boxes::AccountBill> for AccountUsage {
     fn from(bill: boxes::AccountBill) -> Self {
-        let all = bill.boxes.iter().map(|one| &one.usage).chain([&bill.snapshots.usage]);
+        let all = bill.boxes.iter().map(|one| &one.usage).chain([&bill.snapshots.usage, &bill.volumes.usage]);
         let sum = all.fold(Usage::default(), |sum, one| Usage {
             cpu_usec: sum.cpu_usec + one.cpu_usec,
             storage_byte_ms: sum.storage_byte_ms + one.storage_byte_ms,
@@ -302,6 +308,7 @@ impl From<boxes::AccountBill> for AccountUsage {
             },
             boxes: bill.boxes.into_iter().map(BoxBill::from).collect(),
             snapshots: bill.snapshots.into(),
+            volumes: bill.volumes.into(),
             totals: BillTotals {
                 cpu_usec: sum.cpu_usec,
                 core_seconds: core_seconds(&sum),

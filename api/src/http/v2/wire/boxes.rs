@@ -131,6 +131,31 @@ impl From<domain::Keep> for Kept {
     }
 }
 
+/// A volume of a box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BoxVolume {
+    /// Name of the volume.
+    pub name: String,
+    /// Absolute path in the box.
+    pub path: String,
+    /// The box can only read it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+impl From<BoxVolume> for domain::VolumeRequest {
+    fn from(BoxVolume { name, path, read_only }: BoxVolume) -> Self {
+        Self { name, path, read_only }
+    }
+}
+
+impl From<domain::VolumeUse> for BoxVolume {
+    fn from(domain::VolumeUse { name, path, read_only, .. }: domain::VolumeUse) -> Self {
+        Self { name, path, read_only }
+    }
+}
+
 /// Body of `POST /v2/box`. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -174,6 +199,9 @@ pub struct CreateBox {
     /// Seconds without work until it sleeps (our extension).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_seconds: Option<u64>,
+    /// Volumes of `/v1/volumes` that it has beside its disk, for life (our extension).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Vec<BoxVolume>>,
     /// Model of the agent. It is kept and shown; this version runs no agents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
