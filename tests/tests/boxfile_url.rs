@@ -47,10 +47,14 @@ fn files_are_fetched_as_the_policy_of_the_build_says() {
     let _ = built(&daemon, &checked, &["--no-cache"]);
     assert_eq!(visits(), before + 1);
 
-    // Without one, a file that has changed is another step.
+    // Without one, a file that has changed is another step; with one it is an error.
+    let plain = context(&daemon, "plain", &format!("{SHELL}ADD http://files.test/dir/tool /tool\n"));
+    let _ = built(&daemon, &plain, &[]);
+    assert!(built(&daemon, &plain, &[]).1.contains("#3 CACHED"));
     world.web.put("files.test", "/dir/tool", "another tool");
-    let (_, said) = built(&daemon, &dir, &["--build-arg", "http_proxy=http://127.0.0.1:1"]);
-    assert!(said.contains("/two/\n#3 DONE"), "{said}");
+    assert!(built(&daemon, &plain, &[]).1.contains("#3 DONE"));
+    let (output, said) = build(&daemon, &checked, &["--no-cache"]);
+    assert!(!output.status.success() && said.contains("Boxfile:4: ") && said.contains("the file is sha256:"), "{said}");
 
     let before = world.web.visits().len();
     let deny = r#"{"mode":"deny-all"}"#;
