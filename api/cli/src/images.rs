@@ -7,7 +7,6 @@ use futures::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
 use super::access;
@@ -15,9 +14,10 @@ use super::args::Global;
 use super::args_image::{ImageVerb, Import, Kind};
 use super::build;
 use super::client::{Client, Patience, read};
-use super::error::{Error, STDOUT};
+use super::error::Error;
 use super::human;
 use super::output::{Output, stream};
+use super::portable::save;
 use super::table::Table;
 
 /// The operator's socket in the run directory.
@@ -261,23 +261,8 @@ fn removed(output: &Output, answer: Value) -> Result<(), Error> {
 
 async fn export(client: &Client, output: &Output, image: &str, file: &Path) -> Result<(), Error> {
     let request = client.request(Method::GET, &["v1", "images", image, "export"], Patience::Work);
-    let mut pieces = client.send(request).await?.bytes_stream();
-    let is_stdout = file == Path::new("-");
-    let (mut sink, name) = if is_stdout {
-        (stream(std::io::stdout(), STDOUT)?, STDOUT.to_owned())
-    } else {
-        let made = tokio::fs::File::create(file).await.map_err(|cause| Error::io("write", file.display(), cause))?;
-        (made, file.display().to_string())
-    };
-    let mut written = 0_u64;
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|cause| Error::transport("finish the export of", image, cause.without_url()))?;
-        written += piece.len() as u64;
-        sink.write_all(&piece).await.map_err(|cause| Error::io("write", &name, cause))?;
-    }
-    sink.flush().await.map_err(|cause| Error::io("write", &name, cause))?;
-    output.remark(&format!("{name}: {}", human::bytes(written)));
-    Ok(())
+    let answer = client.send(request).await?;
+    save(output, answer, file).await
 }
 
 /// A name without the parts that are the default.

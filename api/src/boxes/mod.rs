@@ -31,11 +31,13 @@ mod network;
 mod orphans;
 mod passed;
 mod policy;
+mod portable;
 mod reclaim;
 mod reserve;
 mod restore;
 mod roots;
 mod run_table;
+mod schedule;
 mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
@@ -46,6 +48,8 @@ mod table;
 mod tasks;
 mod thaw;
 mod uids;
+mod undo;
+mod undo_points;
 mod usage;
 mod volumes;
 mod why;
@@ -82,6 +86,8 @@ pub use meter::{Meter, Write};
 pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
+pub(crate) use portable::NewTree;
+pub use portable::{Export, ImageFacts};
 pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
@@ -108,6 +114,8 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Disks whose whole content is read at once.
 const DIGESTS_AT_ONCE: usize = 2;
+/// Disks that are exported or filled at once: each has a thread and a loop device.
+const CARRIED_AT_ONCE: usize = 8;
 /// Processes and threads of one box.
 const PIDS_MAX: u64 = 1024;
 
@@ -138,6 +146,8 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
+    /// Held while a disk is exported or filled.
+    carrying: Arc<Semaphore>,
     /// Held while volumes are given to a new box, and while one is deleted or grown.
     volume_claims: Mutex<()>,
     /// Flushes of removed disks.
@@ -151,6 +161,8 @@ struct Inner {
     reclaiming: Semaphore,
     /// Notified when a box with an expiry has been added.
     expiring: Notify,
+    /// Notified when a schedule of snapshots was set.
+    schedules: Notify,
     /// Notified when the number of boxes changes.
     number: Notify,
 }
@@ -203,6 +215,7 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
+            carrying: Arc::new(Semaphore::new(CARRIED_AT_ONCE)),
             volume_claims: Mutex::default(),
             removals: SharedFlush::default(),
             table: RwLock::default(),
@@ -210,6 +223,7 @@ impl Boxes {
             stands_still: AtomicBool::new(false),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
+            schedules: Notify::new(),
             number: Notify::new(),
         };
         Self { inner: Arc::new(inner) }

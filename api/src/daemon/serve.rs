@@ -65,13 +65,14 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     for shortfall in icebox_shim::launch::shortfalls() {
         tracing::warn!("{shortfall}");
     }
-    let runs = Runs::new(&config, db.clone(), events.clone());
+    let runs = Runs::new(&config, boxes.clone(), db.clone(), events.clone());
     let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());
     manager::while_starting(&lifecycle, lifecycle.reconcile()).await?;
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
     tokio::spawn(lifecycle.clone().heed_network());
     tokio::spawn(boxes.clone().prune());
+    tokio::spawn(boxes.clone().keep_schedules());
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });
 

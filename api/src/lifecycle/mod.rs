@@ -9,10 +9,12 @@ mod agent;
 mod create;
 mod diff;
 mod fork;
+mod import;
 mod packets;
 mod provision;
 mod reconcile;
 mod restart;
+mod undo;
 mod wake;
 
 use std::sync::Arc;

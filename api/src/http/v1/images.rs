@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
+use super::pieces::{PIECES_MAX, Pieces};
 use super::wire::{ImageDetails, ImageFacts, ImageName, ImageProgress, ImagesRemoved};
 use crate::error::Error;
 use crate::http::App;
@@ -23,9 +24,6 @@ use crate::http::system::Peer;
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::images::{Images, Listed, Report, Source};
 use crate::refusal::Refusal;
-
-/// Pieces of an exported archive on their way to the client.
-const PIECES_MAX: usize = 8;
 
 /// The operator of this host.
 #[derive(Debug)]
@@ -255,19 +253,4 @@ pub(in crate::http) async fn export(
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(pieces);
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(stream)).into_response())
-}
-
-/// Hands what is written to a body. Writing waits for the client, in a thread of its own.
-struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
-
-impl std::io::Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
