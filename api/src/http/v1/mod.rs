@@ -9,6 +9,7 @@ pub(super) mod forks;
 pub(super) mod images;
 mod pieces;
 pub(super) mod portable;
+pub(super) mod runtimes;
 pub(super) mod schedule;
 pub(super) mod storage;
 pub(super) mod undo;
