@@ -4,6 +4,7 @@
 
 mod build;
 mod public_urls;
+mod ready;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use icebox_net::config::NetworkConfig;
 
 pub use build::{Build, HostProxy};
 pub use public_urls::PublicUrls;
+pub use ready::Ready;
 pub use storage::{PoolMode, Storage};
 
 /// Read when no `--config` is given and the file exists.
@@ -103,6 +105,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, String>,
     /// Builds of images.
     pub build: Build,
+    /// Boxes that are started before a client asks for them.
+    pub ready: Vec<Ready>,
 }
 
 impl Default for Config {
@@ -139,6 +143,7 @@ impl Default for Config {
             storage: Storage::default(),
             runtimes: BTreeMap::new(),
             build: Build::default(),
+            ready: Vec::new(),
         }
     }
 }
@@ -218,6 +223,9 @@ impl Config {
             return wrong(key, expected);
         }
         if let Err((key, expected)) = self.public_urls.check().and_then(|()| self.storage.check()) {
+            return wrong(key, expected);
+        }
+        if let Err((key, expected)) = Ready::check(&self.ready) {
             return wrong(key, expected);
         }
         if !self.data_dir.is_absolute() {
