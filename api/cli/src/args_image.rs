@@ -21,6 +21,8 @@ pub(crate) enum ImageVerb {
     /// List the images
     #[command(visible_alias = "list")]
     Ls,
+    /// List the runtimes: which names boxes may ask for, and whether the image of each is built
+    Runtimes,
     /// Show an image: names, layers, configuration
     Show {
         /// A name, an id, or the first digits of one
@@ -100,7 +102,7 @@ pub(crate) struct BuildArgs {
     /// The Boxfile; Boxfile or Dockerfile in DIR otherwise
     #[arg(long, short)]
     pub(crate) file: Option<PathBuf>,
-    /// Build a runtime that comes with Icebox: node, python, golang, ruby or rust
+    /// Build a runtime: node, python, golang, ruby, rust, or one of [runtimes] that has a Boxfile
     #[arg(long, value_name = "NAME", conflicts_with_all = ["file", "target", "context"])]
     pub(crate) runtime: Option<String>,
     /// The name of the image

@@ -18,6 +18,7 @@ use super::error::Error;
 use super::human;
 use super::output::{Output, stream};
 use super::portable::save;
+use super::runtimes;
 use super::table::Table;
 
 /// The operator's socket in the run directory.
@@ -89,6 +90,7 @@ pub(crate) async fn image(client: &Client, output: &Output, verb: ImageVerb) -> 
     match verb {
         ImageVerb::Build(args) => build::build(client, output, args).await,
         ImageVerb::Ls => list(client, output).await,
+        ImageVerb::Runtimes => runtimes::list(client, output).await,
         ImageVerb::Show { image } => show(client, output, &image).await,
         ImageVerb::Import(import) => import_images(client, output, import).await,
         ImageVerb::Rm { images } => {

@@ -38,6 +38,7 @@ mod output;
 mod place;
 mod portable;
 mod records;
+mod runtimes;
 mod schedule;
 mod session;
 mod snapshots;

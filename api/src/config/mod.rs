@@ -5,6 +5,7 @@
 mod build;
 mod public_urls;
 mod ready;
+mod runtimes;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -18,9 +19,10 @@ use serde::Deserialize;
 use crate::error::{Cause, Error};
 use icebox_net::config::NetworkConfig;
 
-pub use build::{Build, HostProxy};
+pub use build::{Build, HostProxy, OnCreate};
 pub use public_urls::PublicUrls;
 pub use ready::Ready;
+pub use runtimes::{BoxfilePath, Runtime};
 pub use storage::{PoolMode, Storage};
 
 /// Read when no `--config` is given and the file exists.
@@ -101,8 +103,8 @@ pub struct Config {
     pub public_urls: PublicUrls,
     /// What the disks of boxes lie on.
     pub storage: Storage,
-    /// Runtimes of boxes by name: the image, as `icebox image ls` shows it.
-    pub runtimes: BTreeMap<String, String>,
+    /// Runtimes of boxes by name: the image, as `icebox image ls` shows it, or a Boxfile.
+    pub runtimes: BTreeMap<String, Runtime>,
     /// Builds of images.
     pub build: Build,
     /// Boxes that are started before a client asks for them.
@@ -228,6 +230,11 @@ impl Config {
         if let Err((key, expected)) = Ready::check(&self.ready) {
             return wrong(key, expected);
         }
+        for (name, runtime) in &self.runtimes {
+            if let Err(expected) = runtime.check(name) {
+                return wrong(&format!("runtimes.{name}"), expected);
+            }
+        }
         if !self.data_dir.is_absolute() {
             return wrong("data_dir", "must be an absolute path");
         }
@@ -331,6 +338,8 @@ mod tests {
             "[limits]\nio_write_bytes_per_second = 1",
             "[limits]\nio_reads_per_second = 0",
             "cgroup_parent = \"a/../b\"",
+            "[runtimes]\nmine = { boxfile = \"Boxfile\" }",
+            "[runtimes]\nMine = { boxfile = \"/Boxfile\" }",
         ] {
             assert!(Config::parse(text, "x").expect("readable").check().is_err(), "{text}");
         }

@@ -29,8 +29,14 @@ impl FromRequestParts<App> for Operator {
 /// Any account, or the operator.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// True for the operator.
-    pub(super) operator: bool,
+    operator: bool,
+}
+
+impl Reader {
+    /// It may see the paths of this host.
+    pub(super) fn is_operator(&self) -> bool {
+        self.operator
+    }
 }
 
 impl FromRequestParts<App> for Reader {

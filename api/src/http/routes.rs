@@ -110,6 +110,7 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::events::events))
         .merge(OpenApiRouter::new().routes(routes!(v1::files::write)).layer(v1::files::limit()))
         .routes(routes!(v1::images::list))
+        .routes(routes!(v1::runtimes::list))
         .routes(routes!(v1::images::show, v1::images::remove))
         .routes(routes!(v1::images::prune))
         .routes(routes!(v1::images::tag))

@@ -83,9 +83,7 @@ impl Lifecycle {
     /// Creates a box. On return the box is on disk, accepts work, and is provisioned. The creation finishes even if the
     /// client disconnects.
     pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
-        let defaults = self.defaults(account, None).await?;
-        let wanted = checked(request, account, defaults)?;
-        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        let wanted = self.wanted(account, request).await?;
         let lifecycle = self.clone();
         to_the_end(async move {
             let entry = lifecycle.boxes.create(wanted).await?;
@@ -93,6 +91,18 @@ impl Lifecycle {
             Ok(entry)
         })
         .await
+    }
+
+    /// Refuses what [`Lifecycle::create`] would refuse of this request, for callers with work to do before it.
+    pub async fn check(&self, account: &Account, request: BoxRequest) -> Result<(), Refusal> {
+        self.wanted(account, request).await.map(drop)
+    }
+
+    async fn wanted(&self, account: &Account, request: BoxRequest) -> Result<NewBox, Refusal> {
+        let defaults = self.defaults(account, None).await?;
+        let wanted = checked(request, account, defaults)?;
+        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
+        Ok(wanted)
     }
 
     /// Creates a box from a snapshot, like [`Lifecycle::create`]. What the request leaves out comes from the snapshot: size,

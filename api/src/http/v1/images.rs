@@ -50,7 +50,7 @@ pub(in crate::http) struct PruneQuery {
 #[utoipa::path(get, path = "/v1/images", tag = "images", responses((status = 200, body = [ImageFacts]), (status = 401, body = ErrorBody)))]
 pub(in crate::http) async fn list(State(app): State<App>, reader: Reader) -> Answer<Vec<ImageFacts>> {
     let listed = app.images.list().await?;
-    Ok(axum::Json(listed.into_iter().map(|listed| ImageFacts::of(listed, reader.operator)).collect()))
+    Ok(axum::Json(listed.into_iter().map(|listed| ImageFacts::of(listed, reader.is_operator())).collect()))
 }
 
 /// An image by name or id, with its configuration. A slash in a name is written `%2F`.
@@ -65,7 +65,7 @@ pub(in crate::http) async fn show(
         diff_ids: listed.image.diff_ids.clone(),
         config: serde_json::from_str(&listed.image.config).unwrap_or_default(),
         warnings,
-        facts: ImageFacts::of(listed, reader.operator),
+        facts: ImageFacts::of(listed, reader.is_operator()),
     }))
 }
 

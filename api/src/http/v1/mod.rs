@@ -11,6 +11,7 @@ pub(super) mod images;
 pub(super) mod info;
 mod pieces;
 pub(super) mod portable;
+pub(super) mod runtimes;
 pub(super) mod schedule;
 pub(super) mod storage;
 pub(super) mod undo;
