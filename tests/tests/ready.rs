@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const SITE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-const TWO: &str = "[[ready]]\nruntime = \"node\"\ncount = 2\n";
+const TWO: &str = "[[ready]]\ncount = 2\n";
 
 /// A number in the daemon's metrics.
 fn metric(api: &Api, name: &str) -> u64 {
@@ -25,7 +25,7 @@ fn taken(api: &Api) -> u64 {
 
 fn wait_ready(api: &Api, count: u64) {
     wait_until(PATIENCE, "boxes to be ready", || {
-        metric(api, "icebox_ready_boxes{runtime=\"node\",size=\"small\"}") == count
+        metric(api, "icebox_ready_boxes{runtime=\"base\",size=\"small\"}") == count
     });
 }
 
@@ -60,12 +60,12 @@ fn a_taken_box_is_like_a_new_one_and_an_unclaimed_one_is_nobodys() {
     }
 
     // The first is closed, the second open: what was made in advance knew neither.
-    let options = json!({ "name": "first", "runtime": "node", "labels": ["a:b"], "env_vars": { "X": "y" },
+    let options = json!({ "name": "first", "labels": ["a:b"], "env_vars": { "X": "y" },
         "network_policy": { "mode": "deny-all" }, "git_user_name": "A", "git_user_email": "a@b.c" });
     let first = api.create(&options);
     assert!(held.contains(&first.id), "{} is not of {held:?}", first.id);
     let second = api.create_default();
-    assert!(held.contains(&second.id), "the base image has another name");
+    assert!(held.contains(&second.id), "{} is not of {held:?}", second.id);
     assert_eq!((ids(&api), taken(&api)), (held.clone(), 2));
     assert_eq!(first.data()["network_policy"], json!({ "mode": "deny-all" }));
     assert_eq!(first.out("echo $X; git config user.name"), "y\nA");
@@ -108,7 +108,7 @@ fn a_box_of_a_tenant_never_comes_back_and_a_dead_one_is_replaced() {
     let mut seen = BTreeSet::new();
     for _ in 0..4 {
         wait_ready(&api, 2);
-        let made = api.create(&json!({ "runtime": "node" }));
+        let made = api.create(&json!({}));
         assert!(seen.insert(made.id.clone()), "a box was given twice");
         assert_eq!(made.sh("ls -A /workspace/home/secret").code, 2, "a file of an earlier box");
         made.out("echo mine > secret");
@@ -125,7 +125,7 @@ fn a_box_of_a_tenant_never_comes_back_and_a_dead_one_is_replaced() {
         now.len() == 2 && now.is_disjoint(&held)
     });
     wait_ready(&api, 2);
-    let made = api.create(&json!({ "runtime": "node" }));
+    let made = api.create(&json!({}));
     assert_eq!(made.out("echo works"), "works");
     made.delete();
     // A stop leaves none.
@@ -143,7 +143,7 @@ fn a_box_of_a_tenant_never_comes_back_and_a_dead_one_is_replaced() {
 
 #[test]
 fn a_kill_leaves_boxes_that_are_whole_or_none() {
-    let mut daemon = Daemon::start_with("[[ready]]\nruntime = \"node\"\ncount = 4\n");
+    let mut daemon = Daemon::start_with("[[ready]]\ncount = 4\n");
     let mut promised = BTreeSet::new();
     for round in 0..4_i64 {
         let api = daemon.api();
@@ -154,7 +154,7 @@ fn a_kill_leaves_boxes_that_are_whole_or_none() {
                 .map(|_| {
                     scope.spawn(|| {
                         let request = api.build("POST", "/v2/box").header("content-type", "application/json");
-                        let reply = api.try_send("create", request.body("{\"runtime\":\"node\"}")).ok()?;
+                        let reply = api.try_send("create", request.body("{}")).ok()?;
                         let data: Value = serde_json::from_slice(&reply.body).ok()?;
                         data["id"].as_str().map(str::to_owned)
                     })
