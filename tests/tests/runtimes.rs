@@ -175,7 +175,7 @@ fn what_is_not_built_here_says_what_to_do() {
         ("golang", "`icebox image build --runtime golang`"),
         ("node-alpine", "`icebox image import ARCHIVE --name node-alpine`"),
         ("node-alpine", "`node-alpine = \"IMAGE\"` in [runtimes]"),
-        ("other", "`icebox image import ARCHIVE --name other`"),
+        ("other", "`icebox image pull other`"),
     ] {
         let text = api.post("/v2/box", &json!({ "runtime": runtime })).error(400);
         assert!(text.contains(wanted), "{runtime}: {text}");

@@ -186,7 +186,7 @@ mod tests {
             ("ruby-alpine", "`icebox image import ARCHIVE --name ruby-alpine`"),
             ("ruby-alpine", "[runtimes]"),
             ("mine-alpine", "neither in [runtimes]"),
-            ("mine", "`icebox image import ARCHIVE --name registry.example.com/mine:1`"),
+            ("mine", "`icebox image pull registry.example.com/mine:1`"),
             ("A B", "is no name of an image"),
             ("../etc", "is no name of an image"),
         ] {

@@ -136,12 +136,12 @@ fn unknown(error: Error, runtime: &str, configured: Option<&str>) -> Refusal {
         )),
         (ErrorKind::NotFound, None) => Refusal::Invalid(format!(
             "the runtime '{shown}' is not available here: it is neither in [runtimes] of the configuration nor an image of \
-             this host; the operator can get one with `icebox image import ARCHIVE --name {shown}` (node and python are \
+             this host; the operator can get one with `icebox image pull {shown}` (node and python are \
              always there)"
         )),
         (ErrorKind::NotFound, Some(image)) => Refusal::Invalid(format!(
             "the image '{image}' of the runtime '{shown}' is not on this host; the operator can get it with \
-             `icebox image import ARCHIVE --name {image}`"
+             `icebox image pull {image}`"
         )),
         (ErrorKind::InvalidInput, _) => {
             Refusal::Invalid(format!("the runtime '{shown}' is no name of an image: {}", reason(cause)))

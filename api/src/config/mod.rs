@@ -5,6 +5,7 @@
 mod build;
 mod public_urls;
 mod ready;
+mod registry;
 mod runtimes;
 mod storage;
 
@@ -22,6 +23,7 @@ use icebox_net::config::NetworkConfig;
 pub use build::{Build, HostProxy, OnCreate};
 pub use public_urls::PublicUrls;
 pub use ready::Ready;
+pub use registry::Registry;
 pub use runtimes::{BoxfilePath, Runtime};
 pub use storage::{PoolMode, Storage};
 
@@ -109,6 +111,8 @@ pub struct Config {
     pub build: Build,
     /// Boxes that are started before a client asks for them.
     pub ready: Vec<Ready>,
+    /// Registries of images.
+    pub registry: Registry,
 }
 
 impl Default for Config {
@@ -146,6 +150,7 @@ impl Default for Config {
             runtimes: BTreeMap::new(),
             build: Build::default(),
             ready: Vec::new(),
+            registry: Registry::default(),
         }
     }
 }
@@ -224,7 +229,9 @@ impl Config {
         if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
             return wrong(key, expected);
         }
-        if let Err((key, expected)) = self.public_urls.check().and_then(|()| self.storage.check()) {
+        let sections =
+            self.public_urls.check().and_then(|()| self.storage.check()).and_then(|()| self.registry.check());
+        if let Err((key, expected)) = sections {
             return wrong(key, expected);
         }
         if let Err((key, expected)) = Ready::check(&self.ready) {

@@ -101,7 +101,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let stopping = CancellationToken::new();
     let commit_failure = db.commit_failure();
     let parts = AppParts {
-        images: Images::new(boxes.clone()),
+        images: Images::new(boxes.clone(), &config),
         lifecycle,
         boxes: boxes.clone(),
         doctor: Doctor::new(boxes.clone(), builds.clone()),

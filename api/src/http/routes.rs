@@ -114,6 +114,8 @@ fn documented() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(v1::images::show, v1::images::remove))
         .routes(routes!(v1::images::prune))
         .routes(routes!(v1::images::tag))
+        .routes(routes!(v1::images::pull))
+        .routes(routes!(v1::images::push))
         .routes(routes!(v1::images::export))
         .merge(OpenApiRouter::new().routes(routes!(v1::images::import)).layer(v1::images::limit()))
         .routes(routes!(system::healthz))

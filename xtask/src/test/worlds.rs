@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 23] = [
+const HOST_ONLY: [(&str, &str, &str); 24] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -82,6 +82,11 @@ const HOST_ONLY: [(&str, &str, &str); 23] = [
         "priv_images",
         "priv_images_of_buildah",
         "buildah and podman are not in the guest; archives are read there by the others",
+    ),
+    (
+        "registry",
+        "",
+        "docker-registry, skopeo and podman are not in the guest; priv_registry speaks to servers of its own in both worlds",
     ),
     (
         "runtime_node",

@@ -146,7 +146,7 @@ impl Server {
             std::sync::Arc::clone(&metrics),
         );
         let parts = AppParts {
-            images: crate::images::Images::new(boxes.clone()),
+            images: crate::images::Images::new(boxes.clone(), &config),
             lifecycle,
             doctor: crate::doctor::Doctor::new(boxes.clone(), builds.clone()),
             boxes,

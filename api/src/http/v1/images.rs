@@ -37,6 +37,24 @@ pub(in crate::http) struct ImportQuery {
     kind: Option<String>,
 }
 
+/// Query of a pull.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct PullQuery {
+    /// The image, as `[REGISTRY/]NAME[:TAG][@DIGEST]`.
+    name: String,
+}
+
+/// Query of a push.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct PushQuery {
+    /// Where it goes, as `[REGISTRY/]NAME[:TAG]`; without it, to the name in the path.
+    name: Option<String>,
+}
+
 /// Query of a removal of what is unused.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -130,6 +148,29 @@ pub(in crate::http) async fn import(
     Ok(lines(app.images.import(source, name, kind)))
 }
 
+/// Pulls an image from its registry, or from a mirror of it. Answers with lines of JSON. The pull ends when the client
+/// disconnects. For the operator.
+#[utoipa::path(post, path = "/v1/images/pull", tag = "images", params(PullQuery), responses((status = 200, body = ImageProgress, content_type = "application/x-ndjson"), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
+pub(in crate::http) async fn pull(
+    State(app): State<App>,
+    _operator: Operator,
+    Query(query): Query<PullQuery>,
+) -> Result<Response, Refusal> {
+    Ok(lines(app.images.pull(Images::reference(&query.name)?)))
+}
+
+/// Pushes an image to a registry. Answers with lines of JSON. The push ends when the client disconnects. For the operator.
+#[utoipa::path(post, path = "/v1/images/{image}/push", tag = "images", params(("image" = String, Path), PushQuery), responses((status = 200, body = ImageProgress, content_type = "application/x-ndjson"), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
+pub(in crate::http) async fn push(
+    State(app): State<App>,
+    _operator: Operator,
+    Path(image): Path<String>,
+    Query(query): Query<PushQuery>,
+) -> Result<Response, Refusal> {
+    let name = query.name.as_deref().map(Images::reference).transpose()?;
+    Ok(lines(app.images.push(image, name)))
+}
+
 /// The body of an import has no limit but the disk.
 pub(in crate::http) fn limit() -> DefaultBodyLimit {
     DefaultBodyLimit::disable()
@@ -174,6 +215,14 @@ fn line(report: Report) -> Bytes {
             total: progress.total,
             known: progress.known,
         },
+        Report::Transfer(progress) => ImageProgress::Transfer {
+            layer: progress.layer,
+            layers: progress.layers,
+            done: progress.done,
+            total: progress.total,
+            known: progress.known,
+        },
+        Report::Pushed { name, digest, changed } => ImageProgress::Pushed { name, digest, changed },
         Report::Image(image) => {
             ImageProgress::Image { image: ImageFacts::of(Listed { image: *image, boxes: 0 }, true) }
         }
