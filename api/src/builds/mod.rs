@@ -129,6 +129,39 @@ impl Builds {
         Caches::open(self.dir.join("mounts"), self.cache_bytes)
     }
 
+    /// True if no build is under way, as long as the value is kept.
+    pub(crate) fn at_rest(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.one).try_acquire_owned().ok()
+    }
+
+    /// Files of builds that have ended, with their bytes: unfinished layers, and entries of the cache whose image is gone.
+    /// `_rest`: no build is under way.
+    pub(crate) fn left(&self, _rest: &tokio::sync::OwnedSemaphorePermit) -> Result<Vec<(PathBuf, u64)>, Error> {
+        let at = |cause: std::io::Error| Error::new("read the folder", self.dir.display().to_string(), cause);
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Ok(Vec::new()) };
+        let mut left = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(at)?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp")) {
+                left.push(path);
+            }
+        }
+        let rootfs = |cause| Error::new("open the images of", self.dir.display().to_string(), cause);
+        let images = Images::open(&self.image_dir).map_err(rootfs)?;
+        left.extend(Cache::open(self.dir.join("cache")).and_then(|cache| cache.dead(&images)).map_err(at)?);
+        let measured = |path: PathBuf| {
+            let bytes = icebox_rootfs::images::allocated(&path);
+            (path, bytes)
+        };
+        Ok(left.into_iter().map(measured).collect())
+    }
+
+    /// Removes one of them.
+    pub(crate) fn remove_left(&self, path: &std::path::Path) -> Result<(), Error> {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        removed.map_err(|cause| Error::new("remove", path.display().to_string(), cause))
+    }
+
     /// Begins a build with the archive in `context`. The lines come as it goes on; it ends when they are not read any more.
     #[must_use]
     pub fn build(&self, order: Order, context: File) -> mpsc::Receiver<Bytes> {
