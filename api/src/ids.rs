@@ -126,6 +126,24 @@ pub fn new_box_id() -> String {
     format!("{adjective}-{noun}-{}", random.random_range(10_000..100_000_u32))
 }
 
+/// True if [`new_box_id`] can have made this.
+#[must_use]
+pub fn is_box_id(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let known = |list: &[&str], word: Option<&str>| word.is_some_and(|word| list.contains(&word));
+    known(&ADJECTIVES, parts.next())
+        && known(&NOUNS, parts.next())
+        && parts.next().is_some_and(|number| number.len() == 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
+        && parts.next().is_none()
+}
+
+/// True if [`new_snapshot_id`] can have made this.
+#[must_use]
+pub fn is_snapshot_id(text: &str) -> bool {
+    let letters = text.strip_prefix("snap_").unwrap_or_default();
+    letters.len() == ID_LETTERS && letters.bytes().all(|byte| ID_ALPHABET.contains(&byte))
+}
+
 /// A new snapshot id.
 #[must_use]
 pub fn new_snapshot_id() -> String {

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod db;
+pub mod doctor;
 pub mod domain;
 pub mod error;
 pub mod events;

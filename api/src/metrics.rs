@@ -39,6 +39,12 @@ struct BoxLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadyLabels {
+    runtime: String,
+    size: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NetLabels {
     box_id: String,
 }
@@ -58,6 +64,9 @@ pub struct Metrics {
     runs: Family<RunLabels, Counter>,
     run_seconds: Histogram,
     boxes: Family<BoxLabels, Gauge>,
+    ready: Family<ReadyLabels, Gauge>,
+    ready_taken: Counter,
+    ready_missed: Counter,
     created_seconds: Histogram,
     launch_seconds: Histogram,
     wake_seconds: Histogram,
@@ -92,6 +101,9 @@ impl Default for Metrics {
             runs: Family::default(),
             run_seconds: histogram(),
             boxes: Family::default(),
+            ready: Family::default(),
+            ready_taken: Counter::default(),
+            ready_missed: Counter::default(),
             created_seconds: histogram(),
             launch_seconds: histogram(),
             wake_seconds: histogram(),
@@ -127,6 +139,10 @@ impl Metrics {
         registry.register("runs", "Runs ended, by status", self.runs.clone());
         registry.register("boxes", "Boxes now, by status", self.boxes.clone());
         registry.register("boxes_deleted", "Boxes deleted", self.deleted.clone());
+        registry.register("ready_boxes", "Ready boxes now, by runtime and size", self.ready.clone());
+        registry.register("ready_boxes_taken", "Creations that took a ready box", self.ready_taken.clone());
+        let missed = self.ready_missed.clone();
+        registry.register("ready_boxes_missed", "Creations that found no ready box of a kind that is kept", missed);
         registry.register("connections", "Connections open now", self.connections.clone());
         let (held, written) = (self.proc_held.clone(), self.proc_written.clone());
         registry.register("proc_files_held", "Times a reader of a file of /proc in a box was held up", held);
@@ -197,6 +213,19 @@ impl Metrics {
                 let seconds = Duration::from_micros(stall.total_usec).as_secs_f64();
                 self.stalled_seconds.get_or_create(&labels).inner().store(seconds.to_bits(), Ordering::Relaxed);
             }
+        }
+    }
+
+    /// A creation of a kind that is kept ready was given a ready box, or found none.
+    pub fn ready_taken(&self, found: bool) {
+        if found { &self.ready_taken } else { &self.ready_missed }.inc();
+    }
+
+    /// The ready boxes: runtime, size and number.
+    pub fn set_ready(&self, ready: impl IntoIterator<Item = (String, &'static str, u32)>) {
+        for (runtime, size, count) in ready {
+            let labels = ReadyLabels { runtime, size: size.to_owned() };
+            self.ready.get_or_create(&labels).set(i64::from(count));
         }
     }
 
@@ -301,6 +330,8 @@ mod tests {
         metrics.set_box_networks(&[("a".to_owned(), counters, 3)]);
         metrics.set_passed(&[("a".to_owned(), 99)]);
         metrics.set_proc_files((12, 5));
+        metrics.set_ready([("node".to_owned(), "small", 3)]);
+        metrics.ready_taken(true);
         let text = metrics.text(&[("idle", 2)]);
         assert!(!text.contains("gone"), "{text}");
         for part in [
@@ -311,6 +342,9 @@ mod tests {
             "icebox_box_denials_total{box_id=\"a\"} 3",
             "icebox_requests_total{route=\"/v2/box\",status=\"200\"} 1",
             "icebox_boxes{status=\"idle\"} 2",
+            "icebox_ready_boxes{runtime=\"node\",size=\"small\"} 3",
+            "icebox_ready_boxes_taken_total 1",
+            "icebox_ready_boxes_missed_total 0",
             "icebox_wake_seconds_bucket",
             "icebox_memory_bytes 4096",
             "icebox_stalled_seconds_total{resource=\"io\",tasks=\"some\"} 1.5",

@@ -44,8 +44,22 @@ pub(crate) struct Packing<'a> {
     pub(crate) skip: &'a [&'a [u8]],
     /// The directory of the archive that the tree becomes; empty, or with a slash at its end.
     pub(crate) below: &'a [u8],
+    /// The directory of which all is packed, if that is not the root.
+    pub(crate) part: Option<&'a [u8]>,
     /// Holes of files are left out (GNU's sparse format 1.0).
     pub(crate) sparse: bool,
+}
+
+impl Packing<'_> {
+    /// True if a path is packed: it is on the way to the part that is wanted, or in it.
+    fn has(&self, path: &[u8]) -> bool {
+        self.part.is_none_or(|part| is_below(path, part) || is_below(part, path))
+    }
+
+    /// True if a directory is only on the way to the part that is wanted.
+    fn is_on_the_way(&self, path: &[u8]) -> bool {
+        self.part.is_some_and(|part| !is_below(path, part))
+    }
 }
 
 /// Writes the tree at `root` as a tar archive.
@@ -55,7 +69,13 @@ pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
 
 /// Writes the tree at `root` as a tar archive, without what is at and below the paths `skip`, which are relative.
 pub fn pack_without(root: &Path, form: Form, skip: &[&[u8]], output: impl Write) -> io::Result<()> {
-    pack_as(root, Packing { form, skip, below: b"", sparse: false }, output)
+    pack_as(root, Packing { form, skip, below: b"", part: None, sparse: false }, output)
+}
+
+/// Writes what is at and below the directory `part` of the tree at `root`, without the paths `skip`, as a tar archive. The
+/// directories on the way to it are in the archive too, and hide nothing. All paths are relative.
+pub fn pack_part(root: &Path, form: Form, part: &[u8], skip: &[&[u8]], output: impl Write) -> io::Result<()> {
+    pack_as(root, Packing { form, skip, below: b"", part: Some(part), sparse: false }, output)
 }
 
 /// Writes the tree at `root`, and the end of the archive.
@@ -158,7 +178,8 @@ impl<W: Write> Packer<'_, W> {
         for name in names {
             let length = path.len();
             path.extend_from_slice(name.to_bytes());
-            let skipped = self.packing.skip.contains(&path.get(self.packing.below.len()..).unwrap_or_default());
+            let relative = path.get(self.packing.below.len()..).unwrap_or_default();
+            let skipped = self.packing.skip.contains(&relative) || !self.packing.has(relative);
             let done =
                 if skipped { Ok(()) } else { self.one(dir, &name, path, depth).map_err(|error| at(path, error)) };
             path.truncate(length);
@@ -195,9 +216,10 @@ impl<W: Write> Packer<'_, W> {
             FileType::Directory => {
                 let fd = open(OFlags::DIRECTORY)?;
                 let (opaque, attributes) = self.dir_attributes(fd.as_fd())?;
+                let on_the_way = self.packing.is_on_the_way(path.get(self.packing.below.len()..).unwrap_or_default());
                 path.push(b'/');
                 self.entry(path, &[], &stat, EntryType::Directory, 0, Extra { attributes, map: &[] })?;
-                if opaque {
+                if opaque && !on_the_way {
                     let marker = [path.as_slice(), b".wh..wh..opq"].concat();
                     self.marker(&marker)?;
                 }
@@ -354,6 +376,11 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
+/// True if `path` is `dir` or in it.
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
 fn at(path: &[u8], error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.escape_ascii()))
 }
@@ -431,24 +458,5 @@ fn grown(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_count_themselves() {
-        for length in [1, 90, 91, 92, 93, 94, 95, 985, 990, 995, 9984] {
-            let mut records = Vec::new();
-            record(&mut records, b"key", &vec![b'x'; length]);
-            let text = String::from_utf8(records).unwrap();
-            assert_eq!(text.split(' ').next().unwrap().parse::<usize>().unwrap(), text.len());
-        }
-    }
-
-    #[test]
-    fn times_before_1970_have_a_sign() {
-        assert_eq!(decimal(5, 1), "5.000000001");
-        assert_eq!(decimal(-1, 500_000_000), "-0.500000000");
-        assert_eq!(decimal(-2, 250_000_000), "-1.750000000");
-        assert_eq!(decimal(-2, 0), "-2.000000000");
-    }
-}
+#[path = "pack_tests.rs"]
+mod tests;

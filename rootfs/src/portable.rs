@@ -16,7 +16,8 @@ use crate::unpack::{Limits, Reason, unpack_box};
 pub const FACTS: &str = "box.json";
 /// The directory of changes.
 pub const CHANGES: &str = "changes";
-const PACKING: Packing<'static> = Packing { form: Form::Overlay, skip: &[], below: b"changes/", sparse: true };
+const PACKING: Packing<'static> =
+    Packing { form: Form::Overlay, skip: &[], below: b"changes/", part: None, sparse: true };
 /// Bytes of an archive and of the files in it, holes too. The disk of the box is the real bound.
 const BYTES_MAX: u64 = 16 << 40;
 /// Entries of an archive.

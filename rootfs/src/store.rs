@@ -77,6 +77,10 @@ impl Place {
         Ok(place)
     }
 
+    pub(crate) fn templates(&self) -> &Path {
+        &self.templates
+    }
+
     pub(crate) fn path_of(&self, kind: Kind, id: &str) -> PathBuf {
         self.directory(kind).join(format!("{id}{VOLUME_SUFFIX}"))
     }

@@ -1,11 +1,11 @@
 //! Builds from Boxfiles: steps in boxes, the cache, failures, cancellation, and the end of the daemon.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use icebox_rootfs::images::{Image, Images};
+use icebox_rootfs::images::Images;
+use icebox_tests::boxfile::{build, built, context, no_box_is_left, read};
 use icebox_tests::{Daemon, wait_until};
 
 /// An image with a shell, and what is copied, made and removed in two stages.
@@ -40,52 +40,6 @@ RUN --network=none ip link | grep -c ': lo' > /out/links
 LABEL a=b
 CMD ["/bin/sh"]
 "#;
-
-fn context(daemon: &Daemon, name: &str, boxfile: &str) -> PathBuf {
-    let dir = daemon.run_dir().join(name);
-    fs::create_dir_all(dir.join("src")).expect("a context");
-    fs::copy("/usr/bin/busybox", dir.join("busybox")).expect("busybox-static is installed");
-    fs::write(dir.join("src/file"), "content").expect("a file");
-    fs::write(dir.join("left-out"), "x").expect("a file");
-    fs::write(dir.join(".dockerignore"), "left-out\n").expect("patterns");
-    fs::write(dir.join("Boxfile"), boxfile).expect("a Boxfile");
-    dir
-}
-
-fn build(daemon: &Daemon, context: &Path, more: &[&str]) -> (Output, String) {
-    let mut args = vec!["image", "build"];
-    args.extend(more);
-    let context = context.to_str().expect("UTF-8");
-    args.push(context);
-    let output = daemon.icebox_as_operator(&args).output().expect("icebox image build ends");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output, said)
-}
-
-fn built(daemon: &Daemon, context: &Path, more: &[&str]) -> (String, String) {
-    let (output, said) = build(daemon, context, more);
-    assert!(output.status.success(), "{said}\n{}", daemon.log_tail());
-    (String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned(), said)
-}
-
-/// A file of an image: the topmost layer that has it.
-fn read(images: &Images, image: &Image, path: &str) -> String {
-    let dirs = images.layer_dirs(image).expect("layers");
-    let found = dirs.iter().map(|dir| dir.join(path)).find(|path| path.exists());
-    fs::read_to_string(found.unwrap_or_else(|| panic!("{path} is in no layer"))).expect("text")
-}
-
-fn no_box_is_left(daemon: &Daemon) {
-    // A client that is gone does not wait for the end of its build.
-    wait_until(Duration::from_secs(60), "the end of the build", || {
-        let left = fs::read_dir(daemon.data_dir().join("builds")).expect("the folder of builds").flatten();
-        daemon.api().list().is_empty() && left.into_iter().all(|entry| entry.file_name() == "cache")
-    });
-    let pins = Images::open(&daemon.images()).expect("the store");
-    for image in pins.list().expect("images") {
-        assert!(pins.pinned_by(&image.id).expect("pins").is_empty(), "{} stays in use", image.id);
-    }
-}
 
 #[test]
 fn a_build_of_two_stages_is_made_once_and_then_taken_from_the_cache() {
@@ -147,7 +101,7 @@ fn a_step_that_fails_says_where_and_leaves_nothing() {
         ("syntax", "RUN --mount=type=ssh true", vec!["Boxfile:4: ", "type=ssh is not supported", "attach_headers"]),
         ("copy", "COPY none /x", vec!["Boxfile:4: ", "'none' is not in the context"]),
         ("from", "FROM localhost/nothing", vec!["Boxfile:4: ", "there is no such image here"]),
-        ("url", "ADD http://127.0.0.1/x /x", vec!["Boxfile:4: ", "fetch it in a RUN"]),
+        ("url", "ADD http://user:word@a.test/x /x", vec!["Boxfile:4: ", "a user name or a password"]),
     ] {
         let context = context(&daemon, name, &format!("{base}{more}\n"));
         let (output, said) = build(&daemon, &context, &[]);

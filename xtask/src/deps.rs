@@ -102,6 +102,7 @@ pub(crate) const VM: &[Need] = &[
 /// For the benchmarks: the peers, Docker's firewall rules for the bridge that networks are compared with, and a plain
 /// server of the closed world of networks.
 pub(crate) const BENCH: &[Need] = &[
+    program("buildah", "buildah"),
     program("busybox", "busybox-static"),
     program("bwrap", "bubblewrap"),
     program("crun", "crun"),

@@ -180,6 +180,15 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     Top(Top),
     #[command(flatten)]
     Storage(StorageVerb),
+    /// Show what the daemon is and has: version, what disks lie on, ready boxes
+    Info,
+    /// Show what is left on the host without an owner: disks, snapshots, layers, cgroups, uids. As root on the host
+    #[command(after_help = "The exit code is 1 if something is left.")]
+    Doctor {
+        /// Remove it
+        #[arg(long)]
+        repair: bool,
+    },
     /// Manage volumes: files that outlive boxes
     #[command(subcommand)]
     Volume(super::args_volume::VolumeVerb),

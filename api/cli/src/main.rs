@@ -24,6 +24,7 @@ mod boxes;
 mod build;
 mod client;
 mod copy;
+mod doctor;
 mod error;
 mod events;
 mod exec;
@@ -116,9 +117,17 @@ async fn run(args: Args) -> Result<u8, Error> {
         }
         _ => {}
     }
-    if let Verb::Image(verb) = args.verb {
-        images::image(&images::client(&args.global)?, &output, verb).await?;
-        return Ok(0);
+    match args.verb {
+        Verb::Image(verb) => {
+            images::image(&images::client(&args.global)?, &output, verb).await?;
+            return Ok(0);
+        }
+        Verb::Info => {
+            doctor::info(&images::client(&args.global)?, &output).await?;
+            return Ok(0);
+        }
+        Verb::Doctor { repair } => return doctor::doctor(&images::client(&args.global)?, &output, repair).await,
+        _ => {}
     }
     let client = Client::new(access::resolve(&args.global)?)?;
     match args.verb {
@@ -154,7 +163,7 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Storage(verb) => storage::storage(&client, &output, verb).await?,
         Verb::Volume(verb) => volumes::volume(&client, &output, verb).await?,
         Verb::Top(top) => top::top(&client, &output, top).await?,
-        Verb::Env | Verb::Completions { .. } | Verb::Image(_) => {}
+        Verb::Env | Verb::Completions { .. } | Verb::Image(_) | Verb::Info | Verb::Doctor { .. } => {}
     }
     Ok(0)
 }

@@ -194,6 +194,11 @@ impl HostSide {
         self.worker.call(work).await
     }
 
+    /// Sets policy and redirection of a box that has sent nothing yet.
+    pub async fn set_rights(&self, pair: Pair, policy: Policy, intercept_tls: bool) -> Result<(), Error> {
+        self.worker.call(move |state| state.firewall.set_rights(pair, &policy, intercept_tls)).await
+    }
+
     /// Sets other limits.
     pub async fn set_limits(&self, pair: Pair, limits: Limits) -> Result<(), Error> {
         self.worker.call(move |state| state.firewall.set_limits(pair, limits)).await

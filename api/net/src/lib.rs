@@ -14,6 +14,7 @@ mod devconf;
 pub mod dns;
 pub mod egress;
 pub mod error;
+pub mod fetch;
 pub mod firewall;
 pub mod forward;
 pub mod headers;

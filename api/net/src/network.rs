@@ -255,6 +255,22 @@ impl Network {
         changed
     }
 
+    /// Gives a connected box that has sent nothing yet another account, policy and headers. On return they are in force;
+    /// on failure the box is closed.
+    pub async fn set_rights(&self, id: &str, rights: Rights) -> Result<(), Error> {
+        let Some((pair, _)) = self.find(id) else {
+            return Err(Error::new("set the rights of", id, Cause::Invalid("it is not connected")));
+        };
+        let Rights { account, policy, headers } = rights;
+        let (rules, intercept_tls) = (policy.of_firewall(), headers.is_some());
+        self.inner.table.insert(Arc::new(BoxNet::new(id, &account, pair, policy, headers)));
+        let changed = self.inner.host.set_rights(pair, rules, intercept_tls).await;
+        if changed.is_err() {
+            self.detach(id).await?;
+        }
+        changed
+    }
+
     /// Removes the remains of boxes that are not among `kept`, after a crash.
     pub async fn sweep(&self, kept: Vec<String>) -> Result<(), Error> {
         let swept = self.inner.host.sweep(kept).await?;

@@ -8,7 +8,8 @@ use icebox_rootfs::{Check, CloneMethod, Content, Volume};
 use tokio::sync::oneshot;
 
 use super::build::BoxRoot;
-use super::launch::{ReadyDisk, Start, Started, remove_run_dir, storage_of};
+use super::launch::{ReadyDisk, Start, remove_run_dir, storage_of};
+use super::started::Started;
 use super::{Boxes, Entry, Meter, Passed, Phase, View, Write, blocking};
 use crate::clock;
 use crate::db::{HEADERS, LogRow};
@@ -55,11 +56,11 @@ pub struct Origin {
 }
 
 /// The disk of a new box.
-struct NewDisk {
-    volume: Volume,
-    ready: ReadyDisk,
+pub(super) struct NewDisk {
+    pub(super) volume: Volume,
+    pub(super) ready: ReadyDisk,
     /// Its flush.
-    flushing: tokio::task::JoinHandle<Result<(), Error>>,
+    pub(super) flushing: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 /// A text that no log and no answer contains.
@@ -86,28 +87,42 @@ impl Boxes {
                 (image, Some(stay))
             }
         };
-        self.check_cgroup_parent()?;
-        self.check_free_space().await?;
+        let _creation = self.inner.ready.creation();
         let (volumes, claims) = self.claim_volumes(&wanted.account_id, &wanted.volumes).await?;
         wanted.settings.volumes = volumes;
-        let reservation = self.inner.reservations.take().await?;
+        let ready = self.take_ready(&wanted, &image).await;
+        let reservation = match &ready {
+            Some(ready) => ready.reservation.clone(),
+            None => {
+                self.check_cgroup_parent()?;
+                self.check_free_space().await?;
+                self.inner.reservations.take().await?
+            }
+        };
         let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,
             Err(refusal) => {
-                self.inner.reservations.put_back(reservation).await;
+                match ready {
+                    Some(ready) => self.put_back_ready(ready),
+                    None => self.inner.reservations.put_back(reservation).await,
+                }
                 return Err(refusal);
             }
         };
         drop((images_stay, claims));
         let life = entry.lock_life().await;
-        match self.make(&entry, &reservation, &wanted, began).await {
+        let made = match ready {
+            Some(ready) => self.claim(&entry, ready, &wanted, began).await,
+            None => self.make(&entry, &reservation, &wanted, began).await,
+        };
+        match made {
             Ok(created) => self.open_for_work(&entry, created),
             Err(refusal) => {
                 tracing::error!(box_id = entry.id, reason = refusal.chain(), "a box could not be created");
                 entry.change_view(|view| view.phase = Phase::Deleting);
                 self.forget(&entry.id);
                 drop(life);
-                self.unmake(&entry, reservation);
+                self.unmake(reservation);
                 return Err(refusal);
             }
         }
@@ -182,17 +197,29 @@ impl Boxes {
         let (root, uid_base) = (wanted.root.clone(), reservation.uid_base);
         let volumes = settings.volumes;
         let start = Start { id: entry.id.clone(), size, image, root, uid_base, pair, rights, volumes };
-        let NewDisk { volume, ready, flushing } = self.make_disk(entry, disk_gib, wanted.origin.clone()).await?;
+        let NewDisk { volume, ready, flushing } = self.make_disk(&entry.id, disk_gib, wanted.origin.clone()).await?;
         let started = self.start(&start, ready).await;
         // A power cut after the answer must not remove the disk.
         let flushed = flushing.await;
         let started = started?;
         flushed.map_err(|_| Error::new("flush the disk", &entry.id, Cause::WorkerEnded))??;
+        let storage = storage_of(&volume, &entry.id);
+        self.record_new(entry, wanted, started, storage, began).await
+    }
+
+    /// Writes the record of a box that has been started, in place of its reservation.
+    pub(super) async fn record_new(
+        &self,
+        entry: &Arc<Entry>,
+        wanted: &NewBox,
+        started: Started,
+        storage: Option<u64>,
+        began: Instant,
+    ) -> Result<(Started, Event), Refusal> {
         entry.change_view(|view| {
             view.handle = started.handle.clone();
             view.incarnation = Some(started.incarnation.clone());
         });
-        let storage = storage_of(&volume, &entry.id);
         let sample = entry.meter.read(&entry.id, &started.handle, storage, Write::Always, "create");
         let unread = || Error::new("read the counters of", &entry.id, Cause::Invalid("its cgroup cannot be read"));
         let sample = sample.ok_or_else(unread)?;
@@ -206,8 +233,13 @@ impl Boxes {
 
     /// Makes the disk of a box, readies it for the start, and flushes it beside the start. One thread does all of this: the
     /// flush goes on in the thread that has told of the disk.
-    async fn make_disk(&self, entry: &Entry, disk_gib: u32, origin: Option<Origin>) -> Result<NewDisk, Refusal> {
-        let (store, id, run_dir) = (Arc::clone(&self.inner.store), entry.id.clone(), self.run_dir(&entry.id));
+    pub(super) async fn make_disk(
+        &self,
+        box_id: &str,
+        disk_gib: u32,
+        origin: Option<Origin>,
+    ) -> Result<NewDisk, Refusal> {
+        let (store, id, run_dir) = (Arc::clone(&self.inner.store), box_id.to_owned(), self.run_dir(box_id));
         let (tell, told) = oneshot::channel();
         let flushing = tokio::task::spawn_blocking(move || {
             let made = store.balance().and_then(|()| match origin {
@@ -226,10 +258,10 @@ impl Boxes {
             let flush = |volume: Volume| volume.sync().map_err(|cause| Error::new("flush the disk", &id, cause));
             volume.map_or(Ok(()), flush)
         });
-        let ended = |_| Error::new("make the disk", &entry.id, Cause::WorkerEnded);
+        let ended = |_| Error::new("make the disk", box_id, Cause::WorkerEnded);
         let (ready, volume, method) = told.await.map_err(ended)?.map_err(|error| does_not_fit(error, disk_gib))?;
         if method != CloneMethod::Reflink {
-            tracing::debug!(box_id = entry.id, ?method, "the disk was copied, not reflinked");
+            tracing::debug!(box_id, ?method, "the disk was copied, not reflinked");
         }
         Ok(NewDisk { volume, ready, flushing })
     }
@@ -256,14 +288,20 @@ impl Boxes {
     }
 
     /// Removes the remains of a failed creation, in the background.
-    fn unmake(&self, entry: &Arc<Entry>, reservation: Reservation) {
-        let (boxes, entry) = (self.clone(), Arc::clone(entry));
+    fn unmake(&self, reservation: Reservation) {
+        let boxes = self.clone();
         tokio::spawn(async move {
-            if boxes.erase(&entry.id, reservation.uid_base).await {
-                boxes.give_back(reservation);
-            }
+            boxes.erase_reserved(reservation).await;
             boxes.reap_orphans().await;
         });
+    }
+
+    /// Removes everything that was made for a reservation, and releases it. If something is left, the operator is shown it.
+    pub(super) async fn erase_reserved(&self, reservation: Reservation) {
+        match self.erase(&reservation.box_id, reservation.uid_base).await {
+            true => self.give_back(reservation),
+            false => self.note_stuck(reservation),
+        }
     }
 
     /// Removes everything of this id except records: processes, cgroup, disk, run directory. Returns true if all of it

@@ -2,7 +2,8 @@
 
 use icebox_rootfs::{Check, Checked, Volume};
 
-use super::launch::{Start, Started};
+use super::launch::Start;
+use super::started::Started;
 use super::{Boxes, blocking};
 use crate::refusal::Refusal;
 

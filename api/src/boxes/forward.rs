@@ -1,8 +1,10 @@
-//! Forward proxies: programs of a box reach the network through the daemon's own, under the box's policy.
+//! The ways of a build's boxes to the network: forward proxies, by which their programs use the daemon's own network under
+//! the box's policy, and the fetching of files as one of their programs would.
 
 use std::sync::Arc;
 
 use icebox_net::denial::{Denial, Denials};
+use icebox_net::fetch::{Fetcher, Way};
 use icebox_net::forward::{Forward, ForwardRules};
 use icebox_net::namespace::Namespace;
 use icebox_net::sockets::Sockets;
@@ -23,13 +25,8 @@ impl Boxes {
             pool: network.pool,
             private_hosts: self.inner.config.build.private_hosts.clone(),
         };
-        let ended = || Error::new("start a proxy for", &entry.id, Cause::Invalid("the box has no processes"));
-        let pid = entry.view().incarnation.and_then(|init| u32::try_from(init.pid).ok()).ok_or_else(ended)?;
-        let namespace = Namespace::of_process(pid).map_err(Error::from)?;
-        if !entry.alive() {
-            return Err(ended().into());
-        }
-        let sockets = self.inner.sockets.get_or_try_init(Sockets::start).await.map_err(Error::from)?;
+        let namespace = namespace(entry)?;
+        let sockets = self.sockets().await?;
         let (boxes, of, without_network) = (self.clone(), Arc::clone(entry), Denials::default());
         let refused = Arc::new(move |denial: Denial| {
             let (text, now) = (denial.to_string(), clock::unix_ms());
@@ -42,6 +39,32 @@ impl Boxes {
                 boxes.publish(&of, Fact::Denied { text });
             }
         });
-        Ok(Forward::start(sockets, &namespace, rules, refused).await.map_err(Error::from)?)
+        Ok(Forward::start(&sockets, &namespace, rules, refused).await.map_err(Error::from)?)
     }
+
+    /// Fetches files as the programs of a running box do: through its network, or through its forward proxy. It must be dropped
+    /// before the box's end, as the proxy.
+    pub(crate) async fn fetcher(&self, entry: &Arc<Entry>, forward: Option<&Forward>) -> Result<Fetcher, Refusal> {
+        let way = match (forward, entry.view().pair) {
+            (Some(forward), _) => Way::Proxy(forward.port()),
+            (None, Some(pair)) => Way::Network(pair.host()),
+            (None, None) => return Err(Refusal::Invalid("boxes have no network here".into())),
+        };
+        let (namespace, sockets) = (namespace(entry)?, self.sockets().await?);
+        let roots = self.inner.config.network.extra_roots.as_deref();
+        Ok(Fetcher::new(sockets, namespace, way, roots).map_err(Error::from)?)
+    }
+
+    async fn sockets(&self) -> Result<Arc<Sockets>, Refusal> {
+        let start = || async { Sockets::start().await.map(Arc::new) };
+        Ok(Arc::clone(self.inner.sockets.get_or_try_init(start).await.map_err(Error::from)?))
+    }
+}
+
+/// The network namespace of a running box.
+fn namespace(entry: &Arc<Entry>) -> Result<Namespace, Refusal> {
+    let ended = || Error::new("find the network of", &entry.id, Cause::Invalid("the box has no processes"));
+    let pid = entry.view().incarnation.and_then(|init| u32::try_from(init.pid).ok()).ok_or_else(ended)?;
+    let namespace = Namespace::of_process(pid).map_err(Error::from)?;
+    if entry.alive() { Ok(namespace) } else { Err(ended().into()) }
 }

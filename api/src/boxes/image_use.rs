@@ -62,6 +62,7 @@ impl Boxes {
     async fn set_pins(&self) -> Result<(), Refusal> {
         let images = &self.inner.images;
         let mut used: BTreeSet<String> = self.all().iter().filter_map(|entry| entry.view().image).collect();
+        used.extend(self.inner.ready.images());
         // A box that is made of a snapshot stands on the image of the snapshot.
         let snapshots = self.inner.db.all_snapshots().await?;
         used.extend(snapshots.into_iter().filter_map(|snapshot| snapshot.image));

@@ -3,7 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use icebox_rootfs::{Attached, AttachedData, DATA_DIRECTORY, Volume};
 use icebox_shim::handle::BoxHandle;
@@ -11,6 +11,7 @@ use icebox_shim::launch::{BoxSpec, Launched, ProcFile, VolumeMount};
 use icebox_shim::procfiles::Size;
 
 use super::build::BoxRoot;
+use super::started::Started;
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::domain::{BoxSize, Incarnation, VolumeUse};
 use crate::error::{Cause, Error};
@@ -34,16 +35,6 @@ pub(super) struct Start {
     pub(super) rights: Rights,
     /// Volumes beside its disk.
     pub(super) volumes: Vec<VolumeUse>,
-}
-
-#[derive(Debug)]
-pub(super) struct Started {
-    pub(super) incarnation: Incarnation,
-    pub(super) handle: BoxHandle,
-    /// Message for its owner.
-    pub(super) warnings: Vec<String>,
-    /// Time of the start.
-    pub(super) took: Duration,
 }
 
 /// An attached disk, and an empty run directory beside it.

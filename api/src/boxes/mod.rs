@@ -32,6 +32,8 @@ mod orphans;
 mod passed;
 mod policy;
 mod portable;
+mod ready;
+mod ready_boxes;
 mod reclaim;
 mod reserve;
 mod restore;
@@ -43,8 +45,10 @@ mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
 mod space;
+mod started;
 mod still;
 mod storage;
+mod strays;
 mod table;
 mod tasks;
 mod thaw;
@@ -67,6 +71,7 @@ use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use crate::config::Config;
 use crate::db::Db;
+use crate::domain::Reservation;
 use crate::events::{Events, Fact};
 use crate::ids;
 use crate::metrics::Metrics;
@@ -89,10 +94,12 @@ pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
 pub(crate) use portable::NewTree;
 pub use portable::{Export, ImageFacts};
+pub use ready_boxes::ReadyCount;
 pub use run_table::{LiveRun, RunTable, StreamClient};
 pub use runtimes::KnownRuntime;
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
+pub(crate) use strays::Left;
 pub(crate) use tasks::{Lasting, to_the_end};
 pub use uids::{REGISTRY_DIR, UidRanges};
 pub use usage::{AccountBill, BoxBill, KeptBill};
@@ -100,6 +107,7 @@ pub use volumes::{VolumeReport, VolumeUser};
 pub use why::Why;
 
 use images::Images;
+use ready::ReadyBoxes;
 use reserve::Reservations;
 use roots::Roots;
 use shared_flush::SharedFlush;
@@ -136,13 +144,16 @@ struct Inner {
     proc_files: Keeper,
     ranges: Arc<UidRanges>,
     reservations: Reservations,
+    ready: Arc<ReadyBoxes>,
+    /// Reservations whose boxes could not be removed.
+    stuck: std::sync::Mutex<Vec<Reservation>>,
     metrics: Arc<Metrics>,
     events: Events,
     roots: Roots,
     /// None if boxes have no network here.
     network: Option<Network>,
     /// The maker of sockets in the namespaces of boxes.
-    sockets: OnceCell<Sockets>,
+    sockets: OnceCell<Arc<Sockets>>,
     images: Images,
     /// The installation's key.
     key: Arc<SealingKey>,
@@ -209,6 +220,8 @@ impl Boxes {
             proc_files: parts.proc_files,
             ranges: parts.ranges,
             reservations,
+            ready: Arc::default(),
+            stuck: std::sync::Mutex::default(),
             metrics: parts.metrics,
             events: parts.events,
             roots,
@@ -241,6 +254,7 @@ impl Boxes {
                 .collect::<Vec<_>>()
         });
         self.inner.db.append_samples(last.await.unwrap_or_default());
+        self.end_ready().await;
         self.inner.reservations.release_all().await;
         self.close_network().await;
         self.forget_empty_roots().await;

@@ -3,10 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures::StreamExt as _;
+
 use super::launch::remove_run_dir;
 use super::{Boxes, Entry, Meter, Passed, Phase, View, blocking};
 use crate::domain::{BoxRecord, BoxState, Reservation};
 use crate::error::Error;
+
+/// Remains of boxes that are removed at once.
+const REMOVED_AT_ONCE: usize = 8;
 
 impl Boxes {
     /// Puts a box from the database into the table.
@@ -88,19 +93,18 @@ impl Boxes {
             .chain(reserved.into_iter().map(|one| one.box_id))
             .collect();
         for volume in volumes.iter().filter(|volume| !known.contains(*volume)) {
-            tracing::warn!(volume, "there is a disk without a box; remove it by hand if it is of no use");
+            tracing::warn!(volume, "there is a disk without a box; `icebox doctor` shows it if it is one of Icebox");
         }
     }
 
-    /// Removes the remains of boxes that were in creation when the daemon died.
+    /// Removes the remains of boxes that were in creation, or ready, when the daemon died.
     pub(crate) async fn remove_half_made(&self, leftovers: Vec<Reservation>) {
-        for leftover in leftovers {
+        let remove = |leftover: Reservation| async move {
             if let Err(error) = self.inner.ranges.keep(leftover.uid_base) {
                 tracing::warn!(error = error.chain(), "cannot hold a uid range");
             }
-            if self.erase(&leftover.box_id, leftover.uid_base).await {
-                self.give_back(leftover);
-            }
-        }
+            self.erase_reserved(leftover).await;
+        };
+        futures::stream::iter(leftovers).for_each_concurrent(REMOVED_AT_ONCE, remove).await;
     }
 }

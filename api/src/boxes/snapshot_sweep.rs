@@ -37,7 +37,10 @@ impl Boxes {
         unclaimed.retain(|id| !deleted.contains(id));
         self.remove_snapshot_files(deleted).await;
         for snapshot in unclaimed {
-            tracing::warn!(snapshot, "there is a snapshot file without a record; remove it by hand if it is of no use");
+            tracing::warn!(
+                snapshot,
+                "there is a snapshot file without a record; `icebox doctor` shows it if it is one of Icebox"
+            );
         }
         Ok(())
     }

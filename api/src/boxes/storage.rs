@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use icebox_rootfs::{Grown, Taken, Usage, VOLUME_SIZE_GIB_MAX, Volume};
+use icebox_rootfs::{Backing, Grown, Taken, Usage, VOLUME_SIZE_GIB_MAX, Volume};
 
 use super::{Boxes, Entry, Phase, blocking, to_the_end};
 use crate::error::Error;
@@ -80,6 +80,12 @@ impl Boxes {
             ids.into_iter().filter_map(|id| measure(id).transpose()).collect()
         });
         Ok(disks.await?)
+    }
+
+    /// What new disks lie on.
+    #[must_use]
+    pub fn backing(&self) -> &Backing {
+        self.inner.store.backing()
     }
 
     /// What the disks of all boxes lie on and take.

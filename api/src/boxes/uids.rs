@@ -130,6 +130,32 @@ impl UidRanges {
         });
     }
 
+    /// Blocks of data directories that are gone, with their paths.
+    pub(super) fn stray_blocks(&self) -> Vec<(u32, String)> {
+        let stray = |block: u32| {
+            let file = File::open(self.registry.join(format!("{block}.lock"))).ok()?;
+            let owner = owner_of_block(&file)?;
+            (!owner.is_empty() && !Path::new(&owner).exists()).then_some((block, owner))
+        };
+        let taken: BTreeSet<u32> = self.lock().blocks.keys().copied().collect();
+        (0..BLOCKS_MAX).filter(|block| !taken.contains(block)).filter_map(stray).collect()
+    }
+
+    /// Removes the name of a block whose data directory is gone. One that is locked is left alone.
+    pub(super) fn release_stray_block(&self, block: u32) -> Result<(), Error> {
+        let path = self.registry.join(format!("{block}.lock"));
+        let failed = |cause: Cause| Error::new("release a block of uids", path.display().to_string(), cause);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|cause| failed(cause.into()))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| failed(Cause::Invalid("a running daemon has it")))?;
+        match owner_of_block(&file) {
+            Some(owner) if !owner.is_empty() && !Path::new(&owner).exists() => {
+                file.set_len(0).map_err(|cause| failed(cause.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn take_any_block(&self, state: &mut State) -> Result<bool, Error> {
         // First the blocks with our name or without a name.
         for block in 0..BLOCKS_MAX {
@@ -162,10 +188,9 @@ impl UidRanges {
             }
             Err(cause) => return Err(failed(cause.into())),
         }
-        let mut name = String::new();
-        let read = Read::by_ref(&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut name);
         // An unreadable name counts as a foreign one.
-        if read.is_err() || !(name.is_empty() || name == self.owner || !Path::new(&name).exists()) {
+        let Some(name) = owner_of_block(&file) else { return Ok(false) };
+        if !(name.is_empty() || name == self.owner || !Path::new(&name).exists()) {
             return Ok(false);
         }
         if name != self.owner {
@@ -177,6 +202,13 @@ impl UidRanges {
         state.blocks.insert(block, file);
         Ok(true)
     }
+}
+
+/// The data directory that a block names; `None` if it cannot be read.
+fn owner_of_block(file: &File) -> Option<String> {
+    let mut name = String::new();
+    file.take(OWNER_BYTES_MAX).read_to_string(&mut name).ok()?;
+    Some(name)
 }
 
 impl State {

@@ -296,7 +296,10 @@ impl Boxes {
             self.remove_volume_file(&id).await;
         }
         for volume in unclaimed {
-            tracing::warn!(volume, "there is a volume without a record; remove its file by hand if it is of no use");
+            tracing::warn!(
+                volume,
+                "there is a volume without a record; `icebox doctor` shows it if it is one of Icebox"
+            );
         }
         Ok(())
     }

@@ -69,16 +69,26 @@ impl Cache {
         write().map_err(|error| format!("the build cache cannot be written: {error}"))
     }
 
+    /// The directory of what is known about URLs.
+    pub(super) fn urls(&self) -> PathBuf {
+        self.dir.with_extension("urls")
+    }
+
     /// Removes the entries whose images are gone.
     pub(super) fn sweep(&self, images: &Images) -> io::Result<()> {
+        self.dead(images)?.iter().try_for_each(fs::remove_file)
+    }
+
+    /// The entries whose images are gone.
+    pub(super) fn dead(&self, images: &Images) -> io::Result<Vec<PathBuf>> {
+        let mut dead = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let layer = fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice::<Layer>(&text).ok());
-            let lives = layer.is_some_and(|layer| images.by_id(&layer.image).is_ok_and(|image| image.is_some()));
-            if !lives {
-                fs::remove_file(entry.path())?;
+            let path = entry?.path();
+            let layer = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Layer>(&text).ok());
+            if !layer.is_some_and(|layer| images.by_id(&layer.image).is_ok_and(|image| image.is_some())) {
+                dead.push(path);
             }
         }
-        Ok(())
+        Ok(dead)
     }
 }

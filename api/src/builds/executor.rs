@@ -3,26 +3,27 @@
 //! A build is a sequence of blocking work, so it runs on a thread of its own and enters the event loop for what is
 //! asynchronous: the life of a box and its output.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use icebox_boxfile::{
-    Base, Event, Executor, Fetched, ImageConfig, Inputs, Key, LayerSource, Mount, Network, Run, RunFailed, Tree, owner,
+    Base, Event, Executor, Fetched, ImageConfig, Inputs, Key, LayerSource, Network, Run, RunFailed, Tree, user,
 };
 use icebox_rootfs::images::{Image, Images};
-use icebox_rootfs::pack::{Form, pack_without};
 use serde_json::json;
 
 use super::cache::{Cache, Layer, told};
 use super::layers::Layers;
+use super::mounts::{Mounted, Mounts, Saved};
 use super::order::{Means, Order, Report};
 use super::store::LayerStore;
 use super::trust;
+use super::urls::Urls;
 use crate::boxes::{BoxRoot, Entry, NewBox, WorkKind};
 use crate::domain::{BoxSettings, NetworkPolicy};
 use crate::refusal::Refusal;
@@ -47,6 +48,10 @@ pub(super) struct Work {
     /// A directory that goes with the build.
     pub(super) temp: tempfile::TempDir,
     pub(super) store: LayerStore,
+    pub(super) mounts: Mounts,
+    /// Images of caches that have changed since. They go when the build has ended.
+    pub(super) replaced: Vec<String>,
+    pub(super) urls: Urls,
     pub(super) boxes_made: usize,
     pub(super) step: usize,
     pub(super) step_began: Instant,
@@ -82,7 +87,7 @@ impl Work {
     }
 
     /// The lowest layer of a box: what its mounts and the command need, if the image has not got it.
-    fn lowest(&mut self, run: &Run) -> io::Result<PathBuf> {
+    pub(super) fn lowest(&mut self, workdir: &str) -> io::Result<PathBuf> {
         self.boxes_made += 1;
         let root = self.temp.path().join(format!("lowest-{}", self.boxes_made));
         let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o755).create(path);
@@ -93,35 +98,20 @@ impl Work {
         for file in MOUNT_FILES {
             File::create(root.join(file))?;
         }
-        make(&root.join(run.workdir.trim_start_matches('/')))?;
+        make(&root.join(workdir.trim_start_matches('/')))?;
         if self.order.host_proxy {
             trust::put_into(&root)?;
-        }
-        for mount in &run.mounts {
-            let at = root.join(mount.target().trim_start_matches('/'));
-            make(&at)?;
-            if let Mount::Cache { uid, gid, mode, .. } = mount {
-                std::os::unix::fs::chown(&at, Some(*uid), Some(*gid))?;
-                fs::set_permissions(&at, fs::Permissions::from_mode(*mode))?;
-            }
         }
         Ok(root)
     }
 
     fn user(&mut self, layers: &[Layer], text: &str) -> Result<String, String> {
-        match text {
-            "" => Ok("0".to_owned()),
-            plain if !plain.contains(':') => Ok(plain.to_owned()),
-            both => {
-                let root = self.tree(layers)?;
-                let owner = owner(root.as_ref(), both)?;
-                Ok(format!("{}:{}", owner.uid, owner.gid))
-            }
-        }
+        let root = self.tree(layers)?;
+        user(root.as_ref(), text)
     }
 
-    fn new_box(&self, run: &Run, lower: Vec<PathBuf>) -> NewBox {
-        let policy = match run.network {
+    pub(super) fn new_box(&self, network: Network, lower: Vec<PathBuf>) -> NewBox {
+        let policy = match network {
             Network::Default => self.order.network_policy.clone(),
             Network::None => NetworkPolicy::deny_all(),
         };
@@ -168,6 +158,7 @@ impl Work {
             cwd: run.workdir.clone(),
             user: Some(user),
             env: run.env.clone(),
+            env_is_whole: true,
             stdin,
             timeout_ms: Some(u64::try_from(self.order.step_limit.as_millis()).unwrap_or(u64::MAX)),
             prompt: "a step of a build".to_owned(),
@@ -237,10 +228,8 @@ impl Inputs for Work {
         Ok(Base { id: image.id, config })
     }
 
-    fn fetch(&mut self, _: &str, _: Option<&str>) -> Result<Fetched, String> {
-        Err("ADD of a URL is not supported by this iceboxd; fetch it in a RUN, under the network policy of the build, or \
-             put it into the context"
-            .to_owned())
+    fn fetch(&mut self, url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
+        self.look_at(url, checksum)
     }
 }
 
@@ -277,7 +266,7 @@ impl Executor for Work {
         Ok(Box::new(Layers::new(dirs)))
     }
 
-    fn run(&mut self, layers: &[Layer], run: &Run) -> Result<Layer, RunFailed> {
+    fn run(&mut self, layers: &[Layer], run: &Run, seeds: &[Vec<Layer>]) -> Result<Layer, RunFailed> {
         let failed = |what: String| RunFailed { what, instead: None, output: String::new() };
         let image = self.store.image_of(layers).map_err(&failed)?.ok_or_else(|| RunFailed {
             what: "has no program to run: the image is empty".to_owned(),
@@ -285,17 +274,20 @@ impl Executor for Work {
             output: String::new(),
         })?;
         let user = self.user(layers, &run.user).map_err(|why| failed(format!("has no user: {why}")))?;
-        let mut lower = self.images().layer_dirs(&image).map_err(|error| failed(told(&error)))?;
-        lower.push(self.lowest(run).map_err(|error| failed(told(&error)))?);
+        let mounted = self.mounted(layers, run, seeds).map_err(|why| failed(format!("has no mounts: {why}")))?;
+        let mut lower = mounted.lower.clone();
+        lower.extend(self.images().layer_dirs(&image).map_err(|error| failed(told(&error)))?);
+        lower.push(self.lowest(&run.workdir).map_err(|error| failed(told(&error)))?);
         let means = self.means.clone();
-        let wanted = self.new_box(run, lower);
+        let wanted = self.new_box(run.network, lower);
         let created = means.runtime.block_on(crate::boxes::to_the_end({
             let boxes = means.boxes.clone();
             async move { boxes.create(wanted).await }
         }));
         let entry = created.map_err(|why| failed(format!("got no box: {}", why.chain())))?;
         let command = self.command(run, user);
-        let done = self.in_box(&entry, &command).and_then(|()| self.changes(&entry, layers, run));
+        let ran = self.in_box(&entry, &command);
+        let done = self.after(&entry, layers, mounted, ran);
         means.runtime.block_on(means.boxes.end_build_box(&entry));
         done
     }
@@ -305,7 +297,7 @@ impl Executor for Work {
     }
 
     fn fetched(&mut self, fetched: &Fetched) -> io::Result<File> {
-        Err(io::Error::new(io::ErrorKind::NotFound, format!("{} was not fetched", fetched.digest)))
+        self.file_of(fetched).map_err(io::Error::other)
     }
 
     fn spool(&mut self) -> io::Result<File> {
@@ -329,21 +321,53 @@ impl Executor for Work {
 }
 
 impl Work {
-    /// The layer of what a command has changed.
-    fn changes(&self, entry: &Arc<Entry>, below: &[Layer], run: &Run) -> Result<Layer, RunFailed> {
+    /// The layers of the mounts of a command.
+    fn mounted(&mut self, layers: &[Layer], run: &Run, seeds: &[Vec<Layer>]) -> Result<Mounted, String> {
+        let root = self.tree(layers)?;
+        let dir = self.temp.path().join(format!("mounts-{}", self.boxes_made));
+        let mut saved = Saved::default();
+        let mounted = self.mounts.prepare(run, root.as_ref(), seeds, &dir, &mut saved);
+        self.tell_saved(saved);
+        mounted
+    }
+
+    fn tell_saved(&mut self, saved: Saved) {
+        for note in saved.notes {
+            self.report.send(&json!({"type": "note", "text": note}));
+        }
+        self.replaced.extend(saved.replaced);
+    }
+
+    /// Keeps what a command has changed: the layer of the image if it succeeded, the caches in any case.
+    fn after(
+        &mut self,
+        entry: &Arc<Entry>,
+        below: &[Layer],
+        mounted: Mounted,
+        ran: Result<(), RunFailed>,
+    ) -> Result<Layer, RunFailed> {
         let failed = |what: String| RunFailed { what, instead: None, output: String::new() };
-        // What is in a mount is no part of the image.
-        let skip: Vec<Vec<u8>> =
-            run.mounts.iter().map(|mount| mount.target().trim_start_matches('/').as_bytes().to_vec()).collect();
-        let (store, below) = (self.store.clone(), below.to_vec());
+        if let Err(why) = &ran
+            && (!mounted.has_caches() || self.report.is_closed())
+        {
+            return Err(why.clone());
+        }
+        let (mounts, below, succeeded) = (self.mounts.clone(), below.to_vec(), ran.is_ok());
         let taken = self.means.boxes.take_apart(entry, move |upper| {
-            let skip: Vec<&[u8]> = skip.iter().map(Vec::as_slice).collect();
-            store.enter(&below, |output| pack_without(upper, Form::Overlay, &skip, output))
+            let layer = if succeeded { mounts.changes(&mounted, &below, upper).map(Some) } else { Ok(None) };
+            (layer, mounts.save(&mounted, upper))
         });
-        match self.means.runtime.block_on(taken) {
-            Ok(Ok(layer)) => Ok(layer),
-            Ok(Err(why)) => Err(failed(format!("made a layer that cannot be kept: {why}"))),
-            Err(why) => Err(failed(format!("made a layer that cannot be read: {}", why.chain()))),
+        match self.means.runtime.clone().block_on(taken) {
+            Ok((layer, saved)) => {
+                self.tell_saved(saved);
+                ran?;
+                let layer = layer.map_err(|why| failed(format!("made a layer that cannot be kept: {why}")))?;
+                layer.ok_or_else(|| failed("made no layer".to_owned()))
+            }
+            Err(why) => {
+                ran?;
+                Err(failed(format!("made a layer that cannot be read: {}", why.chain())))
+            }
         }
     }
 }

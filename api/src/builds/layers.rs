@@ -12,7 +12,7 @@ use icebox_boxfile::{Kind, Node, Tree};
 use rustix::fs::{OFlags, lgetxattr, llistxattr};
 
 /// The attribute by which overlayfs hides what lower layers have in a directory.
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Longest list of attributes, and longest attribute (limits of Linux).
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
@@ -21,7 +21,7 @@ const XATTR_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Layers(Vec<PathBuf>);
 
 /// What one layer says about a path.
-enum Found {
+pub(super) enum Found {
     /// It has this.
     Here(PathBuf, fs::Metadata),
     /// Nothing; the layers below decide.
@@ -49,7 +49,7 @@ impl Layers {
 }
 
 /// Looks a path up in one layer, component by component: no link is followed.
-fn in_layer(layer: &Path, path: &Path) -> io::Result<Found> {
+pub(super) fn in_layer(layer: &Path, path: &Path) -> io::Result<Found> {
     let mut at = layer.to_owned();
     let mut opaque = false;
     let parts: Vec<_> = path.strip_prefix("/").unwrap_or(path).components().collect();

@@ -6,13 +6,17 @@
 //! that it consists of is on disk; one build runs at a time.
 
 mod cache;
+mod caches;
 mod context;
 mod executor;
+mod fetch;
 mod layers;
+mod mounts;
 mod on_demand;
 mod order;
 mod store;
 mod trust;
+mod urls;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -38,13 +42,16 @@ use crate::refusal::Refusal;
 use crate::runs::Runs;
 
 use cache::{Cache, told};
+use caches::Caches;
 use context::Context;
 use executor::Work;
+use mounts::Mounts;
 use on_demand::OnDemand;
 pub use on_demand::Stage;
 use order::{Means, Report};
 pub use order::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use store::LayerStore;
+use urls::Urls;
 
 /// The folder in the data directory.
 const DIR: &str = "builds";
@@ -57,6 +64,7 @@ pub struct Builds {
     means: Means,
     image_dir: PathBuf,
     dir: PathBuf,
+    cache_bytes: u64,
     one: Arc<Semaphore>,
     on_demand: OnDemand,
 }
@@ -68,7 +76,8 @@ impl Builds {
         let one = Arc::new(Semaphore::new(1));
         let (image_dir, dir) = (config.image_dir(), config.data_dir.join(DIR));
         let means = Means { boxes, lifecycle, runs, runtime: Handle::current() };
-        Self { means, image_dir, dir, one, on_demand: OnDemand::default() }
+        let cache_bytes = config.build.cache_bytes;
+        Self { means, image_dir, dir, cache_bytes, one, on_demand: OnDemand::default() }
     }
 
     /// An empty file for a context, which goes away when it is closed.
@@ -112,7 +121,45 @@ impl Builds {
         let rootfs = |cause| Error::new("release the images of", self.dir.display().to_string(), cause);
         let images = Images::open(&self.image_dir).map_err(rootfs)?;
         images.set_pins(&self.dir, &BTreeSet::new()).map_err(rootfs)?;
-        Cache::open(self.dir.join("cache")).and_then(|cache| cache.sweep(&images)).map_err(at)
+        Cache::open(self.dir.join("cache")).and_then(|cache| cache.sweep(&images)).map_err(at)?;
+        self.caches().and_then(|caches| caches.sweep(&images)).map_err(at)
+    }
+
+    fn caches(&self) -> std::io::Result<Caches> {
+        Caches::open(self.dir.join("mounts"), self.cache_bytes)
+    }
+
+    /// True if no build is under way, as long as the value is kept.
+    pub(crate) fn at_rest(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.one).try_acquire_owned().ok()
+    }
+
+    /// Files of builds that have ended, with their bytes: unfinished layers, and entries of the cache whose image is gone.
+    /// `_rest`: no build is under way.
+    pub(crate) fn left(&self, _rest: &tokio::sync::OwnedSemaphorePermit) -> Result<Vec<(PathBuf, u64)>, Error> {
+        let at = |cause: std::io::Error| Error::new("read the folder", self.dir.display().to_string(), cause);
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Ok(Vec::new()) };
+        let mut left = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(at)?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp")) {
+                left.push(path);
+            }
+        }
+        let rootfs = |cause| Error::new("open the images of", self.dir.display().to_string(), cause);
+        let images = Images::open(&self.image_dir).map_err(rootfs)?;
+        left.extend(Cache::open(self.dir.join("cache")).and_then(|cache| cache.dead(&images)).map_err(at)?);
+        let measured = |path: PathBuf| {
+            let bytes = icebox_rootfs::images::allocated(&path);
+            (path, bytes)
+        };
+        Ok(left.into_iter().map(measured).collect())
+    }
+
+    /// Removes one of them.
+    pub(crate) fn remove_left(&self, path: &std::path::Path) -> Result<(), Error> {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        removed.map_err(|cause| Error::new("remove", path.display().to_string(), cause))
     }
 
     /// Begins a build with the archive in `context`. The lines come as it goes on; it ends when they are not read any more.
@@ -153,20 +200,29 @@ impl Builds {
         let boxfile = Boxfile::read(&file, &text).map_err(in_file)?;
         let images = Images::open(&self.image_dir).map_err(|error| fail(told(&error)))?;
         let temp = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&self.dir);
+        let store = LayerStore { images: images.clone(), pins: self.dir.clone() };
+        let caches = self.caches().map_err(|error| fail(told(&error)))?;
         let mut work = Work {
             means: self.means.clone(),
             report: report.clone(),
             cache: Cache::open(self.dir.join("cache")).map_err(|error| fail(told(&error)))?,
             temp: temp.map_err(|error| fail(told(&error)))?,
-            store: LayerStore { images: images.clone(), pins: self.dir.clone() },
+            store: store.clone(),
+            mounts: Mounts { caches: caches.clone(), store },
+            replaced: Vec::new(),
+            urls: Urls::default(),
             boxes_made: 0,
             step: 0,
             step_began: began,
             order,
         };
         let made = self.make(&mut work, &boxfile, &context, &fail);
+        work.end_fetching();
         if let Err(error) = images.set_pins(&self.dir, &BTreeSet::new()) {
             tracing::warn!(%error, "images of a build stay in use");
+        }
+        if let Err(why) = remove_replaced(&images, &caches, &work.replaced) {
+            tracing::warn!(why, "what a cache was before a build is left; pruning images removes it");
         }
         let image = made?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -202,4 +258,19 @@ impl Builds {
         let names: Vec<Reference> = work.order.tag.iter().cloned().collect();
         import.commit(&config, &names).map_err(text)
     }
+}
+
+/// Removes images of caches that no cache is any more.
+fn remove_replaced(images: &Images, caches: &Caches, replaced: &[String]) -> Result<(), String> {
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let current = caches.images().map_err(|error| told(&error))?;
+    for id in replaced.iter().collect::<BTreeSet<_>>().into_iter().filter(|id| !current.contains(*id)) {
+        match images.remove(id) {
+            Err(error) if error.kind() == icebox_rootfs::ErrorKind::NotFound => {}
+            other => drop(other.map_err(|error| told(&error))?),
+        }
+    }
+    Ok(())
 }

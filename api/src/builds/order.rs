@@ -103,6 +103,11 @@ impl Report {
         let _ = self.0.send(Self::line(value)).await;
     }
 
+    /// True if the client has gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Ends when the client has gone.
     pub(super) async fn closed(&self) {
         self.0.closed().await;

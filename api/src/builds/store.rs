@@ -32,14 +32,24 @@ impl LayerStore {
         image.map(Some).ok_or_else(|| format!("the image {} was removed during the build", top.image))
     }
 
-    /// Enters a layer above others; the archive is what `write` writes.
+    /// Enters the layer of a step above others; the archive is what `write` writes.
     pub(super) fn enter(
         &self,
         below: &[Layer],
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> Result<Layer, String> {
+        self.enter_for("a step of a build", below, write)
+    }
+
+    /// Enters a layer above others. `what` it is stands in the history of its image.
+    pub(super) fn enter_for(
+        &self,
+        what: &str,
+        below: &[Layer],
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> Result<Layer, String> {
         let text = |error: icebox_rootfs::Error| told(&error);
-        let mut import = self.images.begin("a step of a build", None).map_err(text)?;
+        let mut import = self.images.begin(what, None).map_err(text)?;
         for layer in below {
             if !import.stored_layer(&layer.diff_id, None).map_err(text)? {
                 return Err(format!("the layer {} was removed during the build", layer.diff_id));
@@ -65,7 +75,7 @@ impl LayerStore {
         let config = json!({
             "architecture": icebox_boxfile::architecture(), "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": [{"created_by": "a step of a build", "comment": "icebox build cache"}],
+            "history": [{"created_by": what, "comment": "icebox build cache"}],
         });
         let image = import.commit(config.to_string().as_bytes(), &[]).map_err(text)?;
         self.pin(&image.id)?;

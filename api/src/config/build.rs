@@ -30,7 +30,7 @@ pub enum OnCreate {
 }
 
 /// The section `build`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Build {
     /// Which builds get a forward proxy (`http_proxy`) that connects from the daemon's own network. For machines on which the
@@ -42,6 +42,23 @@ pub struct Build {
     /// names, or `*.suffix`.
     #[serde(deserialize_with = "patterns")]
     pub private_hosts: Vec<DomainPattern>,
+    /// Most bytes that all caches of `RUN --mount=type=cache` have together. Those that were not used for the longest time go
+    /// first.
+    pub cache_bytes: u64,
+}
+
+/// Most bytes of caches if the operator says nothing.
+const CACHE_BYTES: u64 = 10 << 30;
+
+impl Default for Build {
+    fn default() -> Self {
+        Self {
+            host_proxy: HostProxy::default(),
+            private_hosts: Vec::new(),
+            on_create: OnCreate::default(),
+            cache_bytes: CACHE_BYTES,
+        }
+    }
 }
 
 fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DomainPattern>, D::Error> {
@@ -64,9 +81,16 @@ mod tests {
         let build = read("host_proxy = \"all\"\nprivate_hosts = [\"*.corp.example\"]").expect("good");
         assert_eq!((build.host_proxy, build.private_hosts.len()), (HostProxy::All, 1));
         assert_eq!(read("").expect("empty").host_proxy, HostProxy::Runtimes);
+        assert_eq!(read("cache_bytes = 5").expect("good").cache_bytes, 5);
         assert_eq!(read("").expect("empty").on_create, OnCreate::Needed);
         assert_eq!(read("on_create = \"all\"").expect("good").on_create, OnCreate::All);
-        for bad in ["on_create = \"never\"", "host_proxy = true", "private_hosts = [\"10.0.0.1\"]", "colour = 1"] {
+        for bad in [
+            "cache_bytes = -1",
+            "on_create = \"never\"",
+            "host_proxy = true",
+            "private_hosts = [\"10.0.0.1\"]",
+            "colour = 1",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

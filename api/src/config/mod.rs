@@ -4,6 +4,7 @@
 
 mod build;
 mod public_urls;
+mod ready;
 mod registry;
 mod runtimes;
 mod storage;
@@ -21,6 +22,7 @@ use icebox_net::config::NetworkConfig;
 
 pub use build::{Build, HostProxy, OnCreate};
 pub use public_urls::PublicUrls;
+pub use ready::Ready;
 pub use registry::Registry;
 pub use runtimes::{BoxfilePath, Runtime};
 pub use storage::{PoolMode, Storage};
@@ -107,6 +109,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, Runtime>,
     /// Builds of images.
     pub build: Build,
+    /// Boxes that are started before a client asks for them.
+    pub ready: Vec<Ready>,
     /// Registries of images.
     pub registry: Registry,
 }
@@ -145,6 +149,7 @@ impl Default for Config {
             storage: Storage::default(),
             runtimes: BTreeMap::new(),
             build: Build::default(),
+            ready: Vec::new(),
             registry: Registry::default(),
         }
     }
@@ -227,6 +232,9 @@ impl Config {
         let sections =
             self.public_urls.check().and_then(|()| self.storage.check()).and_then(|()| self.registry.check());
         if let Err((key, expected)) = sections {
+            return wrong(key, expected);
+        }
+        if let Err((key, expected)) = Ready::check(&self.ready) {
             return wrong(key, expected);
         }
         for (name, runtime) in &self.runtimes {

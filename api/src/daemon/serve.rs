@@ -16,6 +16,7 @@ use crate::boxes::{Boxes, Denials, Parts, REGISTRY_DIR, UidRanges};
 use crate::builds::Builds;
 use crate::config::Config;
 use crate::db::{CommitFailure, Db, ensure_first_account, hash_key};
+use crate::doctor::Doctor;
 use crate::error::{Cause, Error};
 use crate::events::{Events, Sink};
 use crate::http::{self, App, AppParts, Door, HostRouter, Listening, OperatorSocket, SeatLimits, UrlsOnly};
@@ -74,12 +75,16 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(boxes.clone().prune());
     tokio::spawn(boxes.clone().keep_schedules());
     let warming = boxes.clone();
-    tokio::spawn(async move { warming.warm_up().await });
+    tokio::spawn(async move {
+        warming.warm_up().await;
+        warming.keep_ready().await;
+    });
 
     let builds = Builds::new(&config, boxes.clone(), lifecycle.clone(), runs.clone());
     if let Err(error) = builds.sweep() {
         tracing::warn!(error = error.chain(), "something of an earlier build is left");
     }
+    tokio::spawn(Doctor::new(boxes.clone(), builds.clone()).report());
     let public = config.public_urls.clone();
     let urls = Urls::new(public, boxes.clone(), lifecycle.clone(), db.clone(), Arc::clone(&metrics));
     urls.load().await?;
@@ -99,6 +104,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
         images: Images::new(boxes.clone(), &config),
         lifecycle,
         boxes: boxes.clone(),
+        doctor: Doctor::new(boxes.clone(), builds.clone()),
         builds,
         runs,
         urls: urls.clone(),

@@ -9,6 +9,7 @@
 mod boxes;
 mod language;
 mod logs;
+mod orphans;
 mod policy;
 mod runs;
 pub mod runtimes;
@@ -23,6 +24,7 @@ pub use boxes::{
 };
 pub use language::{Code, Language};
 pub use logs::{LogEntry, LogLevel, LogSource};
+pub use orphans::{Orphan, OrphanKind};
 pub use policy::NetworkPolicy;
 pub use runs::RunState;
 pub use schedules::{KeepRules, Schedule};

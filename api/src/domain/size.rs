@@ -16,6 +16,16 @@ pub enum BoxSize {
 }
 
 impl BoxSize {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+        }
+    }
+
     /// Cores that the box may use at once.
     #[must_use]
     pub fn cores(self) -> u32 {

@@ -10,6 +10,7 @@ use crate::boxes::Boxes;
 use crate::builds::Builds;
 use crate::config::Config;
 use crate::db::Db;
+use crate::doctor::Doctor;
 use crate::events::Events;
 use crate::images::Images;
 use crate::lifecycle::Lifecycle;
@@ -33,6 +34,8 @@ pub struct AppParts {
     pub images: Images,
     /// The builds of images.
     pub builds: Builds,
+    /// The search for leftovers.
+    pub doctor: Doctor,
     /// The public URLs.
     pub urls: Urls,
     /// The database.

@@ -12,6 +12,7 @@ mod auth;
 mod extract;
 mod flush;
 mod host_router;
+mod operator;
 mod patient;
 mod plain;
 mod reply;

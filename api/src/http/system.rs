@@ -77,6 +77,9 @@ pub(super) async fn metrics(
         false => Vec::new(),
     };
     app.metrics.set_passed(&passed);
+    let ready = app.boxes.ready_counts().await;
+    let shown = |runtime: Option<String>| runtime.unwrap_or_else(|| "base".to_owned());
+    app.metrics.set_ready(ready.into_iter().map(|one| (shown(one.runtime), one.size.as_str(), one.held)));
     app.metrics.set_proc_files(app.boxes.proc_file_counts());
     // The owner of a key must not learn of the boxes of others.
     app.boxes.count_networks(local).await?;

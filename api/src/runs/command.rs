@@ -32,6 +32,8 @@ pub struct Command {
     pub user: Option<String>,
     /// Environment above the box's own.
     pub env: Vec<(String, String)>,
+    /// `env` is all of the environment, with the variables that a client may not set: a step of a build has its image's.
+    pub env_is_whole: bool,
     /// Bytes for standard input; without them, standard input is empty.
     pub stdin: Option<Bytes>,
     /// Standard input is fed by an interactive client.
@@ -69,6 +71,9 @@ impl Command {
     /// The environment of the run: its image's, overlaid by the box's own, overlaid by the command's. Variables that a client
     /// may not set are left out.
     pub(super) fn environment(&self, entry: &Entry) -> Vec<(String, String)> {
+        if self.env_is_whole {
+            return self.env.clone();
+        }
         let mut own = entry.settings().env;
         own.extend(self.env.iter().cloned());
         let own = own.into_iter().filter(|(name, value)| ids::check_env(name, value).is_ok());

@@ -101,8 +101,8 @@ pub(crate) fn unpack(
     Ok(true)
 }
 
-/// A path of the archive below `target`; none for the destination itself.
-fn below(changes: &Changes<'_>, target: &Path, name: &[u8]) -> Result<Option<PathBuf>, Fault> {
+/// A path of the archive at or below `target`.
+fn below(changes: &Changes<'_>, target: &Path, name: &[u8]) -> Result<PathBuf, Fault> {
     let mut path = PathBuf::new();
     for part in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
         match part {
@@ -113,10 +113,8 @@ fn below(changes: &Changes<'_>, target: &Path, name: &[u8]) -> Result<Option<Pat
             _ => {}
         }
     }
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(changes.resolve(&target.join(path), false)?))
+    // The destination is resolved already.
+    if path.as_os_str().is_empty() { Ok(target.to_owned()) } else { Ok(changes.resolve(&target.join(path), false)?) }
 }
 
 fn one<R: Read>(
@@ -128,7 +126,7 @@ fn one<R: Read>(
 ) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::new(format!("the archive cannot be read: {error}"));
     let name = entry.path_bytes().into_owned();
-    let Some(path) = below(changes, target, &name)? else { return Ok(()) };
+    let path = below(changes, target, &name)?;
     if let Some(parent) = path.parent() {
         changes.make_dirs(parent, rules)?;
     }
@@ -161,8 +159,8 @@ fn one<R: Read>(
         }
         EntryType::Link => {
             let link = entry.link_name_bytes().ok_or_else(|| Fault::new("the archive has a link without a target"))?;
-            let first =
-                below(changes, target, &link)?.and_then(|first| Some((changes.items.get(&first)?.clone(), first)));
+            let first = below(changes, target, &link)?;
+            let first = changes.items.get(&first).cloned().map(|item| (item, first));
             let Some((item, first)) = first else {
                 return Err(Fault::new(format!(
                     "the archive has a link to '{}', which is not before it",

@@ -10,6 +10,7 @@ use crate::changes::{Changes, Rules};
 use crate::config::{History, ImageConfig};
 use crate::error::{Error, Fault};
 use crate::key::Key;
+use crate::mounts::Mount;
 use crate::owner::{self, Owner};
 use crate::pattern::has_wildcards;
 use crate::plan::{Action, Copy, Fetched, From, Origin, Plan, Run, Source, Stage, Step};
@@ -88,11 +89,12 @@ pub trait Executor {
     /// A layer cannot be read.
     fn tree(&mut self, layers: &[Self::Layer]) -> Result<Box<dyn Tree>, String>;
 
-    /// Runs a command on top of layers; gives the layer of what it has changed.
+    /// Runs a command on top of layers; gives the layer of what it has changed. `seeds` has, for each of its mounts, the layers of
+    /// what a new cache begins with.
     ///
     /// # Errors
     /// It cannot be run, or fails.
-    fn run(&mut self, layers: &[Self::Layer], run: &Run) -> Result<Self::Layer, RunFailed>;
+    fn run(&mut self, layers: &[Self::Layer], run: &Run, seeds: &[Vec<Self::Layer>]) -> Result<Self::Layer, RunFailed>;
 
     /// Puts an archive into the store as the layer on top of others.
     ///
@@ -270,14 +272,17 @@ impl<E: Executor> Build<'_, E> {
     fn make(&mut self, step: &Step, built: &Built<E::Layer>) -> Result<Option<E::Layer>, Failed> {
         match &step.action {
             Action::Config => Ok(None),
-            Action::Run(run) => match self.executor.run(&built.layers, run) {
-                Ok(layer) => Ok(Some(layer)),
-                Err(RunFailed { what, instead, output }) => {
-                    let what = format!("'{}' {what}", step.text);
-                    let error = Error { file: self.plan.file.clone(), line: Some(step.line), what, instead };
-                    Err(Failed { error, output })
+            Action::Run(run) => {
+                let seeds = run.mounts.iter().map(|mount| self.seed(mount)).collect::<Result<Vec<_>, Failed>>()?;
+                match self.executor.run(&built.layers, run, &seeds) {
+                    Ok(layer) => Ok(Some(layer)),
+                    Err(RunFailed { what, instead, output }) => {
+                        let what = format!("'{}' {what}", step.text);
+                        let error = Error { file: self.plan.file.clone(), line: Some(step.line), what, instead };
+                        Err(Failed { error, output })
+                    }
                 }
-            },
+            }
             Action::Workdir { path, user } => {
                 let root = self.tree(&built.layers)?;
                 let owner = if user.is_empty() { Ok(Owner::default()) } else { owner::find(root.as_ref(), user) };
@@ -311,16 +316,29 @@ impl<E: Executor> Build<'_, E> {
         packed.map(Some).map_err(|why| self.fault(why))
     }
 
+    /// The layers of what a new cache begins with.
+    fn seed(&mut self, mount: &Mount) -> Result<Vec<E::Layer>, Failed> {
+        match mount {
+            Mount::Cache { from: Some(seed), .. } => self.layers_of(&seed.origin),
+            Mount::Cache { from: None, .. } | Mount::Tmpfs { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// The layers of a stage or an image.
+    fn layers_of(&mut self, origin: &Origin) -> Result<Vec<E::Layer>, Failed> {
+        match origin {
+            Origin::Context => Ok(Vec::new()),
+            Origin::Stage(place) => Ok(self.done[*place].layers.clone()),
+            Origin::Image(id) => self.executor.image_layers(id).map_err(|why| self.fault(why)),
+        }
+    }
+
     fn copy(&mut self, copy: &Copy, built: &Built<E::Layer>) -> Result<Option<E::Layer>, Failed> {
         let root = self.tree(&built.layers)?;
         let from: Option<Box<dyn Tree>> = match &copy.origin {
             Origin::Context => None,
-            Origin::Stage(place) => {
-                let layers = self.done[*place].layers.clone();
-                Some(self.tree(&layers)?)
-            }
-            Origin::Image(id) => {
-                let layers = self.executor.image_layers(id).map_err(|why| self.fault(why))?;
+            origin => {
+                let layers = self.layers_of(origin)?;
                 Some(self.tree(&layers)?)
             }
         };

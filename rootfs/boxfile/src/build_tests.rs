@@ -95,7 +95,7 @@ impl Executor for Fake {
         }
         Ok(Box::new(Flat(files)))
     }
-    fn run(&mut self, _: &[Layer], run: &Run) -> Result<Layer, RunFailed> {
+    fn run(&mut self, _: &[Layer], run: &Run, _: &[Vec<Layer>]) -> Result<Layer, RunFailed> {
         let text = run.args.join(" ");
         self.ran.push(text.clone());
         if text.ends_with("false") {
@@ -256,6 +256,7 @@ fn add_unpacks_archives_and_copies_everything_else() {
     use std::io::Write as _;
     use tar::EntryType::{Directory, Link, Regular, Symlink};
     let plain = archive(&[
+        ("./", Directory, ""),
         ("./d/", Directory, ""),
         ("d/f", Regular, "text"),
         ("hard", Link, "d/f"),
@@ -270,7 +271,7 @@ fn add_unpacks_archives_and_copies_everything_else() {
     no_archive.write_all(b"just text").expect("packed");
     let no_archive = no_archive.finish().expect("packed");
     let unpacked = vec![
-        "x/ 755 0:0 ",
+        "x/ 640 7:8 ",
         "x/d/ 640 7:8 ",
         "x/d/f 640 7:8 text",
         "x/d/in 640 7:8 in d",

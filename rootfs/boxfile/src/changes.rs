@@ -110,7 +110,7 @@ impl<'a> Changes<'a> {
         Ok(matches!(self.node(path)?, Some(Node { kind: Kind::Dir, .. })))
     }
 
-    /// Makes the directories of a resolved path that do not exist.
+    /// Makes the directories of a resolved path that do not exist. They get the owner of what is copied, and a mode of their own.
     pub(crate) fn make_dirs(&mut self, path: &Path, rules: &Rules) -> Result<(), Fault> {
         let mut missing = Vec::new();
         for at in path.ancestors() {
@@ -121,7 +121,10 @@ impl<'a> Changes<'a> {
             }
         }
         for at in missing.into_iter().rev() {
-            let node = rules.apply(self.directory());
+            let mut node = self.directory();
+            if let Some(owner) = rules.owner {
+                (node.uid, node.gid) = (owner.uid, owner.gid);
+            }
             self.put(at, Item { node, content: Content::None })?;
         }
         Ok(())
@@ -225,8 +228,8 @@ impl<'a> Changes<'a> {
         let source = resolve(tree, found, true)?;
         let Some(node) = tree.node(&source)? else { return Ok(()) };
         if node.kind == Kind::Dir {
+            // A destination that is new is a copy of the directory itself, with its owner and mode.
             let target = self.prepare(dest, rules)?;
-            self.make_dirs(&target, rules)?;
             return self.copy_tree((number, tree), &source, &target, rules);
         }
         let name = found.file_name().map(PathBuf::from).unwrap_or_default();
@@ -267,6 +270,16 @@ impl<'a> Changes<'a> {
             }
         }
         self.copy_tree((number, tree), found, &target.join(&relative), rules)
+    }
+
+    /// The directory `from` of the only source, `tree`, is at `to` with the owner and mode of `top`.
+    pub(crate) fn copy_dir(&mut self, tree: &dyn Tree, from: &Path, to: &Path, top: Node) -> Result<(), Fault> {
+        let rules = Rules::default();
+        if let Some(parent) = to.parent() {
+            self.make_dirs(parent, &rules)?;
+        }
+        self.put(to.to_owned(), Item { node: top, content: Content::None })?;
+        self.copy_tree((0, tree), from, to, &rules)
     }
 
     /// Copies everything at and below `source` to `target`.

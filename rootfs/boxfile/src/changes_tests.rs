@@ -90,8 +90,13 @@ fn owner_mode_and_exclusions_are_applied() {
         exclude: Ignore::new(&["*.md".to_owned(), "sub".to_owned()]).expect("patterns"),
         parents: false,
     };
+    // The destination without a slash is a copy of the directory; one with a slash is needed, not copied.
     let wanted = ["/n/ 700 1:2", "/n/l>x 777 1:2", "/n/x=1 700 1:2"];
+    assert_eq!(copied(&["d"], "/n", &rules).expect("copied"), wanted);
+    let wanted = ["/n/ 755 1:2", "/n/l>x 777 1:2", "/n/x=1 700 1:2"];
     assert_eq!(copied(&["d"], "/n/", &rules).expect("copied"), wanted);
+    let wanted = ["/n/ 755 1:2", "/n/m/ 755 1:2", "/n/m/x=1 700 1:2"];
+    assert_eq!(copied(&["d/x"], "/n/m/", &rules).expect("copied"), wanted);
     let none = Rules { exclude: Ignore::new(&["*.txt".to_owned()]).expect("a pattern"), ..Rules::default() };
     assert!(copied(&["*.txt"], "/n/", &none).expect("nothing").is_empty());
 }

@@ -1,6 +1,7 @@
 //! The mounts of a RUN: `--mount=type=cache,...` and `--mount=type=tmpfs,...`.
 
 use crate::error::Fault;
+use crate::plan::Origin;
 
 /// How builds share a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,6 +13,15 @@ pub enum Sharing {
     Private,
     /// One after the other.
     Locked,
+}
+
+/// What a new cache begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// The stage or the image.
+    pub origin: Origin,
+    /// The directory in it.
+    pub path: String,
 }
 
 /// A mount as it is written: pairs whose values may have variables.
@@ -35,8 +45,10 @@ pub enum Mount {
         gid: u32,
         /// The mode of a new one.
         mode: u32,
-        /// True if the command cannot change it.
+        /// True if nothing that the command writes is kept.
         read_only: bool,
+        /// What a new one begins with; nothing if there is none.
+        from: Option<Seed>,
     },
     /// A directory in memory.
     Tmpfs {
@@ -76,9 +88,20 @@ impl MountText {
         Err(Fault::instead(format!("RUN --mount=type={kind} is not supported"), instead))
     }
 
-    /// The mount, its variables replaced by `expand`. Relative targets begin at `workdir`.
-    pub(crate) fn mount(&self, workdir: &str, expand: &dyn Fn(&str) -> Result<String, Fault>) -> Result<Mount, Fault> {
+    /// The stage or image that `from` names.
+    pub(crate) fn from(&self) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == "from").and_then(|(_, value)| value.as_deref())
+    }
+
+    /// The mount, its variables replaced by `expand`. Relative targets begin at `workdir`. `origin` is what `from` names.
+    pub(crate) fn mount(
+        &self,
+        workdir: &str,
+        expand: &dyn Fn(&str) -> Result<String, Fault>,
+        origin: Option<Origin>,
+    ) -> Result<Mount, Fault> {
         let mut tmpfs = false;
+        let mut source = None;
         let (mut target, mut id, mut sharing, mut size) = (None, None, Sharing::Shared, None);
         let (mut uid, mut gid, mut mode, mut read_only) = (0, 0, 0o755, false);
         for (key, value) in &self.0 {
@@ -106,13 +129,8 @@ impl MountText {
                 "readonly" | "ro" => read_only = switch(value.as_deref()).ok_or_else(wrong)?,
                 "readwrite" | "rw" => read_only = !switch(value.as_deref()).ok_or_else(wrong)?,
                 "size" if tmpfs => size = Some(bytes(&needed()?).ok_or_else(wrong)?),
-                "from" | "source" | "src" if !tmpfs => {
-                    let instead = "a cache begins empty: fill it in the RUN";
-                    return Err(Fault::instead(
-                        format!("the option '{key}' of a cache mount is not supported"),
-                        instead,
-                    ));
-                }
+                "from" if !tmpfs => drop(needed()?),
+                "source" | "src" if !tmpfs => source = Some(needed()?),
                 _ => return Err(Fault::new(format!("the mount option '{key}' is not known"))),
             }
         }
@@ -125,7 +143,14 @@ impl MountText {
         if tmpfs {
             return Ok(Mount::Tmpfs { target, size_bytes: size });
         }
-        Ok(Mount::Cache { id: id.unwrap_or_else(|| target.clone()), target, sharing, uid, gid, mode, read_only })
+        if source.is_some() && origin.is_none() {
+            let instead = "write from=STAGE,source=/PATH, or leave source out: a cache begins empty then";
+            return Err(Fault::instead("a cache mount has a source without from", instead));
+        }
+        let path = crate::paths::absolute("/", source.as_deref().unwrap_or("/"));
+        let from = origin.map(|origin| Seed { origin, path });
+        let id = id.unwrap_or_else(|| target.clone());
+        Ok(Mount::Cache { id, target, sharing, uid, gid, mode, read_only, from })
     }
 }
 
@@ -156,7 +181,9 @@ mod tests {
     use super::*;
 
     fn mount(text: &str) -> Result<Mount, Fault> {
-        MountText::read(text)?.mount("/work", &|word| Ok(word.replace("$x", "value")))
+        let text = MountText::read(text)?;
+        let origin = text.from().map(|_| Origin::Stage(0));
+        text.mount("/work", &|word| Ok(word.replace("$x", "value")), origin)
     }
 
     #[test]
@@ -169,6 +196,7 @@ mod tests {
             gid: 0,
             mode: 0o755,
             read_only: false,
+            from: None,
         };
         assert_eq!(mount("type=cache,target=/a"), Ok(cache("/a", "/a")));
         assert_eq!(mount("type=cache,id=$x,dst=a/"), Ok(cache("value", "/work/a")));
@@ -180,6 +208,14 @@ mod tests {
             mount("type=cache,target=/a,sharing=locked,uid=1,gid=2,mode=700,ro"),
             Ok(Mount::Cache { sharing: Sharing::Locked, uid: 1, gid: 2, mode: 0o700, read_only: true, .. })
         ));
+        let seed = |path: &str| Some(Seed { origin: Origin::Stage(0), path: path.to_owned() });
+        for (text, wanted) in [
+            ("type=cache,target=/a,from=b", seed("/")),
+            ("type=cache,target=/a,from=b,source=c/", seed("/c")),
+            ("type=cache,target=/a,src=/c,from=b", seed("/c")),
+        ] {
+            assert!(matches!(mount(text), Ok(Mount::Cache { from, .. }) if from == wanted), "{text}");
+        }
         for (text, wanted) in [
             ("target=/a", "type=bind is not supported"),
             ("type=secret,id=a", "type=secret"),
@@ -187,7 +223,9 @@ mod tests {
             ("type=wrong", "type=wrong"),
             ("type=cache", "no target"),
             ("type=cache,target=/", "target /"),
-            ("type=cache,target=/a,from=b", "'from'"),
+            ("type=cache,target=/a,source=b", "source without from"),
+            ("type=cache,target=/a,from=", "'from='"),
+            ("type=tmpfs,target=/a,from=b", "'from'"),
             ("type=cache,target=/a,mode=9", "'mode=9'"),
             ("type=cache,target=/a,size=1", "'size'"),
             ("type=tmpfs,target=/a,size=x", "'size=x'"),

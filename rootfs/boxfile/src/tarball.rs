@@ -9,7 +9,7 @@ use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
 use crate::changes::{Changes, Content, Item};
-use crate::tree::{Kind, Tree};
+use crate::tree::{Kind, Node, Nothing, Tree};
 
 /// Largest number in the octal fields of a header.
 const OCTAL_ID_MAX: u32 = 0o7_777_777;
@@ -33,6 +33,17 @@ pub fn write_layer(
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     }
     archive.into_inner()?.flush()
+}
+
+/// Writes a layer that has the directory `from` of `tree` at `to`, whose own owner and mode are those of `top`.
+///
+/// # Errors
+/// The tree cannot be read, has a name that no layer can have, or `output` cannot be written.
+pub fn write_copy(tree: &dyn Tree, from: &Path, to: &Path, top: Node, output: &mut dyn Write) -> io::Result<()> {
+    let mut changes = Changes::new(&Nothing, top.mtime);
+    let put = changes.copy_dir(tree, from, to, top);
+    put.map_err(|fault| io::Error::other(fault.what))?;
+    write_layer(&changes, &[tree], None, output)
 }
 
 fn entry(

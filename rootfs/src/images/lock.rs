@@ -66,15 +66,17 @@ impl Images {
     }
 
     /// Removes unfinished directories whose makers are dead; returns their number.
-    pub(super) fn sweep(&self, _lock: &Lock) -> Result<usize> {
-        let mut swept = 0;
-        for (path, alive) in self.temps()? {
-            if !alive {
-                place::remove_dir(&path).at(Step::SweepImages, &path)?;
-                swept += 1;
-            }
+    pub(super) fn sweep(&self, lock: &Lock) -> Result<usize> {
+        let dead = self.dead_temps(lock)?;
+        for path in &dead {
+            place::remove_dir(path).at(Step::SweepImages, path)?;
         }
-        Ok(swept)
+        Ok(dead.len())
+    }
+
+    /// Unfinished directories whose makers are dead.
+    pub(super) fn dead_temps(&self, _lock: &Lock) -> Result<Vec<PathBuf>> {
+        Ok(self.temps()?.into_iter().filter(|(_, alive)| !alive).map(|(path, _)| path).collect())
     }
 
     fn temps(&self) -> Result<Vec<(PathBuf, bool)>> {

@@ -18,7 +18,7 @@ use crate::image;
 use crate::oci::Reference;
 
 /// The file in a directory of pins that names their owner.
-const OWNER: &str = "owner";
+pub(super) const OWNER: &str = "owner";
 
 /// What a removal did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -221,28 +221,34 @@ impl Images {
 
     /// Mark and sweep: layers that no image and no import under way names go.
     fn remove_layers(&self, lock: &Lock, removed: &mut Pruned) -> Result<()> {
+        let dir = self.layers_dir();
+        for id in self.unmarked_layers(lock)? {
+            if let Some(facts) = self.layer(&id)? {
+                removed.bytes += facts.bytes;
+            }
+            // Its name goes at once: half a layer must never stand under it.
+            let (path, gone) = (self.layer_dir(&id), files::temp_path(&dir, "gone"));
+            fs::rename(&path, &gone).at(Step::RemoveImage, &path)?;
+            place::remove_dir(&gone).at(Step::RemoveImage, &gone)?;
+            removed.layers += 1;
+        }
+        files::sync_dir(&dir).at(Step::RemoveImage, &dir)
+    }
+
+    /// Ids of the layers that no image and no import under way names.
+    pub(super) fn unmarked_layers(&self, lock: &Lock) -> Result<Vec<String>> {
         let mut marked = self.counted_on(lock)?;
         let names = self.names()?;
         for id in self.ids()? {
             // An image that can't be read must not lose its layers.
             marked.extend(self.load(&id, &names)?.into_iter().flat_map(|image| image.diff_ids));
         }
-        let dir = self.layers_dir();
+        let (dir, mut unmarked) = (self.layers_dir(), Vec::new());
         for entry in fs::read_dir(&dir).at(Step::RemoveImage, &dir)? {
-            let entry = entry.at(Step::RemoveImage, &dir)?;
-            let Some(id) = entry.file_name().to_str().map(|hex| format!("{}{hex}", place::ID_PREFIX)) else { continue };
-            if !place::is_image_id(&id) || marked.contains(&id) {
-                continue;
-            }
-            if let Some(facts) = self.layer(&id)? {
-                removed.bytes += facts.bytes;
-            }
-            // Its name goes at once: half a layer must never stand under it.
-            let gone = files::temp_path(&dir, "gone");
-            fs::rename(entry.path(), &gone).at(Step::RemoveImage, &entry.path())?;
-            place::remove_dir(&gone).at(Step::RemoveImage, &gone)?;
-            removed.layers += 1;
+            let name = entry.at(Step::RemoveImage, &dir)?.file_name();
+            let id = name.to_str().map(|hex| format!("{}{hex}", place::ID_PREFIX));
+            unmarked.extend(id.filter(|id| place::is_image_id(id) && !marked.contains(id)));
         }
-        files::sync_dir(&dir).at(Step::RemoveImage, &dir)
+        Ok(unmarked)
     }
 }

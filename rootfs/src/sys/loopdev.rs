@@ -19,6 +19,7 @@ const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
+const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 /// `BLKFLSBUF` of `<linux/fs.h>`.
 const BLOCK_FLUSH: libc::Ioctl = 0x1261;
@@ -123,6 +124,13 @@ pub(crate) fn status(device: BorrowedFd<'_>) -> io::Result<Status> {
         return Err(io::Error::last_os_error());
     }
     Ok(Status { device: info.device, inode: info.inode, flags: info.flags })
+}
+
+/// Detaches the file. With other users of the device, the last of them does it.
+pub(crate) fn clear(device: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: LOOP_CLR_FD takes no argument and touches no memory of ours; the fd lives through the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Writes out everything that is dirty in the file system that is mounted from this block device, and in the device's

@@ -195,6 +195,15 @@ impl BoxHandle {
         Ok(self.open_cgroup(&[])?.is_some())
     }
 
+    /// The names of the cgroups in it; none if it is not there. For the cgroup that holds all boxes.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn children(&self) -> Result<Vec<String>, Error> {
+        let Some(cgroup) = self.open_cgroup(&[])? else { return Ok(Vec::new()) };
+        cgroup.leaves().map_err(self.fail("list the cgroups in"))
+    }
+
     /// The path of its cgroup, even if it does not exist now; empty for an init without cgroups.
     #[must_use]
     pub fn cgroup_path(&self) -> &str {

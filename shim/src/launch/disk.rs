@@ -1,7 +1,10 @@
 //! The disk of a box without processes, or a copy of a disk, as a tree of files that no path leads to.
 //!
-//! The blocks were written by the kernel's own file system only: a box has no device. The names and links in it are the
-//! tenant's, so that a reader follows none. The mount is attached nowhere and ends with its descriptor.
+//! The blocks were written by the kernel's own file system only: a box has no device. So the kernel's ext4 reads nothing that a
+//! tenant has made up, and no more than it reads when the box is started again, whose mount this is but for `ro`. The init of
+//! the box cannot read the upper directory for us: no path leads to it in the box, and whiteouts and opaque directories are
+//! `trusted.*` attributes, which need the capabilities of the initial user namespace. The names and links in it are the tenant's,
+//! so that a reader follows none. The mount is attached nowhere and ends with its descriptor.
 
 use std::io;
 use std::os::fd::OwnedFd;

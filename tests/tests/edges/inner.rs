@@ -10,7 +10,7 @@ const CRATES: [&str; 8] = ["runtime", "rootfs", "rootfs/registry", "shim", "api"
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → events → domain`. What is not drawn is forbidden.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     (
         "daemon",
         &[
@@ -18,6 +18,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "builds",
             "config",
             "db",
+            "doctor",
             "error",
             "events",
             "http",
@@ -36,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "clock",
             "config",
             "db",
+            "doctor",
             "domain",
             "error",
             "events",
@@ -51,6 +53,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
         ],
     ),
     ("public_urls", &["boxes", "clock", "config", "db", "error", "lifecycle", "metrics", "refusal"]),
+    ("doctor", &["boxes", "builds", "domain", "refusal"]),
     ("builds", &["boxes", "clock", "config", "db", "domain", "error", "lifecycle", "refusal", "runs"]),
     ("lifecycle", &["boxes", "config", "db", "domain", "error", "events", "ids", "refusal", "runs"]),
     ("files", &["boxes", "refusal", "runs"]),
@@ -58,7 +61,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("runs", &["boxes", "clock", "config", "db", "domain", "error", "events", "ids", "refusal", "text"]),
     ("boxes", &["clock", "config", "db", "domain", "error", "events", "ids", "ledger", "metrics", "refusal"]),
     ("metrics", &["events"]),
-    ("config", &["error"]),
+    ("config", &["domain", "error"]),
     ("db", &["clock", "domain", "error", "events", "ids", "ledger", "text"]),
     ("events", &["clock", "domain"]),
     ("ledger", &["clock"]),

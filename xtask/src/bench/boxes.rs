@@ -18,6 +18,9 @@ const CREATE_CPU_ROUNDS: usize = 20;
 const EXEC_MS_MAX: f64 = 2.0;
 const WAKE_MS_MAX: f64 = 1.0;
 const CREATE_MS_MAX: f64 = 12.0;
+const READY_MS_MAX: f64 = 5.0;
+/// Most ready boxes that a configuration may ask for.
+const READY_BOXES_MAX: u64 = 256;
 /// Marks in milliseconds of CPU: the daemon's part of an exec, all of a box that is made and used, the daemon's part of it.
 pub(super) const EXEC_DAEMON_CPU_MS_MAX: f64 = 0.4;
 pub(super) const BOX_CPU_MS_MAX: f64 = 18.0;
@@ -109,4 +112,35 @@ pub(super) fn create(context: &Context) -> Result<Vec<Report>> {
     let reached = first.median();
     let report = Report::new("a box, one client", "ms", vec![create, first, delete, delete_frozen]);
     Ok(vec![report.mark("create → first exec p50", reached, CREATE_MS_MAX), cost])
+}
+
+/// The same with a box that was ready, side by side with one that was not.
+pub(super) fn ready(context: &Context) -> Result<Vec<Report>> {
+    let rounds = context.rounds.unwrap_or(CREATE_ROUNDS) + WARM_UP_ROUNDS;
+    let count = (rounds as u64).min(READY_BOXES_MAX);
+    let plain = Server::start(context, "plain")?;
+    let prepared = Server::start_with(context, "ready", &format!("[[ready]]\ncount = {count}\n"))?;
+    let (mut one, mut two) = (plain.client(), prepared.client());
+    let mut new = Case::new("create → first exec, a new box", "");
+    let mut create = Case::new("create, a ready box", "");
+    let mut taken = Case::new("create → first exec, a ready box", "");
+    prepared.wait_boxes_ready(count)?;
+    let (mut made, mut made_ready) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let t0 = Instant::now();
+        made.push(server::create(&mut one)?);
+        server::exec_true(&mut one, &made[round])?;
+        let t1 = Instant::now();
+        made_ready.push(server::create(&mut two)?);
+        let t2 = Instant::now();
+        server::exec_true(&mut two, &made_ready[round])?;
+        if round >= WARM_UP_ROUNDS {
+            new.add(t1 - t0);
+            create.add(t2 - t1);
+            taken.add(t1.elapsed());
+        }
+    }
+    let reached = taken.median();
+    let report = Report::new("a box that was ready, one client", "ms", vec![new, create, taken]);
+    Ok(vec![report.mark("create → first exec p50 with a ready box", reached, READY_MS_MAX)])
 }

@@ -8,6 +8,7 @@ use crate::error::{Cause, Error, Result, While};
 pub(super) const WARM_UP_ROUNDS: usize = 2;
 
 /// What each benchmark gets.
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) bin_dir: PathBuf,
     pub(super) image_dir: PathBuf,

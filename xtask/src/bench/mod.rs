@@ -5,6 +5,7 @@
 //! is not measured here: throughput inside a container (a shared kernel has nothing to add to it).
 
 mod boxes;
+mod builds;
 mod bundle;
 mod context;
 mod cpu;
@@ -32,7 +33,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, fleet, scale, net, storage. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, ready, fleet, scale, net, storage, builds. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -53,16 +54,18 @@ const FLEET_BOXES: usize = 500;
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 9] = [
+const BENCHMARKS: [(&str, Benchmark); 11] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
     ("exec", boxes::exec),
     ("create", boxes::create),
+    ("ready", boxes::ready),
     ("fleet", fleet::fleet),
     ("scale", scale::scale),
     ("net", net::net),
     ("storage", storage::storage),
+    ("builds", builds::builds),
 ];
 
 /// Runs the benchmarks that were asked for, prints their tables and writes their figures.

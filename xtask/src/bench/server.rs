@@ -50,6 +50,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(context: &Context, name: &str) -> Result<Self> {
+        Self::start_with(context, name, "")
+    }
+
+    /// The same with `config` as its TOML file.
+    pub(super) fn start_with(context: &Context, name: &str, config: &str) -> Result<Self> {
         let home = context.scratch.join(name);
         let run_dir = RunDir::new(format!("/run/icebox-bench-{}-{name}", std::process::id()).into())?;
         let data_dir = home.join("data");
@@ -59,7 +64,10 @@ impl Server {
         let program = context.binary("iceboxd")?;
         let key = format!("box_bench_{}", std::process::id());
         let netns = Netns::new()?;
+        let file_of_config = home.join("iceboxd.toml");
+        std::fs::write(&file_of_config, config).or_fail("write", shown(&file_of_config))?;
         let mut command = Command::new(&program);
+        command.arg("--config").arg(&file_of_config);
         command.arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir.0);
         command.arg("--image-dir").arg(&context.image_dir).args(["--listen", "127.0.0.1:0"]);
         command.arg("--netns").arg(netns.path());
@@ -99,9 +107,26 @@ impl Server {
         Client::new(&self.url, &self.key)
     }
 
+    /// Where its operator's socket is.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run_dir.0
+    }
+
     /// The name of the cgroup that holds all its boxes.
     pub(super) fn cgroup(&self) -> &str {
         &self.cgroup
+    }
+
+    /// Waits until as many boxes are ready as its configuration says.
+    pub(super) fn wait_boxes_ready(&self, count: u64) -> Result<()> {
+        let (mut client, end) = (self.client(), Instant::now() + START_DEADLINE);
+        while Instant::now() < end {
+            if client.call("GET", "/v1/info", "")?["ready"][0]["ready"] == count {
+                return Ok(());
+            }
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
+        Err(failed("wait for", "ready boxes", "there are too few"))
     }
 
     pub(super) fn pid(&self) -> u32 {

@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 24] = [
+const HOST_ONLY: [(&str, &str, &str); 28] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -82,6 +82,18 @@ const HOST_ONLY: [(&str, &str, &str); 24] = [
         "priv_images",
         "priv_images_of_buildah",
         "buildah and podman are not in the guest; archives are read there by the others",
+    ),
+    ("boxfile_conformance", "", "buildah and podman are not in the guest; boxfile builds in both worlds"),
+    (
+        "boxfile_mounts",
+        "a_cache_lasts",
+        "minutes for a dozen builds; caches_that_are_too_large builds with caches in both worlds",
+    ),
+    ("boxfile_mounts", "options_of", "minutes for a dozen builds; what the options change is in the daemon"),
+    (
+        "boxfile_url",
+        "",
+        "minutes for as many builds; net_policy tries what a box may reach in both worlds, by the same sockets",
     ),
     (
         "registry",

@@ -119,7 +119,7 @@ fn servers_in(text: &str) -> Vec<SocketAddr> {
 
 /// The namespace of upstream sockets.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// A given namespace.
     In(Arc<Sockets>, Namespace),
     /// The namespace of the test.
@@ -128,7 +128,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) async fn udp(&self, address: SocketAddr) -> Result<UdpSocket, Error> {
+    pub(crate) async fn udp(&self, address: SocketAddr) -> Result<UdpSocket, Error> {
         match self {
             Self::In(sockets, namespace) => sockets.udp(namespace, address).await,
             #[cfg(test)]
@@ -136,7 +136,7 @@ impl Place {
         }
     }
 
-    pub(super) async fn tcp(&self, for_address: SocketAddr) -> Result<TcpSocket, Error> {
+    pub(crate) async fn tcp(&self, for_address: SocketAddr) -> Result<TcpSocket, Error> {
         match self {
             Self::In(sockets, namespace) => sockets.tcp(namespace, for_address).await,
             #[cfg(test)]
@@ -146,7 +146,7 @@ impl Place {
 }
 
 /// Asks one server: by UDP, and again by TCP if the answer was truncated.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     place: &Place,
     server: SocketAddr,
     name: &Name,

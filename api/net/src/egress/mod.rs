@@ -35,6 +35,7 @@ use self::shared::{Counts, Shared};
 pub use self::shared::{EgressConfig, EgressCounters, NameSource};
 pub use self::slots::SlotLimits;
 use self::slots::Slots;
+pub(crate) use self::way::client;
 use self::way::{HostWay, Way};
 use super::authority::Authority;
 use super::namespace::Namespace;

@@ -63,7 +63,7 @@ impl Way for HostWay {
 }
 
 /// The TLS client configuration: it trusts the host's roots and those in a file.
-pub(super) fn client(extra: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn client(extra: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {

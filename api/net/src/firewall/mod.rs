@@ -286,6 +286,15 @@ impl Firewall {
         self.replace("set policy of", pair, Some(entry))
     }
 
+    /// Gives a box another policy without known addresses, and redirects its traffic to port 443 or not, in one change.
+    pub fn set_rights(&mut self, pair: Pair, policy: &Policy, intercept_tls: bool) -> Result<(), Error> {
+        let generation = self.next_generation();
+        let mut entry = self.entry("set the rights of", pair)?.clone();
+        entry.set_policy(policy, generation)?;
+        entry.intercept_tls = intercept_tls;
+        self.replace("set the rights of", pair, Some(entry))
+    }
+
     /// Sets other limits, and resets their state.
     pub fn set_limits(&mut self, pair: Pair, limits: Limits) -> Result<(), Error> {
         let mut entry = self.entry("set limits of", pair)?.clone();

@@ -61,6 +61,12 @@ impl Forward {
         Ok(Self { port, _task: AbortOnDropHandle::new(tokio::spawn(serve::accept(listener, proxy))) })
     }
 
+    /// Its port on the box's loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its URL, as seen by the programs of the box.
     #[must_use]
     pub fn url(&self) -> String {

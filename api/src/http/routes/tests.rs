@@ -148,6 +148,7 @@ impl Server {
         let parts = AppParts {
             images: crate::images::Images::new(boxes.clone(), &config),
             lifecycle,
+            doctor: crate::doctor::Doctor::new(boxes.clone(), builds.clone()),
             boxes,
             builds,
             runs,

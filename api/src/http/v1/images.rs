@@ -4,9 +4,8 @@
 use std::io::Write as _;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use icebox_rootfs::images::{ArchiveKind, Pruned};
@@ -18,59 +17,11 @@ use super::pieces::{PIECES_MAX, Pieces};
 use super::wire::{ImageDetails, ImageFacts, ImageName, ImageProgress, ImagesRemoved};
 use crate::error::Error;
 use crate::http::App;
-use crate::http::auth::{Caller, KEY_HEADER};
+use crate::http::operator::{Operator, Reader};
 use crate::http::reply::{Answer, Json, Query, done, status_of};
-use crate::http::system::Peer;
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::images::{Images, Listed, Report, Source};
 use crate::refusal::Refusal;
-
-/// The operator of this host.
-#[derive(Debug)]
-pub(in crate::http) struct Operator;
-
-impl FromRequestParts<App> for Operator {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
-        if is_operator(parts) {
-            return Ok(Self);
-        }
-        Caller::from_request_parts(parts, app).await?;
-        let text = "images are changed by the operator of the host only, over the operator's socket (operator.sock in the run \
-                    directory); `icebox image` as root on the host uses it";
-        Err(Refusal::Forbidden(text.into()))
-    }
-}
-
-/// Any account, or the operator.
-#[derive(Debug)]
-pub(in crate::http) struct Reader {
-    operator: bool,
-}
-
-impl Reader {
-    /// It may see the paths of this host.
-    pub(super) fn is_operator(&self) -> bool {
-        self.operator
-    }
-}
-
-impl FromRequestParts<App> for Reader {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
-        let operator = is_operator(parts);
-        if !operator {
-            Caller::from_request_parts(parts, app).await?;
-        }
-        Ok(Self { operator })
-    }
-}
-
-fn is_operator(parts: &Parts) -> bool {
-    parts.extensions.get::<Peer>().is_some_and(|peer| peer.operator) && !parts.headers.contains_key(KEY_HEADER)
-}
 
 /// Query of an import.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -117,7 +68,7 @@ pub(in crate::http) struct PruneQuery {
 #[utoipa::path(get, path = "/v1/images", tag = "images", responses((status = 200, body = [ImageFacts]), (status = 401, body = ErrorBody)))]
 pub(in crate::http) async fn list(State(app): State<App>, reader: Reader) -> Answer<Vec<ImageFacts>> {
     let listed = app.images.list().await?;
-    Ok(axum::Json(listed.into_iter().map(|listed| ImageFacts::of(listed, reader.operator)).collect()))
+    Ok(axum::Json(listed.into_iter().map(|listed| ImageFacts::of(listed, reader.is_operator())).collect()))
 }
 
 /// An image by name or id, with its configuration. A slash in a name is written `%2F`.
@@ -132,7 +83,7 @@ pub(in crate::http) async fn show(
         diff_ids: listed.image.diff_ids.clone(),
         config: serde_json::from_str(&listed.image.config).unwrap_or_default(),
         warnings,
-        facts: ImageFacts::of(listed, reader.operator),
+        facts: ImageFacts::of(listed, reader.is_operator()),
     }))
 }
 

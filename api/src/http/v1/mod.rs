@@ -2,11 +2,13 @@
 
 pub(super) mod boxes;
 pub(super) mod build;
+pub(super) mod doctor;
 mod event_body;
 pub(super) mod events;
 pub(super) mod files;
 pub(super) mod forks;
 pub(super) mod images;
+pub(super) mod info;
 mod pieces;
 pub(super) mod portable;
 pub(super) mod runtimes;

@@ -3,12 +3,12 @@
 use axum::extract::State;
 
 use super::build::{account, default_policy};
-use super::images::Reader;
 use super::wire::RuntimeFacts;
 use crate::builds::Order;
 use crate::config::HostProxy;
 use crate::db::Account;
 use crate::http::App;
+use crate::http::operator::Reader;
 use crate::http::reply::Answer;
 use crate::http::v2::wire::ErrorBody;
 use crate::lifecycle::BoxRequest;

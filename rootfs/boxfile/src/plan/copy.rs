@@ -70,14 +70,23 @@ pub(super) fn plan(
     let at = |fault: Fault| fault.at(&file, line);
     let (origin, below) = match &text.from {
         None => (Origin::Context, None),
-        Some(from) => self::origin(planner, from, number, line)?,
+        Some(from) => {
+            let (origin, key) = self::origin(planner, from, number, line)?;
+            (origin, Some(key))
+        }
     };
     let copy = read(planner, state, text, origin).map_err(at)?;
     state.key = key(planner, state, &copy, below, text).map_err(at)?;
     Ok(copy)
 }
 
-fn origin(planner: &mut Planner<'_>, from: &str, number: usize, line: usize) -> Result<(Origin, Option<Key>), Error> {
+/// The stage or image that `from` names, and its key.
+pub(super) fn origin(
+    planner: &mut Planner<'_>,
+    from: &str,
+    number: usize,
+    line: usize,
+) -> Result<(Origin, Key), Error> {
     let file = planner.boxfile.file.clone();
     let at = |fault: Fault| fault.at(&file, line);
     if from.contains('$') {
@@ -89,11 +98,11 @@ fn origin(planner: &mut Planner<'_>, from: &str, number: usize, line: usize) -> 
             return Err(at(Fault::instead(format!("the stage '{from}' comes later"), "copy from an earlier stage")));
         }
         let place = planner.stage(earlier)?;
-        return Ok((Origin::Stage(place), Some(planner.stages[place].key)));
+        return Ok((Origin::Stage(place), planner.stages[place].key));
     }
     let base = planner.inputs.image(from).map_err(|why| at(Fault::new(why)))?;
     let key = Hasher::new("image").field(&base.id).key();
-    Ok((Origin::Image(base.id), Some(key)))
+    Ok((Origin::Image(base.id), key))
 }
 
 fn read(planner: &mut Planner<'_>, state: &State, text: &CopyText, origin: Origin) -> Result<Copy, Fault> {

@@ -1,14 +1,17 @@
 //! One stage: its base, and what each instruction makes of the configuration.
 
+use std::collections::BTreeSet;
+
 use serde_json::Map;
 
-use super::{Action, From, Planner, Run, Stage, Step, is_predefined};
+use super::{Action, From, Origin, Planner, Run, Stage, Step, is_predefined};
 use crate::config::{Config, DEFAULT_PATH, ImageConfig};
 use crate::error::{Error, Fault};
 use crate::expand::{Env, Lexer};
 use crate::instruction::{Command, Instruction, Kind, RunText};
 use crate::key::{Hasher, Key};
 use crate::lines;
+use crate::mounts::{Mount, MountText};
 use crate::paths::absolute;
 
 /// Ports of one EXPOSE.
@@ -120,7 +123,15 @@ fn step(planner: &mut Planner<'_>, state: &mut State, instruction: &Instruction,
     let file = planner.boxfile.file.clone();
     let at = |fault: Fault| fault.at(&file, instruction.line);
     let (action, created_by) = match &instruction.kind {
-        Kind::Run(run) => self::run(planner, state, run).map(|(run, by)| (Action::Run(run), by)).map_err(at)?,
+        Kind::Run(run) => {
+            let from = |mount: &MountText| match mount.from() {
+                Some(from) => super::copy::origin(planner, from, number, instruction.line).map(Some),
+                None => Ok(None),
+            };
+            let origins = run.mounts.iter().map(from).collect::<Result<Vec<_>, Error>>()?;
+            let (run, by) = self::run(planner, state, run, origins).map_err(at)?;
+            (Action::Run(run), by)
+        }
         Kind::Copy(text) => {
             let copy = super::copy::plan(planner, state, text, number, instruction.line)?;
             let by = super::copy::history(text.add, &copy);
@@ -145,8 +156,13 @@ fn step(planner: &mut Planner<'_>, state: &mut State, instruction: &Instruction,
     Ok(())
 }
 
-/// A RUN, and what the history says of it.
-fn run(planner: &Planner<'_>, state: &mut State, text: &RunText) -> Result<(Run, String), Fault> {
+/// A RUN, and what the history says of it. `origins` are what `from` of its mounts names.
+fn run(
+    planner: &Planner<'_>,
+    state: &mut State,
+    text: &RunText,
+    origins: Vec<Option<(Origin, Key)>>,
+) -> Result<(Run, String), Fault> {
     let mut script = None;
     let args = match (&text.command, text.heredocs.first()) {
         (Command::Exec(args), _) => args.clone(),
@@ -169,14 +185,21 @@ fn run(planner: &Planner<'_>, state: &mut State, text: &RunText) -> Result<(Run,
         env.set("PATH", DEFAULT_PATH);
     }
     let workdir = state.workdir().to_owned();
-    let mounts = text.mounts.iter().map(|mount| mount.mount(&workdir, &|word| state.word(word)));
+    let keys: Vec<Key> = origins.iter().flatten().map(|(_, key)| *key).collect();
+    let origins = origins.into_iter().map(|origin| origin.map(|(origin, _)| origin));
+    let mounts = text.mounts.iter().zip(origins);
+    let mounts = mounts.map(|(mount, origin)| mount.mount(&workdir, &|word| state.word(word), origin));
     let mounts = mounts.collect::<Result<Vec<_>, Fault>>()?;
+    check_caches(&mounts)?;
     let config = &state.config.config;
     let mut hasher = Hasher::new("run").below(state.key).list(args.iter());
     hasher = hasher.list(env.to_list().iter()).field(&workdir).field(&config.user);
     for mount in &mounts {
         // What is in a cache is no part of the key: the result must not depend on it.
         hasher.add(format!("{mount:?}"));
+    }
+    for key in keys {
+        hasher = hasher.below(key);
     }
     hasher.add(format!("{:?}", text.network));
     if let Some((_, content)) = &script {
@@ -194,6 +217,21 @@ fn run(planner: &Planner<'_>, state: &mut State, text: &RunText) -> Result<(Run,
     let env = env.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let user = config.user.clone();
     Ok((Run { args, env, workdir, user, mounts, network: text.network, script }, by))
+}
+
+/// A cache can be at one place of a command only.
+fn check_caches(mounts: &[Mount]) -> Result<(), Fault> {
+    let mut ids = BTreeSet::new();
+    let cache = |mount: &Mount| match mount {
+        Mount::Cache { id, .. } => Some(id.clone()),
+        Mount::Tmpfs { .. } => None,
+    };
+    match mounts.iter().filter_map(cache).find(|id| !ids.insert(id.clone())) {
+        Some(id) => {
+            Err(Fault::instead(format!("the cache '{id}' is mounted twice"), "give each mount an id of its own"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// An instruction that changes the configuration only. Gives what the history says.

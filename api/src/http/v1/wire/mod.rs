@@ -3,8 +3,10 @@
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
+mod doctor;
 mod events;
 mod images;
+mod info;
 mod net;
 mod runs;
 mod runtimes;
@@ -12,8 +14,10 @@ mod storage;
 mod usage;
 mod volumes;
 
+pub use doctor::*;
 pub use events::*;
 pub use images::*;
+pub use info::*;
 pub use net::*;
 pub use runs::*;
 pub use runtimes::*;

@@ -93,20 +93,25 @@ impl From<Bytes> for SpaceAnswer {
     }
 }
 
+/// What disks lie on, and why they are copies if they are.
+pub(super) fn backing_words(backing: &Backing) -> (&'static str, Option<&str>) {
+    match backing {
+        Backing::Own => ("own", None),
+        Backing::File => ("file", None),
+        Backing::Device(_) => ("device", None),
+        Backing::Sparse { reason } => ("sparse", Some(reason)),
+    }
+}
+
 impl StorageAnswer {
     /// The answer with the disks of one account.
     #[must_use]
     pub fn new(usage: Usage, disks: Vec<Disk>) -> Self {
-        let (backing, reason) = match usage.backing {
-            Backing::Own => ("own", None),
-            Backing::File => ("file", None),
-            Backing::Device(_) => ("device", None),
-            Backing::Sparse { reason } => ("sparse", Some(reason)),
-        };
+        let (backing, reason) = backing_words(&usage.backing);
         let answer = |disk: Disk| DiskAnswer { id: disk.id, taken: disk.taken.into() };
         Self {
             backing: backing.to_owned(),
-            reason,
+            reason: reason.map(str::to_owned),
             all: usage.taken.into(),
             disk: usage.disk.into(),
             pool: usage.pool.map(SpaceAnswer::from),
