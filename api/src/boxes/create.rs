@@ -88,8 +88,13 @@ impl Boxes {
         };
         self.check_cgroup_parent()?;
         self.check_free_space().await?;
-        let (volumes, claims) = self.claim_volumes(&wanted.account_id, &wanted.volumes).await?;
-        wanted.settings.volumes = volumes;
+        let promises = self.inner.config.storage.promised_percent_max.is_some();
+        let claims = match promises || !wanted.volumes.is_empty() {
+            true => Some(self.inner.claims.lock().await),
+            false => None,
+        };
+        self.check_promises(wanted.settings.disk_gib()).await?;
+        wanted.settings.volumes = self.free_volumes(&wanted.account_id, &wanted.volumes).await?;
         let reservation = self.inner.reservations.take().await?;
         let entry = match self.enter(&wanted, &reservation, image) {
             Ok(entry) => entry,

@@ -95,6 +95,8 @@ use images::Images;
 use reserve::Reservations;
 use roots::Roots;
 use shared_flush::SharedFlush;
+pub(crate) use space::Space;
+use space::SpaceState;
 use table::Table;
 use tasks::blocking;
 
@@ -138,8 +140,10 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
-    /// Held while volumes are given to a new box, and while one is deleted or grown.
-    volume_claims: Mutex<()>,
+    /// Held while disks and volumes are promised, and while volumes are given to a new box, deleted or grown.
+    claims: Mutex<()>,
+    /// What is remembered of the space for disks.
+    space: SpaceState,
     /// Flushes of removed disks.
     removals: SharedFlush,
     table: RwLock<Table>,
@@ -203,7 +207,8 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
-            volume_claims: Mutex::default(),
+            claims: Mutex::default(),
+            space: SpaceState::default(),
             removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),

@@ -19,7 +19,7 @@ use icebox_net::config::NetworkConfig;
 
 pub use build::{Build, HostProxy};
 pub use public_urls::PublicUrls;
-pub use storage::{PoolMode, Storage};
+pub use storage::{PoolMode, Storage, WhenFull};
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";

@@ -71,6 +71,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
     tokio::spawn(lifecycle.clone().heed_network());
+    tokio::spawn(lifecycle.clone().heed_space());
     tokio::spawn(boxes.clone().prune());
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });

@@ -13,6 +13,7 @@ mod packets;
 mod provision;
 mod reconcile;
 mod restart;
+mod space;
 mod wake;
 
 use std::sync::Arc;
