@@ -101,8 +101,8 @@ fn boxes_are_paused_while_the_disk_is_full_and_go_on_by_themselves() {
 #[test]
 fn no_more_is_promised_than_the_operator_allows() {
     let disk = SmallDisk::new(DISK_MIB);
-    // About a hundred MiB sixty times: one disk of 5 GiB, not two.
-    let config = format!("{CONFIG}[storage]\npromised_percent_max = 6000\n");
+    // About 75 MiB a hundred times: one disk of 5 GiB, not two.
+    let config = format!("{CONFIG}[storage]\npromised_percent_max = 10000\n");
     let daemon = Daemon::start_at(disk.home(), disk.name(), &config);
     let api = daemon.api();
     let made = api.create_default();

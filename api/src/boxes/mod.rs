@@ -40,6 +40,7 @@ mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
 mod space;
+mod space_state;
 mod still;
 mod storage;
 mod table;
@@ -95,8 +96,8 @@ use images::Images;
 use reserve::Reservations;
 use roots::Roots;
 use shared_flush::SharedFlush;
-pub(crate) use space::Space;
-use space::SpaceState;
+pub(crate) use space_state::Space;
+use space_state::SpaceState;
 use table::Table;
 use tasks::blocking;
 

@@ -2,9 +2,10 @@
 //! (`[storage] when_full`).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
+use super::space_state::Space;
 use super::{Boxes, Entry, FreezeReason, blocking};
 use crate::config::WhenFull;
 use crate::error::Error;
@@ -14,28 +15,6 @@ use crate::refusal::Refusal;
 /// Boxes that were paused go on when there is more than the minimum by this part of it: what they write next would pause them
 /// again.
 const SPARE_DIVISOR: u64 = 4;
-
-/// What is remembered of the space for disks.
-#[derive(Debug, Default)]
-pub(super) struct SpaceState {
-    /// It is used up, and boxes are paused for that.
-    short: AtomicBool,
-    /// The boxes that were paused.
-    paused: Mutex<HashSet<String>>,
-    /// The last adjustment of the pool failed, and the log says so.
-    troubled: AtomicBool,
-}
-
-/// The space for disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Space {
-    /// It is used up: less than `disk_free_bytes_min` is left.
-    Short,
-    /// Not enough for boxes that were paused to go on.
-    Little,
-    /// There is enough.
-    Enough,
-}
 
 impl Boxes {
     /// Refuses a new box if the disk, or the pool in it, has less free space than the configured minimum. Existing boxes
