@@ -132,6 +132,12 @@ pub fn new_snapshot_id() -> String {
     format!("snap_{}", random_letters())
 }
 
+/// A new id of an undo point.
+#[must_use]
+pub fn new_undo_id() -> String {
+    format!("undo_{}", random_letters())
+}
+
 fn random_letters() -> String {
     let mut random = rand::rng();
     (0..ID_LETTERS).map(|_| char::from(ID_ALPHABET[random.random_range(0..32)])).collect()

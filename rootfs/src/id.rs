@@ -7,6 +7,8 @@ pub const VOLUME_ID_BYTES_MAX: usize = 64;
 
 /// The ids of snapshots begin with this; those of volumes cannot.
 const SNAPSHOT_PREFIX: &str = "snap_";
+/// The ids of points of a volume's past begin with this.
+const POINT_PREFIX: &str = "undo_";
 
 /// Accepts `[a-z0-9][a-z0-9-]*`: no dot (so no `..`, no hidden temporary name), no slash, nothing a shell, a cgroup
 /// file or a log line would read differently, and no case (file systems may fold it).
@@ -29,12 +31,18 @@ pub(crate) fn check(id: &str) -> Result<()> {
 
 /// Accepts `snap_` and what a volume may be called.
 pub(crate) fn check_snapshot(id: &str) -> Result<()> {
-    match id.strip_prefix(SNAPSHOT_PREFIX) {
+    check_after(id, SNAPSHOT_PREFIX, "the id of a snapshot begins with snap_")
+}
+
+/// Accepts `undo_` and what a volume may be called.
+pub(crate) fn check_point(id: &str) -> Result<()> {
+    check_after(id, POINT_PREFIX, "the id of an undo point begins with undo_")
+}
+
+fn check_after(id: &str, prefix: &str, why: &'static str) -> Result<()> {
+    match id.strip_prefix(prefix) {
         Some(rest) => check(rest),
-        None => {
-            let why = Cause::Invalid("the id of a snapshot begins with snap_");
-            Err(Error::new(Step::CheckId, id.escape_default().to_string(), why))
-        }
+        None => Err(Error::new(Step::CheckId, id.escape_default().to_string(), Cause::Invalid(why))),
     }
 }
 

@@ -25,17 +25,21 @@ mod mount;
 pub mod oci;
 pub mod pack;
 mod pool;
+pub mod portable;
 mod snapshot;
 mod source;
+mod sparse;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
 mod template;
 mod tool;
+mod undo;
 pub mod unpack;
 mod usage;
 mod verified;
 mod volume;
+mod workspace;
 
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
@@ -49,5 +53,6 @@ pub use snapshot::{Content, Copy, Kept, Replacement};
 pub use source::Source;
 pub use store::{Store, VOLUME_SIZE_GIB_MAX};
 pub use template::DATA_DIRECTORY;
+pub use undo::{Point, PointState};
 pub use usage::{Taken, Usage};
 pub use volume::Volume;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -14,13 +14,18 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fgetxattr, fli
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
+use crate::sparse::{BLOCK, Map, map_of, map_text, padding, sparse_name};
+
 /// Deepest directory that is walked.
 const DEPTH_MAX: usize = 128;
+/// Most bytes of names that are held at once: those of the directories above an entry, and the first of each hard link.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// What a name costs beside its bytes.
+const NAME_COSTS: usize = 64;
 /// Longest list of attributes, and longest attribute (limits of Linux).
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 /// Most lists and attributes are small.
 const XATTR_BYTES_FIRST: usize = 256;
-const BLOCK: u64 = 512;
 
 /// What the directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,18 @@ pub enum Form {
     Overlay,
 }
 
+/// What is written of a tree, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packing<'a> {
+    pub(crate) form: Form,
+    /// Relative paths, which are left out with all below.
+    pub(crate) skip: &'a [&'a [u8]],
+    /// The directory of the archive that the tree becomes; empty, or with a slash at its end.
+    pub(crate) below: &'a [u8],
+    /// Holes of files are left out (GNU's sparse format 1.0).
+    pub(crate) sparse: bool,
+}
+
 /// Writes the tree at `root` as a tar archive.
 pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
     pack_without(root, form, &[], output)
@@ -38,25 +55,88 @@ pub fn pack(root: &Path, form: Form, output: impl Write) -> io::Result<()> {
 
 /// Writes the tree at `root` as a tar archive, without what is at and below the paths `skip`, which are relative.
 pub fn pack_without(root: &Path, form: Form, skip: &[&[u8]], output: impl Write) -> io::Result<()> {
+    pack_as(root, Packing { form, skip, below: b"", sparse: false }, output)
+}
+
+/// Writes the tree at `root`, and the end of the archive.
+pub(crate) fn pack_as(root: &Path, packing: Packing<'_>, output: impl Write) -> io::Result<()> {
+    pack_tree(root, packing, output, false).map(drop)
+}
+
+/// The bytes that [`pack_as`] would write. No content of a file is read.
+pub(crate) fn packed_bytes(root: &Path, packing: Packing<'_>) -> io::Result<u64> {
+    pack_tree(root, packing, io::sink(), true)
+}
+
+fn pack_tree(root: &Path, packing: Packing<'_>, output: impl Write, only_count: bool) -> io::Result<u64> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = openat(CWD, root, flags, Mode::empty())?;
-    let mut packer = Packer { output: BufWriter::with_capacity(256 * 1024, output), form, skip, links: HashMap::new() };
+    let output = BufWriter::with_capacity(256 * 1024, Counted { inner: output, bytes: 0 });
+    let mut packer = Packer { output, packing, only_count, links: HashMap::new(), held: 0 };
     let stat = rustix::fs::fstat(&fd)?;
-    packer.entry(b"./", &[], &stat, EntryType::Directory, 0, xattrs(fd.as_fd())?)?;
-    packer.dir(&fd, &mut Vec::new(), 0)?;
+    let mut path = packing.below.to_vec();
+    let top: &[u8] = if path.is_empty() { b"./" } else { &path };
+    packer.entry(top, &[], &stat, EntryType::Directory, 0, Extra { attributes: xattrs(fd.as_fd())?, map: &[] })?;
+    packer.dir(&fd, &mut path, 0)?;
     packer.output.write_all(&[0; 2 * BLOCK as usize])?;
-    packer.output.flush()
+    packer.output.flush()?;
+    Ok(packer.output.get_ref().bytes)
+}
+
+/// Writes one small file of our own, without the end of an archive.
+pub(crate) fn pack_file(name: &[u8], content: &[u8], mtime: u64, output: &mut impl Write) -> io::Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_path(std::str::from_utf8(name).map_err(io::Error::other)?)?;
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    header.set_mtime(mtime);
+    header.set_cksum();
+    output.write_all(header.as_bytes())?;
+    output.write_all(content)?;
+    io::copy(&mut io::repeat(0).take(padding(content.len() as u64)), output).map(drop)
+}
+
+struct Counted<W> {
+    inner: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Extended attributes by their names.
 type Attributes = Vec<(CString, Vec<u8>)>;
 
+/// What an extended header tells of an entry.
+struct Extra<'a> {
+    attributes: Attributes,
+    /// The map of a sparse file; empty for any other.
+    map: &'a Map,
+}
+
+impl Extra<'_> {
+    const NONE: Extra<'static> = Extra { attributes: Vec::new(), map: &[] };
+}
+
 struct Packer<'a, W: Write> {
-    output: BufWriter<W>,
-    form: Form,
-    skip: &'a [&'a [u8]],
+    output: BufWriter<Counted<W>>,
+    packing: Packing<'a>,
+    /// The content of files is counted and not read.
+    only_count: bool,
     /// First paths of files with several links, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
+    /// Bytes of names in memory.
+    held: usize,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -65,21 +145,34 @@ impl<W: Write> Packer<'_, W> {
             return Err(at(path, io::Error::new(io::ErrorKind::InvalidInput, "it is nested too deeply")));
         }
         let mut names = Vec::new();
+        let held = self.held;
         for entry in Dir::read_from(dir)? {
             let entry = entry?;
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                self.hold(entry.file_name().to_bytes().len()).map_err(|error| at(path, error))?;
                 names.push(entry.file_name().to_owned());
             }
         }
+        let names_held = self.held - held;
         names.sort();
         for name in names {
             let length = path.len();
             path.extend_from_slice(name.to_bytes());
-            let skipped = self.skip.contains(&path.as_slice());
+            let skipped = self.packing.skip.contains(&path.get(self.packing.below.len()..).unwrap_or_default());
             let done =
                 if skipped { Ok(()) } else { self.one(dir, &name, path, depth).map_err(|error| at(path, error)) };
             path.truncate(length);
             done?;
+        }
+        self.held -= names_held;
+        Ok(())
+    }
+
+    /// Counts a name that is kept in memory. The tree may be a tenant's, and made to use up memory.
+    fn hold(&mut self, bytes: usize) -> io::Result<()> {
+        self.held += bytes + NAME_COSTS;
+        if self.held > HELD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has too many names or hard links"));
         }
         Ok(())
     }
@@ -91,8 +184,9 @@ impl<W: Write> Packer<'_, W> {
             let inode = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&inode) {
                 let first = first.clone();
-                return self.entry(path, &first, &stat, EntryType::Link, 0, Vec::new());
+                return self.entry(path, &first, &stat, EntryType::Link, 0, Extra::NONE);
             }
+            self.hold(path.len())?;
             self.links.insert(inode, path.clone());
         }
         let open =
@@ -102,7 +196,7 @@ impl<W: Write> Packer<'_, W> {
                 let fd = open(OFlags::DIRECTORY)?;
                 let (opaque, attributes) = self.dir_attributes(fd.as_fd())?;
                 path.push(b'/');
-                self.entry(path, &[], &stat, EntryType::Directory, 0, attributes)?;
+                self.entry(path, &[], &stat, EntryType::Directory, 0, Extra { attributes, map: &[] })?;
                 if opaque {
                     let marker = [path.as_slice(), b".wh..wh..opq"].concat();
                     self.marker(&marker)?;
@@ -110,42 +204,72 @@ impl<W: Write> Packer<'_, W> {
                 self.dir(&fd, path, depth + 1)
             }
             FileType::RegularFile => {
-                let mut file = File::from(open(OFlags::NONBLOCK)?);
-                let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let attributes = xattrs(file.as_fd())?;
-                self.entry(path, &[], &stat, EntryType::Regular, size, attributes)?;
-                // A file that grows or shrinks meanwhile must not move what follows.
-                if io::copy(&mut Read::by_ref(&mut file).take(size), &mut self.output)? != size {
-                    return Err(io::Error::other("it shrank while it was read"));
-                }
-                let padding = size.next_multiple_of(BLOCK) - size;
-                io::copy(&mut io::repeat(0).take(padding), &mut self.output).map(drop)
+                let file = File::from(open(OFlags::NONBLOCK)?);
+                self.file(path, &file, &stat)
             }
             FileType::Symlink => {
                 let target = readlinkat(dir, name, Vec::new())?;
-                self.entry(path, target.as_bytes(), &stat, EntryType::Symlink, 0, Vec::new())
+                self.entry(path, target.as_bytes(), &stat, EntryType::Symlink, 0, Extra::NONE)
             }
-            FileType::Fifo => self.entry(path, &[], &stat, EntryType::Fifo, 0, Vec::new()),
+            FileType::Fifo => self.entry(path, &[], &stat, EntryType::Fifo, 0, Extra::NONE),
             FileType::CharacterDevice if self.is_whiteout(&stat) => {
                 let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
                 let marker = [&path[..start], b".wh.", &path[start..]].concat();
                 self.marker(&marker)
             }
-            FileType::CharacterDevice => self.entry(path, &[], &stat, EntryType::Char, 0, Vec::new()),
-            FileType::BlockDevice => self.entry(path, &[], &stat, EntryType::Block, 0, Vec::new()),
+            FileType::CharacterDevice => self.entry(path, &[], &stat, EntryType::Char, 0, Extra::NONE),
+            FileType::BlockDevice => self.entry(path, &[], &stat, EntryType::Block, 0, Extra::NONE),
             // A socket is nothing without the process that listens on it; tar has no form for one.
             _ => Ok(()),
         }
     }
 
+    fn file(&mut self, path: &[u8], file: &File, stat: &Stat) -> io::Result<()> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let attributes = xattrs(file.as_fd())?;
+        let has_holes = u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK < size;
+        let map = if self.packing.sparse && has_holes { map_of(file, size)? } else { None };
+        let Some(map) = map else {
+            self.entry(path, &[], stat, EntryType::Regular, size, Extra { attributes, map: &[] })?;
+            self.content(file, 0, size)?;
+            return self.zeros(padding(size));
+        };
+        let text = map_text(&map);
+        let stored = text.len() as u64 + map.iter().map(|(_, length)| length).sum::<u64>();
+        self.entry(path, &[], stat, EntryType::Regular, stored, Extra { attributes, map: &map })?;
+        self.output.write_all(&text)?;
+        for (offset, length) in &map {
+            self.content(file, *offset, *length)?;
+        }
+        self.zeros(padding(stored))
+    }
+
+    /// A part of a file. One that shrinks meanwhile must not move what follows.
+    fn content(&mut self, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        if self.only_count {
+            self.output.get_mut().bytes += length;
+            return Ok(());
+        }
+        let mut part = file;
+        part.seek(SeekFrom::Start(offset))?;
+        if io::copy(&mut Read::by_ref(&mut part).take(length), &mut self.output)? != length {
+            return Err(io::Error::other("it shrank while it was read"));
+        }
+        Ok(())
+    }
+
+    fn zeros(&mut self, length: u64) -> io::Result<()> {
+        io::copy(&mut io::repeat(0).take(length), &mut self.output).map(drop)
+    }
+
     fn is_whiteout(&self, stat: &Stat) -> bool {
         let character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        self.form == Form::Overlay && character && stat.st_rdev == 0
+        self.packing.form == Form::Overlay && character && stat.st_rdev == 0
     }
 
     /// Attributes of a directory, and whether it hides what lies below it.
     fn dir_attributes(&self, fd: BorrowedFd<'_>) -> io::Result<(bool, Attributes)> {
-        if self.form == Form::Overlay {
+        if self.packing.form == Form::Overlay {
             for name in [c"trusted.overlay.redirect", c"user.overlay.redirect"] {
                 if attribute(fd, name)?.is_some() {
                     let why = "it was renamed and has its content in a lower layer";
@@ -154,8 +278,8 @@ impl<W: Write> Packer<'_, W> {
             }
         }
         let marked = |name| Ok::<_, io::Error>(attribute(fd, name)?.is_some_and(|value| value == b"y"));
-        let opaque =
-            self.form == Form::Overlay && (marked(c"trusted.overlay.opaque")? || marked(c"user.overlay.opaque")?);
+        let opaque = self.packing.form == Form::Overlay
+            && (marked(c"trusted.overlay.opaque")? || marked(c"user.overlay.opaque")?);
         Ok((opaque, xattrs(fd)?))
     }
 
@@ -176,11 +300,22 @@ impl<W: Write> Packer<'_, W> {
         stat: &Stat,
         kind: EntryType,
         size: u64,
-        attributes: Attributes,
+        extra: Extra<'_>,
     ) -> io::Result<()> {
         let mut header = Header::new_ustar();
         let mut records = Vec::new();
-        put_name(&mut header.as_old_mut().name, b"path", path, &mut records);
+        if extra.map.is_empty() {
+            put_name(&mut header.as_old_mut().name, b"path", path, &mut records);
+        } else {
+            // A reader that does not know the format sees a file of another name.
+            put_name(&mut header.as_old_mut().name, b"path", &sparse_name(path), &mut records);
+            let real = stat.st_size.to_string();
+            let keys: [(&[u8], &[u8]); 4] =
+                [(b"major", b"1"), (b"minor", b"0"), (b"name", path), (b"realsize", real.as_bytes())];
+            for (key, value) in keys {
+                record(&mut records, &[b"GNU.sparse.", key].concat(), value);
+            }
+        }
         put_name(&mut header.as_old_mut().linkname, b"linkpath", link, &mut records);
         header.set_entry_type(kind);
         header.set_mode(stat.st_mode & 0o7777);
@@ -196,7 +331,7 @@ impl<W: Write> Packer<'_, W> {
             header.set_device_major(rustix::fs::major(stat.st_rdev))?;
             header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
         }
-        for (name, value) in attributes {
+        for (name, value) in extra.attributes {
             record(&mut records, &[b"SCHILY.xattr.", name.to_bytes()].concat(), &value);
         }
         self.headers(header, &records)
@@ -212,8 +347,7 @@ impl<W: Write> Packer<'_, W> {
             extended.set_cksum();
             self.output.write_all(extended.as_bytes())?;
             self.output.write_all(records)?;
-            let length = records.len() as u64;
-            io::copy(&mut io::repeat(0).take(length.next_multiple_of(BLOCK) - length), &mut self.output)?;
+            self.zeros(padding(records.len() as u64))?;
         }
         header.set_cksum();
         self.output.write_all(header.as_bytes())

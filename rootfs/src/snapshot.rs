@@ -67,19 +67,37 @@ impl Drop for Copy {
 impl Copy {
     /// The content, for boxes that start as this copy.
     pub fn content(&self) -> Result<Content> {
-        let file = self.file.try_clone().at(Step::CopyVolume, &self.path)?;
-        Ok(Content { file: Arc::new(file) })
+        Ok(Content::of(self.file.try_clone().at(Step::CopyVolume, &self.path)?))
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Content {
+    pub(crate) fn of(file: File) -> Self {
+        Content { file: Arc::new(file) }
     }
 }
 
 impl Store {
     /// Flushes a volume and copies it. The processes of its box stand still.
     pub fn copy(&self, source: &Source) -> Result<Copy> {
-        let (file, path) = unfinished(&self.first().snapshots, "copy")?;
         // From here on the file is removed if anything fails.
-        let mut copy = Copy { file, path, method: CloneMethod::SparseCopy };
+        let mut copy = self.unfinished_copy()?;
         copy.method = source.copy_into(&copy.file)?;
         Ok(copy)
+    }
+
+    /// An empty file that is to become a copy.
+    pub(crate) fn unfinished_copy(&self) -> Result<Copy> {
+        let (file, path) = unfinished(&self.first().snapshots, "copy")?;
+        Ok(Copy { file, path, method: CloneMethod::SparseCopy })
     }
 
     /// Makes a copy a snapshot. On return it is on disk.
@@ -104,14 +122,7 @@ impl Store {
     /// `NotFound` without such a file, `Corrupt` if it is another content.
     pub fn snapshot(&self, id: &str, wanted: &str) -> Result<Content> {
         id::check_snapshot(id)?;
-        // Without any, opening the first says so.
-        let found = self.places.iter().map(|place| path_in(place, id)).find(|path| path.symlink_metadata().is_ok());
-        let path = found.unwrap_or_else(|| path_in(self.first(), id));
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .at(Step::FindSnapshot, &path)?;
+        let (file, path) = open_copy(&self.places, |place| path_in(place, id))?;
         let state = state_of(&file, &path, wanted)?;
         let known = self.verified.lock().get(id).cloned();
         if known.as_ref() != Some(&state) {
@@ -121,17 +132,22 @@ impl Store {
             }
             self.verified.lock().insert(id.to_owned(), seen);
         }
-        Ok(Content { file: Arc::new(file) })
+        Ok(Content::of(file))
     }
 
     /// The ids of all snapshot files, sorted.
     pub fn list_snapshots(&self) -> Result<Vec<String>> {
+        self.list_copies(|id| id::check_snapshot(id).is_ok())
+    }
+
+    /// The ids of the copies that are chosen, sorted.
+    pub(crate) fn list_copies(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for Place { snapshots, .. } in &self.places {
             for entry in fs::read_dir(snapshots).at(Step::FindSnapshot, snapshots)? {
                 let name = entry.at(Step::FindSnapshot, snapshots)?.file_name();
                 let id = name.to_str().and_then(|name| name.strip_suffix(VOLUME_SUFFIX));
-                ids.extend(id.filter(|id| id::check_snapshot(id).is_ok()).map(str::to_owned));
+                ids.extend(id.filter(|id| is_wanted(id)).map(str::to_owned));
             }
         }
         ids.sort_unstable();
@@ -144,13 +160,8 @@ impl Store {
         id::check_snapshot(id)?;
         self.verified.lock().remove(id);
         for place in &self.places {
-            let path = path_in(place, id);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => {
-                    removed.at(Step::RemoveSnapshot, &path)?;
-                    files::sync_dir(&place.snapshots).at(Step::RemoveSnapshot, &place.snapshots)?;
-                }
+            if remove_from(&path_in(place, id))? {
+                files::sync_dir(&place.snapshots).at(Step::RemoveSnapshot, &place.snapshots)?;
             }
         }
         Ok(())
@@ -165,10 +176,10 @@ impl Store {
         id::check(id)?;
         self.check_elsewhere(Kind::Disk, id)?;
         let path = self.first().path_of(Kind::Disk, id);
-        let (copy, method) = self.clone_content(content)?;
+        let copy = copied(content, &self.first().volumes, "volume")?;
         fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
         rename_new(&copy.path, &path, Step::CloneVolume)?;
-        Ok((Volume::new(path), method))
+        Ok((Volume::new(path), copy.method))
     }
 
     /// Readies a copy to take the place of the volume `id`, with a file system of that size. On return it is on disk.
@@ -207,11 +218,34 @@ impl Store {
         dirs.iter().try_for_each(|dir| files::sync_dir(dir).at(Step::ReplaceVolume, dir))
     }
 
-    fn clone_content(&self, content: &Content) -> Result<(Copy, CloneMethod)> {
-        let (file, path) = unfinished(&self.first().volumes, "volume")?;
-        let copy = Copy { file, path, method: CloneMethod::SparseCopy };
-        let method = clone_into(&content.file, &copy.file).at(Step::CloneVolume, &copy.path)?;
-        Ok((copy, method))
+    /// A copy of a content, to take the place of a volume.
+    pub(crate) fn copy_content(&self, content: &Content) -> Result<Copy> {
+        copied(content, &self.first().snapshots, "copy")
+    }
+}
+
+fn copied(content: &Content, dir: &Path, hint: &str) -> Result<Copy> {
+    let (file, path) = unfinished(dir, hint)?;
+    let mut copy = Copy { file, path, method: CloneMethod::SparseCopy };
+    copy.method = clone_into(&content.file, &copy.file).at(Step::CloneVolume, &copy.path)?;
+    Ok(copy)
+}
+
+/// Opens a finished copy in the first place that has it.
+pub(crate) fn open_copy(places: &[Place], path_in: impl Fn(&Place) -> PathBuf) -> Result<(File, PathBuf)> {
+    // Without any, opening the first says so.
+    let found = places.iter().map(&path_in).find(|path| path.symlink_metadata().is_ok());
+    let path = found.unwrap_or_else(|| path_in(&places[0]));
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).at(Step::FindSnapshot, &path)?;
+    Ok((file, path))
+}
+
+/// Removes a finished copy; `false` if there is none.
+pub(crate) fn remove_from(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.at(Step::RemoveSnapshot, path).map(|()| true),
     }
 }
 
@@ -226,7 +260,7 @@ fn path_in(place: &Place, id: &str) -> PathBuf {
 }
 
 /// Renames; never over something.
-fn rename_new(from: &Path, to: &Path, step: Step) -> Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path, step: Step) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::EXIST) => Err(Error::new(step, to.display().to_string(), Cause::Exists)),
         other => other.at(step, to),

@@ -15,6 +15,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::fsync;
@@ -58,6 +59,12 @@ impl Volume {
         Ok(Source { path, image, device })
     }
 
+    /// The mark of the image ([`Source::mark`]), whatever uses it.
+    pub fn mark(&self) -> Result<String> {
+        let image = File::open(self.path()).at(Step::MeasureVolume, self.path())?;
+        mark_of(&image, self.path())
+    }
+
     /// The volume of a box without processes. It is not attached meanwhile; waits for an attachment that is just ending.
     pub fn resting_source(&self) -> Result<Source> {
         let path = self.path().to_owned();
@@ -74,6 +81,11 @@ impl Source {
         loopdev::flush(fd).at(Step::FlushVolume, device)?;
         // The ioctl does not tell of errors: this does, and makes the host's disk flush its cache.
         fsync(fd).at(Step::FlushVolume, device)
+    }
+
+    /// When the image was last written. It is the same as long as nothing reaches the image.
+    pub fn mark(&self) -> Result<String> {
+        mark_of(&self.image, &self.path)
     }
 
     /// Flushes and copies into an empty file. The processes of the box stand still.
@@ -100,6 +112,11 @@ impl Source {
     }
 }
 
+fn mark_of(image: &File, path: &Path) -> Result<String> {
+    let metadata = image.metadata().at(Step::MeasureVolume, path)?;
+    Ok(format!("{}:{}.{:09}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
 fn counters_of(stat: &str) -> Vec<u64> {
     let all: Vec<u64> = stat.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
     COUNTERS.iter().filter_map(|place| all.get(*place).copied()).collect()
@@ -123,8 +140,14 @@ mod tests {
         fs::write(&path, b"content").unwrap();
         let volume = Volume::new(path);
         assert_eq!(volume.live_source().unwrap_err().kind(), crate::error::ErrorKind::NotFound);
+        let mark = volume.mark().unwrap();
+        assert_eq!(volume.resting_source().unwrap().mark().unwrap(), mark);
         let target = tempfile::tempfile().unwrap();
         volume.resting_source().unwrap().copy_into(&target).unwrap();
         assert_eq!(target.metadata().unwrap().len(), 7);
+        assert_eq!(volume.mark().unwrap(), mark, "a copy is no change");
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+        File::options().write(true).open(volume.path()).unwrap().set_modified(later).unwrap();
+        assert_ne!(volume.mark().unwrap(), mark);
     }
 }

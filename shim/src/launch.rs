@@ -215,7 +215,7 @@ pub fn shortfalls() -> Vec<String> {
 }
 
 #[cfg(feature = "handle")]
-pub use disk::{UPPER, open_disk};
+pub use disk::{UPPER, open_disk, open_new_disk};
 #[cfg(feature = "handle")]
 pub use spawn::Launcher;
 

@@ -152,16 +152,22 @@ impl Daemon {
 
     /// Ends this `iceboxd` and starts it anew with an image directory of its own, in its home. The base images in it are links
     /// to those of all tests.
-    pub fn with_own_images(mut self) -> Self {
-        self.stop();
+    pub fn with_own_images(self) -> Self {
         let own = self.home.join("images");
-        fs::create_dir_all(&own).expect("a directory");
+        self.with_images(&own)
+    }
+
+    /// The same with an image directory that may be there already, and stays.
+    pub fn with_images(mut self, dir: &Path) -> Self {
+        self.stop();
+        fs::create_dir_all(dir).expect("a directory");
         for entry in fs::read_dir(image_dir()).expect("the images").flatten() {
-            if entry.path().join("manifest.json").is_file() {
-                symlink(entry.path(), own.join(entry.file_name())).expect("a link");
+            let link = dir.join(entry.file_name());
+            if entry.path().join("manifest.json").is_file() && !link.is_dir() {
+                symlink(entry.path(), link).expect("a link");
             }
         }
-        self.images = Some(own);
+        self.images = Some(dir.to_owned());
         self.start_again();
         self
     }

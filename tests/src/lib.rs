@@ -15,6 +15,8 @@ pub mod net;
 pub mod netns;
 pub mod oci;
 pub mod pool;
+pub mod registry;
+pub mod runtimes;
 pub mod sdk;
 pub mod small_disk;
 pub mod swap;

@@ -187,11 +187,7 @@ fn a_box_stands_on_an_imported_image() {
     assert_eq!(fs::read_dir(world.images.join("layers")).expect("a directory").count(), 0);
 
     // What is not there is refused with the way to get it.
-    for (runtime, advice) in [
-        ("mini:1", "image import ARCHIVE --name mini:1"),
-        ("small", "image import ARCHIVE --name mini:1"),
-        ("gone", "gone:1"),
-    ] {
+    for (runtime, advice) in [("mini:1", "image pull mini:1"), ("small", "image pull mini:1"), ("gone", "gone:1")] {
         let text = api.post("/v2/box", &json!({ "runtime": runtime })).error(400);
         assert!(text.contains(advice), "{text}");
     }
@@ -207,6 +203,8 @@ fn only_the_operator_changes_images() {
     let archive = mini(&world.scratch);
     for (method, path) in [
         ("POST", "/v1/images/import?source=/etc"),
+        ("POST", "/v1/images/pull?name=mini%3A1"),
+        ("POST", "/v1/images/mini%3A1/push"),
         ("POST", "/v1/images/prune"),
         ("DELETE", "/v1/images/mini%3A1"),
         ("POST", "/v1/images/mini%3A1/tag"),

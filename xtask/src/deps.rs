@@ -59,6 +59,7 @@ pub(crate) const TEST: &[Need] = &[
     program("buildah", "buildah"),
     program("busybox", "busybox-static"),
     program("conntrack", "conntrack"),
+    program("docker-registry", "docker-registry"),
     program("e2fsck", "e2fsprogs"),
     program("ethtool", "ethtool"),
     program("ip", "iproute2"),

@@ -126,6 +126,10 @@ box carry no mode over HTTP: a file that is executable here is made executable i
     Diff(super::args_forks::Diff),
     /// Run a command in several forks of a box at once, and compare the results
     Try(super::args_forks::Try),
+    /// Take the last command of a box back: its disk becomes what it was before
+    Undo(super::args_undo::Undo),
+    #[command(flatten)]
+    Portable(super::args_portable::PortableVerb),
     /// Set after how long without work a box freezes
     Idle(Idle),
     /// Keep a box awake for a while, or until `--off`

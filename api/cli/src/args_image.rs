@@ -7,6 +7,7 @@ use clap::{Subcommand, ValueEnum};
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
+  icebox image pull debian:trixie-slim         an image of a registry
   icebox image import debian.tar               an OCI layout or a `docker save` archive
   icebox image import rootfs.tar.gz -n mine:1  the tar of a root file system, with a name
   icebox image import debootstrap:trixie       a fresh Debian, as localhost/debian:trixie
@@ -21,6 +22,8 @@ pub(crate) enum ImageVerb {
     /// List the images
     #[command(visible_alias = "list")]
     Ls,
+    /// List the runtimes: which names boxes may ask for, and whether the image of each is built
+    Runtimes,
     /// Show an image: names, layers, configuration
     Show {
         /// A name, an id, or the first digits of one
@@ -38,6 +41,33 @@ SOURCE is one of
 
 FILE and DIR are read by iceboxd. The names in an archive count unless --name is given.")]
     Import(Import),
+    /// Pull an image from its registry
+    #[command(after_help = "\
+Examples:
+  icebox image pull debian:trixie-slim
+  icebox image pull registry.example.com:5000/team/app:1
+  icebox image pull team/app@sha256:...
+
+iceboxd speaks to the registry, over the network of the host. Mirrors, authorities and the file with credentials are in
+[registry] of its configuration.")]
+    Pull {
+        /// [REGISTRY/]NAME[:TAG][@DIGEST]
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Push an image to a registry
+    #[command(after_help = "\
+Examples:
+  icebox image push registry.example.com/team/app:1      an image of this name
+  icebox image push mine:1 registry.example.com/team/app:1")]
+    Push {
+        /// A name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+        /// Where it goes: [REGISTRY/]NAME[:TAG]; without it, to its own name
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
     /// Remove a name of an image; with the last one goes the image
     #[command(visible_alias = "delete")]
     Rm {
@@ -100,7 +130,7 @@ pub(crate) struct BuildArgs {
     /// The Boxfile; Boxfile or Dockerfile in DIR otherwise
     #[arg(long, short)]
     pub(crate) file: Option<PathBuf>,
-    /// Build a runtime that comes with Icebox: node, python, golang, ruby or rust
+    /// Build a runtime: node, python, golang, ruby, rust, or one of [runtimes] that has a Boxfile
     #[arg(long, value_name = "NAME", conflicts_with_all = ["file", "target", "context"])]
     pub(crate) runtime: Option<String>,
     /// The name of the image

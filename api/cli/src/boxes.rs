@@ -11,6 +11,7 @@ use super::error::Error;
 use super::human;
 use super::net;
 use super::output::Output;
+use super::runtimes;
 use super::table::Table;
 use super::types::{BoxData, Kept, Reclaimed, Why};
 use super::volumes;
@@ -21,6 +22,9 @@ const CREATE_POLL_MILLISECONDS: u64 = 100;
 
 /// `icebox create`.
 pub(crate) async fn create(client: &Client, output: &Output, create: args::Create) -> Result<(), Error> {
+    if let Some(runtime) = &create.image {
+        runtimes::announce(client, output, runtime).await;
+    }
     let request = client.request(Method::POST, &["v2", "box"], Patience::Work).json(&create_body(create));
     ready(client, output, request).await
 }

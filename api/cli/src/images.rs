@@ -1,5 +1,6 @@
 //! `icebox image …`.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -7,7 +8,6 @@ use futures::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
 use super::access;
@@ -15,15 +15,19 @@ use super::args::Global;
 use super::args_image::{ImageVerb, Import, Kind};
 use super::build;
 use super::client::{Client, Patience, read};
-use super::error::{Error, STDOUT};
+use super::error::Error;
 use super::human;
 use super::output::{Output, stream};
+use super::portable::save;
+use super::runtimes;
 use super::table::Table;
 
 /// The operator's socket in the run directory.
 const SOCKET: &str = "operator.sock";
 /// Digits of an id that a table shows.
 const SHORT_ID: usize = 12;
+/// Width of a bar.
+const BAR_CELLS: usize = 30;
 /// A line of progress is shorter than this.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -46,7 +50,7 @@ struct Removed {
     bytes: u64,
 }
 
-/// A line of the answer to an import.
+/// A line of the answer to an import, a pull or a push.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Progress {
@@ -60,8 +64,19 @@ enum Progress {
         total: Option<u64>,
         known: bool,
     },
+    Transfer {
+        layer: u64,
+        done: u64,
+        total: Option<u64>,
+        known: bool,
+    },
     Image {
         image: Image,
+    },
+    Pushed {
+        name: String,
+        digest: String,
+        changed: bool,
     },
     Done,
     Error {
@@ -89,8 +104,18 @@ pub(crate) async fn image(client: &Client, output: &Output, verb: ImageVerb) -> 
     match verb {
         ImageVerb::Build(args) => build::build(client, output, args).await,
         ImageVerb::Ls => list(client, output).await,
+        ImageVerb::Runtimes => runtimes::list(client, output).await,
         ImageVerb::Show { image } => show(client, output, &image).await,
         ImageVerb::Import(import) => import_images(client, output, import).await,
+        ImageVerb::Pull { name } => {
+            let request = client.request(Method::POST, &["v1", "images", "pull"], Patience::Work);
+            follow(client, output, request.query(&[("name", name)])).await
+        }
+        ImageVerb::Push { image, name } => {
+            let request = client.request(Method::POST, &["v1", "images", &image, "push"], Patience::Work);
+            let query: Vec<(&str, String)> = name.map(|name| ("name", name)).into_iter().collect();
+            follow(client, output, request.query(&query)).await
+        }
         ImageVerb::Rm { images } => {
             for image in images {
                 let request = client.request(Method::DELETE, &["v1", "images", &image], Patience::Work);
@@ -169,7 +194,7 @@ async fn import_images(client: &Client, output: &Output, import: Import) -> Resu
 pub(crate) async fn follow(client: &Client, output: &Output, request: RequestBuilder) -> Result<(), Error> {
     let mut pieces = client.send(request).await?.bytes_stream();
     let mut pending = Vec::new();
-    let mut shown = Shown { terminal: !output.is_json() && std::io::stderr().is_terminal() };
+    let mut shown = Shown::new(!output.is_json() && std::io::stderr().is_terminal());
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|cause| Error::transport("read the answer", "iceboxd", cause.without_url()))?;
         pending.extend_from_slice(&piece);
@@ -194,6 +219,13 @@ pub(crate) async fn follow(client: &Client, output: &Output, request: RequestBui
                     let name = image.names.first().map_or_else(|| image.id.clone(), |name| familiar(name));
                     output.line(&human::plain(&name))?;
                 }
+                Progress::Pushed { name, digest, changed } if !output.is_json() => {
+                    shown.end();
+                    if changed {
+                        output.remark("a layer could not be made again as it was: the image has another id there");
+                    }
+                    output.line(&format!("{}@{}", human::plain(&familiar(&name)), human::plain(&digest)))?;
+                }
                 progress => shown.show(&progress),
             }
         }
@@ -208,9 +240,15 @@ pub(crate) async fn follow(client: &Client, output: &Output, request: RequestBui
 /// Progress on a terminal: one line that changes.
 struct Shown {
     terminal: bool,
+    /// Bytes that have gone over the network, and all of them, by layer.
+    transfers: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Shown {
+    fn new(terminal: bool) -> Self {
+        Self { terminal, transfers: BTreeMap::new() }
+    }
+
     fn show(&mut self, progress: &Progress) {
         if !self.terminal {
             return;
@@ -229,6 +267,15 @@ impl Shown {
                 };
                 format!("layer {layer}{of}: {bytes}")
             }
+            Progress::Transfer { known: true, .. } => return,
+            Progress::Transfer { layer, done, total, .. } => {
+                self.transfers.insert(*layer, (*done, total.unwrap_or(*done)));
+                let (done, total) = self
+                    .transfers
+                    .values()
+                    .fold((0_u64, 0_u64), |(done, total), layer| (done + layer.0, total + layer.1));
+                format!("{} {} of {}", bar(done, total), human::bytes(done), human::bytes(total))
+            }
             _ => return,
         };
         // A failed write to standard error cannot be reported.
@@ -240,6 +287,13 @@ impl Shown {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// A bar of a work of which this much is done.
+fn bar(done: u64, total: u64) -> String {
+    let filled = (u128::from(done) * BAR_CELLS as u128).checked_div(u128::from(total)).unwrap_or(BAR_CELLS as u128);
+    let filled = usize::try_from(filled).unwrap_or(BAR_CELLS).min(BAR_CELLS);
+    format!("[{}{}]", "=".repeat(filled), " ".repeat(BAR_CELLS - filled))
 }
 
 fn removed(output: &Output, answer: Value) -> Result<(), Error> {
@@ -261,23 +315,8 @@ fn removed(output: &Output, answer: Value) -> Result<(), Error> {
 
 async fn export(client: &Client, output: &Output, image: &str, file: &Path) -> Result<(), Error> {
     let request = client.request(Method::GET, &["v1", "images", image, "export"], Patience::Work);
-    let mut pieces = client.send(request).await?.bytes_stream();
-    let is_stdout = file == Path::new("-");
-    let (mut sink, name) = if is_stdout {
-        (stream(std::io::stdout(), STDOUT)?, STDOUT.to_owned())
-    } else {
-        let made = tokio::fs::File::create(file).await.map_err(|cause| Error::io("write", file.display(), cause))?;
-        (made, file.display().to_string())
-    };
-    let mut written = 0_u64;
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|cause| Error::transport("finish the export of", image, cause.without_url()))?;
-        written += piece.len() as u64;
-        sink.write_all(&piece).await.map_err(|cause| Error::io("write", &name, cause))?;
-    }
-    sink.flush().await.map_err(|cause| Error::io("write", &name, cause))?;
-    output.remark(&format!("{name}: {}", human::bytes(written)));
-    Ok(())
+    let answer = client.send(request).await?;
+    save(output, answer, file).await
 }
 
 /// A name without the parts that are the default.
@@ -301,6 +340,15 @@ mod tests {
         assert_eq!(familiar("r.example.com/a:1"), "r.example.com/a:1");
         assert_eq!(short("sha256:0123456789abcdef"), "0123456789ab");
         assert_eq!(short("bookworm-12345678"), "bookworm-12345678");
+    }
+
+    #[test]
+    fn bars_have_one_width() {
+        assert_eq!(bar(0, 10), format!("[{}]", " ".repeat(30)));
+        assert_eq!(bar(5, 10), format!("[{}{}]", "=".repeat(15), " ".repeat(15)));
+        for (done, total) in [(10, 10), (11, 10), (0, 0), (u64::MAX, u64::MAX)] {
+            assert_eq!(bar(done, total), format!("[{}]", "=".repeat(30)));
+        }
     }
 
     #[test]

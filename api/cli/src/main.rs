@@ -14,8 +14,10 @@ mod args_create;
 mod args_forks;
 mod args_image;
 mod args_more;
+mod args_portable;
 mod args_snapshots;
 mod args_storage;
+mod args_undo;
 mod args_volume;
 mod bill;
 mod boxes;
@@ -33,7 +35,10 @@ mod names;
 mod net;
 mod output;
 mod place;
+mod portable;
 mod records;
+mod runtimes;
+mod schedule;
 mod session;
 mod snapshots;
 mod storage;
@@ -41,6 +46,7 @@ mod table;
 mod terminal;
 mod top;
 mod types;
+mod undo;
 mod urls;
 mod volumes;
 
@@ -131,6 +137,8 @@ async fn run(args: Args) -> Result<u8, Error> {
         Verb::Promote { name } => forks::promote(&client, &output, &name).await?,
         Verb::Diff(diff) => forks::diff(&client, &output, diff).await?,
         Verb::Try(attempt) => return forks::attempt(&client, &output, attempt).await,
+        Verb::Undo(undo) => undo::undo(&client, &output, undo).await?,
+        Verb::Portable(verb) => portable::portable(&client, &output, verb).await?,
         Verb::Idle(idle) => boxes::idle(&client, &output, idle).await?,
         Verb::Keep(keep) => boxes::keep(&client, &output, keep).await?,
         Verb::Bill { name } => bill::bill(&client, &output, name.as_deref()).await?,

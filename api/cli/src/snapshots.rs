@@ -24,6 +24,7 @@ pub(crate) async fn snapshot(client: &Client, output: &Output, verb: SnapshotVer
         SnapshotVerb::Create { name, label } => create(client, output, &name, &label).await,
         SnapshotVerb::Ls { name, quiet } => list(client, output, name.as_deref(), quiet).await,
         SnapshotVerb::Rm { snapshots, all } => remove(client, output, snapshots, all).await,
+        SnapshotVerb::Schedule(args) => super::schedule::schedule(client, output, args).await,
         SnapshotVerb::Restore { snapshot, create } => {
             let mut body = create_body(*create);
             body["snapshot_id"] = snapshot.into();

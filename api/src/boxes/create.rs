@@ -288,6 +288,9 @@ impl Boxes {
     async fn erase_parts(&self, id: &str, uid_base: u32) -> Result<(), Refusal> {
         self.kill_everywhere(id, uid_base).await?;
         self.give_up_network(id).await?;
+        if let Some(entry) = self.entry(id) {
+            self.forget_points(&entry).await;
+        }
         let (boxes, store, id_too) = (self.clone(), Arc::clone(&self.inner.store), id.to_owned());
         let run_dir = self.run_dir(id);
         let removed = tokio::task::spawn_blocking(move || {

@@ -15,6 +15,7 @@ use super::meter::Meter;
 use super::passed::Passed;
 use super::policy::policy_in_force;
 use super::run_table::RunTable;
+use super::undo_points::Points;
 use crate::clock;
 use crate::domain::{BoxRecord, BoxSettings, BoxState, BoxStatus, Incarnation};
 use crate::events::{Event, Fact};
@@ -97,6 +98,8 @@ pub struct Entry {
     pub meter: Meter,
     /// Bytes that the daemon relays for it.
     pub passed: Passed,
+    /// Its disk before each of its last commands.
+    pub(super) points: Points,
     /// Its runs.
     pub runs: RunTable,
     /// Cancelled at its deletion: ends the tasks of the box.
@@ -140,6 +143,7 @@ impl Entry {
             activity: Activity::new(record.updated_ms),
             meter,
             passed,
+            points: Points::default(),
             runs: RunTable::new(last_run),
             gone: CancellationToken::new(),
         }

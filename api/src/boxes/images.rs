@@ -1,4 +1,4 @@
-//! The images of boxes: which one a new box gets, what lies below a box with an image, and which images are in use.
+//! The images of boxes: the base image, what lies below a box with an image, and which images are in use.
 //!
 //! Owns: the base image of this version's recipe, the layers of an image by its id, and the pins by which other users of the
 //! image directory know that boxes of this daemon use an image. A box keeps its image for life.
@@ -14,13 +14,9 @@ use icebox_rootfs::images::{Images as Store, Root};
 use tokio::sync::RwLock;
 
 use super::tasks::blocking;
-use crate::config::Config;
-use crate::domain::runtimes;
+use crate::config::{Config, Runtime};
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
-
-/// Names of the public API that mean the base image until an operator says otherwise.
-const BASE_RUNTIMES: [&str; 2] = ["node", "python"];
 
 /// The images of a daemon.
 #[derive(Debug)]
@@ -29,8 +25,8 @@ pub(super) struct Images {
     init: PathBuf,
     /// Whose pins are set.
     pub(super) owner: PathBuf,
-    /// Names of images that the operator has configured.
-    runtimes: BTreeMap<String, String>,
+    /// The runtimes that the operator has configured.
+    pub(super) runtimes: BTreeMap<String, Runtime>,
     current: tokio::sync::OnceCell<String>,
     /// Roots by image; each is looked up once.
     pub(super) roots: Mutex<HashMap<String, Arc<Root>>>,
@@ -66,39 +62,6 @@ impl Images {
             Ok::<_, Refusal>(id)
         };
         self.current.get_or_try_init(find).await.cloned()
-    }
-
-    /// The id of the image for a new box with this runtime: a name of the configuration, one of the public API, or an image.
-    pub(super) async fn choose(&self, runtime: Option<&str>) -> Result<String, Refusal> {
-        let Some(runtime) = runtime else { return self.current().await };
-        let configured = self.runtimes.get(runtime);
-        if configured.is_none()
-            && let Some(built) = self.built(runtime).await?
-        {
-            return Ok(built);
-        }
-        if configured.is_none() && BASE_RUNTIMES.contains(&runtime) {
-            return self.current().await;
-        }
-        let wanted = configured.map_or(runtime, String::as_str).to_owned();
-        let dir = self.dir.clone();
-        let found = blocking("find the image", move || Store::open(&dir)?.find(&wanted)).await;
-        let image = found.map_err(|error| unknown(error, runtime, configured.map(String::as_str)))?;
-        Ok(image.id)
-    }
-
-    /// The image of a runtime that was built from its Boxfile here.
-    async fn built(&self, runtime: &str) -> Result<Option<String>, Refusal> {
-        if runtimes::boxfile(runtime).is_none() {
-            return Ok(None);
-        }
-        let (dir, name) = (self.dir.clone(), runtimes::image_name(runtime));
-        let found = blocking("find the image of the runtime", move || match Store::open(&dir)?.find(&name) {
-            Ok(image) => Ok(Some(image.id)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        });
-        found.await.map_err(told)
     }
 
     /// Notes that boxes of this daemon use an image, on disk.
@@ -150,36 +113,6 @@ fn base_root(base: BaseImage) -> Root {
     Root { layers: vec![base.rootfs], env: Vec::new(), has_bash: true }
 }
 
-/// The command that gets an image which is not here.
-fn how_to_get(image: &str) -> String {
-    match runtimes::boxfile(image) {
-        Some(_) => format!("icebox image build --runtime {image}"),
-        None => format!("icebox image import ARCHIVE --name {image}"),
-    }
-}
-
-/// The refusal of a runtime that is no image here.
-fn unknown(error: Error, runtime: &str, configured: Option<&str>) -> Refusal {
-    let Cause::Rootfs(cause) = error.cause() else { return error.into() };
-    let shown: String = runtime.chars().take(200).collect();
-    match (cause.kind(), configured) {
-        (ErrorKind::NotFound, None) => Refusal::Invalid(format!(
-            "the runtime '{shown}' is not available here: it is neither in [runtimes] of the configuration nor an image of \
-             this host; the operator can get one with `{}` (node and python are always there)",
-            how_to_get(&shown)
-        )),
-        (ErrorKind::NotFound, Some(image)) => Refusal::Invalid(format!(
-            "the image '{image}' of the runtime '{shown}' is not on this host; the operator can get it with \
-             `{}`",
-            how_to_get(image)
-        )),
-        (ErrorKind::InvalidInput, _) => {
-            Refusal::Invalid(format!("the runtime '{shown}' is no name of an image: {}", reason(cause)))
-        }
-        _ => error.into(),
-    }
-}
-
 /// A refusal whose text the client may read: the causes of the store name images only.
 pub(super) fn told(error: Error) -> Refusal {
     let Cause::Rootfs(cause) = error.cause() else { return error.into() };
@@ -195,7 +128,7 @@ pub(super) fn told(error: Error) -> Refusal {
     }
 }
 
-fn reason(error: &icebox_rootfs::Error) -> String {
+pub(super) fn reason(error: &icebox_rootfs::Error) -> String {
     error.cause().to_string()
 }
 
@@ -207,7 +140,10 @@ mod tests {
         let config = Config {
             image_dir: Some(dir.to_owned()),
             data_dir: dir.join("data"),
-            runtimes: runtimes.iter().map(|(name, image)| ((*name).to_owned(), (*image).to_owned())).collect(),
+            runtimes: runtimes
+                .iter()
+                .map(|(name, image)| ((*name).to_owned(), Runtime::Image((*image).to_owned())))
+                .collect(),
             ..Config::default()
         };
         Images::new(&config, dir.join("init"))
@@ -247,7 +183,10 @@ mod tests {
         let images = images(dir.path(), &[("mine", "registry.example.com/mine:1")]);
         for (runtime, why) in [
             ("golang", "`icebox image build --runtime golang`"),
-            ("mine", "`icebox image import ARCHIVE --name registry.example.com/mine:1`"),
+            ("ruby-alpine", "`icebox image import ARCHIVE --name ruby-alpine`"),
+            ("ruby-alpine", "[runtimes]"),
+            ("mine-alpine", "neither in [runtimes]"),
+            ("mine", "`icebox image pull registry.example.com/mine:1`"),
             ("A B", "is no name of an image"),
             ("../etc", "is no name of an image"),
         ] {

@@ -212,11 +212,12 @@ impl Boxes {
             .ok_or_else(|| Refusal::Failed(Error::new("find the disk of", id, Cause::Invalid("it is missing"))))
     }
 
-    /// Bytes that the disk of a box occupies; `None` if they cannot be read now.
+    /// Bytes that the disk of a box occupies, with its undo points; `None` if they cannot be read now.
     pub(crate) async fn storage_bytes(&self, id: &str) -> Option<u64> {
+        let points = self.entry(id).map_or(0, |entry| entry.points.bytes());
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
         blocking("measure the disk", move || match store.volume(&volume_id)? {
-            Some(volume) => volume.allocated_bytes().map(Some),
+            Some(volume) => volume.allocated_bytes().map(|bytes| Some(bytes + points)),
             None => Ok(None),
         })
         .await

@@ -31,11 +31,14 @@ mod network;
 mod orphans;
 mod passed;
 mod policy;
+mod portable;
 mod reclaim;
 mod reserve;
 mod restore;
 mod roots;
 mod run_table;
+mod runtimes;
+mod schedule;
 mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
@@ -47,6 +50,8 @@ mod table;
 mod tasks;
 mod thaw;
 mod uids;
+mod undo;
+mod undo_points;
 mod usage;
 mod volumes;
 mod why;
@@ -83,7 +88,10 @@ pub use meter::{Meter, Write};
 pub use network::Denials;
 pub use passed::Passed;
 pub use policy::{check_policy, policy_in_force};
+pub(crate) use portable::NewTree;
+pub use portable::{Export, ImageFacts};
 pub use run_table::{LiveRun, RunTable, StreamClient};
+pub use runtimes::KnownRuntime;
 pub use snapshots::Restorable;
 pub use storage::{Disk, Resized};
 pub(crate) use tasks::{Lasting, to_the_end};
@@ -111,6 +119,8 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Disks whose whole content is read at once.
 const DIGESTS_AT_ONCE: usize = 2;
+/// Disks that are exported or filled at once: each has a thread and a loop device.
+const CARRIED_AT_ONCE: usize = 8;
 /// Processes and threads of one box.
 const PIDS_MAX: u64 = 1024;
 
@@ -141,6 +151,8 @@ struct Inner {
     key: Arc<SealingKey>,
     /// Held while the whole content of a disk is read.
     digesting: Semaphore,
+    /// Held while a disk is exported or filled.
+    carrying: Arc<Semaphore>,
     /// Held while disks and volumes are promised, and while volumes are given to a new box, deleted or grown.
     claims: Mutex<()>,
     /// What is remembered of the space for disks.
@@ -156,6 +168,8 @@ struct Inner {
     reclaiming: Semaphore,
     /// Notified when a box with an expiry has been added.
     expiring: Notify,
+    /// Notified when a schedule of snapshots was set.
+    schedules: Notify,
     /// Notified when the number of boxes changes.
     number: Notify,
 }
@@ -208,6 +222,7 @@ impl Boxes {
             images,
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
+            carrying: Arc::new(Semaphore::new(CARRIED_AT_ONCE)),
             claims: Mutex::default(),
             space: SpaceState::default(),
             removals: SharedFlush::default(),
@@ -216,6 +231,7 @@ impl Boxes {
             stands_still: AtomicBool::new(false),
             reclaiming: Semaphore::new(1),
             expiring: Notify::new(),
+            schedules: Notify::new(),
             number: Notify::new(),
         };
         Self { inner: Arc::new(inner) }

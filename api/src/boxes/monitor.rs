@@ -24,7 +24,7 @@ const STORAGE_EVERY: Duration = Duration::from_secs(60);
 /// Writes of a box reach its disk image within the kernel's write-back time, also after it fell asleep: this long after
 /// the last activity, disks are measured once more.
 const STORAGE_AFTER: Duration = Duration::from_secs(65);
-/// Interval between removals of old log entries, runs and readings.
+/// Interval between removals of old log entries, runs, readings and undo points.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// Interval between searches for leaf cgroups of runs whose background processes have ended, in boxes that are awake.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -169,11 +169,12 @@ impl Boxes {
         }
     }
 
-    /// Drops old log entries, runs and readings periodically. Never returns.
+    /// Drops old log entries, runs, readings and undo points periodically. Never returns.
     pub async fn prune(self) {
         loop {
             tokio::time::sleep(PRUNE_EVERY).await;
             self.reap_orphans().await;
+            self.forget_old_points().await;
             let db = &self.inner.db;
             let pruned = tokio::join!(db.prune_logs(), db.prune_runs(), db.thin_samples(clock::unix_ms()));
             for error in [pruned.0, pruned.1, pruned.2].into_iter().filter_map(Result::err) {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use icebox_rootfs::{Content, Copy};
+use icebox_rootfs::{Content, Copy, Source};
 use tokio::sync::oneshot;
 
 use super::{Boxes, Entry, Secret, blocking};
@@ -46,7 +46,7 @@ impl Boxes {
         let (boxes, entry, record) = (self.clone(), Arc::clone(entry), begun.clone());
         tokio::spawn(async move {
             // The client may have its answer already.
-            let _ = done.send(boxes.make_snapshot(&entry, record).await);
+            let _ = done.send(boxes.make_snapshot(&entry, record).await.map(|(record, _)| record));
         });
         match tokio::time::timeout(ANSWER_WAIT, answer).await {
             Err(_) => Ok(begun),
@@ -94,8 +94,13 @@ impl Boxes {
         Ok(record)
     }
 
-    /// Takes a snapshot that is recorded, and records the result. Must not be cancelled.
-    pub(super) async fn make_snapshot(&self, entry: &Arc<Entry>, record: Snapshot) -> Result<Snapshot, Refusal> {
+    /// Takes a snapshot that is recorded, and records the result. Returns the mark of the disk at that moment too. Must not be
+    /// cancelled.
+    pub(super) async fn make_snapshot(
+        &self,
+        entry: &Arc<Entry>,
+        record: Snapshot,
+    ) -> Result<(Snapshot, String), Refusal> {
         let id = record.id.clone();
         let made = self.copy_and_keep(entry, record).await;
         if let Err(refusal) = &made {
@@ -109,9 +114,10 @@ impl Boxes {
         made
     }
 
-    async fn copy_and_keep(&self, entry: &Arc<Entry>, record: Snapshot) -> Result<Snapshot, Refusal> {
+    async fn copy_and_keep(&self, entry: &Arc<Entry>, record: Snapshot) -> Result<(Snapshot, String), Refusal> {
         let store = Arc::clone(&self.inner.store);
-        let (copy, stood) = self.with_still_disk(entry, move |source| store.copy(source)).await?;
+        let copy = move |source: &Source| Ok((store.copy(source)?, source.mark()?));
+        let ((copy, mark), stood) = self.with_still_disk(entry, copy).await?;
         self.publish(entry, Fact::Snapshotted { snapshot_id: record.id.clone(), name: record.name.clone(), stood });
         let record = self.keep_copy(copy, record).await?;
         if !self.inner.db.finish_snapshot(&record).await? {
@@ -119,7 +125,7 @@ impl Boxes {
             return Err(unknown_snapshot(&record.id));
         }
         tracing::info!(box_id = entry.id, snapshot = record.id, stood_ms = stood.as_millis(), "took a snapshot");
-        Ok(record)
+        Ok((record, mark))
     }
 
     /// Makes a copy durable and signs its record.

@@ -9,6 +9,7 @@ mod cache;
 mod context;
 mod executor;
 mod layers;
+mod on_demand;
 mod order;
 mod store;
 mod trust;
@@ -17,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use icebox_boxfile::{Boxfile, Failed, Options, Time};
@@ -30,13 +31,17 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::boxes::Boxes;
 use crate::clock;
 use crate::config::Config;
+use crate::domain::runtimes::Recipe;
 use crate::error::Error;
 use crate::lifecycle::Lifecycle;
+use crate::refusal::Refusal;
 use crate::runs::Runs;
 
 use cache::{Cache, told};
 use context::Context;
 use executor::Work;
+use on_demand::OnDemand;
+pub use on_demand::Stage;
 use order::{Means, Report};
 pub use order::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use store::LayerStore;
@@ -53,6 +58,7 @@ pub struct Builds {
     image_dir: PathBuf,
     dir: PathBuf,
     one: Arc<Semaphore>,
+    on_demand: OnDemand,
 }
 
 impl Builds {
@@ -62,7 +68,7 @@ impl Builds {
         let one = Arc::new(Semaphore::new(1));
         let (image_dir, dir) = (config.image_dir(), config.data_dir.join(DIR));
         let means = Means { boxes, lifecycle, runs, runtime: Handle::current() };
-        Self { means, image_dir, dir, one }
+        Self { means, image_dir, dir, one, on_demand: OnDemand::default() }
     }
 
     /// An empty file for a context, which goes away when it is closed.
@@ -80,6 +86,17 @@ impl Builds {
         let mut archive = tar::Builder::new(self.context_file()?);
         archive.append_data(&mut header, context::BOXFILE_ENTRY, text.as_bytes()).map_err(failed)?;
         archive.into_inner().map_err(failed)
+    }
+
+    /// How far the build of a runtime is that a box has asked for, and for how long; none if there was none.
+    #[must_use]
+    pub fn stage(&self, runtime: &str) -> Option<(Stage, Duration)> {
+        self.on_demand.stage(runtime)
+    }
+
+    /// Has a runtime built, with the order for it, and waits for its image.
+    pub async fn have_built(&self, recipe: &Recipe, order: Order) -> Result<(), Refusal> {
+        self.on_demand.have_built(recipe, || Ok(self.build(order, self.context_of_runtime(&recipe.text)?))).await
     }
 
     /// Removes what builds of an earlier daemon have left. Their boxes are gone by now.
@@ -166,13 +183,14 @@ impl Builds {
         let options = Options { target: work.order.target.clone(), args: work.order.args.clone() };
         let plan = icebox_boxfile::plan(boxfile, context, work, &options)
             .map_err(|error| Failed { error, output: String::new() })?;
-        for warning in &plan.warnings {
+        for warning in work.order.notes.iter().chain(&plan.warnings) {
             work.report.send(&json!({"type": "note", "text": warning}));
         }
         let seconds = clock::unix_ms() / 1000;
         let created = clock::rfc3339(seconds, 0);
         let cache = work.order.cache;
-        let built = icebox_boxfile::build(&plan, context, work, Time { created: &created, seconds }, cache)?;
+        let mut built = icebox_boxfile::build(&plan, context, work, Time { created: &created, seconds }, cache)?;
+        built.config.config.labels.extend(work.order.labels.clone());
         let config = serde_json::to_vec(&built.config).map_err(|error| fail(told(&error)))?;
         let text = |error: icebox_rootfs::Error| fail(told(&error));
         let mut import = work.store.images.begin("a build", None).map_err(text)?;

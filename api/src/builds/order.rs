@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::boxes::Boxes;
 use crate::db::Account;
+use crate::domain::runtimes::{self, Recipe};
 use crate::domain::{BoxSize, NetworkPolicy};
 use crate::lifecycle::Lifecycle;
 use crate::runs::Runs;
@@ -41,8 +42,45 @@ pub struct Order {
     pub size: BoxSize,
     /// Longest time of one command.
     pub step_limit: Duration,
+    /// Labels that the image gets beside those of its Boxfile.
+    pub labels: BTreeMap<String, String>,
+    /// What the client is told before the first step.
+    pub notes: Vec<String>,
     /// True if commands reach the network through the daemon's own, by a forward proxy.
     pub host_proxy: bool,
+}
+
+impl Order {
+    /// A build of the last stage, without a name.
+    #[must_use]
+    pub fn new(account: Account, network_policy: NetworkPolicy, host_proxy: bool) -> Self {
+        Self {
+            account,
+            file: None,
+            tag: None,
+            target: None,
+            args: BTreeMap::new(),
+            cache: true,
+            network_policy,
+            size: BoxSize::default(),
+            step_limit: STEP_LIMIT_DEFAULT,
+            labels: BTreeMap::new(),
+            notes: Vec::new(),
+            host_proxy,
+        }
+    }
+
+    /// A build of a runtime, by the name that boxes find it by.
+    #[must_use]
+    pub fn of_runtime(recipe: &Recipe, account: Account, network_policy: NetworkPolicy, host_proxy: bool) -> Self {
+        Self {
+            file: Some(recipe.name.clone()),
+            tag: runtimes::image_name(&recipe.name).parse().ok(),
+            labels: BTreeMap::from([(runtimes::LABEL.to_owned(), recipe.digest())]),
+            notes: recipe.cost().into_iter().collect(),
+            ..Self::new(account, network_policy, host_proxy)
+        }
+    }
 }
 
 /// Tells the client how far a build is, in lines of JSON.

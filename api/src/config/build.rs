@@ -16,6 +16,19 @@ pub enum HostProxy {
     All,
 }
 
+/// Which runtimes a creation of a box has built when their images are missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnCreate {
+    /// None: the creation is refused, and says what the operator has to do.
+    Off,
+    /// Those that the base image cannot stand for.
+    #[default]
+    Needed,
+    /// `node` and `python` too, in place of what the base image has of them.
+    All,
+}
+
 /// The section `build`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +36,8 @@ pub struct Build {
     /// Which builds get a forward proxy (`http_proxy`) that connects from the daemon's own network. For machines on which the
     /// network of boxes leads nowhere, or to a proxy of the house only. Policy and closed networks hold there too.
     pub host_proxy: HostProxy,
+    /// Which runtimes are built when a box asks for them.
+    pub on_create: OnCreate,
     /// Hosts that this proxy reaches although they have an address in a closed network, such as mirrors of the house:
     /// names, or `*.suffix`.
     #[serde(deserialize_with = "patterns")]
@@ -49,7 +64,9 @@ mod tests {
         let build = read("host_proxy = \"all\"\nprivate_hosts = [\"*.corp.example\"]").expect("good");
         assert_eq!((build.host_proxy, build.private_hosts.len()), (HostProxy::All, 1));
         assert_eq!(read("").expect("empty").host_proxy, HostProxy::Runtimes);
-        for bad in ["host_proxy = true", "private_hosts = [\"10.0.0.1\"]", "colour = 1"] {
+        assert_eq!(read("").expect("empty").on_create, OnCreate::Needed);
+        assert_eq!(read("on_create = \"all\"").expect("good").on_create, OnCreate::All);
+        for bad in ["on_create = \"never\"", "host_proxy = true", "private_hosts = [\"10.0.0.1\"]", "colour = 1"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

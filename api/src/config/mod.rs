@@ -4,6 +4,8 @@
 
 mod build;
 mod public_urls;
+mod registry;
+mod runtimes;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -17,8 +19,10 @@ use serde::Deserialize;
 use crate::error::{Cause, Error};
 use icebox_net::config::NetworkConfig;
 
-pub use build::{Build, HostProxy};
+pub use build::{Build, HostProxy, OnCreate};
 pub use public_urls::PublicUrls;
+pub use registry::Registry;
+pub use runtimes::{BoxfilePath, Runtime};
 pub use storage::{PoolMode, Storage, WhenFull};
 
 /// Read when no `--config` is given and the file exists.
@@ -99,10 +103,12 @@ pub struct Config {
     pub public_urls: PublicUrls,
     /// What the disks of boxes lie on.
     pub storage: Storage,
-    /// Runtimes of boxes by name: the image, as `icebox image ls` shows it.
-    pub runtimes: BTreeMap<String, String>,
+    /// Runtimes of boxes by name: the image, as `icebox image ls` shows it, or a Boxfile.
+    pub runtimes: BTreeMap<String, Runtime>,
     /// Builds of images.
     pub build: Build,
+    /// Registries of images.
+    pub registry: Registry,
 }
 
 impl Default for Config {
@@ -139,6 +145,7 @@ impl Default for Config {
             storage: Storage::default(),
             runtimes: BTreeMap::new(),
             build: Build::default(),
+            registry: Registry::default(),
         }
     }
 }
@@ -217,8 +224,15 @@ impl Config {
         if let Err((key, expected)) = self.limits.check().and_then(|()| self.network.check()) {
             return wrong(key, expected);
         }
-        if let Err((key, expected)) = self.public_urls.check().and_then(|()| self.storage.check()) {
+        let sections =
+            self.public_urls.check().and_then(|()| self.storage.check()).and_then(|()| self.registry.check());
+        if let Err((key, expected)) = sections {
             return wrong(key, expected);
+        }
+        for (name, runtime) in &self.runtimes {
+            if let Err(expected) = runtime.check(name) {
+                return wrong(&format!("runtimes.{name}"), expected);
+            }
         }
         if !self.data_dir.is_absolute() {
             return wrong("data_dir", "must be an absolute path");
@@ -323,6 +337,8 @@ mod tests {
             "[limits]\nio_write_bytes_per_second = 1",
             "[limits]\nio_reads_per_second = 0",
             "cgroup_parent = \"a/../b\"",
+            "[runtimes]\nmine = { boxfile = \"Boxfile\" }",
+            "[runtimes]\nMine = { boxfile = \"/Boxfile\" }",
         ] {
             assert!(Config::parse(text, "x").expect("readable").check().is_err(), "{text}");
         }

@@ -65,7 +65,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     for shortfall in icebox_shim::launch::shortfalls() {
         tracing::warn!("{shortfall}");
     }
-    let runs = Runs::new(&config, db.clone(), events.clone());
+    let runs = Runs::new(&config, boxes.clone(), db.clone(), events.clone());
     let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());
     manager::while_starting(&lifecycle, lifecycle.reconcile()).await?;
     tokio::spawn(boxes.clone().watch());
@@ -73,6 +73,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(lifecycle.clone().heed_network());
     tokio::spawn(lifecycle.clone().heed_space());
     tokio::spawn(boxes.clone().prune());
+    tokio::spawn(boxes.clone().keep_schedules());
     let warming = boxes.clone();
     tokio::spawn(async move { warming.warm_up().await });
 
@@ -96,7 +97,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     let stopping = CancellationToken::new();
     let commit_failure = db.commit_failure();
     let parts = AppParts {
-        images: Images::new(boxes.clone()),
+        images: Images::new(boxes.clone(), &config),
         lifecycle,
         boxes: boxes.clone(),
         builds,

@@ -202,6 +202,8 @@ impl Db {
             connection.execute("DELETE FROM logs WHERE box_id = ?1", [&box_id])?;
             connection.execute("DELETE FROM box_secrets WHERE box_id = ?1", [&box_id])?;
             connection.execute("DELETE FROM public_urls WHERE box_id = ?1", [&box_id])?;
+            connection.execute("DELETE FROM undo_points WHERE box_id = ?1", [&box_id])?;
+            connection.execute("DELETE FROM snapshot_schedules WHERE box_id = ?1", [&box_id])?;
             rest_uid_range(connection, uid_base, now)
         })
         .await

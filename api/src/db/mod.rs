@@ -15,9 +15,11 @@ mod public_urls;
 mod roots;
 mod runs;
 mod samples;
+mod schedules;
 mod schema;
 mod snapshots;
 mod space;
+mod undo;
 mod volumes;
 mod writer;
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Cause, Error};
 
 /// One step per version; a step that has been released is never changed.
-const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
+const MIGRATIONS: [&str; 8] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7, VERSION_8];
 
 const VERSION_1: &str = "
 CREATE TABLE accounts (
@@ -177,6 +177,36 @@ CREATE TABLE volumes (
   stored_byte_ms TEXT NOT NULL DEFAULT '0'
 ) STRICT;
 CREATE UNIQUE INDEX volumes_name ON volumes (account_id, name) WHERE state <> 'deleted';
+";
+
+/// Disks of boxes before their last commands.
+const VERSION_7: &str = "
+CREATE TABLE undo_points (
+  id         TEXT PRIMARY KEY,
+  box_id     TEXT NOT NULL REFERENCES boxes(id),
+  command    TEXT NOT NULL,
+  taken_ms   INTEGER NOT NULL,
+  size_bytes INTEGER NOT NULL,
+  inode      INTEGER NOT NULL,
+  length     INTEGER NOT NULL,
+  changed_s  INTEGER NOT NULL,
+  changed_ns INTEGER NOT NULL,
+  signature  BLOB NOT NULL
+) STRICT;
+CREATE INDEX undo_points_box ON undo_points (box_id);
+";
+
+/// Automatic snapshots.
+const VERSION_8: &str = "
+CREATE TABLE snapshot_schedules (
+  box_id TEXT PRIMARY KEY REFERENCES boxes(id),
+  hourly INTEGER NOT NULL,
+  daily  INTEGER NOT NULL,
+  weekly INTEGER NOT NULL,
+  due_ms INTEGER NOT NULL,
+  mark   TEXT,
+  error  TEXT
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the schema up to date. A database of a newer version is refused.

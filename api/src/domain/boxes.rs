@@ -90,6 +90,9 @@ pub struct BoxSettings {
     /// The owner's request to keep it awake, perhaps over by now: see [`BoxSettings::kept`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// Its disk is copied before each command, so that the command can be taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
     /// The box that it was forked from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
@@ -101,6 +104,46 @@ pub struct BoxSettings {
     pub build: bool,
     /// Network policy. A record from before boxes had a network has none: the box may reach nothing.
     pub network_policy: Option<NetworkPolicy>,
+}
+
+/// How far a box can be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    /// Commands that can be taken back one after the other.
+    pub steps: u32,
+    /// Age up to which a command can be taken back.
+    pub max_age_seconds: u64,
+}
+
+/// The disk of a box before a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndoPoint {
+    /// Id.
+    pub id: String,
+    /// The command that came after it.
+    pub command: String,
+    /// Unix milliseconds.
+    pub taken_ms: i64,
+    /// Bytes that it occupies.
+    pub size_bytes: u64,
+    /// Inode of its file.
+    pub inode: u64,
+    /// Bytes of its file.
+    pub length: u64,
+    /// Change time of its file: seconds, nanoseconds.
+    pub changed: (i64, i64),
+    /// Signature of [`UndoPoint::signed_text`].
+    pub signature: Vec<u8>,
+}
+
+impl UndoPoint {
+    /// All that the use of a point depends on.
+    #[must_use]
+    pub fn signed_text(&self, box_id: &str) -> Vec<u8> {
+        let facts = (box_id, &self.id, &self.command, self.taken_ms, self.inode, self.length, self.changed);
+        // Strings and integers can always be written as JSON.
+        serde_json::to_vec(&facts).unwrap_or_default()
+    }
 }
 
 /// A request to keep a box awake.

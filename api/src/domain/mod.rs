@@ -12,15 +12,20 @@ mod logs;
 mod policy;
 mod runs;
 pub mod runtimes;
+mod schedules;
 mod size;
 mod snapshots;
 mod volumes;
 
-pub use boxes::{BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation};
+pub use boxes::{
+    BoxRecord, BoxSettings, BoxState, BoxStatus, DeletedBox, GitIdentity, Incarnation, Keep, Reservation, Undo,
+    UndoPoint,
+};
 pub use language::{Code, Language};
 pub use logs::{LogEntry, LogLevel, LogSource};
 pub use policy::NetworkPolicy;
 pub use runs::RunState;
+pub use schedules::{KeepRules, Schedule};
 pub use size::BoxSize;
 pub use snapshots::{Snapshot, SnapshotStatus};
 pub use volumes::{Stored, VOLUMES_PER_BOX_MAX, Volume, VolumeRequest, VolumeState, VolumeUse, check_volumes};

@@ -43,7 +43,7 @@ pub struct Snapshot {
     pub box_id: String,
     /// The name given by its owner.
     pub name: String,
-    /// The reason why it was taken: `manual`.
+    /// The reason why it was taken: `manual` or `scheduled`.
     pub kind: String,
     /// Status.
     pub status: SnapshotStatus,

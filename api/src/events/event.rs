@@ -84,6 +84,13 @@ pub enum Fact {
         /// Time for which the processes of the box stood still.
         stood: Duration,
     },
+    /// Its last command was taken back: its disk is what it was before, and it has started again.
+    Undone {
+        /// The command on one line.
+        command: String,
+        /// Unix milliseconds of the disk.
+        taken_ms: i64,
+    },
     /// The init command was started.
     InitCommandStarted,
     /// A message for the owner.
@@ -163,7 +170,7 @@ pub struct RunEnd {
 }
 
 /// The names of all kinds of events.
-pub const KINDS: [&str; 19] = [
+pub const KINDS: [&str; 20] = [
     "box.created",
     "box.started",
     "box.frozen",
@@ -175,6 +182,7 @@ pub const KINDS: [&str; 19] = [
     "box.released",
     "box.out_of_memory",
     "box.snapshotted",
+    "box.undone",
     "box.init_command_started",
     "box.warning",
     "run.started",
@@ -214,6 +222,7 @@ impl Fact {
             Self::Released => "box.released",
             Self::OutOfMemory { .. } => "box.out_of_memory",
             Self::Snapshotted { .. } => "box.snapshotted",
+            Self::Undone { .. } => "box.undone",
             Self::InitCommandStarted => "box.init_command_started",
             Self::Warning { .. } => "box.warning",
             Self::RunStarted { .. } => "run.started",

@@ -44,6 +44,7 @@ impl Event {
                 "snapshot '{name}' taken; its processes stood still for {:.1} ms",
                 stood.as_secs_f64() * 1e3
             )),
+            Fact::Undone { command, .. } => info(format!("taken back: {command}")),
             Fact::InitCommandStarted => info("init command started".to_owned()),
             Fact::Warning { text } | Fact::Denied { text } => warn(text.clone()),
             Fact::RunEnded(end) => vec![run_line(end)],

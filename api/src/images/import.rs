@@ -4,16 +4,15 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use icebox_rootfs::images::{ArchiveKind, Image, Images as Store, Progress};
+use icebox_rootfs::images::{ArchiveKind, Image, Images as Store};
 use icebox_rootfs::oci::Reference;
 use tokio::sync::mpsc;
 
+use super::report::{REPORTS_MAX, Report};
 use super::service::Images;
 use crate::boxes::Boxes;
 use crate::refusal::Refusal;
 
-/// Reports on their way to a client. What does not fit is dropped, but for the last one.
-const REPORTS_MAX: usize = 64;
 /// Sources that debootstrap fills, by their suites.
 const DEBOOTSTRAP: &str = "debootstrap:";
 
@@ -24,19 +23,6 @@ pub enum Source {
     Named(String),
     /// An archive that a client has sent, and the name that the client gave it.
     Archive(File, String),
-}
-
-/// A step of getting an image.
-#[derive(Debug)]
-pub enum Report {
-    /// A part of the work, for people.
-    Work(String),
-    /// A layer.
-    Layer(Progress),
-    /// An image is there.
-    Image(Box<Image>),
-    /// The work has ended.
-    Ended(Result<(), Refusal>),
 }
 
 impl Images {

@@ -4,7 +4,10 @@
 //! `boxes`. Leaves out: HTTP, and who may do what.
 
 mod import;
+mod report;
 mod service;
+mod transfer;
 
-pub use import::{Report, Source};
+pub use import::Source;
+pub use report::Report;
 pub use service::{Images, Listed};

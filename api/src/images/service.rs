@@ -4,22 +4,28 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use icebox_registry::Settings;
 use icebox_rootfs::images::{Image, Images as Store, Pruned};
 use icebox_rootfs::oci::Reference;
 use tokio::sync::Semaphore;
 
 use crate::boxes::Boxes;
+use crate::config::Config;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
 
 /// Imports and exports at once: each keeps two processors busy.
 const AT_ONCE_MAX: usize = 2;
+/// Pulls and pushes at once: they wait for the network most of the time.
+const TRANSFERS_MAX: usize = 4;
 
 /// The images of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Images {
     pub(super) boxes: Boxes,
-    pub(super) room: Arc<Semaphore>,
+    pub(super) registry: Arc<Settings>,
+    room: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
 }
 
 /// An image and the number of this daemon's boxes that use it.
@@ -34,8 +40,14 @@ pub struct Listed {
 impl Images {
     /// The images below these boxes.
     #[must_use]
-    pub fn new(boxes: Boxes) -> Self {
-        Self { boxes, room: Arc::new(Semaphore::new(AT_ONCE_MAX)) }
+    pub fn new(boxes: Boxes, config: &Config) -> Self {
+        let room = |at_once| Arc::new(Semaphore::new(at_once));
+        Self {
+            boxes,
+            registry: Arc::new(config.registry.settings()),
+            room: room(AT_ONCE_MAX),
+            transfers: room(TRANSFERS_MAX),
+        }
     }
 
     /// All images, by age.
@@ -96,6 +108,10 @@ impl Images {
     pub(super) async fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    pub(super) async fn transfer_room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.transfers).acquire_owned().await.ok()
     }
 
     /// Works with the store in a thread of its own.

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use icebox_rootfs::Check;
+use icebox_rootfs::{Check, Replacement};
 use tokio::task::JoinSet;
 
 use super::Lifecycle;
-use crate::boxes::{Entry, NewBox, Origin, Phase, to_the_end};
+use crate::boxes::{Entry, NewBox, Origin, to_the_end};
 use crate::db::Account;
 use crate::domain::BoxSettings;
 use crate::error::{Cause, Error};
@@ -35,6 +35,7 @@ impl Lifecycle {
                 name: None,
                 settings: BoxSettings {
                     keep: None,
+                    undo: None,
                     forked_from: Some(entry.id.clone()),
                     volumes: Vec::new(),
                     ..entry.settings()
@@ -93,22 +94,25 @@ impl Lifecycle {
             let (copy, _) = lifecycle.boxes.copy_disk(&fork).await?;
             // Flushed while the origin runs on; from here on only a rename is left to do.
             let copy = lifecycle.boxes.prepare_replacement(&origin, copy).await?;
-            {
-                let _life = origin.lock_life().await;
-                let view = origin.view();
-                if view.phase == Phase::Deleting || view.damaged {
-                    return Err(gone());
-                }
-                lifecycle.boxes.clean_up_dead(&origin, StopCause::Restart).await;
-                runs::fail_orphans(&lifecycle.runs, &origin).await?;
-                lifecycle.boxes.replace_disk(&origin, copy).await?;
-                lifecycle.boxes.start_again(&origin, Check::IfMarked).await?;
-                lifecycle.run_init_command(&origin).await;
-            }
+            lifecycle.start_on(&origin, copy).await?;
+            // They are of the disk that is gone.
+            lifecycle.boxes.forget_points(&origin).await;
             tracing::info!(box_id = origin.id, fork = fork.id, "a fork has been promoted");
             lifecycle.boxes.delete(&fork).await?;
             Ok(origin)
         })
         .await
+    }
+
+    /// Ends all processes of a box, puts another disk in the place of its own, and starts it again.
+    pub(super) async fn start_on(&self, entry: &Arc<Entry>, disk: Replacement) -> Result<(), Refusal> {
+        let _life = entry.lock_life().await;
+        entry.usable_view()?;
+        self.boxes.clean_up_dead(entry, StopCause::Restart).await;
+        runs::fail_orphans(&self.runs, entry).await?;
+        self.boxes.replace_disk(entry, disk).await?;
+        self.boxes.start_again(entry, Check::IfMarked).await?;
+        self.run_init_command(entry).await;
+        Ok(())
     }
 }

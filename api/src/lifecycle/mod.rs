@@ -9,11 +9,13 @@ mod agent;
 mod create;
 mod diff;
 mod fork;
+mod import;
 mod packets;
 mod provision;
 mod reconcile;
 mod restart;
 mod space;
+mod undo;
 mod wake;
 
 use std::sync::Arc;

@@ -61,6 +61,8 @@ impl Lifecycle {
             tracing::warn!(reason = refusal.chain(), "boxes of an earlier version have no base image yet");
         }
         self.boxes.know_images().await;
+        // Before the deletion of a box goes on, which removes them.
+        self.boxes.settle_undo_points().await?;
         self.settle_all().await;
         self.boxes.end_builds().await;
         self.boxes.sweep_network().await;

@@ -46,6 +46,9 @@ pub enum Started {
 /// Starts a command in a box that is awake.
 pub async fn start(runs: &Runs, awake: &Awake, command: &Command) -> Result<Started, Refusal> {
     let entry = &awake.entry;
+    if !command.hidden && entry.has_undo() {
+        runs.boxes().take_undo_point(entry, &one_line(&command.prompt)).await?;
+    }
     let handle = entry.handle();
     let number = entry.runs.next_number();
     let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();

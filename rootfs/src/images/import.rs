@@ -123,26 +123,37 @@ impl Import {
         self.temp.path()
     }
 
+    /// Whether the store has the layer with this diff id. If so, it stays until the import has ended.
+    pub fn count_on(&mut self, diff_id: &str) -> Result<bool> {
+        self.counted(diff_id).map(|facts| facts.is_some())
+    }
+
     /// Takes the stored layer with this diff id as the next one, if there is one. It stays until the import has ended.
     pub fn stored_layer(&mut self, diff_id: &str, blob: Option<BlobFacts>) -> Result<bool> {
-        if !is_image_id(diff_id) {
-            return Err(self.refuse(&format!("the diff id '{}' is not SHA-256", diff_id.escape_default())));
-        }
         let facts = match self.layers.iter().find(|layer| layer.facts.diff_id == diff_id) {
             Some(layer) => layer.facts.clone(),
-            None => {
-                let _lock = self.images.lock()?;
-                let Some(facts) = self.images.layer(diff_id)? else { return Ok(false) };
-                self.counted_on.insert(diff_id.to_owned());
-                let path = self.temp.path().join(COUNTED_ON);
-                fs::write(&path, facts::json(&path, &self.counted_on)?).at(Step::StoreImage, &path)?;
-                facts
-            }
+            None => match self.counted(diff_id)? {
+                Some(facts) => facts,
+                None => return Ok(false),
+            },
         };
         self.push(facts, blob)?;
         let layer = self.layers.len();
         self.tell(Progress { layer, layers: self.layers_total, done: 0, total: None, known: true });
         Ok(true)
+    }
+
+    fn counted(&mut self, diff_id: &str) -> Result<Option<LayerFacts>> {
+        if !is_image_id(diff_id) {
+            return Err(self.refuse(&format!("the diff id '{}' is not SHA-256", diff_id.escape_default())));
+        }
+        let _lock = self.images.lock()?;
+        let Some(facts) = self.images.layer(diff_id)? else { return Ok(None) };
+        if self.counted_on.insert(diff_id.to_owned()) {
+            let path = self.temp.path().join(COUNTED_ON);
+            fs::write(&path, facts::json(&path, &self.counted_on)?).at(Step::StoreImage, &path)?;
+        }
+        Ok(Some(facts))
     }
 
     /// Unpacks the next layer from its blob. Both digests are computed while the bytes pass.

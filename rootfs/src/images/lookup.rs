@@ -37,7 +37,7 @@ impl Images {
     pub fn find(&self, text: &str) -> Result<Image> {
         let missing = || {
             let why =
-                "there is no such image here; see `icebox image ls`, or get it with `icebox image import`".to_owned();
+                "there is no such image here; see `icebox image ls`, or get it with `icebox image pull` or `icebox image import`".to_owned();
             Error::new(Step::FindImage, text.escape_default().to_string(), Cause::NotFound(why))
         };
         if let Some(image) = self.by_id(text)? {

@@ -43,9 +43,15 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Why an index has no manifest for a platform.
+/// Why a document of an image cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsuitable(String);
+
+impl From<Unsuitable> for Fault {
+    fn from(why: Unsuitable) -> Self {
+        Self::refused(why.0)
+    }
+}
 
 impl fmt::Display for Unsuitable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +98,7 @@ pub(crate) fn images(files: &dyn Files) -> Result<Vec<Found>, Fault> {
     // Without names, the entries are one image for several platforms.
     let named = index.manifests().iter().any(|entry| name_of(entry).is_some());
     if !named && index.manifests().len() > 1 {
-        let entry = choose_manifest(&index, &platform).map_err(|why| Fault::refused(why.to_string()))?;
+        let entry = choose_manifest(&index, &platform)?;
         found.push(image(files, entry, &platform)?);
         return Ok(found);
     }
@@ -127,7 +133,7 @@ fn image(files: &dyn Files, entry: &Descriptor, platform: &Platform) -> Result<F
         let bytes = document(files, &entry)?;
         if kind(entry.media_type()) == Kind::Index {
             let index: ImageIndex = parse("an index", &bytes)?;
-            entry = choose_manifest(&index, platform).map_err(|why| Fault::refused(why.to_string()))?.clone();
+            entry = choose_manifest(&index, platform)?.clone();
             continue;
         }
         let manifest: ImageManifest = parse("a manifest", &bytes)?;
@@ -146,19 +152,19 @@ fn image(files: &dyn Files, entry: &Descriptor, platform: &Platform) -> Result<F
 }
 
 /// Configuration and layers of a manifest that describes an image of a root file system.
-pub(crate) fn parts_of(manifest: &ImageManifest) -> Result<(&Descriptor, &[Descriptor]), Fault> {
+///
+/// # Errors
+/// It describes something else, or has digests that this crate can't compute.
+pub fn parts_of(manifest: &ImageManifest) -> Result<(&Descriptor, &[Descriptor]), Unsuitable> {
     let config = manifest.config();
     if kind(config.media_type()) != Kind::Config {
-        return Err(Fault::refused(format!(
-            "it is no image of a root file system: its config is {}",
-            config.media_type()
-        )));
+        return Err(Unsuitable(format!("it is no image of a root file system: its config is {}", config.media_type())));
     }
     if let Some(odd) = manifest.layers().iter().find(|layer| kind(layer.media_type()) != Kind::Layer) {
-        return Err(Fault::refused(format!("it has a layer of the type {}", odd.media_type())));
+        return Err(Unsuitable(format!("it has a layer of the type {}", odd.media_type())));
     }
     if let Some(odd) = manifest.layers().iter().map(Descriptor::digest).find(|digest| !known_digest(digest)) {
-        return Err(Fault::refused(format!("the digest {odd} is not SHA-256")));
+        return Err(Unsuitable(format!("the digest {odd} is not SHA-256")));
     }
     Ok((config, manifest.layers()))
 }
@@ -173,15 +179,18 @@ fn document(files: &dyn Files, descriptor: &Descriptor) -> Result<Vec<u8>, Fault
 }
 
 /// Compares a document with its descriptor.
-pub(crate) fn check_document(descriptor: &Descriptor, bytes: &[u8]) -> Result<(), Fault> {
+///
+/// # Errors
+/// It is another one.
+pub fn check_document(descriptor: &Descriptor, bytes: &[u8]) -> Result<(), Unsuitable> {
     let digest = descriptor.digest();
     if !known_digest(digest) {
-        return Err(Fault::refused(format!("the digest {digest} is not SHA-256")));
+        return Err(Unsuitable(format!("the digest {digest} is not SHA-256")));
     }
     let found = hex(&Sha256::digest(bytes));
     if found != digest.digest() || bytes.len() as u64 != descriptor.size() {
         let (size, claimed) = (bytes.len(), descriptor.size());
-        return Err(Fault::refused(format!(
+        return Err(Unsuitable(format!(
             "the blob {digest} of {claimed} bytes is not what it claims: it is sha256:{found} of {size} bytes"
         )));
     }

@@ -6,7 +6,7 @@ pub(crate) mod layout;
 pub mod media;
 mod reference;
 
-pub use layout::{Platform, Unsuitable, choose_manifest};
+pub use layout::{Platform, Unsuitable, check_document, choose_manifest, parts_of};
 pub use reference::Reference;
 pub(crate) use reference::known_digest;
 

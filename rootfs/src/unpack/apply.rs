@@ -60,18 +60,8 @@ pub(crate) struct Unpacked {
 }
 
 pub(super) fn apply(pieces: Pieces, root: &Path, log: Option<File>, limits: Limits) -> Result<Unpacked, Fault> {
-    let logged = log.is_some();
+    let mut layer = Layer::new(root, limits, log.is_some())?;
     let mut frames = Frames::new(pieces, limits, log.map(SplitLog::new));
-    let mut layer = Layer {
-        place: Place::open(root)?,
-        limits,
-        facts: Unpacked { logged, ..Unpacked::default() },
-        dir_times: BTreeMap::new(),
-        dir_bytes: 0,
-        dropped: 0,
-        unchecked: SPACE_STEP_BYTES,
-        buffer: vec![0; BUFFER_BYTES],
-    };
     let done = layer.entries(&mut frames);
     let (mut pieces, log) = frames.into_parts();
     // A failure of the other thread is the cause of one here.
@@ -87,7 +77,7 @@ pub(super) fn apply(pieces: Pieces, root: &Path, log: Option<File>, limits: Limi
     layer.finish()
 }
 
-struct Layer {
+pub(super) struct Layer {
     place: Place,
     limits: Limits,
     facts: Unpacked,
@@ -102,15 +92,33 @@ struct Layer {
 }
 
 impl Layer {
+    pub(super) fn new(root: &Path, limits: Limits, logged: bool) -> Result<Self, Fault> {
+        Ok(Self {
+            place: Place::open(root)?,
+            limits,
+            facts: Unpacked { logged, ..Unpacked::default() },
+            dir_times: BTreeMap::new(),
+            dir_bytes: 0,
+            dropped: 0,
+            unchecked: SPACE_STEP_BYTES,
+            buffer: vec![0; BUFFER_BYTES],
+        })
+    }
+
     fn entries(&mut self, frames: &mut Frames<Pieces>) -> Result<(), Fault> {
         while let Some(entry) = frames.next()? {
-            self.facts.entries += 1;
-            if self.facts.entries > self.limits.entries {
-                refuse!("the archive has more than {} entries", self.limits.entries);
-            }
-            self.entry(&entry, frames).map_err(|fault| fault.in_entry(&entry.path))?;
+            self.take(&entry, frames)?;
         }
         Ok(())
+    }
+
+    /// Makes what an entry says.
+    pub(super) fn take(&mut self, entry: &Entry, frames: &mut Frames<Pieces>) -> Result<(), Fault> {
+        self.facts.entries += 1;
+        if self.facts.entries > self.limits.entries {
+            refuse!("the archive has more than {} entries", self.limits.entries);
+        }
+        self.entry(entry, frames).map_err(|fault| fault.in_entry(&entry.path))
     }
 
     fn entry(&mut self, entry: &Entry, frames: &mut Frames<Pieces>) -> Result<(), Fault> {
@@ -410,7 +418,8 @@ impl Layer {
         }
     }
 
-    fn finish(mut self) -> Result<Unpacked, Fault> {
+    /// Sets the times of directories, after the last entry.
+    pub(super) fn finish(mut self) -> Result<Unpacked, Fault> {
         // The deepest first: setting a time changes no other one.
         for (path, time) in std::mem::take(&mut self.dir_times).iter().rev() {
             let path = if path.is_empty() { b".".as_slice() } else { path };

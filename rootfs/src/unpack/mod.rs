@@ -7,6 +7,7 @@
 //! Leaves out: names of layers, durability, and what a layer lies upon.
 
 mod apply;
+mod boxed;
 mod fault;
 mod frames;
 mod limits;
@@ -17,6 +18,7 @@ pub(crate) mod split;
 mod stream;
 
 pub(crate) use apply::Unpacked;
+pub(crate) use boxed::unpack_box;
 pub(crate) use fault::{Fault, Reason};
 pub(crate) use frames::Kind;
 pub use limits::Limits;
@@ -73,5 +75,7 @@ pub(crate) fn list(
 
 /// Attributes that unpacking keeps.
 pub(crate) use apply::is_kept as keeps_xattr;
+/// Most parts of a sparse file.
+pub(crate) use pax::SEGMENTS_MAX as SPARSE_PARTS_MAX;
 /// Decompression without unpacking.
 pub(crate) use stream::{inflate, is_compressed};

@@ -3,7 +3,7 @@
 use super::fault::{Fault, refuse};
 
 /// Most segments of a sparse file.
-pub(super) const SEGMENTS_MAX: usize = 1 << 16;
+pub(crate) const SEGMENTS_MAX: usize = 1 << 16;
 /// Extended attributes of one entry, and their total size. Linux has 64 KiB per attribute.
 const XATTRS_MAX: usize = 256;
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";

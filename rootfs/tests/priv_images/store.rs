@@ -180,6 +180,58 @@ fn priv_archives_of_both_kinds_are_read() {
     assert!(chain(&empty.expect_err("nothing")).contains("it is empty"));
 }
 
+/// What `docker save` writes since Docker 25: an OCI layout, and beside it the lists of old, whose paths lead to the same blobs.
+/// The archive is written here, after `image/tarexport/save.go` of moby; no Docker engine runs where the tests do.
+#[test]
+fn priv_the_archive_of_a_docker_of_today_is_one_image() {
+    let (_dir, images) = store();
+    let layers = [layer("a"), layer("b")];
+    let config = config(&layers, "saved");
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", sha(bytes));
+    let described = |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": format!("sha256:{}", sha(bytes)), "size": bytes.len()});
+    let layer_type = "application/vnd.oci.image.layer.v1.tar";
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": described("application/vnd.oci.image.config.v1+json", &config),
+        "layers": layers.iter().map(|layer| described(layer_type, layer)).collect::<Vec<_>>(),
+    }))
+    .expect("JSON");
+    let mut entry = described("application/vnd.oci.image.manifest.v1+json", &manifest);
+    entry["annotations"] =
+        json!({"io.containerd.image.name": "docker.io/library/app:1", "org.opencontainers.image.ref.name": "1"});
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]});
+    let sources: serde_json::Map<String, Value> =
+        layers.iter().map(|layer| (format!("sha256:{}", sha(layer)), described(layer_type, layer))).collect();
+    let list = json!([{
+        "Config": blob(&config), "RepoTags": ["app:1"], "Layers": layers.iter().map(|layer| blob(layer)).collect::<Vec<_>>(),
+        "LayerSources": sources,
+    }]);
+    let of_old = br#"{"id":"x","created":"1970-01-01T00:00:00Z"}"#;
+    let repositories = json!({"app": {"1": sha(&layers[1])}});
+    let json = |value: &Value| serde_json::to_vec(value).expect("JSON");
+    let archive = Tar::new()
+        .dir("blobs/")
+        .dir("blobs/sha256/")
+        .file(&blob(&layers[0]), &layers[0])
+        .file(&blob(&layers[1]), &layers[1])
+        .file(&blob(&config), &config)
+        .file(&blob(of_old), of_old)
+        .file(&blob(&manifest), &manifest)
+        .file("index.json", &json(&index))
+        .file("manifest.json", &json(&list))
+        .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+        .file("repositories", &json(&repositories))
+        .end();
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(&archive).expect("written");
+    let found = images.import_archive(file, "saved.tar", ArchiveKind::Any, None, None).expect("imported");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].id, format!("sha256:{}", sha(&config)));
+    assert_eq!(found[0].names, ["docker.io/library/app:1"]);
+    assert_eq!(found[0].diff_ids.len(), 2);
+}
+
 #[test]
 fn priv_broken_layouts_leave_nothing() {
     let (dir, images) = store();

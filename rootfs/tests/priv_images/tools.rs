@@ -191,4 +191,36 @@ fn priv_images_of_buildah_and_podman_are_read() {
         assert_eq!(saved.names, ["localhost/made-here:1"], "{form}");
         assert_eq!(merged(&images, &saved, &dir.path().join("merged")), tree, "{form}");
     }
+
+    // A container of podman's, with a file more and one less.
+    let podman = |args: &[&str]| {
+        let mut command = Command::new("podman");
+        roots(&mut command);
+        run(command.args(args))
+    };
+    let container = podman(&["create", "localhost/made-here:1", "/bin/sh"]);
+    let mounted = podman(&["mount", &container]);
+    fs::write(Path::new(&mounted).join("etc/added"), "by podman").expect("a file");
+    fs::remove_file(Path::new(&mounted).join("etc/owned")).expect("removed");
+    podman(&["umount", &container]);
+    podman(&["commit", "-q", "--change", "ENV FROM=podman", &container, "committed:1"]);
+    let archive = dir.path().join("committed.tar");
+    podman(&[
+        "save",
+        "-q",
+        "--format",
+        "docker-archive",
+        "-o",
+        archive.to_str().expect("a path"),
+        "localhost/committed:1",
+    ]);
+    let committed = import(&images, &archive);
+    assert_eq!(
+        (committed.names.as_slice(), committed.diff_ids.len()),
+        (["localhost/committed:1".to_owned()].as_slice(), 2)
+    );
+    assert!(committed.env().expect("variables").contains(&("FROM".to_owned(), "podman".to_owned())));
+    let changed = merged(&images, &committed, &dir.path().join("merged"));
+    assert!(changed.contains_key("etc/added") && !changed.contains_key("etc/owned"), "{changed:?}");
+    assert_eq!(changed["bin/busybox"], tree["bin/busybox"]);
 }

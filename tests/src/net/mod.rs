@@ -12,6 +12,7 @@ pub mod capture;
 pub mod dns;
 pub mod http;
 pub mod links;
+pub mod outside;
 pub mod pki;
 pub mod plain;
 pub mod sink;

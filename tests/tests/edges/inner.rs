@@ -6,7 +6,7 @@ use super::imports::Crate;
 use super::{sources, workspace};
 
 /// Crates whose files must not need each other in a circle.
-const CRATES: [&str; 7] = ["runtime", "rootfs", "shim", "api", "api/net", "api/cli", "xtask"];
+const CRATES: [&str; 8] = ["runtime", "rootfs", "rootfs/registry", "shim", "api", "api/net", "api/cli", "xtask"];
 
 /// The modules of `icebox-api`, from the top down, and those that each may name. A request goes down this list:
 /// `http → lifecycle → runs → boxes → db, ledger → events → domain`. What is not drawn is forbidden.
@@ -54,7 +54,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("builds", &["boxes", "clock", "config", "db", "domain", "error", "lifecycle", "refusal", "runs"]),
     ("lifecycle", &["boxes", "config", "db", "domain", "error", "events", "ids", "refusal", "runs"]),
     ("files", &["boxes", "refusal", "runs"]),
-    ("images", &["boxes", "error", "refusal"]),
+    ("images", &["boxes", "config", "error", "refusal"]),
     ("runs", &["boxes", "clock", "config", "db", "domain", "error", "events", "ids", "refusal", "text"]),
     ("boxes", &["clock", "config", "db", "domain", "error", "events", "ids", "ledger", "metrics", "refusal"]),
     ("metrics", &["events"]),

@@ -11,7 +11,7 @@ use crate::vm::Flavour;
 pub(super) const GUEST_PREFIX: &str = "guest_";
 
 /// Tests that run here only: binary, the beginning of their names (empty: all), and why.
-const HOST_ONLY: [(&str, &str, &str); 21] = [
+const HOST_ONLY: [(&str, &str, &str); 24] = [
     ("edges", "", "reads the workspace, which is the same everywhere and isn't carried along"),
     // The guest's processor is software. What these count or fill takes long there, and is not the kernel's.
     (
@@ -82,6 +82,21 @@ const HOST_ONLY: [(&str, &str, &str); 21] = [
         "priv_images",
         "priv_images_of_buildah",
         "buildah and podman are not in the guest; archives are read there by the others",
+    ),
+    (
+        "registry",
+        "",
+        "docker-registry, skopeo and podman are not in the guest; priv_registry speaks to servers of its own in both worlds",
+    ),
+    (
+        "runtime_node",
+        "",
+        "packages come by the machine's own network, which the guest has not; runtimes builds and serves in both worlds",
+    ),
+    (
+        "runtimes",
+        "a_build_uses_the_daemons_network",
+        "it asks for localhost by name, and the guest has no /etc/hosts; the proxy has unit tests of its own",
     ),
     ("limits", "a_memory_hog", "minutes to fill four gigabytes; guest_limits does it in 192 MiB"),
 ];

@@ -135,7 +135,7 @@ impl Server {
                 icebox_net::secret::SealingKey::load_or_create(&data_dir.path().join("key")).expect("a key"),
             ),
         });
-        let runs = Runs::new(&config, db.clone(), events.clone());
+        let runs = Runs::new(&config, boxes.clone(), db.clone(), events.clone());
         let lifecycle = Lifecycle::new(boxes.clone(), runs.clone(), db.clone(), events.clone());
         let builds = Builds::new(&config, boxes.clone(), lifecycle.clone(), runs.clone());
         let urls = Urls::new(
@@ -146,7 +146,7 @@ impl Server {
             std::sync::Arc::clone(&metrics),
         );
         let parts = AppParts {
-            images: crate::images::Images::new(boxes.clone()),
+            images: crate::images::Images::new(boxes.clone(), &config),
             lifecycle,
             boxes,
             builds,

@@ -19,7 +19,7 @@ use crate::boxes::{check_policy, policy_in_force};
 use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use crate::config::HostProxy;
 use crate::db::Account;
-use crate::domain::{self, runtimes};
+use crate::domain::{self, runtimes::Recipe};
 use crate::error::{Cause, Error};
 use crate::http::App;
 use crate::http::reply::{Query, body_refusal};
@@ -37,8 +37,8 @@ const CONTEXT_BYTES_MAX: u64 = 4 << 30;
 pub(in crate::http) struct BuildQuery {
     /// The Boxfile in the context. `Boxfile`, or else `Dockerfile`.
     file: Option<String>,
-    /// A runtime of this version in place of a Boxfile of the client's: `node`, `python`, `golang`, `ruby` or `rust`. The body
-    /// is empty then, and the image gets the name by which boxes find the runtime.
+    /// A runtime in place of a Boxfile of the client's: `node`, `python`, `golang`, `ruby`, `rust`, or one that the operator has
+    /// configured with a Boxfile. The body is empty then, and the image gets the name by which boxes find the runtime.
     runtime: Option<String>,
     /// The account that owns the boxes of the build. The first one.
     account: Option<String>,
@@ -74,10 +74,13 @@ pub(in crate::http) async fn build(
         return Err(Refusal::Forbidden(text.into()));
     }
     let account = account(&app, query.account.as_deref()).await?;
-    let runtime = query.runtime.as_deref().map(runtime).transpose()?;
-    let order = order(&app, account, query)?;
-    let context = match runtime {
-        Some(text) => app.builds.context_of_runtime(text)?,
+    let recipe = match query.runtime.as_deref() {
+        Some(name) => Some(recipe(&app, name).await?),
+        None => None,
+    };
+    let order = order(&app, account, query, recipe.as_ref())?;
+    let context = match recipe {
+        Some(recipe) => app.builds.context_of_runtime(&recipe.text)?,
         None => receive(&app, request.into_body()).await?,
     };
     let lines = app.builds.build(order, context);
@@ -85,24 +88,40 @@ pub(in crate::http) async fn build(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// The Boxfile of a runtime.
-fn runtime(name: &str) -> Result<&'static str, Refusal> {
-    let known = || runtimes::RUNTIMES.map(|(name, _)| name).join(", ");
-    runtimes::boxfile(name).ok_or_else(|| {
-        let shown: String = name.chars().take(64).collect();
-        Refusal::Invalid(format!("runtime: there is no Boxfile of '{shown}' in this version; there are {}", known()))
-    })
+/// How a runtime with a Boxfile is built.
+async fn recipe(app: &App, name: &str) -> Result<Recipe, Refusal> {
+    if let Some(recipe) = app.boxes.recipe(name).await? {
+        return Ok(recipe);
+    }
+    let shown: String = name.chars().take(64).collect();
+    let known = app.boxes.runtime_names().join(", ");
+    Err(Refusal::Invalid(format!("runtime: there is no Boxfile of '{shown}' here; the runtimes are {known}")))
+}
+
+/// The policy of a build for which none is asked: everything, if there is a way. The forward proxy is one that needs no network
+/// of the box; it judges by the policy too.
+pub(super) fn default_policy(app: &App, host_proxy: bool) -> domain::NetworkPolicy {
+    if host_proxy || app.boxes.has_network() {
+        domain::NetworkPolicy::allow_all()
+    } else {
+        domain::NetworkPolicy::deny_all()
+    }
 }
 
 /// The account that owns the boxes of a build: the one with the name, or the first.
-async fn account(app: &App, name: Option<&str>) -> Result<Account, Refusal> {
+pub(super) async fn account(app: &App, name: Option<&str>) -> Result<Account, Refusal> {
     let accounts = app.db.accounts().await?;
     let found = accounts.into_iter().find(|account| name.is_none_or(|name| account.name == name));
     found.ok_or_else(|| Refusal::NotFound(format!("there is no account '{}'", name.unwrap_or_default())))
 }
 
-fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusal> {
+fn order(app: &App, account: Account, query: BuildQuery, recipe: Option<&Recipe>) -> Result<Order, Refusal> {
     let json = |what: &str, cause: serde_json::Error| Refusal::Invalid(format!("{what}: {cause}"));
+    let host_proxy = match app.config.build.host_proxy {
+        HostProxy::Off => false,
+        HostProxy::Runtimes => query.runtime.is_some(),
+        HostProxy::All => true,
+    };
     let policy = match &query.network_policy {
         Some(text) => {
             let policy: NetworkPolicy = serde_json::from_str(text).map_err(|cause| json("network_policy", cause))?;
@@ -110,12 +129,12 @@ fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusa
             check_policy(&policy)?;
             policy
         }
-        // The proxy judges by the policy too, and needs no network of the box.
-        None if app.boxes.has_network() => domain::NetworkPolicy::allow_all(),
-        None => domain::NetworkPolicy::deny_all(),
+        None => default_policy(app, host_proxy),
     };
-    let settings = domain::BoxSettings { network_policy: Some(policy.clone()), ..domain::BoxSettings::default() };
-    app.boxes.check_policy_possible(&policy_in_force(&settings))?;
+    if !host_proxy {
+        let settings = domain::BoxSettings { network_policy: Some(policy.clone()), ..domain::BoxSettings::default() };
+        app.boxes.check_policy_possible(&policy_in_force(&settings))?;
+    }
     let args: BTreeMap<String, String> = match &query.args {
         Some(text) => serde_json::from_str(text).map_err(|cause| json("args", cause))?,
         None => BTreeMap::new(),
@@ -130,14 +149,12 @@ fn order(app: &App, account: Account, query: BuildQuery) -> Result<Order, Refusa
     if step_limit.is_zero() || step_limit > STEP_LIMIT_MAX {
         return Err(Refusal::Invalid(format!("step_seconds must be 1 to {}", STEP_LIMIT_MAX.as_secs())));
     }
-    let host_proxy = match app.config.build.host_proxy {
-        HostProxy::Off => false,
-        HostProxy::Runtimes => query.runtime.is_some(),
-        HostProxy::All => true,
+    let (file, target, cache) = (query.file, query.target, !query.no_cache.unwrap_or(false));
+    let plain = match recipe {
+        Some(recipe) => Order::of_runtime(recipe, account, policy, host_proxy),
+        None => Order::new(account, policy, host_proxy),
     };
-    let tag = tag.or_else(|| query.runtime.as_deref().and_then(|name| runtimes::image_name(name).parse().ok()));
-    let (file, target, cache) = (query.file.or(query.runtime), query.target, !query.no_cache.unwrap_or(false));
-    Ok(Order { account, file, tag, target, args, cache, network_policy: policy, size, step_limit, host_proxy })
+    Ok(Order { file: file.or(plain.file), tag: tag.or(plain.tag), target, args, cache, size, step_limit, ..plain })
 }
 
 /// Writes the body to a file that has no name.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
+use super::pieces::{PIECES_MAX, Pieces};
 use super::wire::{ImageDetails, ImageFacts, ImageName, ImageProgress, ImagesRemoved};
 use crate::error::Error;
 use crate::http::App;
@@ -23,9 +24,6 @@ use crate::http::system::Peer;
 use crate::http::v2::wire::{Empty, ErrorBody};
 use crate::images::{Images, Listed, Report, Source};
 use crate::refusal::Refusal;
-
-/// Pieces of an exported archive on their way to the client.
-const PIECES_MAX: usize = 8;
 
 /// The operator of this host.
 #[derive(Debug)]
@@ -49,6 +47,13 @@ impl FromRequestParts<App> for Operator {
 #[derive(Debug)]
 pub(in crate::http) struct Reader {
     operator: bool,
+}
+
+impl Reader {
+    /// It may see the paths of this host.
+    pub(super) fn is_operator(&self) -> bool {
+        self.operator
+    }
 }
 
 impl FromRequestParts<App> for Reader {
@@ -79,6 +84,24 @@ pub(in crate::http) struct ImportQuery {
     file: Option<String>,
     /// `images` (an OCI layout or `docker save` archive) or `rootfs`; without it, the content decides.
     kind: Option<String>,
+}
+
+/// Query of a pull.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct PullQuery {
+    /// The image, as `[REGISTRY/]NAME[:TAG][@DIGEST]`.
+    name: String,
+}
+
+/// Query of a push.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct PushQuery {
+    /// Where it goes, as `[REGISTRY/]NAME[:TAG]`; without it, to the name in the path.
+    name: Option<String>,
 }
 
 /// Query of a removal of what is unused.
@@ -174,6 +197,29 @@ pub(in crate::http) async fn import(
     Ok(lines(app.images.import(source, name, kind)))
 }
 
+/// Pulls an image from its registry, or from a mirror of it. Answers with lines of JSON. The pull ends when the client
+/// disconnects. For the operator.
+#[utoipa::path(post, path = "/v1/images/pull", tag = "images", params(PullQuery), responses((status = 200, body = ImageProgress, content_type = "application/x-ndjson"), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
+pub(in crate::http) async fn pull(
+    State(app): State<App>,
+    _operator: Operator,
+    Query(query): Query<PullQuery>,
+) -> Result<Response, Refusal> {
+    Ok(lines(app.images.pull(Images::reference(&query.name)?)))
+}
+
+/// Pushes an image to a registry. Answers with lines of JSON. The push ends when the client disconnects. For the operator.
+#[utoipa::path(post, path = "/v1/images/{image}/push", tag = "images", params(("image" = String, Path), PushQuery), responses((status = 200, body = ImageProgress, content_type = "application/x-ndjson"), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
+pub(in crate::http) async fn push(
+    State(app): State<App>,
+    _operator: Operator,
+    Path(image): Path<String>,
+    Query(query): Query<PushQuery>,
+) -> Result<Response, Refusal> {
+    let name = query.name.as_deref().map(Images::reference).transpose()?;
+    Ok(lines(app.images.push(image, name)))
+}
+
 /// The body of an import has no limit but the disk.
 pub(in crate::http) fn limit() -> DefaultBodyLimit {
     DefaultBodyLimit::disable()
@@ -218,6 +264,14 @@ fn line(report: Report) -> Bytes {
             total: progress.total,
             known: progress.known,
         },
+        Report::Transfer(progress) => ImageProgress::Transfer {
+            layer: progress.layer,
+            layers: progress.layers,
+            done: progress.done,
+            total: progress.total,
+            known: progress.known,
+        },
+        Report::Pushed { name, digest, changed } => ImageProgress::Pushed { name, digest, changed },
         Report::Image(image) => {
             ImageProgress::Image { image: ImageFacts::of(Listed { image: *image, boxes: 0 }, true) }
         }
@@ -255,19 +309,4 @@ pub(in crate::http) async fn export(
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(pieces);
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(stream)).into_response())
-}
-
-/// Hands what is written to a body. Writing waits for the client, in a thread of its own.
-struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
-
-impl std::io::Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

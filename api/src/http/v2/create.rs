@@ -8,19 +8,22 @@ use crate::boxes::Secret;
 use crate::http::App;
 use crate::http::auth::Caller;
 use crate::http::reply::{Answer, Json};
+use crate::http::v1::runtimes::have_runtime;
 use crate::http::v2::wire::{BoxData, CreateBox, ErrorBody};
 use crate::lifecycle::{AgentRequest, BoxRequest};
 use crate::refusal::Refusal;
 use icebox_net::headers::Wanted;
 
-/// Creates a box. The answer comes when it accepts work.
-#[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)))]
+/// Creates a box. The answer comes when it accepts work. A runtime whose image is not built yet is built first.
+#[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(in crate::http) async fn create(
     State(app): State<App>,
     Caller(account): Caller,
     Json(body): Json<CreateBox>,
 ) -> Answer<BoxData> {
-    let entry = app.lifecycle.create(&account, request_of(body)?).await?;
+    let request = request_of(body)?;
+    have_runtime(&app, &account, &request).await?;
+    let entry = app.lifecycle.create(&account, request).await?;
     Ok(axum::Json(describe(&entry)))
 }
 

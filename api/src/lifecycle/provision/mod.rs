@@ -41,7 +41,7 @@ impl Lifecycle {
         self.run_init_command(entry).await;
     }
 
-    fn warn(&self, entry: &Entry, text: String) {
+    pub(super) fn warn(&self, entry: &Entry, text: String) {
         self.events.publish(entry.event(Fact::Warning { text }));
     }
 }

@@ -112,6 +112,14 @@ pub enum EventFact {
         /// Milliseconds for which the processes of the box stood still; 0 for a box that sleeps or is stopped.
         stood_still_ms: f64,
     },
+    /// Its last command was taken back: its disk is what it was before, and it has started again.
+    #[serde(rename = "box.undone")]
+    Undone {
+        /// The command on one line.
+        command: String,
+        /// Unix milliseconds of the disk.
+        taken_ms: i64,
+    },
     /// The init command was started.
     #[serde(rename = "box.init_command_started")]
     InitCommandStarted {},
@@ -220,6 +228,7 @@ impl From<&Fact> for EventFact {
             Fact::Snapshotted { snapshot_id, name, stood } => {
                 Self::Snapshotted { snapshot_id, name, stood_still_ms: ms(stood) }
             }
+            Fact::Undone { command, taken_ms } => Self::Undone { command, taken_ms },
             Fact::InitCommandStarted => Self::InitCommandStarted {},
             Fact::Warning { text } => Self::Warning { text },
             Fact::RunStarted { run_id, command } => Self::RunStarted { run_id, command },
@@ -258,6 +267,7 @@ mod tests {
             Fact::Thawed { took: Duration::from_micros(1500) },
             Fact::Stopped { cause: StopCause::InitKilled },
             Fact::OutOfMemory { run_id: "r".into(), processes: 2 },
+            Fact::Undone { command: "c".into(), taken_ms: 1 },
             Fact::Snapshotted { snapshot_id: "s".into(), name: "n".into(), stood: Duration::from_micros(500) },
         ] {
             let record = EventRecord::new("1-1".into(), &Event::now("b", "a", fact.clone()));

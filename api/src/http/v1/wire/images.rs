@@ -66,6 +66,30 @@ pub enum ImageProgress {
         /// It was there already.
         known: bool,
     },
+    /// Bytes of a layer that have gone over the network, in a pull or push.
+    Transfer {
+        /// Its number, from 1.
+        layer: usize,
+        /// Layers of the image.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layers: Option<usize>,
+        /// Bytes so far.
+        done: u64,
+        /// All its bytes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+        /// The registry has it already.
+        known: bool,
+    },
+    /// An image is in a registry.
+    Pushed {
+        /// Its name there.
+        name: String,
+        /// The digest of its manifest.
+        digest: String,
+        /// It has another id there: a layer's archive could not be made again as it was.
+        changed: bool,
+    },
     /// An image is stored.
     Image {
         /// The image.

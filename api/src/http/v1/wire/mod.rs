@@ -1,4 +1,5 @@
-//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, events, and images.
+//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, events, images, and
+//! runtimes.
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
@@ -6,6 +7,7 @@ mod events;
 mod images;
 mod net;
 mod runs;
+mod runtimes;
 mod storage;
 mod usage;
 mod volumes;
@@ -14,6 +16,7 @@ pub use events::*;
 pub use images::*;
 pub use net::*;
 pub use runs::*;
+pub use runtimes::*;
 pub use storage::*;
 pub use usage::*;
 pub use volumes::*;
