@@ -109,6 +109,11 @@ impl From<Error> for Refusal {
                 icebox_rootfs::ErrorKind::NoLoopDevice => {
                     Self::Unavailable("this host has no free loop device; delete boxes or try later".into())
                 }
+                icebox_rootfs::ErrorKind::PoolDown => Self::Unavailable(
+                    "the disks of this host are not usable: their file system has shut down after an I/O error; the operator finds \
+                     what to do in the log of iceboxd"
+                        .into(),
+                ),
                 _ => Self::Failed(error),
             },
             Cause::Exhausted(what) => Self::Unavailable(format!("this host has no {what} left")),

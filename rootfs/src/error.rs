@@ -151,6 +151,8 @@ impl fmt::Display for Step {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
+    /// XFS has shut the pool down.
+    PoolDown,
     /// A system call failed.
     Io(io::Error),
     /// A program that this crate ran failed.
@@ -221,6 +223,10 @@ impl fmt::Display for Cause {
                 }
                 f.write_str("uses this data directory; stop it, or give this one a --data-dir of its own")
             }
+            Cause::PoolDown => f.write_str(
+                "the file system of the pool has shut down after an I/O error; find out why (dmesg), stop iceboxd and all boxes, and \
+                 start iceboxd again",
+            ),
             Cause::PoolHeld => f.write_str("a process that is not iceboxd keeps the file locked; end it"),
             Cause::Foreign { found } => {
                 write!(f, "it has {found}, which is not Icebox's; empty it (wipefs -a), or allow formatting by `force`")
@@ -245,6 +251,8 @@ impl std::error::Error for Cause {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
+    /// The file system of the pool has shut down; it is usable again after a restart of everything that has it.
+    PoolDown,
     /// An argument is not acceptable.
     InvalidInput,
     /// No such volume, template or image.
@@ -314,6 +322,7 @@ impl Error {
             Cause::InUse | Cause::PoolHeld | Cause::ImageInUse(_) => ErrorKind::InUse,
             Cause::Foreign { .. } => ErrorKind::AlreadyExists,
             Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
+            Cause::PoolDown => ErrorKind::PoolDown,
             Cause::Exists => ErrorKind::AlreadyExists,
             Cause::Corrupt => ErrorKind::Corrupt,
             Cause::Missing(_) => ErrorKind::Missing,

@@ -45,6 +45,17 @@ impl Volume {
 }
 
 impl Store {
+    /// Bytes that all volumes have. A block that several share counts for each.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for kind in [Kind::Disk, Kind::Data] {
+            for id in self.ids(kind)? {
+                bytes += self.find(kind, &id)?.map_or(Ok(0), |volume| volume.allocated_bytes())?;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Measures all. It costs one look at each volume.
     pub fn usage(&self) -> Result<Usage> {
         self.balance()?;

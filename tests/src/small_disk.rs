@@ -62,7 +62,14 @@ impl SmallDisk {
         let _ = file.sync_all();
     }
 
-    /// Frees what [`SmallDisk::take_rest`] took.
+    /// Takes all but so many bytes, until [`SmallDisk::give_back`].
+    pub fn take_all_but(&self, left: u64) {
+        let file = File::create(self.ballast()).expect("make the ballast");
+        let size = self.free_bytes().checked_sub(left).expect("the disk has so many free bytes");
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size).expect("fill the disk");
+    }
+
+    /// Frees what [`SmallDisk::take_rest`] or [`SmallDisk::take_all_but`] took.
     pub fn give_back(&self) {
         fs::remove_file(self.ballast()).expect("remove the ballast");
     }

@@ -64,3 +64,57 @@ fn a_full_disk_refuses_new_boxes_and_what_comes_back_is_used() {
     let log = daemon.log();
     assert!(!log.contains("panicked") && !log.contains("cannot be trusted"), "{log}");
 }
+
+#[test]
+fn boxes_are_paused_while_the_disk_is_full_and_go_on_by_themselves() {
+    let disk = SmallDisk::new(DISK_MIB);
+    let config = format!("{CONFIG}[storage]\nwhen_full = \"pause\"\n");
+    let daemon = Daemon::start_at(disk.home(), disk.name(), &config);
+    let api = daemon.api();
+    let (made, other) = (api.create_default(), api.create_default());
+    let waiting = {
+        let made = made.clone();
+        std::thread::spawn(move || made.out("touch begun && sync; until [ -e go ]; do sleep 0.1; done; echo went on"))
+    };
+    wait_until(PATIENCE, "the command", || made.sh("test -e begun").code == 0);
+    other.pause();
+
+    // Less than `disk_free_bytes_min`, and more than boxes can fill meanwhile.
+    disk.take_all_but(15 << 20);
+    wait_until(PATIENCE, "the box to be paused", || made.status() == "paused");
+    for one in [&made, &other] {
+        let refused = one.post("/exec", &json!({ "command": ["true"] })).error(507);
+        assert!(refused.contains("paused until there is more"), "{refused}");
+    }
+    let logs = made.get("/logs").text();
+    assert!(logs.contains("paused: the space for disks"), "{logs}");
+
+    // It goes on with what it did; the one that its owner paused sleeps on.
+    disk.give_back();
+    wait_until(PATIENCE, "the box to go on", || made.status() != "paused");
+    assert_eq!(other.status(), "paused");
+    made.out("touch go");
+    assert_eq!(waiting.join().expect("the command"), "went on");
+    assert_eq!(other.out("echo works"), "works");
+}
+
+#[test]
+fn no_more_is_promised_than_the_operator_allows() {
+    let disk = SmallDisk::new(DISK_MIB);
+    // About 75 MiB a hundred times: one disk of 5 GiB, not two.
+    let config = format!("{CONFIG}[storage]\npromised_percent_max = 10000\n");
+    let daemon = Daemon::start_at(disk.home(), disk.name(), &config);
+    let api = daemon.api();
+    let made = api.create_default();
+    let resize = format!("/v1/boxes/{}/resize", made.id);
+    for (path, body) in [
+        ("/v2/box", json!({})),
+        ("/v1/volumes", json!({ "name": "v", "size_gib": 8 })),
+        (&resize, json!({ "disk_gib": 20 })),
+    ] {
+        let refused = api.post(path, &body).error(507);
+        assert!(refused.contains("are promised 5 GiB"), "{path}: {refused}");
+    }
+    api.delete(&format!("/v2/box/{}", made.id)).ok();
+    assert_eq!(api.create_default().out("echo works"), "works");
+}

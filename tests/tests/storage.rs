@@ -221,3 +221,27 @@ fn disks_share_their_template_until_they_are_written() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains(&made.id) && text.contains("PROMISED") && text.contains("pool: "), "{output:?}");
 }
+
+#[test]
+fn a_pool_that_has_shut_down_says_so_and_works_after_a_restart() {
+    let mut daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    made.out("echo kept > file && sync");
+    let root = pool::root_of(daemon.pid(), &daemon.data_dir()).expect("a pool");
+    let shut = std::process::Command::new("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&root).output();
+    let shut = shut.expect("run xfs_io");
+    assert!(shut.status.success(), "{}", String::from_utf8_lossy(&shut.stderr));
+    let api = daemon.api();
+    for refused in [api.post("/v2/box", &json!({})), api.get("/v1/storage")] {
+        let text = refused.error(503);
+        assert!(text.contains("has shut down"), "{text}");
+    }
+    wait_until(PATIENCE, "the log to say it", || daemon.log().contains("stop iceboxd and all boxes"));
+
+    daemon.stop();
+    daemon.cgroups().destroy(&daemon.cgroup(&made));
+    wait_until(PATIENCE, "the pool to be released", || pool::device_of(&daemon.data_dir()).is_none());
+    daemon.start_again();
+    let made = TestBox { api: daemon.api(), id: made.id };
+    assert_eq!(made.out("cat file"), "kept");
+}

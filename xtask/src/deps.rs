@@ -81,6 +81,7 @@ pub(crate) const TEST: &[Need] = &[
     program("tc", "iproute2"),
     program("tcpdump", "tcpdump"),
     program("umoci", "umoci"),
+    program("xfs_io", "xfsprogs"),
     program("xfs_repair", "xfsprogs"),
 ];
 

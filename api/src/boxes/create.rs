@@ -88,8 +88,13 @@ impl Boxes {
             }
         };
         let _creation = self.inner.ready.creation();
-        let (volumes, claims) = self.claim_volumes(&wanted.account_id, &wanted.volumes).await?;
-        wanted.settings.volumes = volumes;
+        let promises = self.inner.config.storage.promised_percent_max.is_some();
+        let claims = match promises || !wanted.volumes.is_empty() {
+            true => Some(self.inner.claims.lock().await),
+            false => None,
+        };
+        self.check_promises(wanted.settings.disk_gib()).await?;
+        wanted.settings.volumes = self.free_volumes(&wanted.account_id, &wanted.volumes).await?;
         let ready = self.take_ready(&wanted, &image).await;
         let reservation = match &ready {
             Some(ready) => ready.reservation.clone(),

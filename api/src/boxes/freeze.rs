@@ -20,6 +20,8 @@ pub(crate) enum FreezeReason {
     Idle,
     /// Its owner has requested it.
     Asked,
+    /// The space for disks is used up.
+    Space,
 }
 
 impl Boxes {
@@ -74,7 +76,7 @@ impl Boxes {
         let sample = entry.meter.read(&entry.id, &view.handle, storage, Write::Always, "freeze");
         let fact = match why {
             FreezeReason::Idle => Fact::Frozen { idle_seconds: entry.idle().as_secs(), took },
-            FreezeReason::Asked => Fact::Paused { took },
+            FreezeReason::Asked | FreezeReason::Space => Fact::Paused { took },
         };
         self.publish(entry, fact);
         self.publish_metered(entry, storage, "freeze");

@@ -45,6 +45,7 @@ mod shared_flush;
 mod snapshot_sweep;
 mod snapshots;
 mod space;
+mod space_state;
 mod started;
 mod still;
 mod storage;
@@ -111,6 +112,8 @@ use ready::ReadyBoxes;
 use reserve::Reservations;
 use roots::Roots;
 use shared_flush::SharedFlush;
+pub(crate) use space_state::Space;
+use space_state::SpaceState;
 use table::Table;
 use tasks::blocking;
 
@@ -161,8 +164,10 @@ struct Inner {
     digesting: Semaphore,
     /// Held while a disk is exported or filled.
     carrying: Arc<Semaphore>,
-    /// Held while volumes are given to a new box, and while one is deleted or grown.
-    volume_claims: Mutex<()>,
+    /// Held while disks and volumes are promised, and while volumes are given to a new box, deleted or grown.
+    claims: Mutex<()>,
+    /// What is remembered of the space for disks.
+    space: SpaceState,
     /// Flushes of removed disks.
     removals: SharedFlush,
     table: RwLock<Table>,
@@ -231,7 +236,8 @@ impl Boxes {
             key: parts.key,
             digesting: Semaphore::new(DIGESTS_AT_ONCE),
             carrying: Arc::new(Semaphore::new(CARRIED_AT_ONCE)),
-            volume_claims: Mutex::default(),
+            claims: Mutex::default(),
+            space: SpaceState::default(),
             removals: SharedFlush::default(),
             table: RwLock::default(),
             awake: Notify::new(),

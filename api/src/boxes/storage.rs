@@ -49,10 +49,13 @@ impl Boxes {
                 return Err(Refusal::Invalid(format!("the disk has {now} GiB, and a disk cannot become smaller")));
             }
             boxes.check_free_space().await?;
+            let claims = boxes.inner.claims.lock().await;
+            boxes.check_promises(size_gib - now).await?;
             let volume = boxes.volume(&entry.id).await?;
             if size_gib > now {
                 boxes.change_settings(&entry, account_idle, |settings| settings.disk_gib = Some(size_gib)).await?;
             }
+            drop(claims);
             let grown = blocking("grow the disk", move || volume.grow(size_gib)).await?;
             tracing::info!(box_id = entry.id, size_gib, ?grown, "the disk of a box has grown");
             Ok(Resized { size_gib, waits_because: reason(grown) })

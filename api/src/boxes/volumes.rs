@@ -9,9 +9,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use icebox_rootfs::{AttachedData, Grown, VOLUME_SIZE_GIB_MAX};
-use tokio::sync::MutexGuard;
-
 use super::storage::reason;
 use super::{Boxes, Phase, blocking, to_the_end};
 use crate::clock;
@@ -20,6 +17,7 @@ use crate::domain::{Stored, Volume, VolumeRequest, VolumeState, VolumeUse};
 use crate::error::{Cause, Error};
 use crate::ids;
 use crate::refusal::Refusal;
+use icebox_rootfs::{AttachedData, Grown, VOLUME_SIZE_GIB_MAX};
 
 /// Most volumes of an account.
 const PER_ACCOUNT_MAX: usize = 256;
@@ -76,6 +74,8 @@ impl Boxes {
         };
         let boxes = self.clone();
         to_the_end(async move {
+            let claims = boxes.inner.claims.lock().await;
+            boxes.check_promises(size_gib).await?;
             match boxes.inner.db.insert_volume(&volume, PER_ACCOUNT_MAX).await? {
                 Inserted::Done => {}
                 Inserted::NameTaken => {
@@ -86,6 +86,7 @@ impl Boxes {
                     return Err(Refusal::Limit(text));
                 }
             }
+            drop(claims);
             match boxes.make_volume(&volume).await {
                 Ok(allocated_bytes) => {
                     tracing::info!(volume = volume.id, name = volume.name, size_gib, "a volume was made");
@@ -179,7 +180,7 @@ impl Boxes {
     pub async fn delete_volume(&self, account_id: &str, name: &str) -> Result<(), Refusal> {
         let (boxes, account_id, name) = (self.clone(), account_id.to_owned(), name.to_owned());
         to_the_end(async move {
-            let _claims = boxes.inner.volume_claims.lock().await;
+            let _claims = boxes.inner.claims.lock().await;
             let volume = boxes.find_volume(&account_id, &name).await?;
             let users = boxes.users_of(&volume.id);
             if !users.is_empty() {
@@ -204,7 +205,7 @@ impl Boxes {
     ) -> Result<(VolumeReport, Option<&'static str>), Refusal> {
         let (boxes, account_id, name) = (self.clone(), account_id.to_owned(), name.to_owned());
         to_the_end(async move {
-            let _claims = boxes.inner.volume_claims.lock().await;
+            let _claims = boxes.inner.claims.lock().await;
             let volume = boxes.find_volume(&account_id, &name).await?;
             let now = volume.size_gib;
             if size_gib < now {
@@ -219,6 +220,7 @@ impl Boxes {
                 return Err(Refusal::Conflict(text));
             }
             boxes.check_free_space().await?;
+            boxes.check_promises(size_gib - now).await?;
             boxes.inner.db.grow_volume(&volume.id, size_gib).await?;
             let grown = boxes.grow_file(&volume.id, size_gib).await?;
             tracing::info!(volume = volume.id, size_gib, ?grown, "a volume has grown");
@@ -234,24 +236,20 @@ impl Boxes {
         blocking("grow the volume", grow).await?.ok_or_else(|| missing(id))
     }
 
-    /// Finds the volumes that a new box asks for, if it may have them. While the result is held, no other box gets one: until
-    /// the new box is in the table.
-    pub(super) async fn claim_volumes(
+    /// Finds the volumes that a new box asks for, if it may have them. The caller holds `claims` until the new box is in the
+    /// table: no other box gets one meanwhile.
+    pub(super) async fn free_volumes(
         &self,
         account_id: &str,
         wanted: &[VolumeRequest],
-    ) -> Result<(Vec<VolumeUse>, Option<MutexGuard<'_, ()>>), Refusal> {
-        if wanted.is_empty() {
-            return Ok((Vec::new(), None));
-        }
-        let claims = self.inner.volume_claims.lock().await;
+    ) -> Result<Vec<VolumeUse>, Refusal> {
         let mut uses = Vec::new();
         for VolumeRequest { name, path, read_only } in wanted {
             let volume = self.find_volume(account_id, name).await?;
             check_free(name, *read_only, &self.users_of(&volume.id))?;
             uses.push(VolumeUse { id: volume.id, name: name.clone(), path: path.clone(), read_only: *read_only });
         }
-        Ok((uses, Some(claims)))
+        Ok(uses)
     }
 
     /// Attaches the volumes of a box that is about to start.

@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 /// Largest pool: 1 PiB.
 const POOL_GIB_MAX: u64 = 1 << 20;
+/// A thousand times the space.
+const PROMISED_PERCENT_MAX: u32 = 100_000;
 
 /// If a pool is made where the data directory's file system cannot clone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +19,17 @@ pub enum PoolMode {
     Auto,
     /// Disks are sparse copies in the data directory.
     Off,
+}
+
+/// What happens to boxes that run when the space for disks is used up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// They go on, and their writes fail.
+    #[default]
+    Enospc,
+    /// They are paused until there is space again.
+    Pause,
 }
 
 /// The section `storage`.
@@ -31,6 +44,10 @@ pub struct Storage {
     pub pool_device: Option<PathBuf>,
     /// Format that device, whatever is on it.
     pub pool_device_force: bool,
+    /// What happens to boxes that run when the space for disks is used up.
+    pub when_full: WhenFull,
+    /// What disks and volumes may be promised together, in percent of the space that there is for them. Default: any.
+    pub promised_percent_max: Option<u32>,
 }
 
 impl Storage {
@@ -41,6 +58,9 @@ impl Storage {
         }
         if self.pool_device.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(("storage.pool_device", "must be an absolute path"));
+        }
+        if self.promised_percent_max.is_some_and(|percent| !(1..=PROMISED_PERCENT_MAX).contains(&percent)) {
+            return Err(("storage.promised_percent_max", "must be 1 to 100000"));
         }
         if self.pool == PoolMode::Off && self.pool_device.is_some() {
             return Err(("storage.pool_device", "contradicts `pool = \"off\"`"));

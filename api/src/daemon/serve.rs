@@ -72,6 +72,7 @@ async fn serve(config: Config) -> Result<Stop, Error> {
     tokio::spawn(boxes.clone().watch());
     tokio::spawn(boxes.clone().expire());
     tokio::spawn(lifecycle.clone().heed_network());
+    tokio::spawn(lifecycle.clone().heed_space());
     tokio::spawn(boxes.clone().prune());
     tokio::spawn(boxes.clone().keep_schedules());
     let warming = boxes.clone();

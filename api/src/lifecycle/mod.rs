@@ -14,6 +14,7 @@ mod packets;
 mod provision;
 mod reconcile;
 mod restart;
+mod space;
 mod undo;
 mod wake;
 

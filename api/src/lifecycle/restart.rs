@@ -21,6 +21,7 @@ impl Lifecycle {
             let _work = work;
             let _life = entry.lock_life().await;
             entry.usable_view()?;
+            lifecycle.boxes.check_space_to_run()?;
             tracing::info!(box_id = entry.id, "restarting");
             lifecycle.start_again(&entry, Check::Always, StopCause::Restart).await
         })

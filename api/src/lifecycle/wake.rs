@@ -37,9 +37,12 @@ impl Lifecycle {
     }
 
     /// Thaws a frozen box, starts a dead one. No effect on one that is awake.
-    async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    pub(super) async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let _life = entry.lock_life().await;
         let view = entry.usable_view()?;
+        if !entry.alive() || entry.frozen() {
+            self.boxes.check_space_to_run()?;
+        }
         if !entry.alive() {
             return self.start_again(entry, Check::IfMarked, StopCause::InitKilled).await;
         }
@@ -78,6 +81,7 @@ impl Lifecycle {
         to_the_end(async move {
             let arrivals = entry.activity.arrivals();
             lifecycle.boxes.freeze(&entry, FreezeReason::Asked).await?;
+            lifecycle.boxes.paused_by_owner(&entry);
             // A short request may have found the box awake just before: it waits for an answer that a frozen init
             // cannot give. It wakes the box like one that comes after the pause; bytes that a client has sent through a
             // public URL meanwhile do the same. (Commands in flight stay frozen.)

@@ -69,7 +69,17 @@ impl Pool {
     }
 
     /// Keeps the free space of the pool below that of the file system around it.
+    ///
+    /// # Errors
+    /// `PoolDown` if the file system has shut down.
     pub(crate) fn balance(&self) -> Result<()> {
+        // XFS answers each reading of a directory so from then on.
+        match fs::read_dir(self.root()).and_then(|mut entries| entries.next().transpose()) {
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                return Err(Error::new(Step::BalancePool, self.root().display().to_string(), Cause::PoolDown));
+            }
+            looked => drop(looked.at(Step::BalancePool, self.root())?),
+        }
         self.balloon.as_ref().map_or(Ok(()), Balloon::balance)
     }
 }

@@ -23,6 +23,7 @@ pub(in crate::http) async fn resize(
 /// What the disks of the account's boxes take, and the space that this host has for disks.
 #[utoipa::path(get, path = "/v1/storage", tag = "v1", responses((status = 200, body = StorageAnswer), (status = 401, body = ErrorBody)))]
 pub(in crate::http) async fn storage(State(app): State<App>, Caller(account): Caller) -> Answer<StorageAnswer> {
-    let disks = app.boxes.disks_of(&account.id).await?;
-    Ok(axum::Json(StorageAnswer::new(app.boxes.storage_usage().await?, disks)))
+    // First: it says why nothing can be measured.
+    let usage = app.boxes.storage_usage().await?;
+    Ok(axum::Json(StorageAnswer::new(usage, app.boxes.disks_of(&account.id).await?)))
 }
