@@ -118,10 +118,10 @@ pub(crate) const BENCH: &[Need] = &[
 pub(crate) const GROUPS: [(&str, &[Need]); 6] =
     [("build", BUILD), ("image", IMAGE), ("run", RUN), ("test", TEST), ("vm", VM), ("bench", BENCH)];
 
-/// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, util-linux, apt.
-pub(crate) const REQUIRED: [&str; 15] = [
-    "apt-get", "cat", "chmod", "cp", "du", "find", "nice", "nsenter", "setpriv", "sh", "sleep", "stty", "tar", "true",
-    "unshare",
+/// Programs of packages that every Debian machine has: coreutils, dash, findutils, tar, gzip, util-linux, apt.
+pub(crate) const REQUIRED: [&str; 16] = [
+    "apt-get", "cat", "chmod", "cp", "du", "find", "gzip", "nice", "nsenter", "setpriv", "sh", "sleep", "stty", "tar",
+    "true", "unshare",
 ];
 
 /// Options of `deps`.
