@@ -9,16 +9,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use futures::StreamExt;
 use icebox_boxfile::Ignore;
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
 
 use super::args_image::BuildArgs;
-use super::client::{Client, Patience, read};
+use super::client::{Client, JsonLines, Patience, read};
 use super::error::Error;
 use super::human;
 use super::output::Output;
@@ -30,12 +28,10 @@ const NAMES: [&str; 2] = ["Boxfile", "Dockerfile"];
 /// Pieces of the context on their way.
 const PIECES_MAX: usize = 16;
 const PIECE_BYTES: usize = 64 * 1024;
-/// A line of progress is shorter than this.
-const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// A line of the answer.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "event", rename_all = "snake_case")]
 enum Record {
     Step { number: usize, stage: String, step: usize, steps: usize, text: String },
     Output { number: usize, text: String },
@@ -204,33 +200,22 @@ impl Write for Pieces {
 
 /// Sends the request and shows the lines of its answer. The id of the image is the result.
 async fn follow(client: &Client, output: &Output, request: reqwest::RequestBuilder) -> Result<(), Error> {
-    let mut pieces = client.send(request).await?.bytes_stream();
-    let mut pending = Vec::new();
+    let mut lines = JsonLines::of(client, request).await?;
     let mut shown = Shown::default();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|cause| Error::transport("read the answer", "iceboxd", cause.without_url()))?;
-        pending.extend_from_slice(&piece);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let value: Value = serde_json::from_slice(&line)
-                .map_err(|cause| Error::protocol("understand the answer", format!("no JSON ({cause})")))?;
-            if output.is_json() {
-                output.json_line(&value)?;
-            }
-            match read::<Record>(value)? {
-                Record::Error { error } => return Err(Error::usage(human::plain(&error))),
-                Record::Image { id, names } => {
-                    for name in names {
-                        output.remark(&format!("named {}", human::plain(&name)));
-                    }
-                    return if output.is_json() { Ok(()) } else { output.line(&human::plain(&id)) };
-                }
-                record if !output.is_json() => shown.show(&record),
-                _ => {}
-            }
+    while let Some(value) = lines.next().await? {
+        if output.is_json() {
+            output.json_line(&value)?;
         }
-        if pending.len() > LINE_BYTES_MAX {
-            return Err(Error::protocol("understand the answer", "a line of it is too long"));
+        match read::<Record>(value)? {
+            Record::Error { error } => return Err(Error::usage(human::plain(&error))),
+            Record::Image { id, names } => {
+                for name in names {
+                    output.remark(&format!("named {}", human::plain(&name)));
+                }
+                return if output.is_json() { Ok(()) } else { output.line(&human::plain(&id)) };
+            }
+            record if !output.is_json() => shown.show(&record),
+            _ => {}
         }
     }
     Err(Error::protocol("finish the build", "the answer ends before the build; the log of iceboxd has the reason"))

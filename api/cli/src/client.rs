@@ -20,6 +20,8 @@ pub(crate) const KEY_HEADER: &str = "X-Box-Api-Key";
 const CONNECT_SECONDS_MAX: u64 = 5;
 /// For calls that only read or write records.
 const RECORD_SECONDS_MAX: u64 = 60;
+/// A line of an answer of lines is shorter than this.
+const LINE_BYTES_MAX: usize = 1 << 20;
 /// Errors are one sentence; a body longer than this is cut.
 const ERROR_BYTES_MAX: usize = 16 * 1024;
 
@@ -141,6 +143,39 @@ impl Client {
 /// Reads a typed value from JSON.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|cause| Error::protocol("understand the answer", cause.to_string()))
+}
+
+/// An answer of lines of JSON, which come while the server works.
+pub(crate) struct JsonLines {
+    answer: Response,
+    pending: Vec<u8>,
+}
+
+impl JsonLines {
+    /// Sends the request, and reads its answer by lines.
+    pub(crate) async fn of(client: &Client, request: RequestBuilder) -> Result<Self, Error> {
+        Ok(Self { answer: client.send(request).await?, pending: Vec::new() })
+    }
+
+    /// The next line; `None` at the end of the answer.
+    pub(crate) async fn next(&mut self) -> Result<Option<Value>, Error> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                let value = serde_json::from_slice(&line)
+                    .map_err(|cause| Error::protocol("understand the answer", format!("no JSON ({cause})")))?;
+                return Ok(Some(value));
+            }
+            if self.pending.len() > LINE_BYTES_MAX {
+                return Err(Error::protocol("understand the answer", "a line of it is too long"));
+            }
+            let piece = self.answer.chunk().await;
+            match piece.map_err(|cause| Error::transport("read the answer", "iceboxd", cause.without_url()))? {
+                Some(piece) => self.pending.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 /// The error that a refusing answer stands for.

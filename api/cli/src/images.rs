@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use futures::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use super::access;
 use super::args::Global;
 use super::args_image::{ImageVerb, Import, Kind};
 use super::build;
-use super::client::{Client, Patience, read};
+use super::client::{Client, JsonLines, Patience, read};
 use super::error::Error;
 use super::human;
 use super::output::{Output, stream};
@@ -28,8 +27,6 @@ const SOCKET: &str = "operator.sock";
 const SHORT_ID: usize = 12;
 /// Width of a bar.
 const BAR_CELLS: usize = 30;
-/// A line of progress is shorter than this.
-const LINE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Deserialize)]
 struct Image {
@@ -192,45 +189,34 @@ async fn import_images(client: &Client, output: &Output, import: Import) -> Resu
 
 /// Sends the request and shows the lines of its answer. The names and ids of stored images are the result.
 pub(crate) async fn follow(client: &Client, output: &Output, request: RequestBuilder) -> Result<(), Error> {
-    let mut pieces = client.send(request).await?.bytes_stream();
-    let mut pending = Vec::new();
+    let mut lines = JsonLines::of(client, request).await?;
     let mut shown = Shown::new(!output.is_json() && std::io::stderr().is_terminal());
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|cause| Error::transport("read the answer", "iceboxd", cause.without_url()))?;
-        pending.extend_from_slice(&piece);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let value: Value = serde_json::from_slice(&line)
-                .map_err(|cause| Error::protocol("understand the answer", format!("no JSON ({cause})")))?;
-            if output.is_json() {
-                output.json_line(&value)?;
-            }
-            match read::<Progress>(value)? {
-                Progress::Done => {
-                    shown.end();
-                    return Ok(());
-                }
-                Progress::Error { status, error } => {
-                    shown.end();
-                    return Err(Error::Server { status, text: error, hint: None });
-                }
-                Progress::Image { image } if !output.is_json() => {
-                    shown.end();
-                    let name = image.names.first().map_or_else(|| image.id.clone(), |name| familiar(name));
-                    output.line(&human::plain(&name))?;
-                }
-                Progress::Pushed { name, digest, changed } if !output.is_json() => {
-                    shown.end();
-                    if changed {
-                        output.remark("a layer could not be made again as it was: the image has another id there");
-                    }
-                    output.line(&format!("{}@{}", human::plain(&familiar(&name)), human::plain(&digest)))?;
-                }
-                progress => shown.show(&progress),
-            }
+    while let Some(value) = lines.next().await? {
+        if output.is_json() {
+            output.json_line(&value)?;
         }
-        if pending.len() > LINE_BYTES_MAX {
-            return Err(Error::protocol("understand the answer", "a line of it is too long"));
+        match read::<Progress>(value)? {
+            Progress::Done => {
+                shown.end();
+                return Ok(());
+            }
+            Progress::Error { status, error } => {
+                shown.end();
+                return Err(Error::Server { status, text: error, hint: None });
+            }
+            Progress::Image { image } if !output.is_json() => {
+                shown.end();
+                let name = image.names.first().map_or_else(|| image.id.clone(), |name| familiar(name));
+                output.line(&human::plain(&name))?;
+            }
+            Progress::Pushed { name, digest, changed } if !output.is_json() => {
+                shown.end();
+                if changed {
+                    output.remark("a layer could not be made again as it was: the image has another id there");
+                }
+                output.line(&format!("{}@{}", human::plain(&familiar(&name)), human::plain(&digest)))?;
+            }
+            progress => shown.show(&progress),
         }
     }
     shown.end();

@@ -79,7 +79,7 @@ impl Work {
             return Ok(known);
         }
         self.report
-            .send(&json!({"type": "note", "text": format!("the base image {} becomes a layer, once", found.id)}));
+            .send(&json!({"event": "note", "text": format!("the base image {} becomes a layer, once", found.id)}));
         let dirs = images.layer_dirs(&found).map_err(|error| told(&error))?;
         let dir = dirs.first().ok_or("the base image has no files")?;
         let made = images.import_dir(dir, Some(&name), None).map_err(|error| told(&error))?;
@@ -194,7 +194,7 @@ impl Work {
                         let cut = tail.len().saturating_sub(TAIL_BYTES_MAX);
                         tail.drain(..cut);
                         let text = String::from_utf8_lossy(&bytes);
-                        self.report.send_waiting(&json!({"type": "output", "number": self.step, "text": text})).await;
+                        self.report.send_waiting(&json!({"event": "output", "number": self.step, "text": text})).await;
                     }
                     Some(StreamItem::End(finished)) if finished.exit_code == 0 && !finished.timed_out => return Ok(()),
                     Some(StreamItem::End(finished)) => {
@@ -308,12 +308,12 @@ impl Executor for Work {
         let text = match &event {
             Event::Begin { number, stage, of, text } => {
                 (self.step, self.step_began) = (*number, Instant::now());
-                json!({"type": "step", "number": number, "stage": stage, "step": of.0, "steps": of.1, "text": text})
+                json!({"event": "step", "number": number, "stage": stage, "step": of.0, "steps": of.1, "text": text})
             }
-            Event::Cached(number) => json!({"type": "cached", "number": number}),
+            Event::Cached(number) => json!({"event": "cached", "number": number}),
             Event::Done(number) => {
                 let ms = u64::try_from(self.step_began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                json!({"type": "done", "number": number, "ms": ms})
+                json!({"event": "done", "number": number, "ms": ms})
             }
         };
         if self.report.send(&text) { Ok(()) } else { Err("the client has gone".to_owned()) }
@@ -333,7 +333,7 @@ impl Work {
 
     fn tell_saved(&mut self, saved: Saved) {
         for note in saved.notes {
-            self.report.send(&json!({"type": "note", "text": note}));
+            self.report.send(&json!({"event": "note", "text": note}));
         }
         self.replaced.extend(saved.replaced);
     }

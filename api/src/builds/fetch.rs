@@ -49,7 +49,7 @@ impl Work {
     }
 
     fn download(&mut self, url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
-        self.report.send(&json!({"type": "note", "text": format!("fetching {url}")}));
+        self.report.send(&json!({"event": "note", "text": format!("fetching {url}")}));
         let path = self.temp.path().join(format!("url-{}", self.urls.files.len()));
         let mut file = File::create(&path).map_err(|error| told(&error))?;
         let (mut hash, mut size) = (Sha256::new(), 0_u64);

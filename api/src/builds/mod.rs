@@ -174,7 +174,7 @@ impl Builds {
                 let last = match builds.run(order, context, &report) {
                     Ok(image) => image,
                     Err(failed) => {
-                        json!({"type": "error", "error": failed.error.to_string(), "output": failed.output})
+                        json!({"event": "error", "error": failed.error.to_string(), "output": failed.output})
                     }
                 };
                 report.send(&last);
@@ -226,7 +226,7 @@ impl Builds {
         }
         let image = made?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(json!({"type": "image", "id": image.id, "names": image.names, "bytes": image.size_bytes, "ms": ms}))
+        Ok(json!({"event": "image", "id": image.id, "names": image.names, "bytes": image.size_bytes, "ms": ms}))
     }
 
     fn make(
@@ -240,7 +240,7 @@ impl Builds {
         let plan = icebox_boxfile::plan(boxfile, context, work, &options)
             .map_err(|error| Failed { error, output: String::new() })?;
         for warning in work.order.notes.iter().chain(&plan.warnings) {
-            work.report.send(&json!({"type": "note", "text": warning}));
+            work.report.send(&json!({"event": "note", "text": warning}));
         }
         let seconds = clock::unix_ms() / 1000;
         let created = clock::rfc3339(seconds, 0);

@@ -154,7 +154,7 @@ async fn follow(name: &str, mut lines: mpsc::Receiver<Bytes>, tell: &watch::Send
 fn stage_of(line: &[u8]) -> Option<Stage> {
     let record: Value = serde_json::from_slice(line).ok()?;
     let text = |key: &str| record[key].as_str().unwrap_or_default();
-    match text("type") {
+    match text("event") {
         "step" => {
             Some(Stage::Step(format!("step {}/{}: {}", record["step"], record["steps"], first_line(text("text")))))
         }
@@ -215,11 +215,12 @@ mod tests {
 
     #[test]
     fn lines_of_a_build_are_stages() {
-        let step = br#"{"type":"step","number":2,"stage":"","step":1,"steps":2,"text":"RUN apt-get update \\\n && x"}"#;
+        let step =
+            br#"{"event":"step","number":2,"stage":"","step":1,"steps":2,"text":"RUN apt-get update \\\n && x"}"#;
         assert_eq!(stage_of(step), Some(Stage::Step("step 1/2: RUN apt-get update".into())));
-        assert_eq!(stage_of(br#"{"type":"output","text":"x"}"#), None);
-        assert_eq!(stage_of(br#"{"type":"image","id":"i","names":[]}"#), Some(Stage::Built));
-        let failed = stage_of(br#"{"type":"error","error":"x:3: failed","output":"1\n2\n3\n4\n5\n\n6\n"}"#);
+        assert_eq!(stage_of(br#"{"event":"output","text":"x"}"#), None);
+        assert_eq!(stage_of(br#"{"event":"image","id":"i","names":[]}"#), Some(Stage::Built));
+        let failed = stage_of(br#"{"event":"error","error":"x:3: failed","output":"1\n2\n3\n4\n5\n\n6\n"}"#);
         assert_eq!(failed, Some(Stage::Failed("x:3: failed\n2\n3\n4\n5\n6".into())));
     }
 }
