@@ -15,12 +15,12 @@ use icebox_boxfile::{
     Base, Event, Executor, Fetched, ImageConfig, Inputs, Key, LayerSource, Network, Run, RunFailed, Tree, user,
 };
 use icebox_rootfs::images::{Image, Images};
-use serde_json::json;
 
 use super::cache::{Cache, Layer, told};
 use super::layers::Layers;
 use super::mounts::{Mounted, Mounts, Saved};
-use super::order::{Means, Order, Report};
+use super::order::{Means, Order};
+use super::record::{Record, Report};
 use super::store::LayerStore;
 use super::trust;
 use super::urls::Urls;
@@ -78,8 +78,7 @@ impl Work {
         if let Ok(known) = images.find(&format!("localhost/icebox-base:{}", found.id)) {
             return Ok(known);
         }
-        self.report
-            .send(&json!({"event": "note", "text": format!("the base image {} becomes a layer, once", found.id)}));
+        self.report.send(Record::Note(format!("the base image {} becomes a layer, once", found.id)));
         let dirs = images.layer_dirs(&found).map_err(|error| told(&error))?;
         let dir = dirs.first().ok_or("the base image has no files")?;
         let made = images.import_dir(dir, Some(&name), None).map_err(|error| told(&error))?;
@@ -193,8 +192,8 @@ impl Work {
                         tail.extend_from_slice(&bytes);
                         let cut = tail.len().saturating_sub(TAIL_BYTES_MAX);
                         tail.drain(..cut);
-                        let text = String::from_utf8_lossy(&bytes);
-                        self.report.send_waiting(&json!({"event": "output", "number": self.step, "text": text})).await;
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        self.report.send_waiting(Record::Output { number: self.step, text }).await;
                     }
                     Some(StreamItem::End(finished)) if finished.exit_code == 0 && !finished.timed_out => return Ok(()),
                     Some(StreamItem::End(finished)) => {
@@ -305,18 +304,18 @@ impl Executor for Work {
     }
 
     fn event(&mut self, event: Event) -> Result<(), String> {
-        let text = match &event {
-            Event::Begin { number, stage, of, text } => {
-                (self.step, self.step_began) = (*number, Instant::now());
-                json!({"event": "step", "number": number, "stage": stage, "step": of.0, "steps": of.1, "text": text})
+        let record = match event {
+            Event::Begin { number, stage, of: (step, steps), text } => {
+                (self.step, self.step_began) = (number, Instant::now());
+                Record::Step { number, stage, step, steps, text }
             }
-            Event::Cached(number) => json!({"event": "cached", "number": number}),
+            Event::Cached(number) => Record::Cached { number },
             Event::Done(number) => {
                 let ms = u64::try_from(self.step_began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                json!({"event": "done", "number": number, "ms": ms})
+                Record::Done { number, ms }
             }
         };
-        if self.report.send(&text) { Ok(()) } else { Err("the client has gone".to_owned()) }
+        if self.report.send(record) { Ok(()) } else { Err("the client has gone".to_owned()) }
     }
 }
 
@@ -333,7 +332,7 @@ impl Work {
 
     fn tell_saved(&mut self, saved: Saved) {
         for note in saved.notes {
-            self.report.send(&json!({"event": "note", "text": note}));
+            self.report.send(Record::Note(note));
         }
         self.replaced.extend(saved.replaced);
     }

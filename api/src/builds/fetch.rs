@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use icebox_boxfile::{Fetched, Network, digest_text};
 use jiff::fmt::rfc2822;
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::told;
 use super::executor::Work;
+use super::record::Record;
 use super::urls::check_form;
 use crate::boxes::{Entry, WorkKind};
 use crate::refusal::Refusal;
@@ -49,7 +49,7 @@ impl Work {
     }
 
     fn download(&mut self, url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
-        self.report.send(&json!({"event": "note", "text": format!("fetching {url}")}));
+        self.report.send(Record::Note(format!("fetching {url}")));
         let path = self.temp.path().join(format!("url-{}", self.urls.files.len()));
         let mut file = File::create(&path).map_err(|error| told(&error))?;
         let (mut hash, mut size) = (Sha256::new(), 0_u64);

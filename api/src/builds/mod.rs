@@ -14,6 +14,7 @@ mod layers;
 mod mounts;
 mod on_demand;
 mod order;
+mod record;
 mod store;
 mod trust;
 mod urls;
@@ -24,11 +25,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use icebox_boxfile::{Boxfile, Failed, Options, Time};
 use icebox_rootfs::images::Images;
 use icebox_rootfs::oci::Reference;
-use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -48,8 +47,10 @@ use executor::Work;
 use mounts::Mounts;
 use on_demand::OnDemand;
 pub use on_demand::Stage;
-use order::{Means, Report};
+use order::Means;
 pub use order::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
+pub use record::Record;
+use record::Report;
 use store::LayerStore;
 use urls::Urls;
 
@@ -162,10 +163,10 @@ impl Builds {
         removed.map_err(|cause| Error::new("remove", path.display().to_string(), cause))
     }
 
-    /// Begins a build with the archive in `context`. The lines come as it goes on; it ends when they are not read any more.
+    /// Begins a build with the archive in `context`. The records come as it goes on; it ends when they are not read any more.
     #[must_use]
-    pub fn build(&self, order: Order, context: File) -> mpsc::Receiver<Bytes> {
-        let (sender, lines) = mpsc::channel(RECORDS_MAX);
+    pub fn build(&self, order: Order, context: File) -> mpsc::Receiver<Record> {
+        let (sender, records) = mpsc::channel(RECORDS_MAX);
         let builds = self.clone();
         tokio::spawn(async move {
             let report = Report(sender);
@@ -173,20 +174,18 @@ impl Builds {
             let _ = tokio::task::spawn_blocking(move || {
                 let last = match builds.run(order, context, &report) {
                     Ok(image) => image,
-                    Err(failed) => {
-                        json!({"event": "error", "error": failed.error.to_string(), "output": failed.output})
-                    }
+                    Err(failed) => Record::Error { error: failed.error.to_string(), output: failed.output },
                 };
-                report.send(&last);
+                report.send(last);
                 drop(permit);
             })
             .await;
         });
-        lines
+        records
     }
 
     /// The whole build. Blocks.
-    fn run(&self, order: Order, context: File, report: &Report) -> Result<Value, Failed> {
+    fn run(&self, order: Order, context: File, report: &Report) -> Result<Record, Failed> {
         let began = Instant::now();
         let name = order.file.clone().unwrap_or_else(|| "Boxfile".to_owned());
         let fail = |what: String| Failed {
@@ -226,7 +225,7 @@ impl Builds {
         }
         let image = made?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(json!({"event": "image", "id": image.id, "names": image.names, "bytes": image.size_bytes, "ms": ms}))
+        Ok(Record::Image { id: image.id, names: image.names, bytes: image.size_bytes, ms })
     }
 
     fn make(
@@ -240,7 +239,7 @@ impl Builds {
         let plan = icebox_boxfile::plan(boxfile, context, work, &options)
             .map_err(|error| Failed { error, output: String::new() })?;
         for warning in work.order.notes.iter().chain(&plan.warnings) {
-            work.report.send(&json!({"event": "note", "text": warning}));
+            work.report.send(Record::Note(warning.clone()));
         }
         let seconds = clock::unix_ms() / 1000;
         let created = clock::rfc3339(seconds, 0);

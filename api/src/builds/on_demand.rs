@@ -8,10 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use super::record::Record;
 use crate::domain::runtimes::Recipe;
 use crate::error::{Cause, Error};
 use crate::refusal::Refusal;
@@ -91,20 +90,20 @@ impl OnDemand {
         jobs.get(runtime).map(|job| (job.progress.borrow().clone(), job.began.elapsed()))
     }
 
-    /// Waits for the image of a runtime; `start` begins the build if none goes on, and gives its lines.
+    /// Waits for the image of a runtime; `start` begins the build if none goes on, and gives its records.
     pub(super) async fn have_built(
         &self,
         recipe: &Recipe,
-        start: impl FnOnce() -> Result<mpsc::Receiver<Bytes>, Error>,
+        start: impl FnOnce() -> Result<mpsc::Receiver<Record>, Error>,
     ) -> Result<(), Refusal> {
         let (mut progress, fresh) = self.join(recipe);
         if let Some(tell) = fresh {
-            let lines = start()?;
+            let records = start()?;
             let cost = recipe.cost().unwrap_or_default();
             tracing::info!(runtime = recipe.name, cost, "a box asks for a runtime, which is built first");
             let (name, jobs) = (recipe.name.clone(), self.clone());
             tokio::spawn(async move {
-                follow(&name, lines, &tell).await;
+                follow(&name, records, &tell).await;
                 if matches!(&*tell.borrow(), Stage::Failed(_)) {
                     jobs.failed(&name);
                 }
@@ -130,11 +129,11 @@ impl OnDemand {
     }
 }
 
-/// Reads the lines of a build to its end, and tells of it.
-async fn follow(name: &str, mut lines: mpsc::Receiver<Bytes>, tell: &watch::Sender<Stage>) {
+/// Reads the records of a build to its end, and tells of it.
+async fn follow(name: &str, mut records: mpsc::Receiver<Record>, tell: &watch::Sender<Stage>) {
     let mut last = Stage::Failed("the build has ended without a word".to_owned());
-    while let Some(line) = lines.recv().await {
-        match stage_of(&line) {
+    while let Some(record) = records.recv().await {
+        match stage_of(record) {
             Some(Stage::Step(step)) => {
                 tracing::info!(runtime = name, step, "building");
                 tell.send_replace(Stage::Step(step));
@@ -150,25 +149,21 @@ async fn follow(name: &str, mut lines: mpsc::Receiver<Bytes>, tell: &watch::Send
     tell.send_replace(last);
 }
 
-/// What a line of a build says of its stage; none if nothing.
-fn stage_of(line: &[u8]) -> Option<Stage> {
-    let record: Value = serde_json::from_slice(line).ok()?;
-    let text = |key: &str| record[key].as_str().unwrap_or_default();
-    match text("event") {
-        "step" => {
-            Some(Stage::Step(format!("step {}/{}: {}", record["step"], record["steps"], first_line(text("text")))))
+/// What a record of a build says of its stage; none if nothing.
+fn stage_of(record: Record) -> Option<Stage> {
+    match record {
+        Record::Step { step, steps, text, .. } => {
+            Some(Stage::Step(format!("step {step}/{steps}: {}", first_line(&text))))
         }
-        "image" => Some(Stage::Built),
-        "error" => {
-            let lines: Vec<&str> = text("output").lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        Record::Image { .. } => Some(Stage::Built),
+        Record::Error { error, output } => {
+            let lines: Vec<&str> = output.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
             let tail = lines[lines.len().saturating_sub(LINES_MAX)..].join("\n");
             // The error of a failed command ends with its output already.
-            let error = text("error");
-            let why =
-                if tail.is_empty() || error.contains(&tail) { error.to_owned() } else { format!("{error}\n{tail}") };
+            let why = if tail.is_empty() || error.contains(&tail) { error } else { format!("{error}\n{tail}") };
             Some(Stage::Failed(why))
         }
-        _ => None,
+        Record::Output { .. } | Record::Cached { .. } | Record::Done { .. } | Record::Note(_) => None,
     }
 }
 
@@ -214,13 +209,15 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_build_are_stages() {
-        let step =
-            br#"{"event":"step","number":2,"stage":"","step":1,"steps":2,"text":"RUN apt-get update \\\n && x"}"#;
+    fn records_of_a_build_are_stages() {
+        let text = "RUN apt-get update \\\n && x".to_owned();
+        let step = Record::Step { number: 2, stage: String::new(), step: 1, steps: 2, text };
         assert_eq!(stage_of(step), Some(Stage::Step("step 1/2: RUN apt-get update".into())));
-        assert_eq!(stage_of(br#"{"event":"output","text":"x"}"#), None);
-        assert_eq!(stage_of(br#"{"event":"image","id":"i","names":[]}"#), Some(Stage::Built));
-        let failed = stage_of(br#"{"event":"error","error":"x:3: failed","output":"1\n2\n3\n4\n5\n\n6\n"}"#);
+        assert_eq!(stage_of(Record::Output { number: 2, text: "x".into() }), None);
+        let image = Record::Image { id: "i".into(), names: Vec::new(), bytes: 0, ms: 0 };
+        assert_eq!(stage_of(image), Some(Stage::Built));
+        let output = "1\n2\n3\n4\n5\n\n6\n".to_owned();
+        let failed = stage_of(Record::Error { error: "x:3: failed".into(), output });
         assert_eq!(failed, Some(Stage::Failed("x:3: failed\n2\n3\n4\n5\n6".into())));
     }
 }

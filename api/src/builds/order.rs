@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use icebox_rootfs::oci::Reference;
-use serde_json::Value;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use crate::boxes::Boxes;
 use crate::db::Account;
@@ -80,37 +77,6 @@ impl Order {
             notes: recipe.cost().into_iter().collect(),
             ..Self::new(account, network_policy, host_proxy)
         }
-    }
-}
-
-/// Tells the client how far a build is, in lines of JSON.
-#[derive(Debug, Clone)]
-pub(super) struct Report(pub(super) mpsc::Sender<Bytes>);
-
-impl Report {
-    fn line(value: &Value) -> Bytes {
-        Bytes::from(format!("{value}\n"))
-    }
-
-    /// From a thread that may wait. `false`: the client has gone.
-    pub(super) fn send(&self, value: &Value) -> bool {
-        self.0.blocking_send(Self::line(value)).is_ok()
-    }
-
-    /// From a task.
-    pub(super) async fn send_waiting(&self, value: &Value) {
-        // A client that has gone is noticed by `closed`.
-        let _ = self.0.send(Self::line(value)).await;
-    }
-
-    /// True if the client has gone.
-    pub(super) fn is_closed(&self) -> bool {
-        self.0.is_closed()
-    }
-
-    /// Ends when the client has gone.
-    pub(super) async fn closed(&self) {
-        self.0.closed().await;
     }
 }
 

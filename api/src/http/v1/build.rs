@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
+use super::wire::BuildProgress;
 use crate::boxes::{check_policy, policy_in_force};
 use crate::builds::{Order, STEP_LIMIT_DEFAULT, STEP_LIMIT_MAX};
 use crate::config::HostProxy;
@@ -61,7 +62,7 @@ pub(in crate::http) struct BuildQuery {
 /// Builds an image. The body is the context: a tar archive with the Boxfile in it (or beside it, as `.icebox.boxfile`).
 /// The answer is a line of JSON for each thing that happens: `step`, `output`, `cached`, `done`, `note`, and at the end
 /// `image` or `error`. The build ends when the client disconnects.
-#[utoipa::path(post, path = "/v1/images/build", tag = "v1", params(BuildQuery), request_body(content_type = "application/x-tar", description = "The context"), responses((status = 200, content_type = "application/x-ndjson", description = "Lines of JSON"), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
+#[utoipa::path(post, path = "/v1/images/build", tag = "v1", params(BuildQuery), request_body(content_type = "application/x-tar", description = "The context"), responses((status = 200, body = BuildProgress, content_type = "application/x-ndjson"), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody)))]
 pub(in crate::http) async fn build(
     State(app): State<App>,
     peer: Option<Extension<Peer>>,
@@ -83,9 +84,12 @@ pub(in crate::http) async fn build(
         Some(recipe) => app.builds.context_of_runtime(&recipe.text)?,
         None => receive(&app, request.into_body()).await?,
     };
-    let lines = app.builds.build(order, context);
-    let body = Body::from_stream(ReceiverStream::new(lines).map(Ok::<_, std::convert::Infallible>));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    let records = ReceiverStream::new(app.builds.build(order, context)).map(|record| {
+        let mut line = serde_json::to_vec(&BuildProgress::from(record))?;
+        line.push(b'\n');
+        Ok::<_, serde_json::Error>(line)
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(records)).into_response())
 }
 
 /// How a runtime with a Boxfile is built.

@@ -1,8 +1,9 @@
-//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, events, images, and
-//! runtimes.
+//! The wire types of `/v1/…`: bills, reasons why a box is awake, resource usage, the network of a box, events, images, their
+//! builds, and runtimes.
 //!
 //! Owns the JSON shapes and their conversions from the types of the layers below. Only `http` uses them.
 
+mod builds;
 mod doctor;
 mod events;
 mod images;
@@ -14,6 +15,7 @@ mod storage;
 mod usage;
 mod volumes;
 
+pub use builds::*;
 pub use doctor::*;
 pub use events::*;
 pub use images::*;
