@@ -91,6 +91,14 @@ fn a_taken_box_is_like_a_new_one_and_an_unclaimed_one_is_nobodys() {
     let medium = api.create(&json!({ "size": "medium" }));
     assert_eq!((medium.out("echo made"), taken(&api)), ("made".to_owned(), before));
     medium.delete();
+    api.post("/v1/volumes", &json!({ "name": "data", "size_gib": 1 })).ok();
+    let with_volume = api.create(&json!({ "volumes": [{ "name": "data", "path": "/data" }] }));
+    assert_eq!(
+        (with_volume.out("stat -f -c %T /data; stat -c %u /data"), taken(&api)),
+        ("ext2/ext3\n1000".to_owned(), before)
+    );
+    assert!(with_volume.out("cat /proc/self/mountinfo").contains(" /data "), "the volume is not mounted");
+    with_volume.delete();
 
     // It sleeps, wakes and starts again as any box.
     first.out("echo kept > file");

@@ -40,8 +40,11 @@ impl Boxes {
     /// A ready box for this creation, thawed, if there is one. A creation that names what no ready box has gets none.
     pub(super) async fn take_ready(&self, wanted: &NewBox, image: &str) -> Option<ReadyBox> {
         let settings = &wanted.settings;
-        let is_plain =
-            wanted.root.is_none() && wanted.origin.is_none() && settings.disk_gib() == settings.size.disk_gib();
+        // What a start is given besides image and size (`Start`) is what a ready box has not got.
+        let is_plain = wanted.root.is_none()
+            && wanted.origin.is_none()
+            && settings.volumes.is_empty()
+            && settings.disk_gib() == settings.size.disk_gib();
         if !is_plain || self.inner.config.ready.is_empty() {
             return None;
         }
