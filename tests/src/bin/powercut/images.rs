@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use icebox_tests::Daemon;
 use icebox_tests::api::encode;
 use icebox_tests::daemon::binary;
+use icebox_tests::wait::try_until;
 use serde_json::Value;
 
 use crate::check::Look;
@@ -21,6 +22,8 @@ const IMAGES_MAX: usize = 3;
 const FILE: &str = "content";
 /// Directories of the images' store that hold unfinished work begin so.
 const UNFINISHED: &str = ".tmp-";
+/// How long one may stay that is being made.
+const UNFINISHED_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The work of one round.
 pub(crate) struct Work {
@@ -111,12 +114,21 @@ pub(crate) fn look(daemon: &Daemon, known: &Known, look: &mut Look) {
             report::done(&if here { Op::Image { name, text: facts.text.clone() } } else { Op::DropImage { name } });
         }
     }
-    for place in [store.clone(), store.join("layers"), store.join("manifests")] {
-        let entries = fs::read_dir(&place).into_iter().flatten().flatten();
-        for name in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-            look.fact(!name.starts_with(UNFINISHED), || format!("{name} is left in {}", place.display()));
-        }
+    // What is being made now (`iceboxd` prepares its base image after its start) is soon finished.
+    try_until(UNFINISHED_DEADLINE, || unfinished(&store).is_empty());
+    for path in unfinished(&store) {
+        look.fact(false, || format!("{} is left", path.display()));
     }
+}
+
+/// Unfinished directories in the store.
+fn unfinished(store: &Path) -> Vec<PathBuf> {
+    let places = [store.to_owned(), store.join("layers"), store.join("manifests")];
+    let entries = places.iter().flat_map(fs::read_dir).flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The file in the only layer of an image.
