@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 
 /// buildah.
@@ -50,6 +51,20 @@ impl Buildah {
         let found = found.map(|at| read(Path::new(&at)));
         self.call("podman", &["image", "unmount", tag])?;
         Ok((found?, config["Docker"].clone()))
+    }
+}
+
+impl Drop for Buildah {
+    /// Podman mounts its store on itself, and a mount stays where a build of buildah has failed.
+    fn drop(&mut self) {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        let left: Vec<&Path> = points.filter(|point| point.starts_with(&self.root)).collect();
+        for point in left.into_iter().rev() {
+            if let Err(cause) = umount2(point, MntFlags::MNT_DETACH) {
+                eprintln!("cannot unmount {}: {cause}", point.display());
+            }
+        }
     }
 }
 
