@@ -173,6 +173,18 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// The ids for which the query, whose only parameter is an id, has a row.
+fn found(connection: &Connection, query: &str, ids: Vec<String>) -> rusqlite::Result<Vec<String>> {
+    let mut query = connection.prepare_cached(query)?;
+    let mut found = Vec::new();
+    for id in ids {
+        if query.exists([&id])? {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
 /// SQLite integers are signed: larger values do not occur in our counters, and would be capped rather than wrapped.
 fn to_sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
-use super::{Db, from_sql, to_sql};
+use super::{Db, found, from_sql, to_sql};
 use crate::clock;
 use crate::domain::{Snapshot, SnapshotStatus};
 use crate::error::Error;
@@ -129,15 +129,7 @@ impl Db {
     /// The ids of these that belong to deleted snapshots.
     pub async fn deleted_snapshots(&self, ids: Vec<String>) -> Result<Vec<String>, Error> {
         self.read("read the deleted snapshots", move |connection| {
-            let mut query =
-                connection.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1 AND status = 'deleted'")?;
-            let mut deleted = Vec::new();
-            for id in ids {
-                if query.exists([&id])? {
-                    deleted.push(id);
-                }
-            }
-            Ok(deleted)
+            found(connection, "SELECT 1 FROM snapshots WHERE id = ?1 AND status = 'deleted'", ids)
         })
         .await
     }

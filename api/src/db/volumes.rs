@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
-use super::{Db, from_sql, to_sql};
+use super::{Db, found, from_sql, to_sql};
 use crate::clock;
 use crate::domain::{Stored, Volume, VolumeState};
 use crate::error::Error;
@@ -125,14 +125,7 @@ impl Db {
     /// The ids of these that belong to deleted volumes.
     pub async fn deleted_volumes(&self, ids: Vec<String>) -> Result<Vec<String>, Error> {
         self.read("read the deleted volumes", move |connection| {
-            let mut query = connection.prepare_cached("SELECT 1 FROM volumes WHERE id = ?1 AND state = 'deleted'")?;
-            let mut deleted = Vec::new();
-            for id in ids {
-                if query.exists([&id])? {
-                    deleted.push(id);
-                }
-            }
-            Ok(deleted)
+            found(connection, "SELECT 1 FROM volumes WHERE id = ?1 AND state = 'deleted'", ids)
         })
         .await
     }

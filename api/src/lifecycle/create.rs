@@ -83,7 +83,7 @@ impl Lifecycle {
     /// Creates a box. On return the box is on disk, accepts work, and is provisioned. The creation finishes even if the
     /// client disconnects.
     pub async fn create(&self, account: &Account, request: BoxRequest) -> Result<Arc<Entry>, Refusal> {
-        let wanted = self.wanted(account, request).await?;
+        let wanted = self.wanted(account, request, None).await?;
         let lifecycle = self.clone();
         to_the_end(async move {
             let entry = lifecycle.boxes.create(wanted).await?;
@@ -95,11 +95,17 @@ impl Lifecycle {
 
     /// Refuses what [`Lifecycle::create`] would refuse of this request, for callers with work to do before it.
     pub async fn check(&self, account: &Account, request: BoxRequest) -> Result<(), Refusal> {
-        self.wanted(account, request).await.map(drop)
+        self.wanted(account, request, None).await.map(drop)
     }
 
-    async fn wanted(&self, account: &Account, request: BoxRequest) -> Result<NewBox, Refusal> {
-        let defaults = self.defaults(account, None).await?;
+    /// The request, checked and filled in; `copied` are the settings of the box of which it is a copy.
+    pub(super) async fn wanted(
+        &self,
+        account: &Account,
+        request: BoxRequest,
+        copied: Option<BoxSettings>,
+    ) -> Result<NewBox, Refusal> {
+        let defaults = self.defaults(account, copied).await?;
         let wanted = checked(request, account, defaults)?;
         self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
         Ok(wanted)
@@ -113,7 +119,7 @@ impl Lifecycle {
             .map_err(|cause| Error::new("read the settings of", &found.id, cause))?;
         let has_git = request.git_user_name.is_some() || request.git_user_email.is_some();
         // The request is checked before the content is read, which may take a while.
-        let mut wanted = self.checked_copy(account, request, copied).await?;
+        let mut wanted = self.wanted(account, request, Some(copied)).await?;
         let (lifecycle, account, id) = (self.clone(), account.id.clone(), id.to_owned());
         to_the_end(async move {
             let Restorable { record, agent_key, content } = lifecycle.boxes.open_snapshot(&account, &id).await?;
@@ -124,19 +130,6 @@ impl Lifecycle {
             Ok(entry)
         })
         .await
-    }
-
-    /// A request for a box that is a copy of one with the settings `copied`, checked and filled in.
-    pub(super) async fn checked_copy(
-        &self,
-        account: &Account,
-        request: BoxRequest,
-        copied: BoxSettings,
-    ) -> Result<NewBox, Refusal> {
-        let defaults = self.defaults(account, Some(copied)).await?;
-        let wanted = checked(request, account, defaults)?;
-        self.boxes.check_policy_possible(&policy_in_force(&wanted.settings))?;
-        Ok(wanted)
     }
 
     async fn defaults(&self, account: &Account, copied: Option<BoxSettings>) -> Result<Defaults, Refusal> {

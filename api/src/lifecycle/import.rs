@@ -99,7 +99,7 @@ impl Lifecycle {
             init_command: settings.init_command.clone(),
             ..BoxRequest::default()
         };
-        let wanted = self.checked_copy(account, request, settings).await?;
+        let wanted = self.wanted(account, request, Some(settings)).await?;
         let tree = self.boxes.new_tree(&wanted.settings).await?;
         Ok(Begun { wanted, image: facts.image, tree })
     }

@@ -40,10 +40,12 @@ impl Lifecycle {
     pub(super) async fn wake(&self, entry: &Arc<Entry>) -> Result<(), Refusal> {
         let _life = entry.lock_life().await;
         let view = entry.usable_view()?;
-        if !entry.alive() || entry.frozen() {
+        let alive = entry.alive();
+        // Space is seldom short, and each question to the kernel delays a wake.
+        if self.boxes.is_short_of_space() && (!alive || entry.frozen()) {
             self.boxes.check_space_to_run()?;
         }
-        if !entry.alive() {
+        if !alive {
             return self.start_again(entry, Check::IfMarked, StopCause::InitKilled).await;
         }
         if self.boxes.thaw(entry).await? {
