@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
+use super::disk_watch::DiskWatch;
 use super::meter::Meter;
 use super::passed::Passed;
 use super::policy::policy_in_force;
@@ -84,6 +85,8 @@ pub struct Entry {
     life_waiting: AtomicU32,
     /// The daemon has frozen it and has not thawed it since. See [`Entry::left_asleep`].
     asleep: AtomicBool,
+    /// Whether its disk is measured.
+    pub(super) disk: DiskWatch,
     /// Its processes stand still for a moment while its disk is copied; it is not asleep.
     still: AtomicBool,
     /// Timer that reclaims the memory of a box that has slept long enough.
@@ -135,6 +138,7 @@ impl Entry {
             life: Mutex::new(()),
             life_waiting: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
+            disk: DiskWatch::default(),
             still: AtomicBool::new(false),
             sleep_timer: std::sync::Mutex::default(),
             view: RwLock::new(view),
@@ -179,6 +183,7 @@ impl Entry {
     /// Records that the daemon has frozen or thawed the box, or has observed that state.
     pub(crate) fn set_asleep(&self, asleep: bool) {
         self.asleep.store(asleep, Ordering::Relaxed);
+        if asleep { self.disk.rests() } else { self.disk.changes() }
     }
 
     /// Records that its processes are held still for a copy of its disk, or go on.

@@ -11,6 +11,7 @@ use icebox_shim::launch::{BoxSpec, Launched, ProcFile, VolumeMount};
 use icebox_shim::procfiles::Size;
 
 use super::build::BoxRoot;
+use super::disks::stored_bytes;
 use super::started::Started;
 use super::{Boxes, Entry, LAUNCH_DEADLINE, PIDS_MAX, View, blocking};
 use crate::domain::{BoxSize, Incarnation, VolumeUse};
@@ -207,14 +208,11 @@ impl Boxes {
     pub(crate) async fn storage_bytes(&self, id: &str) -> Option<u64> {
         let points = self.entry(id).map_or(0, |entry| entry.points.bytes());
         let (store, volume_id) = (Arc::clone(&self.inner.store), id.to_owned());
-        blocking("measure the disk", move || match store.volume(&volume_id)? {
-            Some(volume) => volume.allocated_bytes().map(|bytes| Some(bytes + points)),
-            None => Ok(None),
-        })
-        .await
-        .inspect_err(|error| tracing::warn!(box_id = id, error = error.chain(), "cannot measure a disk"))
-        .ok()
-        .flatten()
+        let read = tokio::task::spawn_blocking(move || stored_bytes(&store, &volume_id, points)).await;
+        read.unwrap_or_else(|_| Err(Error::new("measure the disk", id, Cause::WorkerEnded)))
+            .inspect_err(|error| tracing::warn!(box_id = id, error = error.chain(), "cannot measure a disk"))
+            .ok()
+            .flatten()
     }
 
     /// Waits for the end of the box's PID 1 in the background and does the work that follows it.

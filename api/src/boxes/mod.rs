@@ -16,6 +16,8 @@ mod cgroups;
 mod create;
 mod delete;
 mod disk_check;
+mod disk_watch;
+mod disks;
 mod entry;
 mod fork;
 mod forward;

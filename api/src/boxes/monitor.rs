@@ -1,8 +1,8 @@
 //! The one clock of the daemon: readings of boxes that are awake, and the idle rule.
 //!
 //! Invariants: a sleeping box has no timer and is not checked, except once per [`SWEEP_EVERY`] while another box is
-//! awake, in case another program has thawed it; a box that is awake costs one read of one file per tick; while no box
-//! is awake, the clock stands still.
+//! awake, in case another program has thawed it; its disk is measured until it can change no more ([`super::disk_watch`]), and
+//! then not at all; a box that is awake costs one read of one file per tick; while no box is awake, the clock stands still.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,19 +11,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::disk_watch::STORAGE_AFTER;
 use super::meter::counter;
 use super::orphans;
-use super::{Boxes, Entry, Phase, Verdict, Write};
+use super::{Boxes, Entry, Verdict, Write};
 use crate::clock;
 use crate::db::StoredSample;
 
 /// Longest interval between two readings of a box that is awake.
 const TICK: Duration = Duration::from_secs(1);
-/// Interval between measurements of the disk of a box that is awake.
+/// Interval between measurements of the disks that can still change.
 const STORAGE_EVERY: Duration = Duration::from_secs(60);
-/// Writes of a box reach its disk image within the kernel's write-back time, also after it fell asleep: this long after
-/// the last activity, disks are measured once more.
-const STORAGE_AFTER: Duration = Duration::from_secs(65);
 /// Interval between removals of old log entries, runs, readings and undo points.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// Interval between searches for leaf cgroups of runs whose background processes have ended, in boxes that are awake.
@@ -52,7 +50,7 @@ impl Boxes {
                 // Measure the disks one last time, then wait until a box wakes.
                 tokio::select! {
                     () = changed => continue,
-                    () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(&self.all()).await,
+                    () = tokio::time::sleep(STORAGE_AFTER) => self.measure_disks(self.all()).await,
                 }
                 self.inner.awake.notified().await;
                 continue;
@@ -62,7 +60,7 @@ impl Boxes {
             let next = self.act_on(&looks);
             self.balance_pool().await;
             if Instant::now() >= storage_due {
-                self.measure_disks(&self.all()).await;
+                self.measure_disks(self.all()).await;
                 storage_due = Instant::now() + STORAGE_EVERY;
             }
             if Instant::now() >= sweep_due {
@@ -140,24 +138,6 @@ impl Boxes {
             }
         }
         next.max(Duration::from_millis(1))
-    }
-
-    /// Measures the disks of these boxes, and all volumes, and writes changes to the ledger.
-    async fn measure_disks(&self, entries: &[Arc<Entry>]) {
-        let mut samples = Vec::new();
-        for entry in entries {
-            if entry.view().phase != Phase::Ready {
-                continue;
-            }
-            let storage = self.storage_bytes(&entry.id).await;
-            samples.extend(entry.meter.read(&entry.id, &entry.handle(), storage, Write::IfChanged, "storage"));
-        }
-        if !samples.is_empty() {
-            self.inner.db.append_samples(samples);
-        }
-        if let Err(error) = self.measure_volumes().await {
-            tracing::warn!(error = error.chain(), "cannot measure the volumes");
-        }
     }
 
     /// Reaps children of killed launchers. Two checks, a minute apart.

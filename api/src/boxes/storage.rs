@@ -57,6 +57,7 @@ impl Boxes {
             }
             drop(claims);
             let grown = blocking("grow the disk", move || volume.grow(size_gib)).await?;
+            entry.disk.changes();
             tracing::info!(box_id = entry.id, size_gib, ?grown, "the disk of a box has grown");
             Ok(Resized { size_gib, waits_because: reason(grown) })
         })
