@@ -155,6 +155,17 @@ impl Db {
         .await
     }
 
+    /// The public id and the argument vector of a run, by its number. It waits for records that are on their way to disk.
+    pub async fn run_by_number(&self, box_id: &str, number: u64) -> Result<Option<(String, String)>, Error> {
+        let box_id = box_id.to_owned();
+        self.write("look a run up", move |connection| {
+            let sql = "SELECT id, prompt FROM runs WHERE box_id = ?1 AND number = ?2";
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            connection.query_row(sql, params![box_id, to_sql(number)], read).optional()
+        })
+        .await
+    }
+
     /// The highest run number of each box.
     pub async fn last_run_numbers(&self) -> Result<Vec<(String, u64)>, Error> {
         self.read("read the run numbers", |connection| {

@@ -9,6 +9,7 @@ mod cgroup;
 mod conn;
 mod files;
 mod held;
+mod late_kills;
 mod leaf_pool;
 mod leaves;
 mod memory;
@@ -28,6 +29,7 @@ pub use crate::protocol::{
 pub use cgroup::{BoxUsage, CpuReading, check_parent};
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
+pub use late_kills::LateKills;
 pub use leaves::RunUsage;
 pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
 pub use process::boot_id;
