@@ -247,7 +247,8 @@ async fn leave_a_hog(b: &TestBox) -> Hog {
     let mut request = b.request(&[]);
     let number = request.run;
     let pipe = format!("/workspace/home/pipe-{number}");
-    let hog = format!("mkfifo {pipe}; (read line <{pipe}; tail -c 200000000 /dev/zero) >/dev/null 2>&1 </dev/null &");
+    let hog =
+        format!("mkfifo {pipe}; (read line <{pipe}; exec tail -c 200000000 /dev/zero) >/dev/null 2>&1 </dev/null &");
     request.argv = ["/bin/sh", "-c", &hog].map(str::to_owned).to_vec();
     let output = collect(b.handle.exec(request).await.unwrap()).await;
     assert_eq!((output.code(), b.handle.finish(number, output.exit.as_ref()).unwrap().oom_kills), (0, 0));

@@ -4,8 +4,7 @@
 use icebox_shim::handle::LateKills;
 
 use super::{Boxes, Entry};
-use crate::events::{Fact, NamedRun};
-use crate::text::one_line;
+use crate::events::Fact;
 
 impl Entry {
     /// Those that are not told yet, of runs that have ended. Blocks for no longer than it takes to read a file per run that
@@ -24,11 +23,10 @@ impl Boxes {
     /// Publishes them.
     pub(super) async fn tell_late_kills(&self, entry: &Entry, kills: Vec<LateKills>) {
         for LateKills { run, processes } in kills {
-            let found = self.inner.db.run_by_number(&entry.id, run).await.unwrap_or_else(|error| {
+            let run = self.inner.db.run_by_number(&entry.id, run).await.unwrap_or_else(|error| {
                 tracing::warn!(box_id = entry.id, error = error.chain(), "a killed process is told without its run");
                 None
             });
-            let run = found.map(|(run_id, prompt)| NamedRun { run_id, command: one_line(&prompt) });
             self.publish(entry, Fact::OutOfMemory { run, processes, background: true });
         }
     }

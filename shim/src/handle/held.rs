@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Gauges, Limits, Unenforced};
 
-use super::late_kills::Ended;
+use super::ended::Ended;
 use super::leaf_pool::Leaves;
 use crate::error::{Error, ErrorKind};
 use crate::launch::RUNS_GROUP;

@@ -1,7 +1,7 @@
 //! Processes that the kernel kills for want of memory after the end of their run: those it left in the background.
 //!
 //! Invariants:
-//! - A leaf that its run leaves behind with processes in it is in the table [`Ended`] until it is removed. Without such a
+//! - A leaf that its run leaves behind with processes in it is in the table of `ended` until it is removed. Without such a
 //!   leaf a look costs no system call.
 //! - Each killed process is told once: by the end of its run, or by a look. The count of those told is in the leaf's note
 //!   as well, so that the next process that looks goes on from there.
@@ -9,68 +9,15 @@
 //!
 //! Leaves out: how often to look. In a frozen box nothing allocates memory, so there is nothing to look for.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use icebox_runtime::cgroup::{self, set_leaf_note};
 
 use super::BoxHandle;
+use super::ended::{LateKills, Leaf};
 use super::held::Held;
 use super::leaf_pool::Note;
 use crate::error::Error;
-
-/// Most leaves of a box that one look reads. The next look goes on from there.
-const LOOKED_AT_MAX: usize = 64;
-
-/// Processes of an ended run that the kernel has killed for want of memory since the end of the run, or the last look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LateKills {
-    /// Number of the run.
-    pub run: u64,
-    /// Number of the processes.
-    pub processes: u64,
-}
-
-/// The leaves that have outlived their run.
-#[derive(Debug, Default)]
-pub(super) struct Ended(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// By the names of the leaves.
-    leaves: BTreeMap<String, Leaf>,
-    /// Of leaves that are gone.
-    of_removed: Vec<LateKills>,
-    /// The name from which the next look goes on.
-    next: String,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Leaf {
-    run: u64,
-    told: u64,
-}
-
-impl Ended {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A leaf that exists. The run that has it may not have ended yet.
-    pub(super) fn found(&self, name: &str, note: Note) {
-        let leaf = Leaf { run: note.run, told: note.told_kills };
-        self.lock().leaves.entry(name.to_owned()).or_insert(leaf);
-    }
-}
-
-impl State {
-    /// The names of the leaves to look at now.
-    fn turn(&self) -> Vec<String> {
-        let names = self.leaves.range(self.next.clone()..).chain(self.leaves.range(..self.next.clone()));
-        names.map(|(name, _)| name.clone()).take(LOOKED_AT_MAX).collect()
-    }
-}
 
 impl Held {
     /// Looks at a leaf from now on. Of the kills in it so far the run's end tells.
@@ -84,7 +31,7 @@ impl Held {
     pub(super) fn removed_ended(&self, name: &str, note: Note, oom_kills: u64) {
         let mut state = self.ended.lock();
         let leaf = state.leaves.remove(name).unwrap_or(Leaf { run: note.run, told: note.told_kills });
-        if let Some(late) = late(leaf, oom_kills) {
+        if let Some(late) = leaf.late(oom_kills) {
             state.of_removed.push(late);
         }
     }
@@ -117,7 +64,7 @@ impl Held {
             }
             match self.leaves().leaf_oom_kills(name) {
                 Ok(Some(kills)) => {
-                    if let Some(late) = late(*leaf, kills) {
+                    if let Some(late) = leaf.late(kills) {
                         leaf.told = kills;
                         let run = leaf.run;
                         self.note_told(name, run, kills);
@@ -138,11 +85,6 @@ impl Held {
     }
 }
 
-fn late(leaf: Leaf, oom_kills: u64) -> Option<LateKills> {
-    let processes = oom_kills.saturating_sub(leaf.told);
-    (processes > 0).then_some(LateKills { run: leaf.run, processes })
-}
-
 impl BoxHandle {
     /// The processes that the kernel has killed for want of memory after the end of their run. Each is returned once.
     /// `in_flight` says of a run's number whether the run has not been [`finish`](Self::finish)ed yet: the end of such a run
@@ -154,30 +96,5 @@ impl BoxHandle {
         // A box that is not held has no such leaf: none has been found or made.
         let Some(held) = self.inner.held.get() else { return Ok(Vec::new()) };
         held.look_at_ended(&in_flight).map_err(self.fail("read kills in the background"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kills_are_those_beyond_the_told_ones() {
-        let leaf = Leaf { run: 7, told: 2 };
-        assert_eq!(late(leaf, 2), None);
-        assert_eq!(late(leaf, 5), Some(LateKills { run: 7, processes: 3 }));
-    }
-
-    #[test]
-    fn a_look_reads_a_part_and_the_next_one_goes_on() {
-        let mut state = State::default();
-        for run in 0..100 {
-            state.leaves.insert(format!("run-{run:03}"), Leaf { run, told: 0 });
-        }
-        let first = state.turn();
-        state.next = format!("{}\0", first.last().unwrap());
-        let second = state.turn();
-        assert_eq!((first.len(), second.len()), (LOOKED_AT_MAX, LOOKED_AT_MAX));
-        assert_eq!((second[0].as_str(), second[36].as_str()), ("run-064", "run-000"));
     }
 }

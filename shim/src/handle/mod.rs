@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod conn;
+mod ended;
 mod files;
 mod held;
 mod late_kills;
@@ -27,9 +28,9 @@ pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
 pub use cgroup::{BoxUsage, CpuReading, check_parent};
+pub use ended::LateKills;
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
-pub use late_kills::LateKills;
 pub use leaves::RunUsage;
 pub use memory::{BoxMemory, BoxPressure, Footprint, Reclaimed};
 pub use process::boot_id;
