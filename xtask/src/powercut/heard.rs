@@ -126,20 +126,19 @@ impl Heard {
         Ear { unfinished: Vec::new(), words }
     }
 
-    /// Listens until `enough`, or until the guest has ended, or it takes longer than `patience`. Says whether it was
-    /// enough.
+    /// Listens until `enough`, or until the guest has ended, or it has said nothing for `patience`: a guest on a busy
+    /// machine is slow, one that is stuck is silent. Says whether it was enough.
     pub(super) fn until(
         &mut self,
         what: &'static str,
         patience: Duration,
         mut enough: impl FnMut(&Round) -> bool,
     ) -> Result<bool> {
-        let deadline = Instant::now() + patience;
         loop {
             if enough(&self.round) {
                 return Ok(true);
             }
-            match self.words.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.words.recv_timeout(patience) {
                 Ok(word) => self.take(word),
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) => {

@@ -31,11 +31,11 @@ use crate::{build, deps, run, say};
 
 /// The guest's half, a program of the package icebox-tests.
 pub(crate) const PROGRAM: &str = "powercut";
-/// From QEMU's start to the end of the look back.
+/// From QEMU's start to the guest's first line, and from each line of the look back to the next.
 const CHECK_DEADLINE: Duration = Duration::from_secs(240);
-/// From there to the first acknowledgements. The first round makes its boxes in this time.
+/// As long between lines until the first acknowledgements. The first round makes its boxes in this time.
 const WORK_DEADLINE: Duration = Duration::from_secs(120);
-/// From the end of the look back to the end of the guest, in the last boot.
+/// As long from the end of the look back to the end of the guest, in the last boot.
 const END_DEADLINE: Duration = Duration::from_secs(120);
 /// The disk's writes that come before its power goes do not come for ever.
 const POWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -203,17 +203,17 @@ impl<'a> Bench<'a> {
     fn watch(&mut self, choice: &Choice, last: bool) -> Result<bool> {
         let failed = |round: &Round| !round.violations.is_empty();
         let heard = &mut self.heard;
-        heard.until("the look back", CHECK_DEADLINE, |round| round.checked.is_some() || failed(round))?;
+        heard.until("a sign of the look back", CHECK_DEADLINE, |round| round.checked.is_some() || failed(round))?;
         if heard.round.checked.is_none() {
             return Ok(false);
         }
         if last {
             // The end of its output is the end of its work; anything wrong has been said by then.
-            let ended = !heard.until("the guest's end", END_DEADLINE, failed)?;
+            let ended = !heard.until("a sign of the guest's end", END_DEADLINE, failed)?;
             return Ok(ended);
         }
         let begun = |round: &Round| round.acknowledged >= ACKNOWLEDGED_MIN || failed(round);
-        let working = heard.until("the first acknowledgements", WORK_DEADLINE, begun)?;
+        let working = heard.until("a sign of the first acknowledgements", WORK_DEADLINE, begun)?;
         Ok(working && heard.through(choice.delay) && !failed(&heard.round))
     }
 
