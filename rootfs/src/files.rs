@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Prefix of the names of unfinished files and directories. No id can begin with a dot.
 pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
+/// The hint of files that [`write_atomic`] writes.
+const FILE_HINT: &str = "file";
+
 /// A name in `dir` that is unique in this process. The directory's lock keeps other processes out.
 pub(crate) fn temp_path(dir: &Path, hint: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -30,7 +33,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes `content` under `name` in `dir`: temporary file, fsync, rename, fsync of the directory.
 pub(crate) fn write_atomic(dir: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
-    let temp = temp_path(dir, "file");
+    let temp = temp_path(dir, FILE_HINT);
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp)?;
         file.write_all(content)?;
@@ -56,6 +59,19 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 /// Opens (or makes) the lock file `path`. `O_CLOEXEC` (the standard library's default) keeps children from holding it.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Files in `dir` that [`write_atomic`] has begun and not finished.
+pub(crate) fn unfinished_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let prefix = format!("{TEMP_PREFIX}{FILE_HINT}-");
+    let mut unfinished = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) && entry.file_type()?.is_file() {
+            unfinished.push(entry.path());
+        }
+    }
+    Ok(unfinished)
 }
 
 /// Removes unfinished files and directories in `dir`, by their prefix. Only the owner of the lock may call it.

@@ -259,7 +259,7 @@ async fn priv_the_sweep_leaves_alone_what_is_being_started() {
     });
     parent.unwrap().leaf(&format!("run-{number}"), &[Controller::Memory]).unwrap();
     b.handle.sweep_leaves(|run| run == number).unwrap();
-    assert_eq!(b.handle.last_leaf().await.unwrap(), number, "the leaf was swept away under its start");
+    assert_eq!(b.handle.find_leaves().await.unwrap(), number, "the leaf was swept away under its start");
     assert_eq!(collect(b.handle.exec(request).await.unwrap()).await.text(), "ok\n");
     // Its usage is not read yet.
     b.handle.sweep_leaves(|run| run == number).unwrap();

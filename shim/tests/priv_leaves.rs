@@ -13,7 +13,7 @@ use boxed::TestBox;
 use common::{Output, PATIENCE, collect, eventually};
 use icebox_runtime::cgroup::{Backend, Controller, Hierarchy};
 use icebox_shim::ErrorKind;
-use icebox_shim::handle::{BoxHandle, ExecRequest, RunUsage, Scope};
+use icebox_shim::handle::{BoxHandle, ExecRequest, LateKills, RunUsage, Scope};
 
 /// A run that has ended: the cgroup it was in, and what it has used.
 struct Ended {
@@ -101,10 +101,18 @@ async fn priv_runs_in_one_leaf_have_their_own_bills() {
     let whole = (b.handle.usage().unwrap().cpu_usec - before) * 1000;
     assert!(whole >= long.usage.cpu_ns + short.usage.cpu_ns, "{whole} ns");
 
-    let large = run(&b, "head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null").await;
+    // On a busy machine the kernel may still have some of its memory charged when it has ended: then its leaf does not go on.
+    let mut tries = 0;
+    let (large, small) = loop {
+        let large = run(&b, "head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null").await;
+        let small = run(&b, "true").await;
+        tries += 1;
+        if (large.leaf == small.leaf) == leaf.is_some() {
+            break (large, small);
+        }
+        assert!(tries < 50, "{} {}", large.leaf, small.leaf);
+    };
     assert!(large.usage.memory_peak_bytes > 15_000_000, "{:?}", large.usage);
-    let small = run(&b, "true").await;
-    assert!(shared(&large, &small), "{} {}", large.leaf, small.leaf);
     assert!(small.usage.memory_peak_bytes < 10_000_000, "{:?}", small.usage);
 }
 
@@ -192,7 +200,7 @@ async fn priv_a_run_in_a_leaf_of_an_earlier_one_survives_its_handle() {
     drop(b.handle.exec(request).await.unwrap());
     // Another process that takes over has nothing but the kernel and the init.
     let again = BoxHandle::open(&b.spec.run_dir, &b.spec.cgroup, b.spec.uid_base).unwrap();
-    assert_eq!(again.last_leaf().await.unwrap(), number);
+    assert_eq!(again.find_leaves().await.unwrap(), number);
     let earlier = again.signal(long.number, libc::SIGKILL, Scope::Tree).await.unwrap_err();
     assert_eq!(earlier.kind(), ErrorKind::NotFound);
     let output = collect(again.attach(number).await.unwrap()).await;
@@ -226,4 +234,57 @@ async fn priv_sudo_goes_to_the_leaf_whatever_its_name() {
     assert_ne!(leaf, boxed::leaf_path(number));
     let output = collect(b.handle.exec(request).await.unwrap()).await;
     assert_eq!(leaf_in(&output), leaf, "{}", output.errors());
+}
+
+/// A process in the background that takes more memory than the box has once a line comes through the pipe.
+struct Hog {
+    /// Of the run that has left it.
+    number: u64,
+    pipe: String,
+}
+
+async fn leave_a_hog(b: &TestBox) -> Hog {
+    let mut request = b.request(&[]);
+    let number = request.run;
+    let pipe = format!("/workspace/home/pipe-{number}");
+    let hog =
+        format!("mkfifo {pipe}; (read line <{pipe}; exec tail -c 200000000 /dev/zero) >/dev/null 2>&1 </dev/null &");
+    request.argv = ["/bin/sh", "-c", &hog].map(str::to_owned).to_vec();
+    let output = collect(b.handle.exec(request).await.unwrap()).await;
+    assert_eq!((output.code(), b.handle.finish(number, output.exit.as_ref()).unwrap().oom_kills), (0, 0));
+    Hog { number, pipe }
+}
+
+async fn release(b: &TestBox, hog: &Hog) {
+    let before = b.handle.usage().unwrap().oom_kills;
+    assert_eq!(run(b, &format!("echo >{}", hog.pipe)).await.usage.oom_kills, 0);
+    eventually("it has been killed", || b.handle.usage().unwrap().oom_kills > before).await;
+}
+
+#[tokio::test]
+async fn priv_kills_after_the_end_of_a_run_are_told_once() {
+    let b = TestBox::start_with(|spec| spec.memory_bytes = 64 << 20).await;
+    let hogs = [leave_a_hog(&b).await, leave_a_hog(&b).await, leave_a_hog(&b).await];
+    let look = |handle: &BoxHandle| handle.late_kills(|_| false).unwrap();
+    let runs = |told: &[LateKills]| told.iter().map(|kills| kills.run).collect::<Vec<u64>>();
+    assert_eq!(look(&b.handle), []);
+    release(&b, &hogs[0]).await;
+    assert_eq!(b.handle.late_kills(|run| run == hogs[0].number).unwrap(), [], "the end of the run would tell of it");
+    let told = look(&b.handle);
+    assert!(runs(&told) == [hogs[0].number] && told[0].processes > 0, "{told:?}");
+    assert_eq!(look(&b.handle), []);
+    // Another process goes on from there.
+    let again = BoxHandle::open(&b.spec.run_dir, &b.spec.cgroup, b.spec.uid_base).unwrap();
+    again.find_leaves().await.unwrap();
+    assert_eq!(look(&again), []);
+    release(&b, &hogs[1]).await;
+    assert_eq!(runs(&look(&again)), [hogs[1].number]);
+    // The sweep is faster than the look.
+    release(&b, &hogs[2]).await;
+    eventually("its leaf is swept away", || {
+        again.sweep_leaves(|_| false).unwrap();
+        leaves(&b) == 0
+    })
+    .await;
+    assert_eq!(runs(&look(&again)), [hogs[2].number]);
 }

@@ -162,6 +162,47 @@ fn the_life_of_a_box_is_told_in_order() {
     assert_eq!(deleted["box_id"], made.id.as_str());
 }
 
+/// Takes memory without end once a line comes through the pipe.
+const ARMED_HOG: &str = "mkfifo /tmp/PIPE; (read line </tmp/PIPE; exec python3 -c 'keep=[]
+while True: keep.append(bytearray(16 << 20))') </dev/null >/dev/null 2>&1 & true";
+
+#[test]
+fn a_background_process_that_runs_out_of_memory_is_told_once() {
+    let mut daemon = Daemon::start();
+    let made = daemon.api().create_default();
+    let (cgroups, cgroup) = (daemon.cgroups(), daemon.cgroup(&made));
+    let limit = if cgroups.v1.contains_key("memory") { "memory.limit_in_bytes" } else { "memory.max" };
+    let limit = cgroups.controller_dir("memory", &cgroup).join(limit);
+    std::fs::write(limit, (192 << 20).to_string()).expect("a smaller limit");
+    let mut stream = Stream::open(&daemon.api(), "?type=box.out_of_memory", None);
+    let arm = |pipe: &str| {
+        let ended = made.sh(&ARMED_HOG.replace("PIPE", pipe));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let runs = made.runs();
+        let run = runs.iter().find(|run| run["prompt"].as_str().is_some_and(|text| text.contains(pipe)));
+        run.expect("the run that has left it")["id"].clone()
+    };
+    let (first, second) = (arm("first"), arm("second"));
+    let killed = |told: Value, run: &Value| {
+        let data = &told["data"];
+        assert_eq!((&data["run_id"], &data["background"]), (run, &json!(true)), "{told}");
+        assert!(data["processes"].as_u64().is_some_and(|count| count > 0), "{told}");
+        assert!(data["command"].as_str().is_some_and(|command| command.contains("mkfifo")), "{told}");
+    };
+    made.out("echo >/tmp/first");
+    killed(stream.expect("box.out_of_memory"), &first);
+    let logs = daemon.api().get(&made.path("/logs")).text();
+    assert!(logs.contains("the kernel killed") && logs.contains("background process"), "{logs}");
+
+    daemon.kill9();
+    daemon.start_again();
+    let made = TestBox { api: daemon.api(), ..made };
+    let mut stream = Stream::open(&daemon.api(), "?type=box.out_of_memory", None);
+    made.out("echo >/tmp/second");
+    // Not the first one again.
+    killed(stream.expect("box.out_of_memory"), &second);
+}
+
 #[test]
 fn an_account_sees_its_own_events_and_the_operator_all() {
     let daemon = Daemon::start();

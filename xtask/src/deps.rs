@@ -109,8 +109,10 @@ pub(crate) const BENCH: &[Need] = &[
     program("crun", "crun"),
     program("losetup", "mount"),
     program("nft", "nftables"),
+    program("podman", "podman"),
     program("python3", "python3"),
     program("runc", "runc"),
+    program("umoci", "umoci"),
     program("unshare", "util-linux"),
 ];
 

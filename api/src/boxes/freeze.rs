@@ -71,6 +71,8 @@ impl Boxes {
         })?;
         entry.set_asleep(true);
         let took = began.elapsed();
+        // The clock does not look at it any more.
+        self.tell_late_kills(entry, entry.late_kills()).await;
         self.note_traffic(entry).await;
         let storage = self.storage_bytes(&entry.id).await;
         let sample = entry.meter.read(&entry.id, &view.handle, storage, Write::Always, "freeze");

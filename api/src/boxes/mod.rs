@@ -26,6 +26,7 @@ mod idle;
 mod image_use;
 mod images;
 mod keep;
+mod late_kills;
 mod launch;
 mod meter;
 mod monitor;

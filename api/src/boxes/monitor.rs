@@ -3,12 +3,14 @@
 //! Invariants: a sleeping box has no timer and is not checked, except once per [`SWEEP_EVERY`] while another box is
 //! awake, in case another program has thawed it; its disk is measured until it can change no more ([`super::disk_watch`]), and
 //! then not at all; a box that is awake costs one read of one file per tick; while no box is awake, the clock stands still.
+//! Memory kills in the background cost a read more, of boxes in which an ended run has left processes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use icebox_shim::handle::LateKills;
 use tokio::time::Instant;
 
 use super::disk_watch::STORAGE_AFTER;
@@ -33,6 +35,7 @@ struct Look {
     entry: Arc<Entry>,
     sample: Option<StoredSample>,
     verdict: Verdict,
+    late_kills: Vec<LateKills>,
 }
 
 impl Boxes {
@@ -117,7 +120,8 @@ impl Boxes {
         let sample = entry.meter.note(&entry.id, counter, Write::IfChanged, "tick");
         let verdict = self.verdict(&entry, counter.cpu_usec);
         entry.activity.record_cpu(counter.cpu_usec, entry.idle());
-        Look { entry, sample, verdict }
+        let late_kills = entry.late_kills();
+        Look { entry, sample, verdict, late_kills }
     }
 
     /// Writes the readings, freezes the boxes that may sleep, and returns the time of the next check.
@@ -128,6 +132,10 @@ impl Boxes {
         }
         let mut next = TICK;
         for look in looks {
+            if !look.late_kills.is_empty() {
+                let (boxes, entry, kills) = (self.clone(), Arc::clone(&look.entry), look.late_kills.clone());
+                tokio::spawn(async move { boxes.tell_late_kills(&entry, kills).await });
+            }
             match look.verdict {
                 Verdict::Sleep => {
                     let (boxes, entry) = (self.clone(), Arc::clone(&look.entry));

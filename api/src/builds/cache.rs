@@ -3,13 +3,14 @@
 //! One small file per key names an image of the store without a name, whose topmost layer is that of the step. The image
 //! may be pruned at any time: then the step is made again.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use icebox_boxfile::Key;
 use icebox_rootfs::images::Images;
 use serde::{Deserialize, Serialize};
+
+use super::write_note;
 
 /// An error with its causes, for the client.
 pub(super) fn told(error: &dyn std::error::Error) -> String {
@@ -60,13 +61,9 @@ impl Cache {
 
     /// Notes a layer.
     pub(super) fn put(&self, key: Key, layer: &Layer) -> Result<(), String> {
-        let write = || -> io::Result<()> {
-            let text = serde_json::to_vec(layer)?;
-            let temp = self.dir.join(format!(".tmp-{key}"));
-            fs::write(&temp, text)?;
-            fs::rename(temp, self.dir.join(key.to_string()))
-        };
-        write().map_err(|error| format!("the build cache cannot be written: {error}"))
+        let text = serde_json::to_vec(layer).map_err(io::Error::from);
+        let written = text.and_then(|text| write_note(&self.dir.join(key.to_string()), &text));
+        written.map_err(|error| format!("the build cache cannot be written: {error}"))
     }
 
     /// The directory of what is known about URLs.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::told;
+use super::write_note;
 
 /// A cache as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,13 +74,9 @@ impl Caches {
 
     /// Notes what a cache is now.
     pub(super) fn put(&self, kept: &Kept) -> Result<(), String> {
-        let path = self.path(&kept.id);
-        let write = || -> io::Result<()> {
-            let temp = path.with_extension("tmp");
-            fs::write(&temp, serde_json::to_vec(kept)?)?;
-            fs::rename(temp, &path)
-        };
-        write().map_err(|error| format!("the cache '{}' cannot be noted: {error}", kept.id))
+        let text = serde_json::to_vec(kept).map_err(io::Error::from);
+        let written = text.and_then(|text| write_note(&self.path(&kept.id), &text));
+        written.map_err(|error| format!("the cache '{}' cannot be noted: {error}", kept.id))
     }
 
     /// The next build finds the cache empty.

@@ -5,6 +5,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{Commit, Db, LogRow, StoredSample, from_sql, to_sql};
 use crate::domain::RunState;
 use crate::error::Error;
+use crate::events::NamedRun;
+use crate::text::one_line;
 
 /// Runs kept per box; the oldest go first.
 pub(super) const RUNS_PER_BOX_MAX: u64 = 10_000;
@@ -151,6 +153,19 @@ impl Db {
             let read =
                 |row: &rusqlite::Row<'_>| Ok((from_sql(row.get(0)?), RunState::parse(&row.get::<_, String>(1)?)));
             connection.query_row(sql, [box_id, run_id], read).optional()
+        })
+        .await
+    }
+
+    /// The run with this number, for people. It waits for records that are on their way to disk.
+    pub async fn run_by_number(&self, box_id: &str, number: u64) -> Result<Option<NamedRun>, Error> {
+        let box_id = box_id.to_owned();
+        self.write("look a run up", move |connection| {
+            let sql = "SELECT id, prompt FROM runs WHERE box_id = ?1 AND number = ?2";
+            let read = |row: &rusqlite::Row<'_>| {
+                Ok(NamedRun { run_id: row.get(0)?, command: one_line(&row.get::<_, String>(1)?) })
+            };
+            connection.query_row(sql, params![box_id, to_sql(number)], read).optional()
         })
         .await
     }

@@ -70,10 +70,12 @@ pub enum Fact {
     Released,
     /// The kernel killed processes of a run because the memory of the box was used up.
     OutOfMemory {
-        /// Public id of the run.
-        run_id: String,
+        /// The run; `None` if there is no record of it (any more).
+        run: Option<NamedRun>,
         /// Number of killed processes.
         processes: u64,
+        /// They were killed after the end of the run, in the background.
+        background: bool,
     },
     /// A snapshot of its disk was taken.
     Snapshotted {
@@ -131,6 +133,15 @@ pub enum Fact {
         /// Bytes that its disk occupies; `None` if they could not be measured.
         storage_bytes: Option<u64>,
     },
+}
+
+/// A run, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedRun {
+    /// Public id.
+    pub run_id: String,
+    /// The command on one line.
+    pub command: String,
 }
 
 /// Cause of a box's stop.

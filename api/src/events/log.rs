@@ -49,13 +49,19 @@ impl Event {
             Fact::Warning { text } | Fact::Denied { text } => warn(text.clone()),
             Fact::RunEnded(end) => vec![run_line(end)],
             Fact::PolicyChanged { mode } => info(format!("the network policy is {mode} now")),
+            Fact::OutOfMemory { run, processes, background: true } => {
+                let what = if *processes == 1 { "a background process" } else { "background processes" };
+                let number = if *processes == 1 { String::new() } else { format!("{processes} ") };
+                let of = run.as_ref().map(|run| format!(" of '{}'", run.command)).unwrap_or_default();
+                warn(format!("the kernel killed {number}{what}{of}: out of memory"))
+            }
             Fact::NetworkLost { reason } => {
                 vec![LogLine::system(LogLevel::Error, format!("the box has no network: {reason}"))]
             }
             // The line of the run, of the start or of the box's last record says it.
             Fact::Stopped { .. }
             | Fact::Deleted
-            | Fact::OutOfMemory { .. }
+            | Fact::OutOfMemory { background: false, .. }
             | Fact::RunStarted { .. }
             | Fact::Metered { .. } => Vec::new(),
         }
@@ -98,6 +104,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::events::NamedRun;
 
     fn end() -> RunEnd {
         RunEnd {
@@ -127,6 +134,17 @@ mod tests {
         let lost = RunEnd { exit_code: None, message: Some("the box stopped".into()), ..end() };
         let text = "sh -c hog → the box stopped";
         assert_eq!(lines(Fact::RunEnded(Box::new(lost))), [(LogLevel::Warn, LogSource::System, text.to_owned())]);
+    }
+
+    #[test]
+    fn kills_in_the_background_are_a_line_and_those_of_a_run_are_in_its_own() {
+        let run = NamedRun { run_id: "r".into(), command: "server &".into() };
+        let killed = |processes, background, run: Option<NamedRun>| {
+            lines(Fact::OutOfMemory { run, processes, background }).into_iter().map(|line| line.2).collect::<Vec<_>>()
+        };
+        assert!(killed(1, false, Some(run.clone())).is_empty());
+        assert_eq!(killed(1, true, Some(run)), ["the kernel killed a background process of 'server &': out of memory"]);
+        assert_eq!(killed(3, true, None), ["the kernel killed 3 background processes: out of memory"]);
     }
 
     #[test]

@@ -16,6 +16,6 @@ mod history;
 mod log;
 mod stream;
 
-pub use event::{Event, Fact, KINDS, RunEnd, StopCause};
+pub use event::{Event, Fact, KINDS, NamedRun, RunEnd, StopCause};
 pub use log::LogLine;
 pub use stream::{Events, Filter, Next, Sink, Subscription};

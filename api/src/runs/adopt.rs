@@ -25,7 +25,7 @@ use crate::text::one_line;
 pub async fn adopt(runs: &Runs, entry: &Arc<Entry>) -> Result<(), Refusal> {
     let known = entry.handle().runs().await.map_err(Refusal::from)?;
     // The init command of an earlier daemon has no record, and its processes keep its cgroup.
-    entry.runs.raise(entry.handle().last_leaf().await.map_err(Refusal::from)?);
+    entry.runs.raise(entry.handle().find_leaves().await.map_err(Refusal::from)?);
     let numbers: HashSet<u64> = known.iter().map(|status| status.run).collect();
     for status in known {
         entry.runs.raise(status.run);

@@ -10,7 +10,7 @@ use super::ticket::{EXEC_OUTPUT_BYTES_MAX, Ended, Finished, Ticket};
 use crate::boxes::{Entry, WorkKind, Write};
 use crate::db::{Commit, FinishedRun, LogRow, RunRow};
 use crate::domain::RunState;
-use crate::events::{Event, Fact, RunEnd};
+use crate::events::{Event, Fact, NamedRun, RunEnd};
 use crate::text::one_line;
 
 /// Most bytes of the end of a run's output in its record.
@@ -39,7 +39,8 @@ impl Ticket {
             hidden: self.run.hidden,
         };
         if usage.oom_kills > 0 && !self.run.hidden {
-            let killed = Fact::OutOfMemory { run_id: self.run.id.clone(), processes: usage.oom_kills };
+            let run = NamedRun { run_id: self.run.id.clone(), command: one_line(&self.run.prompt) };
+            let killed = Fact::OutOfMemory { run: Some(run), processes: usage.oom_kills, background: false };
             self.runs.events().publish(self.entry.event(killed));
         }
         self.runs.events().publish(event);

@@ -251,7 +251,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let proxies = Proxies::from_env(|name| (name == "https_proxy").then(|| format!("http://me:secret@{address}")));
         let dialer = Dialer {
-            tls: crate::tls::client(None).expect("a configuration"),
+            tls: icebox_tls::client(None).expect("a configuration"),
             proxies: proxies.expect("a proxy"),
             insecure: BTreeSet::new(),
             timing: Timing::default(),

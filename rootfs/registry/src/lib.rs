@@ -34,7 +34,6 @@ pub mod reach;
 mod settings;
 mod thread;
 mod timing;
-mod tls;
 mod token;
 
 pub use error::{Cause, Error, Result};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::connect::Dialer;
 use crate::credentials::Credentials;
-use crate::error::Result;
+use crate::error::{At as _, Cause, Result};
 use crate::proxy::Proxies;
 use crate::timing::Timing;
 
@@ -42,7 +42,10 @@ impl Registries {
     }
 
     pub(crate) fn with_proxies(settings: &Settings, timing: Timing, proxies: Proxies) -> Result<Self> {
-        let tls = crate::tls::client(settings.ca_file.as_deref())?;
+        let file = settings.ca_file.as_deref();
+        let tls = icebox_tls::client(file)
+            .map_err(|fault| Cause::Refused(fault.to_string()))
+            .at("read the certificates in", file.map(|path| path.display().to_string()).unwrap_or_default())?;
         let dialer = Dialer { tls, proxies, insecure: settings.insecure.clone(), timing };
         Ok(Self {
             dialer: Arc::new(dialer),

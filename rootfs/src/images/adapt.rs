@@ -100,7 +100,7 @@ impl Images {
         if facts::read_json::<Facts>(&dir.join("facts.json"))?.is_some() {
             return Ok(made);
         }
-        place::remove_dir(dir).at(Step::AdaptImage, dir)?;
+        place::remove(dir).at(Step::AdaptImage, dir)?;
         files::make_dirs(dir, 0o755).at(Step::AdaptImage, dir)?;
         for name in ["layer", "facts.json"] {
             fs::rename(temp.path().join(name), dir.join(name)).at(Step::AdaptImage, dir)?;

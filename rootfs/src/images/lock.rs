@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::place::{self, Images};
+use super::place::{self, Images, MANIFESTS};
 use crate::error::{At, Result, Step};
 use crate::files;
 
@@ -40,7 +40,7 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         // What is left is swept later.
-        let _ = place::remove_dir(&self.path);
+        let _ = place::remove(&self.path);
     }
 }
 
@@ -65,18 +65,25 @@ impl Images {
         Ok(self.temps()?.into_iter().filter(|(_, alive)| *alive).map(|(path, _)| path).collect())
     }
 
-    /// Removes unfinished directories whose makers are dead; returns their number.
+    /// Removes unfinished directories and files whose makers are dead; returns their number.
     pub(super) fn sweep(&self, lock: &Lock) -> Result<usize> {
         let dead = self.dead_temps(lock)?;
         for path in &dead {
-            place::remove_dir(path).at(Step::SweepImages, path)?;
+            place::remove(path).at(Step::SweepImages, path)?;
         }
         Ok(dead.len())
     }
 
-    /// Unfinished directories whose makers are dead.
+    /// Unfinished directories and files whose makers are dead. A file is written by the holder of the lock only, so each
+    /// one that is there now has a dead maker.
     pub(super) fn dead_temps(&self, _lock: &Lock) -> Result<Vec<PathBuf>> {
-        Ok(self.temps()?.into_iter().filter(|(_, alive)| !alive).map(|(path, _)| path).collect())
+        let mut dead: Vec<_> = self.temps()?.into_iter().filter(|(_, alive)| !alive).map(|(path, _)| path).collect();
+        let mut places = vec![self.dir.clone(), self.dir.join(MANIFESTS)];
+        places.extend(self.pin_dirs()?);
+        for place in places {
+            dead.extend(files::unfinished_files(&place).at(Step::SweepImages, &place)?);
+        }
+        Ok(dead)
     }
 
     fn temps(&self) -> Result<Vec<(PathBuf, bool)>> {

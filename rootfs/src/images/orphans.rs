@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::place::{self, ADAPTED, Images, PINS};
+use super::place::{self, ADAPTED, Images};
 use super::remove::OWNER;
 use crate::error::{At, Result, Step};
 use crate::files;
@@ -55,7 +55,7 @@ impl Images {
             // Its name goes at once: half a layer must never stand under it.
             let gone = files::temp_path(&self.layers_dir(), "gone");
             fs::rename(&path, &gone).at(Step::SweepImages, &path)?;
-            place::remove_dir(&gone).at(Step::SweepImages, &gone)?;
+            place::remove(&gone).at(Step::SweepImages, &gone)?;
             removed.push(stray);
         }
         Ok(removed)
@@ -79,7 +79,7 @@ impl Images {
                 add(StrayImageKind::Adapted, path);
             }
         }
-        for path in entries(&self.dir.join(PINS))? {
+        for path in self.pin_dirs()? {
             let Ok(owner) = fs::read(path.join(OWNER)) else { continue };
             if !Path::new(OsStr::from_bytes(&owner)).is_dir() {
                 add(StrayImageKind::Pins, path);

@@ -57,9 +57,14 @@ pub(super) fn is_image_id(id: &str) -> bool {
     })
 }
 
-/// Removes a directory that may be gone already.
-pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+/// Removes a directory or a file that may be gone already.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use sha2::{Digest, Sha256};
 
@@ -83,20 +83,30 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the pins of data directories that are gone.
+    /// Removes the pins of data directories that are gone. A crash before the owner is written leaves a directory without
+    /// pins, which goes too. The lock is held.
     fn forget_owners(&self) -> Result<()> {
-        let dir = self.dir.join(PINS);
-        if !dir.is_dir() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(&dir).at(Step::StoreImage, &dir)? {
-            let pins = entry.at(Step::StoreImage, &dir)?.path();
-            let owner = fs::read(pins.join(OWNER)).at(Step::StoreImage, &pins)?;
-            if !Path::new(OsStr::from_bytes(&owner)).is_dir() {
-                place::remove_dir(&pins).at(Step::StoreImage, &pins)?;
+        for pins in self.pin_dirs()? {
+            let owner = match fs::read(pins.join(OWNER)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                read => Some(read.at(Step::StoreImage, &pins)?),
+            };
+            if !owner.is_some_and(|owner| Path::new(OsStr::from_bytes(&owner)).is_dir()) {
+                place::remove(&pins).at(Step::StoreImage, &pins)?;
             }
         }
         Ok(())
+    }
+
+    /// The directory of each owner's pins.
+    pub(super) fn pin_dirs(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.dir.join(PINS);
+        match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => {
+                entries.at(Step::FindImage, &dir)?.map(|entry| Ok(entry.at(Step::FindImage, &dir)?.path())).collect()
+            }
+        }
     }
 
     fn pins_of(&self, owner: &Path) -> PathBuf {
@@ -106,13 +116,8 @@ impl Images {
 
     /// The data directories whose boxes use an image. One that is gone has no boxes.
     pub fn pinned_by(&self, id: &str) -> Result<Vec<String>> {
-        let dir = self.dir.join(PINS);
-        if !dir.is_dir() {
-            return Ok(Vec::new());
-        }
         let mut owners = Vec::new();
-        for entry in fs::read_dir(&dir).at(Step::FindImage, &dir)? {
-            let pins = entry.at(Step::FindImage, &dir)?.path();
+        for pins in self.pin_dirs()? {
             if pins.join(id).exists() {
                 let owner = fs::read(pins.join(OWNER)).at(Step::FindImage, &pins)?;
                 let owner = Path::new(OsStr::from_bytes(&owner));
@@ -213,7 +218,7 @@ impl Images {
         for entry in fs::read_dir(&dir).at(Step::RemoveImage, &dir)? {
             let entry = entry.at(Step::RemoveImage, &dir)?;
             if entry.file_name().to_string_lossy().starts_with(hex) {
-                place::remove_dir(&entry.path()).at(Step::RemoveImage, &entry.path())?;
+                place::remove(&entry.path()).at(Step::RemoveImage, &entry.path())?;
             }
         }
         Ok(())
@@ -229,7 +234,7 @@ impl Images {
             // Its name goes at once: half a layer must never stand under it.
             let (path, gone) = (self.layer_dir(&id), files::temp_path(&dir, "gone"));
             fs::rename(&path, &gone).at(Step::RemoveImage, &path)?;
-            place::remove_dir(&gone).at(Step::RemoveImage, &gone)?;
+            place::remove(&gone).at(Step::RemoveImage, &gone)?;
             removed.layers += 1;
         }
         files::sync_dir(&dir).at(Step::RemoveImage, &dir)

@@ -368,8 +368,17 @@ fn priv_what_a_crash_leaves_is_swept_and_what_lives_is_not() {
     images.prune(false).expect("pruned");
     assert!(!dead.exists() && living.temp_dir().exists());
     fs::create_dir_all(dead.join("1/diff")).expect("a directory");
-    assert_eq!(images.sweep_unfinished().expect("swept"), 1);
-    assert!(!dead.exists() && living.temp_dir().exists());
+    // Files are written in three places: names, manifests, and the pins of an owner.
+    let pins = images.dir().join("pins/0123456789abcdef");
+    fs::create_dir_all(&pins).expect("a directory");
+    let files =
+        [images.dir().join(".tmp-file-1-0"), images.dir().join("manifests/.tmp-file-1-1"), pins.join(".tmp-file-1-2")];
+    files.iter().for_each(|file| fs::write(file, "half").expect("a file"));
+    assert_eq!(images.sweep_unfinished().expect("swept"), 4);
+    assert!(!dead.exists() && living.temp_dir().exists() && !files.iter().any(|file| file.exists()));
+    // The crash came before the owner was written.
+    images.set_pins(Path::new("/"), &BTreeSet::new()).expect("pins");
+    assert!(!pins.exists());
     let image = living.commit(&config(&[layer("a")], "living"), &[]).expect("an image");
     assert_eq!(images.list().expect("a list")[0].id, image.id);
 

@@ -188,14 +188,35 @@ impl Cgroup {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (memory, peak, events) = match self.v1_dir(Controller::Memory) {
-            Some(dir) => (dir, "memory.max_usage_in_bytes", "memory.oom_control"),
-            None if self.backend(Controller::Memory) == Backend::V2 => (dir, "memory.peak", "memory.events"),
-            None => return Ok(Some(LeafUsage { cpu_usec, ..LeafUsage::default() })),
+        let Some((memory, peak, events)) = self.leaf_memory_files() else {
+            return Ok(Some(LeafUsage { cpu_usec, ..LeafUsage::default() }));
         };
         let read = |file: &str| memory.read(&format!("{name}/{file}")).ok();
         let memory_peak = read(peak).and_then(|text| text.trim().parse().ok());
         let oom_kills = read(events).and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0);
         Ok(Some(LeafUsage { cpu_usec, memory_peak, oom_kills }))
+    }
+
+    /// Processes in the child `name` that the kernel has killed for want of memory since the child was made: one file,
+    /// without opening its directory. `None` if it does not exist, or memory is not controlled there.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn leaf_oom_kills(&self, name: &str) -> Result<Option<u64>> {
+        let Some((dir, _, events)) = self.leaf_memory_files() else { return Ok(None) };
+        match dir.read(&format!("{name}/{events}")) {
+            Ok(text) => Ok(Some(keyed(&text, "oom_kill").unwrap_or(0))),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The directory whose children have the memory controller, and the files of the peak and of the kills in each.
+    fn leaf_memory_files(&self) -> Option<(&Dir, &'static str, &'static str)> {
+        let on_v1 = self.v1_dir(Controller::Memory);
+        let on_v2 = || self.unified.as_ref().filter(|_| self.backend(Controller::Memory) == Backend::V2);
+        on_v1
+            .map(|dir| (dir, "memory.max_usage_in_bytes", "memory.oom_control"))
+            .or_else(|| on_v2().map(|dir| (dir, "memory.peak", "memory.events")))
     }
 }

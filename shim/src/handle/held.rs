@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use icebox_runtime::cgroup::{self, Cgroup, CgroupPath, Controller, Gauges, Limits, Unenforced};
 
+use super::ended::Ended;
 use super::leaf_pool::Leaves;
 use crate::error::{Error, ErrorKind};
 use crate::launch::RUNS_GROUP;
@@ -34,6 +35,8 @@ pub(super) struct Held {
     pub(super) oom_kills_of_removed: AtomicU64,
     /// The leaves of its runs that are held open.
     pub(super) held_leaves: Leaves,
+    /// The leaves that have outlived their run.
+    pub(super) ended: Ended,
 }
 
 impl Held {
@@ -46,8 +49,8 @@ impl Held {
         let group = whole.open_leaf(RUNS_GROUP)?.filter(|group| group.unified_fd().is_some());
         let (gauges, inode) = (whole.gauges()?, whole.inode()?);
         let memory_max = whole.memory_max()?;
-        let (oom_kills_of_removed, held_leaves) = Default::default();
-        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed, held_leaves })
+        let (oom_kills_of_removed, held_leaves, ended) = Default::default();
+        Ok(Self { whole, group, pids, gauges, inode, memory_max, oom_kills_of_removed, held_leaves, ended })
     }
 
     /// The cgroup that has the leaves of runs as its children.

@@ -55,14 +55,38 @@ pub(super) fn run_of_leaf(name: &str) -> Option<u64> {
     name.strip_prefix("run-")?.parse().ok()
 }
 
-/// The note on a leaf that was taken over: the run, and the CPU time of earlier ones.
-fn note(run: u64, cpu_usec_before: u64) -> String {
-    format!("{run} {cpu_usec_before}")
+/// The note on a leaf that was taken over, or in which processes were killed for want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Note {
+    /// The run that has the leaf.
+    pub(super) run: u64,
+    /// CPU time of earlier ones in it.
+    pub(super) cpu_usec_before: u64,
+    /// Processes killed for want of memory that the owner of the box has been told of.
+    pub(super) told_kills: u64,
 }
 
-pub(super) fn read_note(text: &str) -> Option<(u64, u64)> {
-    let (run, cpu_usec_before) = text.split_once(' ')?;
-    Some((run.parse().ok()?, cpu_usec_before.parse().ok()?))
+impl Note {
+    /// A leaf that was made for this run.
+    pub(super) fn first(run: u64) -> Self {
+        Self { run, cpu_usec_before: 0, told_kills: 0 }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(str::parse::<u64>);
+        let (run, cpu_usec_before) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let told_kills = numbers.next().map_or(Ok(0), |number| number).ok()?;
+        numbers.next().is_none().then_some(Self { run, cpu_usec_before, told_kills })
+    }
+
+    pub(super) fn text(self) -> String {
+        let Self { run, cpu_usec_before, told_kills } = self;
+        if told_kills == 0 {
+            format!("{run} {cpu_usec_before}")
+        } else {
+            format!("{run} {cpu_usec_before} {told_kills}")
+        }
+    }
 }
 
 impl HeldLeaf {
@@ -127,7 +151,8 @@ impl Leaves {
         while let Some(leaf) = self.enter_idle(run) {
             let begun = leaf.begin();
             if let Ok(Some(before)) = begun {
-                if leaf.write_note(&note(run, before)).is_ok() {
+                let note = Note { cpu_usec_before: before, ..Note::first(run) };
+                if leaf.write_note(&note.text()).is_ok() {
                     if let Some(used) = self.lock().used.get_mut(&run) {
                         used.cpu_usec_before = before;
                     }
@@ -268,9 +293,12 @@ mod tests {
 
     #[test]
     fn notes_are_read_as_they_were_written() {
-        assert_eq!(read_note(&note(17, 4711)), Some((17, 4711)));
-        for other in ["", "17", "17 ", "x 1", "1 2 3"] {
-            assert_eq!(read_note(other), None, "{other:?}");
+        for told_kills in [0, 2] {
+            let note = Note { run: 17, cpu_usec_before: 4711, told_kills };
+            assert_eq!(Note::parse(&note.text()), Some(note));
+        }
+        for other in ["", "17", "17 ", "x 1", "1 2 ", "1 2 3 4"] {
+            assert_eq!(Note::parse(other), None, "{other:?}");
         }
     }
 }

@@ -25,7 +25,7 @@ use icebox_runtime::cgroup::{self, Backend, Cgroup, Controller, LeafUsage, Limit
 
 use super::BoxHandle;
 use super::held::{HELD_V1, Held, LEAF_V1, blocking};
-use super::leaf_pool::{HeldLeaf, leaf_name, read_note, run_of_leaf};
+use super::leaf_pool::{HeldLeaf, Note, leaf_name, run_of_leaf};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Exit, ExitStatus};
 
@@ -105,6 +105,17 @@ impl Held {
         let _ = self.remove_leaf(&leaf.name(), &LEAF_V1, 0);
     }
 
+    pub(super) fn note_of(&self, name: &str) -> cgroup::Result<Option<Note>> {
+        Ok(self.leaves().leaf_note(name)?.and_then(|text| Note::parse(&text)))
+    }
+
+    /// Removes the leaf of a run that has ended. One in use stays for the sweep, and is looked at until then.
+    fn part_with(&self, name: &str, run: u64, oom_kills: u64) {
+        if !self.remove_leaf(name, &LEAF_V1, oom_kills).unwrap_or(false) {
+            self.keep_ended(name, run, oom_kills);
+        }
+    }
+
     /// Where the run's processes are. `None` if it has no leaf (any more).
     fn place_of(&self, run: u64) -> cgroup::Result<Option<Place>> {
         if let Some((leaf, cpu_usec_before)) = self.held_leaves.of(run) {
@@ -115,11 +126,9 @@ impl Held {
             Ok(Some(Place { name, cpu_usec_before, is_taken_over, _leaf: None }))
         };
         let own = leaf_name(run);
-        let noted =
-            |name: &str| Ok::<_, cgroup::Error>(self.leaves().leaf_note(name)?.and_then(|text| read_note(&text)));
         if !self.held_leaves.has(run) {
-            match noted(&own)? {
-                Some((user, before)) if user == run => return place(own, before, true),
+            match self.note_of(&own)? {
+                Some(note) if note.run == run => return place(own, note.cpu_usec_before, true),
                 Some(_) => {}
                 None if self.leaves().open_leaf(&own)?.is_some() => return place(own, 0, false),
                 None => {}
@@ -128,10 +137,10 @@ impl Held {
         // Taken over by a run that an earlier daemon started.
         for name in self.leaves().leaves()? {
             let is_held = run_of_leaf(&name).is_none_or(|number| self.held_leaves.has(number));
-            if let Some((user, before)) = (!is_held).then(|| noted(&name)).transpose()?.flatten()
-                && user == run
+            if let Some(note) = (!is_held).then(|| self.note_of(&name)).transpose()?.flatten()
+                && note.run == run
             {
-                return place(name, before, true);
+                return place(name, note.cpu_usec_before, true);
             }
         }
         Ok(None)
@@ -151,8 +160,7 @@ impl Held {
         let is_empty = !reading.populated && !reading.frozen && reading.memory_current <= left_bytes_max();
         let was_killed = exit.is_none_or(|exit| exit.timed_out || exit.status == ExitStatus::Signal(libc::SIGKILL));
         if !self.held_leaves.give_back(run, is_empty && can_restart && reading.oom_kills == 0 && !was_killed) {
-            // The sweep handles a leaf that cannot be removed now.
-            let _ = self.remove_leaf(&leaf.name(), &LEAF_V1, reading.oom_kills);
+            self.part_with(&leaf.name(), run, reading.oom_kills);
         }
         let cpu_usec = reading.cpu_usec.saturating_sub(before);
         Ok(Some(LeafUsage { cpu_usec, memory_peak: reading.memory_peak, oom_kills: reading.oom_kills }))
@@ -173,8 +181,7 @@ impl Held {
             // The new count of the peak was bound to a descriptor of the earlier daemon.
             usage.memory_peak = None;
         }
-        // The sweep handles a leaf that cannot be removed now.
-        let _ = self.remove_leaf(&place.name, &LEAF_V1, usage.oom_kills);
+        self.part_with(&place.name, run, usage.oom_kills);
         Ok(Some(usage))
     }
 
@@ -183,16 +190,18 @@ impl Held {
         let Some(number) = run_of_leaf(name) else { return Ok(false) };
         let may_go = match self.held_leaves.release(number, in_flight) {
             Some(may_go) => may_go,
-            None => {
-                let noted = self.leaves().leaf_note(name)?.and_then(|text| read_note(&text));
-                !in_flight(noted.map_or(number, |(user, _)| user))
-            }
+            None => !in_flight(self.note_of(name)?.map_or(number, |note| note.run)),
         };
         if !may_go {
             return Ok(false);
         }
-        let oom_kills = self.leaves().leaf_usage(name)?.map_or(0, |usage| usage.oom_kills);
-        self.remove_leaf(name, &HELD_V1, oom_kills)
+        let oom_kills = self.leaves().leaf_oom_kills(name)?.unwrap_or(0);
+        let note = if oom_kills > 0 { self.note_of(name)? } else { None };
+        let is_gone = self.remove_leaf(name, &HELD_V1, oom_kills)?;
+        if is_gone {
+            self.removed_ended(name, note.unwrap_or(Note::first(number)), oom_kills);
+        }
+        Ok(is_gone)
     }
 }
 
@@ -322,19 +331,24 @@ impl BoxHandle {
         })
     }
 
-    /// The highest number of a run that has or had a leaf which exists; 0 without any. Processes of a run may outlive it
-    /// and every record of it, and they keep its leaf in use.
+    /// Finds the leaves of runs that another process has started, for [`late_kills`](Self::late_kills). Returns the highest
+    /// number of a run that has or had one which exists; 0 without any. Processes of a run may outlive it and every record
+    /// of it, and they keep its leaf in use.
     ///
     /// # Errors
     /// When the cgroup cannot be read.
-    pub async fn last_leaf(&self) -> Result<u64, Error> {
+    pub async fn find_leaves(&self) -> Result<u64, Error> {
         let handle = self.clone();
         blocking(move || {
             handle.with_cgroup("list leaves", |held| {
                 let mut last = 0;
                 for name in held.leaves().leaves()? {
-                    let user = held.leaves().leaf_note(&name)?.and_then(|text| read_note(&text)).map(|(user, _)| user);
-                    last = last.max(run_of_leaf(&name).unwrap_or(0)).max(user.unwrap_or(0));
+                    let Some(number) = run_of_leaf(&name) else { continue };
+                    let note = held.note_of(&name)?.unwrap_or(Note::first(number));
+                    if !held.held_leaves.has(number) {
+                        held.ended.found(&name, note);
+                    }
+                    last = last.max(number).max(note.run);
                 }
                 Ok(last)
             })

@@ -7,8 +7,10 @@
 
 mod cgroup;
 mod conn;
+mod ended;
 mod files;
 mod held;
+mod late_kills;
 mod leaf_pool;
 mod leaves;
 mod memory;
@@ -26,6 +28,7 @@ pub use crate::protocol::{
     EntryKind, ExecRequest, Exit, ExitStatus, FileEntry, FileStat, Hello, RunStatus, Scope, Winsize,
 };
 pub use cgroup::{BoxUsage, CpuReading, check_parent};
+pub use ended::LateKills;
 pub use files::{FileReader, FileWriter};
 pub use icebox_runtime::cgroup::{Pressure, Stall};
 pub use leaves::RunUsage;

@@ -14,15 +14,16 @@ use serde_json::Value;
 /// Longest source file.
 const FILE_LINES_MAX: usize = 600;
 /// Crates that are ours, and the crates of ours that each may depend on. `icebox-tests` may use anything public.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("icebox-runtime", &[]),
     ("icebox-rootfs", &[]),
     ("icebox-boxfile", &[]),
-    ("icebox-registry", &["icebox-rootfs"]),
+    ("icebox-registry", &["icebox-rootfs", "icebox-tls"]),
+    ("icebox-tls", &[]),
     ("icebox-shim", &["icebox-runtime"]),
     ("icebox-api", &["icebox-boxfile", "icebox-net", "icebox-registry", "icebox-rootfs", "icebox-shim"]),
     ("icebox-cli", &["icebox-boxfile"]),
-    ("icebox-net", &[]),
+    ("icebox-net", &["icebox-tls"]),
     ("xtask", &["icebox-rootfs"]),
 ];
 const FOLDERS: [&str; 6] = ["runtime", "rootfs", "shim", "api", "tests", "xtask"];

@@ -11,6 +11,7 @@ mod context;
 mod cpu;
 mod fleet;
 mod http;
+mod images;
 mod net;
 mod netns;
 mod oci;
@@ -33,7 +34,7 @@ use stats::Report;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Which benchmarks: run, run-userns, verbs, exec, create, ready, fleet, scale, net, storage, builds. All if none is named.
+    /// Which benchmarks: run, run-userns, verbs, exec, create, ready, fleet, scale, net, storage, builds, images. All if none is named.
     names: Vec<String>,
     /// Measured rounds of each benchmark (each has its own sensible number otherwise).
     #[arg(long, value_name = "N")]
@@ -54,7 +55,7 @@ const FLEET_BOXES: usize = 500;
 type Benchmark = fn(&Context) -> Result<Vec<Report>>;
 
 /// Name, what it does, the function.
-const BENCHMARKS: [(&str, Benchmark); 11] = [
+const BENCHMARKS: [(&str, Benchmark); 12] = [
     ("run", peers::run),
     ("run-userns", peers::run_userns),
     ("verbs", oci::verbs),
@@ -66,6 +67,7 @@ const BENCHMARKS: [(&str, Benchmark); 11] = [
     ("net", net::net),
     ("storage", storage::storage),
     ("builds", builds::builds),
+    ("images", images::images),
 ];
 
 /// Runs the benchmarks that were asked for, prints their tables and writes their figures.

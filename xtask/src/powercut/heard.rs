@@ -13,6 +13,10 @@ use crate::error::{Cause, Error, Result};
 const OTHER_LINES_MAX: usize = 400;
 /// A longer line is no line of the guest's program.
 const LINE_BYTES_MAX: usize = 1 << 20;
+/// Of a failed round, at the end of a report: so many violations, or so many last lines of what else there is.
+const SUMMARY_VIOLATIONS: usize = 15;
+const SUMMARY_OTHER_LINES: usize = 8;
+const SUMMARY_LINE_CHARS: usize = 300;
 
 /// A word of the guest's program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +93,26 @@ pub(super) struct Round {
     pub(super) other: Vec<String>,
 }
 
+impl Round {
+    /// What was wrong, in at most twenty-odd short lines: the violations, and the last of what else was said. Without a
+    /// violation, the end of the guest's console too.
+    pub(super) fn summary(&self, console: &[String]) -> Vec<String> {
+        let mut lines = Vec::new();
+        let shown = self.violations.iter().take(SUMMARY_VIOLATIONS);
+        lines.extend(shown.map(|text| format!("violation: {text}")));
+        let left_out = self.violations.len().saturating_sub(SUMMARY_VIOLATIONS);
+        if left_out > 0 {
+            lines.push(format!("and {left_out} more violations"));
+        }
+        let end = |of: &[String]| of[of.len().saturating_sub(SUMMARY_OTHER_LINES)..].to_vec();
+        if self.violations.is_empty() {
+            lines.extend(end(console).into_iter().map(|line| format!("console: {line}")));
+        }
+        lines.extend(end(&self.other).into_iter().map(|line| format!("guest: {line}")));
+        lines.into_iter().map(|line| line.chars().take(SUMMARY_LINE_CHARS).collect()).collect()
+    }
+}
+
 impl Heard {
     pub(super) fn new() -> Heard {
         Heard { words: channel().1, operations: Vec::new(), round: Round::default() }
@@ -102,20 +126,19 @@ impl Heard {
         Ear { unfinished: Vec::new(), words }
     }
 
-    /// Listens until `enough`, or until the guest has ended, or it takes longer than `patience`. Says whether it was
-    /// enough.
+    /// Listens until `enough`, or until the guest has ended, or it has said nothing for `patience`: a guest on a busy
+    /// machine is slow, one that is stuck is silent. Says whether it was enough.
     pub(super) fn until(
         &mut self,
         what: &'static str,
         patience: Duration,
         mut enough: impl FnMut(&Round) -> bool,
     ) -> Result<bool> {
-        let deadline = Instant::now() + patience;
         loop {
             if enough(&self.round) {
                 return Ok(true);
             }
-            match self.words.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.words.recv_timeout(patience) {
                 Ok(word) => self.take(word),
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) => {
@@ -184,6 +207,20 @@ mod tests {
             (round.violations.as_slice(), round.other.as_slice()),
             (&["lost it".into()][..], &["boot".into()][..])
         );
+    }
+
+    #[test]
+    fn a_summary_is_short_and_has_the_violations() {
+        let numbered = |word: &str| (0..40).map(|number| format!("{word} {number}")).collect::<Vec<_>>();
+        let silent = Round { other: numbered("line"), ..Round::default() };
+        let lines = silent.summary(&numbered("panic"));
+        assert_eq!((lines.len(), lines[0].as_str()), (2 * SUMMARY_OTHER_LINES, "console: panic 32"));
+        assert_eq!(lines.last().unwrap(), "guest: line 39");
+        let failed = Round { violations: vec!["x".repeat(1000); 20], ..silent };
+        let lines = failed.summary(&numbered("panic"));
+        assert_eq!(lines.len(), SUMMARY_VIOLATIONS + 1 + SUMMARY_OTHER_LINES);
+        assert_eq!(lines[0].len(), SUMMARY_LINE_CHARS);
+        assert!(lines[0].starts_with("violation: xxx") && lines[SUMMARY_VIOLATIONS] == "and 5 more violations");
     }
 
     #[test]

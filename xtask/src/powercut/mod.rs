@@ -31,11 +31,11 @@ use crate::{build, deps, run, say};
 
 /// The guest's half, a program of the package icebox-tests.
 pub(crate) const PROGRAM: &str = "powercut";
-/// From QEMU's start to the end of the look back.
+/// From QEMU's start to the guest's first line, and from each line of the look back to the next.
 const CHECK_DEADLINE: Duration = Duration::from_secs(240);
-/// From there to the first acknowledgements. The first round makes its boxes in this time.
+/// As long between lines until the first acknowledgements. The first round makes its boxes in this time.
 const WORK_DEADLINE: Duration = Duration::from_secs(120);
-/// From the end of the look back to the end of the guest, in the last boot.
+/// As long from the end of the look back to the end of the guest, in the last boot.
 const END_DEADLINE: Duration = Duration::from_secs(120);
 /// The disk's writes that come before its power goes do not come for ever.
 const POWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -61,10 +61,12 @@ pub(crate) struct PowercutArgs {
 }
 
 /// How the rounds went. The failed one, if any, is the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rounds {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
+    /// Why the failed one failed, in a few lines for the end of a report.
+    pub(crate) why: Vec<String>,
 }
 
 /// The task.
@@ -95,12 +97,13 @@ pub(crate) fn run(places: &Places, program: &Path, rounds: u32, seed: Option<u64
                 bench.tell_failure(round, &error);
                 // A look back that fails condemns the round before it; failing work, the round itself.
                 let looked = bench.heard.round.checked.is_some() && !last;
-                return Ok(Rounds { passed: if looked { round } else { round.saturating_sub(1) }, failed: 1 });
+                let passed = if looked { round } else { round.saturating_sub(1) };
+                return Ok(Rounds { passed, failed: 1, why: bench.why(round, &error) });
             }
         }
     }
     fs::remove_dir_all(&bench.dir).or_fail("remove", bench.dir.display().to_string())?;
-    Ok(Rounds { passed: rounds, failed: 0 })
+    Ok(Rounds { passed: rounds, failed: 0, why: Vec::new() })
 }
 
 /// What the rounds share.
@@ -112,6 +115,8 @@ struct Bench<'a> {
     sockets: ShortDir,
     program: PathBuf,
     heard: Heard,
+    /// The end of the console of a guest that failed without a violation.
+    console: Vec<String>,
 }
 
 impl<'a> Bench<'a> {
@@ -125,7 +130,7 @@ impl<'a> Bench<'a> {
         let program = program.to_owned();
         vm::data_disk(&dir.join("data.img"))?;
         let sockets = ShortDir::open(&dir)?;
-        Ok(Bench { places, seed, strict, dir, sockets, program, heard: Heard::new() })
+        Ok(Bench { places, seed, strict, dir, sockets, program, heard: Heard::new(), console: Vec::new() })
     }
 
     /// One boot: the look back at the last round, and but for the last boot the work and the cut of this one.
@@ -147,6 +152,7 @@ impl<'a> Bench<'a> {
                 // A violation says more than a console.
                 if self.heard.round.violations.is_empty() {
                     guest.show_console();
+                    self.console = guest.console_end();
                 }
                 drop(guest);
             }
@@ -197,17 +203,17 @@ impl<'a> Bench<'a> {
     fn watch(&mut self, choice: &Choice, last: bool) -> Result<bool> {
         let failed = |round: &Round| !round.violations.is_empty();
         let heard = &mut self.heard;
-        heard.until("the look back", CHECK_DEADLINE, |round| round.checked.is_some() || failed(round))?;
+        heard.until("a sign of the look back", CHECK_DEADLINE, |round| round.checked.is_some() || failed(round))?;
         if heard.round.checked.is_none() {
             return Ok(false);
         }
         if last {
             // The end of its output is the end of its work; anything wrong has been said by then.
-            let ended = !heard.until("the guest's end", END_DEADLINE, failed)?;
+            let ended = !heard.until("a sign of the guest's end", END_DEADLINE, failed)?;
             return Ok(ended);
         }
         let begun = |round: &Round| round.acknowledged >= ACKNOWLEDGED_MIN || failed(round);
-        let working = heard.until("the first acknowledgements", WORK_DEADLINE, begun)?;
+        let working = heard.until("a sign of the first acknowledgements", WORK_DEADLINE, begun)?;
         Ok(working && heard.through(choice.delay) && !failed(&heard.round))
     }
 
@@ -230,15 +236,8 @@ impl<'a> Bench<'a> {
 
     /// Everything that helps to find out what was lost. The cut that a look back complains of is the one before it.
     fn tell_failure(&self, round: u32, error: &Error) {
-        say::heading(&format!("Power cuts: failed in boot {} of seed {}", round + 1, self.seed));
-        say::fact(&format!(
-            "{error}: {}",
-            std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
-        ));
-        if let Some(before) = round.checked_sub(1).filter(|_| self.heard.round.checked.is_none()) {
-            let choice = self.choice(before);
-            say::fact(&format!("the cut was round {round}'s: {} after {:?}", choice.way.name(), choice.delay));
-        }
+        say::heading(&self.headline(round));
+        self.circumstances(round, error).iter().for_each(|line| say::fact(line));
         for violation in &self.heard.round.violations {
             say::fact(&format!("violation: {violation}"));
         }
@@ -247,12 +246,36 @@ impl<'a> Bench<'a> {
         say::fact(&format!("the last of {} operations that the guest has told of:", operations.len()));
         operations.iter().skip(operations.len().saturating_sub(SHOWN_OPERATIONS)).for_each(|line| say::fact(line));
         say::fact(&format!("disk and operations are kept in {}", self.dir.display()));
-        say::fact(&format!(
-            "to repeat: cargo xtask powercut --rounds {} --seed {}{}",
-            round.max(1),
-            self.seed,
-            if self.strict { " --strict" } else { "" }
-        ));
+        say::fact(&self.repetition(round));
+    }
+
+    /// The same in a few lines, for a report whose end is all that is kept of it.
+    fn why(&self, round: u32, error: &Error) -> Vec<String> {
+        let mut lines = vec![self.headline(round)];
+        lines.extend(self.circumstances(round, error));
+        lines.extend(self.heard.round.summary(&self.console));
+        lines.push(self.repetition(round));
+        lines
+    }
+
+    fn headline(&self, round: u32) -> String {
+        format!("Power cuts: failed in boot {} of seed {}", round + 1, self.seed)
+    }
+
+    /// The error, and the cut that a look back complains of.
+    fn circumstances(&self, round: u32, error: &Error) -> Vec<String> {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let mut lines = vec![format!("{error}: {cause}")];
+        if let Some(before) = round.checked_sub(1).filter(|_| self.heard.round.checked.is_none()) {
+            let choice = self.choice(before);
+            lines.push(format!("the cut was round {round}'s: {} after {:?}", choice.way.name(), choice.delay));
+        }
+        lines
+    }
+
+    fn repetition(&self, round: u32) -> String {
+        let strict = if self.strict { " --strict" } else { "" };
+        format!("to repeat: cargo xtask powercut --rounds {} --seed {}{strict}", round.max(1), self.seed)
     }
 }
 

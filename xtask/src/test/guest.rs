@@ -86,11 +86,12 @@ fn power_cuts(places: &Places, built: &Built, selection: &Selection<'_>, failure
     if !is_wanted {
         return Ok(Tally::default());
     }
-    let passed = powercut::run(places, &built.program(powercut::PROGRAM)?, POWER_CUT_ROUNDS, None, false)?.passed;
+    let rounds = powercut::run(places, &built.program(powercut::PROGRAM)?, POWER_CUT_ROUNDS, None, false)?;
+    let passed = rounds.passed;
     let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
     eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
     if tally.failed > 0 {
-        failures.add(POWER_CUTS, vec![format!("round {}: see further up", passed + 1)]);
+        failures.add(format!("{POWER_CUTS} (round {})", passed + 1), rounds.why);
     }
     Ok(tally)
 }

@@ -249,14 +249,20 @@ impl Running {
 
     /// Shows how the console ended.
     pub(crate) fn show_console(&self) {
-        let bytes = fs::read(self.disks.console()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let lines = self.console_end();
         if lines.is_empty() {
             return say::heading("The guest's console has said nothing");
         }
         say::heading("The guest's console ended with");
-        lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES_MAX)).for_each(|line| say::fact(line));
+        lines.iter().for_each(|line| say::fact(line));
+    }
+
+    /// The last lines of the console.
+    pub(crate) fn console_end(&self) -> Vec<String> {
+        let bytes = fs::read(self.disks.console()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(CONSOLE_LINES_MAX)..].iter().map(|line| (*line).to_owned()).collect()
     }
 }
 

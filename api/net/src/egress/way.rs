@@ -7,12 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 
-use crate::authority::provider;
 use crate::error::{Cause, Error};
 use crate::namespace::Namespace;
 use crate::own_address::OwnAddress;
@@ -64,33 +61,8 @@ impl Way for HostWay {
 
 /// The TLS client configuration: it trusts the host's roots and those in a file.
 pub(crate) fn client(extra: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::warn!(%error, "a certificate of the host cannot be read");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if let Some(path) = extra {
-        let subject = || path.display().to_string();
-        let invalid = |_| Error::new("read certificates", subject(), Cause::Invalid("expected certificates in PEM"));
-        let list = CertificateDer::pem_file_iter(path).map_err(invalid)?;
-        let list = list.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-        if list.is_empty() {
-            return Err(Error::new("read certificates", subject(), Cause::Invalid("there is none in the file")));
-        }
-        for certificate in list {
-            let unfit = |_| Error::new("read certificates", subject(), Cause::Invalid("one is not of an authority"));
-            roots.add(certificate).map_err(unfit)?;
-        }
-    }
-    if roots.is_empty() {
-        tracing::warn!("the host trusts no authority: nothing that headers are added for can be reached");
-    }
-    let mut client = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::new("choose versions of TLS", "", io::Error::other(e)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(client))
+    icebox_tls::client(extra).map_err(|fault| {
+        let subject = extra.map(|path| path.display().to_string()).unwrap_or_default();
+        Error::new("read certificates", subject, Cause::Invalid(fault.text()))
+    })
 }

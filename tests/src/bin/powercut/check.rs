@@ -10,7 +10,7 @@ use crate::model::{Deletion, Known, Op};
 use crate::{boxes, copies, disks, images, ledger, report};
 
 /// How long iceboxd may take to finish what a cut has interrupted.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a part of the look has found. It goes on after something wrong, so that all of it is told.
 #[derive(Debug, Default)]
@@ -49,6 +49,7 @@ pub(crate) fn look_back(daemon: &Daemon, known: &Known) -> usize {
             std::thread::spawn(move || {
                 let mut look = Look::default();
                 boxes::look(&api, &id, &facts, &mut look);
+                println!("box {id} ({}): {} facts", facts.name, look.facts);
                 look.facts
             })
         })
@@ -57,7 +58,9 @@ pub(crate) fn look_back(daemon: &Daemon, known: &Known) -> usize {
         // A panic has been reported.
         look.facts += thread.join().unwrap_or(0);
     }
+    println!("the boxes are looked at");
     copies::look(daemon, known, &mut look);
+    println!("the snapshots are looked at");
     images::look(daemon, known, &mut look);
     ledger::compare_bills(daemon, present.keys(), &mut look);
     disks::look(daemon, &mut look);

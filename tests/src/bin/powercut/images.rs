@@ -23,7 +23,7 @@ const FILE: &str = "content";
 /// Directories of the images' store that hold unfinished work begin so.
 const UNFINISHED: &str = ".tmp-";
 /// How long one may stay that is being made.
-const UNFINISHED_DEADLINE: Duration = Duration::from_secs(30);
+const UNFINISHED_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The work of one round.
 pub(crate) struct Work {
@@ -115,10 +115,12 @@ pub(crate) fn look(daemon: &Daemon, known: &Known, look: &mut Look) {
         }
     }
     // What is being made now (`iceboxd` prepares its base image after its start) is soon finished.
-    try_until(UNFINISHED_DEADLINE, || unfinished(&store).is_empty());
-    for path in unfinished(&store) {
-        look.fact(false, || format!("{} is left", path.display()));
-    }
+    let mut left = Vec::new();
+    let settled = try_until(UNFINISHED_DEADLINE, || {
+        left = unfinished(&store);
+        left.is_empty()
+    });
+    look.fact(settled, || format!("{left:?} are left"));
 }
 
 /// Unfinished directories in the store.

@@ -97,10 +97,17 @@ pub enum EventFact {
     /// The kernel killed processes of a run because the memory of the box was used up.
     #[serde(rename = "box.out_of_memory")]
     OutOfMemory {
-        /// Id of the run.
-        run_id: String,
+        /// Id of the run. Absent if there is no record of it, as of the init command.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run_id: Option<String>,
+        /// The command on one line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        command: Option<String>,
         /// Number of killed processes.
         processes: u64,
+        /// They were killed after the end of the run, in the background.
+        #[serde(default)]
+        background: bool,
     },
     /// A snapshot of its disk was taken.
     #[serde(rename = "box.snapshotted")]
@@ -224,7 +231,10 @@ impl From<&Fact> for EventFact {
             Fact::Deleted => Self::Deleted {},
             Fact::Kept { until_ms } => Self::Kept { until_ms },
             Fact::Released => Self::Released {},
-            Fact::OutOfMemory { run_id, processes } => Self::OutOfMemory { run_id, processes },
+            Fact::OutOfMemory { run, processes, background } => {
+                let (run_id, command) = run.map(|run| (run.run_id, run.command)).unzip();
+                Self::OutOfMemory { run_id, command, processes, background }
+            }
             Fact::Snapshotted { snapshot_id, name, stood } => {
                 Self::Snapshotted { snapshot_id, name, stood_still_ms: ms(stood) }
             }
@@ -266,7 +276,7 @@ mod tests {
             Fact::Kept { until_ms: None },
             Fact::Thawed { took: Duration::from_micros(1500) },
             Fact::Stopped { cause: StopCause::InitKilled },
-            Fact::OutOfMemory { run_id: "r".into(), processes: 2 },
+            Fact::OutOfMemory { run: None, processes: 2, background: true },
             Fact::Undone { command: "c".into(), taken_ms: 1 },
             Fact::Snapshotted { snapshot_id: "s".into(), name: "n".into(), stood: Duration::from_micros(500) },
         ] {
