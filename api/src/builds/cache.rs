@@ -10,7 +10,7 @@ use icebox_boxfile::Key;
 use icebox_rootfs::images::Images;
 use serde::{Deserialize, Serialize};
 
-use super::write_note;
+use super::notes::write_note;
 
 /// An error with its causes, for the client.
 pub(super) fn told(error: &dyn std::error::Error) -> String {

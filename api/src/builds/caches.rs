@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::told;
-use super::write_note;
+use super::notes::write_note;
 
 /// A cache as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

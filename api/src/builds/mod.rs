@@ -12,6 +12,7 @@ mod executor;
 mod fetch;
 mod layers;
 mod mounts;
+mod notes;
 mod on_demand;
 mod order;
 mod record;
@@ -21,7 +22,7 @@ mod urls;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ use caches::Caches;
 use context::Context;
 use executor::Work;
 use mounts::Mounts;
+use notes::{UNFINISHED, sweep_unfinished};
 use on_demand::OnDemand;
 pub use on_demand::Stage;
 use order::Means;
@@ -259,34 +261,6 @@ impl Builds {
 }
 
 /// Removes images of caches that no cache is any more.
-/// Files and directories whose names begin so are unfinished.
-const UNFINISHED: &str = ".tmp-";
-
-/// Writes a note whole or not at all. It is not flushed: a note that a crash has cut counts as none.
-fn write_note(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temp = path.with_file_name(format!("{UNFINISHED}{name}"));
-    std::fs::write(&temp, text)?;
-    std::fs::rename(temp, path)
-}
-
-/// Removes what is unfinished in a directory, if there is one.
-fn sweep_unfinished(dir: &Path) -> std::io::Result<()> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    for entry in entries {
-        let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 fn remove_replaced(images: &Images, caches: &Caches, replaced: &[String]) -> Result<(), String> {
     if replaced.is_empty() {
         return Ok(());
@@ -299,22 +273,4 @@ fn remove_replaced(images: &Images, caches: &Caches, replaced: &[String]) -> Res
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_crash_has_left_is_swept_and_notes_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let note = dir.path().join("note.json");
-        write_note(&note, b"{}").unwrap();
-        std::fs::write(dir.path().join(".tmp-note.json"), "half").unwrap();
-        std::fs::create_dir_all(dir.path().join(".tmp-a1b2/deep")).unwrap();
-        sweep_unfinished(dir.path()).unwrap();
-        sweep_unfinished(&dir.path().join("missing")).unwrap();
-        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [note]);
-    }
 }
