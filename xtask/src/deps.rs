@@ -85,7 +85,8 @@ pub(crate) const TEST: &[Need] = &[
     program("xfs_repair", "xfsprogs"),
 ];
 
-/// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system.
+/// For the guest: its image is made as the base image of boxes is, and busybox packs its first root file system. Its disk is
+/// mounted here when a power cut is replayed.
 pub(crate) const VM: &[Need] = &[
     program("busybox", "busybox-static"),
     program("debootstrap", "debootstrap"),
@@ -93,6 +94,7 @@ pub(crate) const VM: &[Need] = &[
     program("wget", "wget"),
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
     program("mkfs.ext4", "e2fsprogs"),
+    program("mount", "mount"),
     program("qemu-system-x86_64", "qemu-system-x86"),
     // QEMU only recommends the firmware.
     Need { what: What::File("/usr/share/seabios/bios-256k.bin"), package: "seabios" },

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::chance::{End, Random};
+use super::recording::Recording;
 use crate::error::{Result, While};
 
 /// What a power cut leaves whole: a physical sector of today's disks, and a block of ext4. With smaller ones a commit block of
@@ -81,16 +82,17 @@ struct State {
     /// When the power goes.
     end: Option<End>,
     off: bool,
+    recording: Option<Recording>,
 }
 
 impl Disk {
-    /// Serves the file on this socket, to the first who comes.
-    pub(super) fn serve(medium: &Path, socket: &Path) -> Result<Disk> {
+    /// Serves the file on this socket, to the first who comes. Writes and flushes are put into the recording.
+    pub(super) fn serve(medium: &Path, socket: &Path, recording: Option<Recording>) -> Result<Disk> {
         let file = OpenOptions::new().read(true).write(true).open(medium);
         let file = file.or_fail("open", medium.display().to_string())?;
         let bytes = file.metadata().or_fail("read", medium.display().to_string())?.len();
         let listener = UnixListener::bind(socket).or_fail("listen on", socket.display().to_string())?;
-        let disk = Disk::new(file, bytes);
+        let disk = Disk::new(file, bytes, recording);
         let served = disk.clone();
         thread::spawn(move || {
             // QEMU tells of a connection that breaks; an end without a goodbye is the usual one.
@@ -99,8 +101,8 @@ impl Disk {
         Ok(disk)
     }
 
-    fn new(medium: File, bytes: u64) -> Disk {
-        let state = State { medium, bytes, cache: Vec::new(), cached_bytes: 0, end: None, off: false };
+    fn new(medium: File, bytes: u64, recording: Option<Recording>) -> Disk {
+        let state = State { medium, bytes, cache: Vec::new(), cached_bytes: 0, end: None, off: false, recording };
         Disk(Arc::new(Shared { state: Mutex::new(state), gone: Condvar::new() }))
     }
 
@@ -249,6 +251,7 @@ impl State {
     }
 
     fn write(&mut self, offset: u64, data: Vec<u8>) -> io::Result<()> {
+        self.recording.as_ref().map_or(Ok(()), |recording| recording.write(offset, &data))?;
         self.cached_bytes += data.len();
         self.cache.push((offset, data));
         while self.cached_bytes > CACHE_BYTES_MAX {
@@ -260,6 +263,7 @@ impl State {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.recording.as_ref().map_or(Ok(()), Recording::flush)?;
         self.cached_bytes = 0;
         self.cache.drain(..).try_for_each(|(at, data)| self.medium.write_all_at(&data, at))
     }
@@ -326,7 +330,7 @@ mod tests {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         std::fs::remove_file(path).unwrap();
         file.set_len(1 << 20).unwrap();
-        (Disk::new(file.try_clone().unwrap(), 1 << 20), file)
+        (Disk::new(file.try_clone().unwrap(), 1 << 20, None), file)
     }
 
     fn write(disk: &Disk, offset: u64, byte: u8, length: usize) -> Option<u32> {

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::recording::Recording;
 use crate::error::{Cause, Error, Result};
 
 /// So much of what else the guest has said is kept for a failure.
@@ -51,6 +52,7 @@ impl Word {
 pub(super) struct Ear {
     unfinished: Vec<u8>,
     words: Sender<Word>,
+    recording: Option<Recording>,
 }
 
 impl Write for Ear {
@@ -58,8 +60,12 @@ impl Write for Ear {
         self.unfinished.extend_from_slice(bytes);
         while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.unfinished.drain(..=end).collect();
+            let word = Word::of(String::from_utf8_lossy(&line).trim_end());
+            if let (Some(recording), Word::Operation { line, .. }) = (&self.recording, &word) {
+                recording.said(line)?;
+            }
             // The receiver may have failed already.
-            let _ = self.words.send(Word::of(String::from_utf8_lossy(&line).trim_end()));
+            let _ = self.words.send(word);
         }
         if self.unfinished.len() > LINE_BYTES_MAX {
             self.unfinished.clear();
@@ -118,12 +124,13 @@ impl Heard {
         Heard { words: channel().1, operations: Vec::new(), round: Round::default() }
     }
 
-    /// An ear for the next guest. What the last one has said is kept but for its lines that were no words.
-    pub(super) fn ear(&mut self) -> Ear {
+    /// An ear for the next guest. What the last one has said is kept but for its lines that were no words. Operations are
+    /// put into the recording, too.
+    pub(super) fn ear(&mut self, recording: Option<Recording>) -> Ear {
         let (words, heard) = channel();
         self.words = heard;
         self.round = Round::default();
-        Ear { unfinished: Vec::new(), words }
+        Ear { unfinished: Vec::new(), words, recording }
     }
 
     /// Listens until `enough`, or until the guest has ended, or it has said nothing for `patience`: a guest on a busy
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn lines_are_taken_apart_and_the_unfinished_one_was_not_said() {
         let mut heard = Heard::new();
-        let mut ear = heard.ear();
+        let mut ear = heard.ear(None);
         ear.write_all(b"boot\n@checked 12\n@working\n@ack {1}\n@tr").unwrap();
         ear.write_all(b"y {2}\n@violation lost it\n@ack {3").unwrap();
         drop(ear);
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn waiting_ends_with_the_guest_and_with_the_deadline() {
         let mut heard = Heard::new();
-        let ear = heard.ear();
+        let ear = heard.ear(None);
         let late = heard.until("nothing", Duration::from_millis(1), |_| false);
         assert!(late.is_err() && heard.through(Duration::from_millis(1)));
         drop(ear);

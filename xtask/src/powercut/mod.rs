@@ -9,11 +9,15 @@
 //! what its kernel has merely written, since this machine's page cache outlives QEMU. They show what is lost that was in
 //! the memory of the guest. Only the third shows a flush that is missing between a box and the disk.
 //!
+//! Beside these rounds there is the replay of a recording ([`replay`]).
+//!
 //! Owns the rounds, the moment and the way of the cut, and the record of what was heard.
 
 mod chance;
 mod disk;
 mod heard;
+mod recording;
+mod replay;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +28,7 @@ use clap::Args;
 use self::chance::{Choice, Way, choose, new_seed};
 use self::disk::Disk;
 use self::heard::{Heard, Round};
+pub(crate) use self::replay::replay;
 use crate::error::{Cause, Error, Result, While};
 use crate::places::{self, Places};
 use crate::vm::{self, Boot, Cut, Flavour, Running, ShortDir, Terminal, Wanted};
@@ -58,6 +63,12 @@ pub(crate) struct PowercutArgs {
     /// Always lose what the disk's cache holds, instead of one of three ways by chance
     #[arg(long)]
     strict: bool,
+    /// Instead: play a short scenario, record its disk, and look at the disk at its flushes
+    #[arg(long, conflicts_with_all = ["rounds", "seed", "strict"])]
+    replay: bool,
+    /// At so many flushes, at most
+    #[arg(long, default_value_t = 400, value_name = "N", requires = "replay", value_parser = clap::value_parser!(u32).range(1..))]
+    boundaries: u32,
 }
 
 /// How the rounds went. The failed one, if any, is the last.
@@ -75,9 +86,14 @@ pub(crate) fn powercut(args: &PowercutArgs) -> Result<()> {
     deps::ensure(&[deps::BUILD, deps::IMAGE, deps::RUN, deps::VM])?;
     let places = Places::find()?;
     build::build_with_image(&places, build::Wanted::All)?;
-    let began = Instant::now();
-    let rounds = run(&places, &build_program(&places)?, args.rounds, args.seed, args.strict)?;
-    say::fact(&format!("{} of {} rounds passed ({:.0} s)", rounds.passed, args.rounds, began.elapsed().as_secs_f64()));
+    let (began, program) = (Instant::now(), build_program(&places)?);
+    let rounds = if args.replay {
+        replay(&places, &program, args.boundaries)?
+    } else {
+        run(&places, &program, args.rounds, args.seed, args.strict)?
+    };
+    let wanted = if args.replay { 1 } else { args.rounds };
+    say::fact(&format!("{} of {wanted} rounds passed ({:.0} s)", rounds.passed, began.elapsed().as_secs_f64()));
     if rounds.failed == 0 { Ok(()) } else { Err(Error::new("keep", "what was acknowledged", Cause::Tests)) }
 }
 
@@ -128,7 +144,7 @@ impl<'a> Bench<'a> {
         }
         fs::create_dir_all(&dir).or_fail("make", dir.display().to_string())?;
         let program = program.to_owned();
-        vm::data_disk(&dir.join("data.img"))?;
+        vm::data_disk(&dir.join("data.img"), vm::DATA_BYTES)?;
         let sockets = ShortDir::open(&dir)?;
         Ok(Bench { places, seed, strict, dir, sockets, program, heard: Heard::new(), console: Vec::new() })
     }
@@ -179,7 +195,7 @@ impl<'a> Bench<'a> {
         if socket.exists() {
             fs::remove_file(&socket).or_fail("remove", socket.display().to_string())?;
         }
-        Disk::serve(&self.dir.join("data.img"), &socket)
+        Disk::serve(&self.dir.join("data.img"), &socket, None)
     }
 
     fn start(&mut self, kept: &Path, round: u32, choice: &Choice, last: bool) -> Result<Running> {
@@ -194,7 +210,7 @@ impl<'a> Bench<'a> {
                 flavour: Flavour::Minimal,
                 processors: 1,
                 data: if choice.way == Way::Forget && !last { Wanted::Served(&socket) } else { Wanted::File(&data) },
-                terminal: Terminal::Output(Box::new(self.heard.ear())),
+                terminal: Terminal::Output(Box::new(self.heard.ear(None))),
             },
         )
     }

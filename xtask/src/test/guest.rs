@@ -32,6 +32,8 @@ const SYSTEMD_THREADS: u32 = 1;
 /// What a filter is compared with.
 const POWER_CUTS: &str = "powercut";
 const POWER_CUT_ROUNDS: u32 = 5;
+/// The replay looks at so many flushes of its scenario: each takes about a second.
+const REPLAY_BOUNDARIES: u32 = 50;
 
 /// A test that is to run in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -80,20 +82,25 @@ pub(super) fn run(places: &Places, selection: &Selection<'_>, failures: &Failure
     Ok(Outcome { tally, success: tally.failed == 0 })
 }
 
-/// Each round is a test. A failed one is the last, so those after it count as failed.
+/// Each round is a test, and so is the replay. A failed round is the last, so those after it count as failed.
 fn power_cuts(places: &Places, built: &Built, selection: &Selection<'_>, failures: &Failures) -> Result<Tally> {
     let is_wanted = selection.packages.is_empty() && selection.filter.is_none_or(|filter| POWER_CUTS.contains(filter));
     if !is_wanted {
         return Ok(Tally::default());
     }
-    let rounds = powercut::run(places, &built.program(powercut::PROGRAM)?, POWER_CUT_ROUNDS, None, false)?;
+    let program = built.program(powercut::PROGRAM)?;
+    let rounds = powercut::run(places, &program, POWER_CUT_ROUNDS, None, false)?;
+    let replay = powercut::replay(places, &program, REPLAY_BOUNDARIES)?;
     let passed = rounds.passed;
     let tally = Tally { passed: passed.into(), failed: (POWER_CUT_ROUNDS - passed).into(), skipped: 0 };
     eprintln!("     Summary {POWER_CUT_ROUNDS} rounds of {POWER_CUTS}: {tally}");
     if tally.failed > 0 {
         failures.add(format!("{POWER_CUTS} (round {})", passed + 1), rounds.why);
     }
-    Ok(tally)
+    if replay.failed > 0 {
+        failures.add(format!("{POWER_CUTS} (replay)"), replay.why);
+    }
+    Ok(tally + Tally { passed: replay.passed.into(), failed: replay.failed.into(), skipped: 0 })
 }
 
 fn wanted<'a>(suites: &'a [Suite], filter: Option<&str>, flavour: Flavour) -> Vec<Wanted<'a>> {

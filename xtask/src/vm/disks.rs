@@ -16,7 +16,8 @@ use crate::error::{Cause, Error, Result, While};
 use crate::places::Places;
 use crate::{run, say};
 
-const DATA_BYTES: u64 = 30 << 30;
+/// The size of a data disk, where nothing else is wished.
+pub(crate) const DATA_BYTES: u64 = 30 << 30;
 /// Room for what a guest writes beside what was brought.
 const SPARE_BYTES: u64 = 256 << 20;
 /// An ext4 file system is larger than its files: so many percent of their size.
@@ -123,7 +124,7 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
     if let Data::File(path) = &disks.data
         && !path.exists()
     {
-        data_disk(path)?;
+        data_disk(path, DATA_BYTES)?;
     }
     let tree = disks.dir.join("carry");
     carry(&tree, bringing)?;
@@ -135,9 +136,9 @@ pub(super) fn make(places: &Places, bringing: &Bringing<'_>) -> Result<Disks> {
     Ok(disks)
 }
 
-/// Makes an empty data disk.
-pub(crate) fn data_disk(path: &Path) -> Result<()> {
-    filesystem(path, DATA_BYTES, "data", None)
+/// Makes an empty data disk of this size.
+pub(crate) fn data_disk(path: &Path, bytes: u64) -> Result<()> {
+    filesystem(path, bytes, "data", None)
 }
 
 /// Removes the directories of processes that were killed.

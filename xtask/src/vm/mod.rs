@@ -19,7 +19,7 @@ use std::time::Duration;
 use clap::Args;
 
 use self::disks::Bringing;
-pub(crate) use self::disks::{ShortDir, Wanted, data_disk};
+pub(crate) use self::disks::{DATA_BYTES, ShortDir, Wanted, data_disk};
 pub(crate) use self::flavour::Flavour;
 use self::guest::Guest;
 pub(crate) use self::guest::{Cut, End, Patience, Running, Terminal};

@@ -76,54 +76,19 @@ impl Work {
     fn restore(&mut self, chosen: usize, count: u64) -> TestBox {
         let (style, the_box) = self.recorders[chosen].clone();
         let record = last_record(&the_box, style);
-        let name = format!("taken-{}-{count}", self.round);
-        let style_name = style.name().to_owned();
-        let op = |id| Op::Snapshot { name: name.clone(), style: style_name.clone(), record, id };
-        report::begun(&op(None));
-        let taken = the_box.post("/snapshots", &json!({ "name": name })).ok();
-        let id = taken["id"].as_str().expect("an id").to_owned();
-        wait_for(SNAPSHOT_DEADLINE, "a snapshot to be ready", || {
-            let status = listed(&self.api).remove(&id).map(|(_, status)| status);
-            assert_ne!(status.as_deref(), Some("error"), "the snapshot {name} could not be taken");
-            (status.as_deref() == Some("ready")).then_some(())
-        });
-        report::done(&op(Some(id.clone())));
+        let id = take(&the_box, &format!("taken-{}-{count}", self.round), style.name(), record);
         self.snapshots.push(id.clone());
         let name = format!("{}{}-{count}", style.restored_prefix(), self.round);
-        let restored = from_snapshot(&self.api, &id, &name);
-        if let Some(number) = record {
-            report::done(&Op::Record { id: restored.id.clone(), number });
-        }
-        restored
+        from_snapshot(&self.api, &id, &name, record)
     }
 
     fn drop_oldest_snapshot(&mut self) {
-        let op = Op::DropSnapshot { id: self.snapshots.remove(0) };
-        report::begun(&op);
-        let Op::DropSnapshot { id } = &op else { return };
-        delete_snapshot(&self.api, id);
-        report::done(&op);
+        drop_snapshot(&self.api, self.snapshots.remove(0));
     }
 
-    /// Makes a box, and a fork of it with another note, and puts the fork's disk in the place of the box's.
     fn promote(&self, count: u64) -> TestBox {
-        let origin = create(&self.api, &format!("{ORIGIN_PREFIX}{}-{count}", self.round));
-        put(&origin, &self.text(count, "old"));
-        let mut op = Op::Create { name: String::new(), id: None };
-        report::begun(&op);
-        let answer = self.api.post(&format!("/v1/boxes/{}/fork", origin.id), &json!({ "count": 1 })).ok();
-        let made = answer["boxes"][0]["id"].as_str().expect("an id").to_owned();
-        if let Op::Create { id, .. } = &mut op {
-            *id = Some(made.clone());
-        }
-        report::done(&op);
-        let fork = TestBox { api: self.api.clone(), id: made };
-        put(&fork, &self.text(count, "new"));
-        let ops = [note(&origin, &self.text(count, "new")), Op::Delete { id: fork.id.clone() }];
-        ops.iter().for_each(report::begun);
-        self.api.post_empty(&format!("/v1/boxes/{}/promote", fork.id)).ok();
-        ops.iter().for_each(report::done);
-        origin
+        let name = format!("{ORIGIN_PREFIX}{}-{count}", self.round);
+        promote(&self.api, &name, &self.text(count, "old"), &self.text(count, "new"))
     }
 
     fn text(&self, count: u64, kind: &str) -> Text {
@@ -131,18 +96,64 @@ impl Work {
     }
 }
 
+/// Makes a box, and a fork of it with another note, and puts the fork's disk in the place of the box's.
+pub(crate) fn promote(api: &Api, name: &str, old: &Text, new: &Text) -> TestBox {
+    let origin = create(api, name);
+    put(&origin, old);
+    let mut op = Op::Create { name: String::new(), id: None };
+    report::begun(&op);
+    let answer = api.post(&format!("/v1/boxes/{}/fork", origin.id), &json!({ "count": 1 })).ok();
+    let made = answer["boxes"][0]["id"].as_str().expect("an id").to_owned();
+    if let Op::Create { id, .. } = &mut op {
+        *id = Some(made.clone());
+    }
+    report::done(&op);
+    let fork = TestBox { api: api.clone(), id: made };
+    put(&fork, new);
+    let ops = [note(&origin, new), Op::Delete { id: fork.id.clone() }];
+    ops.iter().for_each(report::begun);
+    api.post_empty(&format!("/v1/boxes/{}/promote", fork.id)).ok();
+    ops.iter().for_each(report::done);
+    origin
+}
+
+/// Takes a snapshot of a box that has flushed `record` in the way of this name. Returns its id when it is ready.
+pub(crate) fn take(the_box: &TestBox, name: &str, style: &str, record: Option<u64>) -> String {
+    let op = |id| Op::Snapshot { name: name.to_owned(), style: style.to_owned(), record, id };
+    report::begun(&op(None));
+    let taken = the_box.post("/snapshots", &json!({ "name": name })).ok();
+    let id = taken["id"].as_str().expect("an id").to_owned();
+    wait_for(SNAPSHOT_DEADLINE, "a snapshot to be ready", || {
+        let status = listed(&the_box.api).remove(&id).map(|(_, status)| status);
+        assert_ne!(status.as_deref(), Some("error"), "the snapshot {name} could not be taken");
+        (status.as_deref() == Some("ready")).then_some(())
+    });
+    report::done(&op(Some(id.clone())));
+    id
+}
+
+/// Deletes a snapshot, and tells of it.
+pub(crate) fn drop_snapshot(api: &Api, id: String) {
+    let op = Op::DropSnapshot { id: id.clone() };
+    report::begun(&op);
+    delete_snapshot(api, &id);
+    report::done(&op);
+}
+
 fn note(the_box: &TestBox, text: &Text) -> Op {
     Op::Put { id: the_box.id.clone(), path: NOTE.to_owned(), text: Some(text.clone()) }
 }
 
-fn put(the_box: &TestBox, text: &Text) {
+/// Writes the note of a box.
+pub(crate) fn put(the_box: &TestBox, text: &Text) {
     let op = note(the_box, text);
     report::begun(&op);
     the_box.write(NOTE, &text.whole());
     report::done(&op);
 }
 
-fn from_snapshot(api: &Api, snapshot: &str, name: &str) -> TestBox {
+/// Makes a box from a snapshot that holds `record`.
+pub(crate) fn from_snapshot(api: &Api, snapshot: &str, name: &str, record: Option<u64>) -> TestBox {
     let mut op = Op::Create { name: name.to_owned(), id: None };
     report::begun(&op);
     let data = api.post("/v2/box/from-snapshot", &json!({ "snapshot_id": snapshot, "name": name })).ok();
@@ -151,6 +162,9 @@ fn from_snapshot(api: &Api, snapshot: &str, name: &str) -> TestBox {
         *id = Some(made.clone());
     }
     report::done(&op);
+    if let Some(number) = record {
+        report::done(&Op::Record { id: made.clone(), number });
+    }
     TestBox { api: api.clone(), id: made }
 }
 

@@ -19,7 +19,7 @@ use crate::report;
 /// Images of this round that are kept at once.
 const IMAGES_MAX: usize = 3;
 /// The file that an image has.
-const FILE: &str = "content";
+pub(crate) const FILE: &str = "content";
 /// Directories of the images' store that hold unfinished work begin so.
 const UNFINISHED: &str = ".tmp-";
 /// How long one may stay that is being made.
@@ -49,24 +49,29 @@ impl Work {
             let name = format!("localhost/made-{}-{count}:latest", self.round);
             let bytes = usize::try_from(random.below(400_000)).unwrap_or(0);
             let text = Text { tag: format!("{}/{count} image ", self.round), bytes };
-            self.write_content(&text.whole());
-            let op = Op::Image { name: name.clone(), text };
-            report::begun(&op);
-            if random.below(2) == 0 {
-                self.import(&name)
-            } else {
-                self.build(&name)
-            }
-            report::done(&op);
+            self.make(&name, text, random.below(2) == 0);
             there.push(name);
             if there.len() > IMAGES_MAX {
-                let op = Op::DropImage { name: there.remove(0) };
-                report::begun(&op);
-                let Op::DropImage { name } = &op else { return };
-                self.icebox(&["image", "rm", name]);
-                report::done(&op);
+                self.remove(there.remove(0));
             }
         }
+    }
+
+    /// Imports or builds an image with this content.
+    pub(crate) fn make(&self, name: &str, text: Text, imported: bool) {
+        self.write_content(&text.whole());
+        let op = Op::Image { name: name.to_owned(), text };
+        report::begun(&op);
+        if imported { self.import(name) } else { self.build(name) }
+        report::done(&op);
+    }
+
+    /// Removes an image.
+    pub(crate) fn remove(&self, name: String) {
+        let op = Op::DropImage { name: name.clone() };
+        report::begun(&op);
+        self.icebox(&["image", "rm", &name]);
+        report::done(&op);
     }
 
     fn write_content(&self, content: &str) {

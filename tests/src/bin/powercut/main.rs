@@ -9,6 +9,9 @@
 //! - `@working`: the new work has begun.
 //! - `@violation TEXT`: something that must not be. The round has failed.
 //!
+//! For the replay of a recording it has two more parts: `scenario` plays a short scenario in the guest, and `replay` looks
+//! at the recording of the guest's disk, on the host.
+//!
 //! Leaves out when and how the power is cut: that is the host's choice.
 
 mod boxes;
@@ -20,7 +23,11 @@ mod ledger;
 mod load;
 mod model;
 mod recorder;
+mod recording;
+mod replay;
 mod report;
+mod rest;
+mod scenario;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,8 +37,9 @@ use icebox_tests::Daemon;
 
 use crate::model::Known;
 
-/// Where everything lies, on the disk whose power is cut.
-const HOME: &str = "/data/powercut";
+/// Where everything lies, on the disk whose power is cut: the disk's place, and the directory on it.
+const DISK: &str = "/data";
+const HOME: &str = "powercut";
 const NAME: &str = "icebox-powercut";
 /// Boxes fall asleep and wake up all the time; the record of a command is on disk when its answer comes.
 const CONFIG: &str = "idle_seconds = 2\nreply_after_commit = true\n";
@@ -52,14 +60,31 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         report::violation(&format!("a thread of the test panicked: {panic}"));
     }));
-    let Some(wanted) = read_arguments() else {
-        eprintln!("usage: powercut SEED ROUND FILE load|last");
-        return ExitCode::from(2);
-    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match (words.as_slice(), Wanted::of(&words)) {
+        (["scenario"], _) => scenario::play(),
+        (["replay", dir, boundaries], _) if boundaries.parse::<usize>().is_ok() => {
+            replay::replay(Path::new(dir), boundaries.parse().unwrap_or(usize::MAX));
+        }
+        (_, Some(wanted)) => return round(&wanted),
+        _ => {
+            eprintln!(
+                "usage: powercut SEED ROUND FILE load|last\n       powercut scenario\n       \
+                 powercut replay DIRECTORY BOUNDARIES"
+            );
+            return ExitCode::from(2);
+        }
+    }
+    if report::violations() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The look back, and the work or the end.
+fn round(wanted: &Wanted) -> ExitCode {
     let text = std::fs::read_to_string(&wanted.heard).expect("read what was heard so far");
     let known = Known::from_lines(&text).expect("what was heard so far");
     let began = Instant::now();
-    let daemon = Daemon::start_at_with_images(Path::new(HOME), NAME, CONFIG);
+    let daemon = Daemon::start_at_with_images(&Path::new(DISK).join(HOME), NAME, CONFIG);
     println!("iceboxd is ready after {} ms", began.elapsed().as_millis());
     let facts = check::look_back(&daemon, &known);
     println!("the look back took {} ms", began.elapsed().as_millis());
@@ -82,17 +107,18 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read_arguments() -> Option<Wanted> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [seed, round, heard, what] = arguments.as_slice() else { return None };
-    Some(Wanted {
-        seed: seed.parse().ok()?,
-        round: round.parse().ok()?,
-        heard: heard.into(),
-        last: match what.as_str() {
-            "load" => false,
-            "last" => true,
-            _ => return None,
-        },
-    })
+impl Wanted {
+    fn of(arguments: &[&str]) -> Option<Wanted> {
+        let [seed, round, heard, what] = arguments else { return None };
+        Some(Wanted {
+            seed: seed.parse().ok()?,
+            round: round.parse().ok()?,
+            heard: heard.into(),
+            last: match *what {
+                "load" => false,
+                "last" => true,
+                _ => return None,
+            },
+        })
+    }
 }

@@ -50,6 +50,8 @@ pub(crate) enum Op {
     Image { name: String, text: Text },
     /// An image is removed.
     DropImage { name: String },
+    /// The pool has this size.
+    Pool { gib: u64 },
 }
 
 /// What is known of one snapshot.
@@ -104,6 +106,8 @@ pub(crate) struct Known {
     /// Snapshots that were begun and are not known to be ready, by their names.
     pub(crate) unanswered_snapshots: BTreeMap<String, Op>,
     pub(crate) images: BTreeMap<String, ImageFacts>,
+    /// The size of the pool, at least.
+    pub(crate) pool_gib: u64,
 }
 
 impl Known {
@@ -176,7 +180,7 @@ impl Known {
             }
             Op::Image { name, text } => self.image_is(name, Some(text), None),
             Op::DropImage { name } => self.image_is(name, None, None),
-            Op::Keep { .. } | Op::Record { .. } | Op::Bill { .. } => {}
+            Op::Keep { .. } | Op::Record { .. } | Op::Bill { .. } | Op::Pool { .. } => {}
         }
     }
 
@@ -223,6 +227,7 @@ impl Known {
             }
             Op::Image { name, text } => self.image_is(name, Some(text), Some(true)),
             Op::DropImage { name } => self.image_is(name, None, Some(false)),
+            Op::Pool { gib } => self.pool_gib = self.pool_gib.max(gib),
             Op::Record { id, number } => self.of(&id).into_iter().for_each(|facts| facts.record = Some(number)),
             Op::Bill { id, cpu_usec } => {
                 self.of(&id).into_iter().for_each(|facts| facts.billed_usec = facts.billed_usec.max(cpu_usec));
