@@ -30,8 +30,9 @@ use crate::volume::Volume;
 
 /// Attempts at a copy during which nothing is written.
 const COPY_ATTEMPTS_MAX: u32 = 5;
-/// Those of a device that is read by e2image, which flushes it itself and writes nothing.
-const COUNTERS_OF_DEVICE: [usize; 3] = [4, 8, 11];
+/// Those of a device that is read by e2image: sectors written, requests in flight, completed discards. e2image flushes the device,
+/// and the kernel counts an empty flush as a write without sectors.
+const COUNTERS_OF_DEVICE: [usize; 3] = [6, 8, 11];
 const BLOCK_DEVICES: &str = "/sys/class/block";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const BOOT_BLOCK_BYTES: usize = 1024;
