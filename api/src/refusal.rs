@@ -106,6 +106,8 @@ impl From<Error> for Refusal {
             _ if error.is_disk_full() => Self::disk_full(),
             Cause::Rootfs(cause) => match cause.kind() {
                 icebox_rootfs::ErrorKind::NoSpace => Self::disk_full(),
+                icebox_rootfs::ErrorKind::NoDevice => Self::NoSpace(cause.cause().to_string()),
+                icebox_rootfs::ErrorKind::FixedSize => Self::Invalid(cause.cause().to_string()),
                 icebox_rootfs::ErrorKind::NoLoopDevice => {
                     Self::Unavailable("this host has no free loop device; delete boxes or try later".into())
                 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 /// Copied at once where the kernel does not copy by itself.
 const PIECE_BYTES: usize = 1 << 20;
+const SHORTER: &str = "the source became shorter while it was copied";
 
 /// The method that made a volume's first content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,10 +53,24 @@ pub(crate) fn sparse_copy(source: &File, target: &File) -> io::Result<()> {
                 Err(errno) => return Err(errno.into()),
             };
             if copied == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the source became shorter while it was copied",
-                ));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, SHORTER));
+            }
+            from += copied as u64;
+        }
+        Ok(())
+    })
+}
+
+/// Copies the data of `source` from `start` on to the same offsets of a device that reads as zeroes.
+pub(crate) fn copy_data(source: &File, device: &File, start: u64) -> io::Result<()> {
+    let length = source.metadata()?.len();
+    for_each_segment(source, length, |from, end| {
+        let mut from = from.max(start);
+        while from < end {
+            let wanted = usize::try_from(end - from).unwrap_or(usize::MAX);
+            let copied = copy_piece(source, device, from, wanted)?;
+            if copied == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, SHORTER));
             }
             from += copied as u64;
         }

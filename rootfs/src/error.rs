@@ -23,6 +23,14 @@ pub enum Step {
     MakePool,
     /// Adjusting a pool to the space around it.
     BalancePool,
+    /// Opening the block devices that disks lie on.
+    OpenDevices,
+    /// Calling the program that hands out block devices.
+    CallProgram,
+    /// Taking a block device for a disk.
+    TakeDevice,
+    /// Overwriting a block device that was a disk.
+    WipeDevice,
     /// Reading what a block device contains.
     ProbeDevice,
     /// Checking the id of a volume.
@@ -106,6 +114,10 @@ impl fmt::Display for Step {
             Step::OpenPool => "open the pool of volumes",
             Step::MakePool => "make the pool of volumes",
             Step::BalancePool => "adjust the pool of volumes to the disk",
+            Step::OpenDevices => "open the block devices of disks",
+            Step::CallProgram => "call the program that hands out devices",
+            Step::TakeDevice => "take a block device",
+            Step::WipeDevice => "wipe the block device",
             Step::ProbeDevice => "find what is on the device",
             Step::CheckId => "check the volume id",
             Step::CheckSize => "check the volume size",
@@ -180,6 +192,16 @@ pub enum Cause {
         /// What is on it.
         found: String,
     },
+    /// No block device is free for a disk.
+    NoDevice {
+        /// The size of the disk; unknown if the operator's program refuses.
+        gib: Option<u32>,
+    },
+    /// The block device of a disk cannot become as large.
+    FixedSize {
+        /// Its size.
+        bytes: u64,
+    },
     /// The volume is attached already.
     InUse,
     /// The kernel has no free loop device.
@@ -231,6 +253,19 @@ impl fmt::Display for Cause {
             Cause::Foreign { found } => {
                 write!(f, "it has {found}, which is not Icebox's; empty it (wipefs -a), or allow formatting by `force`")
             }
+            Cause::NoDevice { gib } => {
+                f.write_str("this host has no free block device for ")?;
+                match gib {
+                    Some(gib) => write!(f, "a disk of {gib} GiB")?,
+                    None => f.write_str("the disk")?,
+                }
+                f.write_str("; delete boxes, or ask the operator for more devices")
+            }
+            Cause::FixedSize { bytes } => write!(
+                f,
+                "the device of the disk has {:.1} GiB and cannot grow; fork the box or make a snapshot, and start a larger box from it",
+                *bytes as f64 / f64::from(1 << 30)
+            ),
             Cause::InUse => f.write_str("it is still attached to a loop device; a box that uses it must end first"),
             Cause::NoLoopDevice => {
                 f.write_str("no loop device is free; delete boxes, or raise the kernel's max_loop (and load the loop module)")
@@ -263,6 +298,10 @@ pub enum ErrorKind {
     NoSpace,
     /// No loop device is free; later it may be.
     NoLoopDevice,
+    /// No block device is free; later it may be.
+    NoDevice,
+    /// The block device of a disk cannot grow.
+    FixedSize,
     /// The volume is attached already.
     InUse,
     /// Another process holds the data directory.
@@ -321,6 +360,8 @@ impl Error {
             Cause::StoreLocked { .. } => ErrorKind::Locked,
             Cause::InUse | Cause::PoolHeld | Cause::ImageInUse(_) => ErrorKind::InUse,
             Cause::Foreign { .. } => ErrorKind::AlreadyExists,
+            Cause::NoDevice { .. } => ErrorKind::NoDevice,
+            Cause::FixedSize { .. } => ErrorKind::FixedSize,
             Cause::NoLoopDevice => ErrorKind::NoLoopDevice,
             Cause::PoolDown => ErrorKind::PoolDown,
             Cause::Exists => ErrorKind::AlreadyExists,

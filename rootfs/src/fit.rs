@@ -62,7 +62,20 @@ pub(crate) fn fill(image: &File, path: &Path) -> Result<()> {
     tool.run(tool.command().arg(path), path).map(|_| ())
 }
 
-fn file_system_bytes(image: &File) -> io::Result<u64> {
+/// Makes the file system of a device that nothing has mounted at least so large; the device is.
+pub(crate) fn fill_to(device: &Path, bytes: u64) -> Result<()> {
+    let opened = File::open(device).at(Step::GrowVolume, device)?;
+    if file_system_bytes(&opened).at(Step::GrowVolume, device)? >= bytes {
+        return Ok(());
+    }
+    drop(opened);
+    check_whole(device)?;
+    let tool = Tool { step: Step::GrowVolume, ..RESIZE2FS };
+    tool.run(tool.command().arg(device).arg(format!("{}K", bytes / 1024)), device).map(drop)
+}
+
+/// The size of the file system, which its superblock has.
+pub(crate) fn file_system_bytes(image: &File) -> io::Result<u64> {
     let read = |offset| {
         let mut bytes = [0; 4];
         image.read_exact_at(&mut bytes, offset).map(|()| u64::from(u32::from_le_bytes(bytes)))

@@ -31,8 +31,12 @@ pub enum Grown {
 }
 
 impl Volume {
-    /// The size of the volume, which is more than it occupies.
+    /// The size of the volume, which is more than it occupies. Of a device it is that of the file system.
     pub fn size_bytes(&self) -> Result<u64> {
+        if self.devices.is_some() {
+            let device = File::open(self.path()).at(Step::MeasureVolume, self.path())?;
+            return fit::file_system_bytes(&device).at(Step::MeasureVolume, self.path());
+        }
         Ok(std::fs::metadata(self.path()).at(Step::MeasureVolume, self.path())?.len())
     }
 
@@ -42,6 +46,13 @@ impl Volume {
         let refuse = |why| Err(Error::new(Step::GrowVolume, path.display().to_string(), Cause::Invalid(why)));
         if size_gib == 0 || size_gib > VOLUME_SIZE_GIB_MAX {
             return refuse("a volume has 1 to 1024 GiB");
+        }
+        if self.devices.is_some() {
+            if u64::from(size_gib) << 30 < self.size_bytes()? {
+                return refuse("a volume cannot become smaller");
+            }
+            self.make_room(size_gib)?;
+            return self.grow_on_device(u64::from(size_gib) << 30);
         }
         let (file, wanted) = (open(path)?, u64::from(size_gib) << 30);
         let length = file.metadata().at(Step::GrowVolume, path)?.len();
@@ -69,6 +80,28 @@ impl Volume {
     }
 }
 
+impl Volume {
+    /// Makes the device of a disk at least so large; an image has no such limit. The file system stays as it is.
+    ///
+    /// # Errors
+    /// `FixedSize` if the device cannot grow.
+    pub fn make_room(&self, size_gib: u32) -> Result<()> {
+        match &self.devices {
+            Some(devices) => devices.make_room(self.path(), u64::from(size_gib) << 30),
+            None => Ok(()),
+        }
+    }
+
+    fn grow_on_device(&self, wanted: u64) -> Result<Grown> {
+        let path = self.path();
+        if !self.in_use()? {
+            fit::fill_to(path, wanted)?;
+            return Ok(Grown::Done);
+        }
+        grow_mounted(path, path, wanted)
+    }
+}
+
 fn open(path: &Path) -> Result<File> {
     OpenOptions::new().read(true).write(true).open(path).at(Step::GrowVolume, path)
 }
@@ -76,7 +109,11 @@ fn open(path: &Path) -> Result<File> {
 /// The file system is mounted in a box. It is mounted here once more, at no place, to have a descriptor of it.
 fn grow_attached(attached: &Attached, path: &Path, wanted: u64) -> Result<Grown> {
     attached.resize_to_file().at(Step::GrowVolume, path)?;
-    let mounted = mount::ext4(&attached.device).at(Step::GrowVolume, &attached.device)?;
+    grow_mounted(&attached.device, path, wanted)
+}
+
+fn grow_mounted(device: &Path, path: &Path, wanted: u64) -> Result<Grown> {
+    let mounted = mount::ext4(device).at(Step::GrowVolume, device)?;
     match mounted.grow_ext4(wanted) {
         Ok(()) => Ok(Grown::Done),
         Err(error) => match error.raw_os_error() {

@@ -8,6 +8,7 @@
 //! Leaves out: mounting anything but the pool (the box's launcher does it in its own mount namespace), namespaces of any kind, and every
 //! decision about who gets a volume and when it is durable.
 
+mod block;
 mod check;
 mod clone;
 mod data;
@@ -42,6 +43,7 @@ mod verified;
 mod volume;
 mod workspace;
 
+pub use block::{BlockSettings, BlockSource, DeviceReport, Refused};
 pub use check::{Check, Checked};
 pub use clone::CloneMethod;
 pub use data::AttachedData;

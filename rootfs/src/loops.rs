@@ -140,11 +140,11 @@ enum Attempt {
     Raced(io::Error),
 }
 
-/// A file attached to a loop device. Keep it until the device is mounted: when the last open file and the last mount of
+/// A file attached to a loop device, or a disk that is a device itself. Keep it until the device is mounted: when the last open file and the last mount of
 /// the device are gone, the kernel detaches it.
 #[derive(Debug)]
 pub struct Attached {
-    /// The block device, `/dev/loopN`.
+    /// The block device, `/dev/loopN` with a file.
     pub device: PathBuf,
     /// True if the device bypasses the host's page cache.
     pub direct_io: bool,
@@ -152,6 +152,11 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// A block device that is a disk itself, with no loop device.
+    pub(crate) fn direct(device: &Path) -> io::Result<Attached> {
+        Ok(Attached { device: device.to_owned(), direct_io: true, fd: open_device(device)? })
+    }
+
     /// Makes the device as large as its file is now.
     pub(crate) fn resize_to_file(&self) -> io::Result<()> {
         loopdev::set_capacity(self.fd.as_fd())

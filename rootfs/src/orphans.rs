@@ -29,6 +29,8 @@ pub struct Stray {
     /// Bytes that it occupies.
     pub bytes: u64,
     path: PathBuf,
+    /// It is a block device of the operator's.
+    is_device: bool,
 }
 
 /// Kinds of what a store holds.
@@ -50,6 +52,7 @@ impl Store {
     /// What belongs to none of these boxes and snapshots, and all volumes of files. Loop devices come first: their files cannot be removed before.
     pub fn strays(&self, boxes: &BTreeSet<String>, snapshots: &BTreeSet<String>) -> Result<Vec<Stray>> {
         let (mut found, none) = (self.stray_loops(boxes)?, BTreeSet::new());
+        found.extend(self.stray_devices(boxes)?);
         for place in &self.places {
             let (kind, is_id): (_, fn(&str) -> bool) = (StrayKind::Volume, |id| id::check(id).is_ok());
             found.extend(strays_in(&place.volumes, kind, is_id, boxes)?);
@@ -66,6 +69,9 @@ impl Store {
 
     /// Removes it. A loop device that is still mounted is detached by its last user.
     pub fn remove_stray(&self, stray: &Stray) -> Result<()> {
+        if stray.is_device {
+            return self.remove_volume(&stray.id);
+        }
         if stray.kind == StrayKind::Loop {
             let device = OpenOptions::new().read(true).open(&stray.path).at(Step::RemoveVolume, &stray.path)?;
             return match loopdev::clear(device.as_fd()) {
@@ -105,7 +111,21 @@ impl Store {
                     id,
                     bytes,
                     path,
+                    is_device: false,
                 });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Disks that no box has among the devices of the operator's.
+    fn stray_devices(&self, boxes: &BTreeSet<String>) -> Result<Vec<Stray>> {
+        let mut found = Vec::new();
+        for (id, path) in self.device_disks() {
+            if !boxes.contains(&id) {
+                let bytes = self.volume(&id)?.map_or(Ok(0), |volume| volume.allocated_bytes())?;
+                let name = format!("{} ({id})", path.display());
+                found.push(Stray { kind: StrayKind::Volume, name, id, bytes, path, is_device: true });
             }
         }
         Ok(found)
@@ -142,6 +162,7 @@ fn strays_in(dir: &Path, kind: StrayKind, is_id: fn(&str) -> bool, owned: &BTree
                 id: id.to_owned(),
                 bytes: metadata.blocks() * 512,
                 path: entry.path(),
+                is_device: false,
             });
         }
     }
@@ -161,7 +182,7 @@ fn unfinished_in(dir: &Path) -> Result<Vec<Stray>> {
         if maker != Some(std::process::id()) {
             let path = entry.path();
             let (name, bytes) = (path.display().to_string(), metadata.blocks() * 512);
-            found.push(Stray { kind: StrayKind::Unfinished, name, id: String::new(), bytes, path });
+            found.push(Stray { kind: StrayKind::Unfinished, name, id: String::new(), bytes, path, is_device: false });
         }
     }
     Ok(found)

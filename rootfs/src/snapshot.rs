@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::block::Claim;
 use crate::clone::{CloneMethod, clone_into};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
@@ -53,8 +54,16 @@ pub struct Kept {
 /// A copy that is ready to take the place of a volume.
 #[derive(Debug)]
 pub struct Replacement {
-    copy: Copy,
+    new: New,
     volume: Volume,
+}
+
+/// What takes the place of a volume.
+#[derive(Debug)]
+enum New {
+    File(Copy),
+    /// Another device of the operator's.
+    Device(Claim),
 }
 
 impl Drop for Copy {
@@ -175,6 +184,12 @@ impl Store {
     pub fn create_volume_from(&self, id: &str, content: &Content, size_gib: u32) -> Result<(Volume, CloneMethod)> {
         id::check(id)?;
         self.check_elsewhere(Kind::Disk, id)?;
+        if let Some(devices) = self.devices_for(Kind::Disk) {
+            // Its size is changed in a file: a content may be larger than the device.
+            let copy = self.copy_content(content)?;
+            fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
+            return self.create_on_device(devices, id, &copy.file, size_gib);
+        }
         let path = self.first().path_of(Kind::Disk, id);
         let copy = copied(content, &self.first().volumes, "volume")?;
         fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
@@ -190,16 +205,25 @@ impl Store {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "there is no such volume");
         let volume = self.volume(id)?.ok_or_else(missing).at(Step::ReplaceVolume, Path::new(id))?;
         fit(&copy.file, &copy.path, u64::from(size_gib) << 30)?;
+        if let Some(devices) = &volume.devices {
+            let claim = devices.take(id, size_gib)?;
+            claim.fill(&copy.file, size_gib)?;
+            return Ok(Replacement { new: New::Device(claim), volume });
+        }
         copy.file.sync_all().at(Step::ReplaceVolume, &copy.path)?;
-        Ok(Replacement { copy, volume })
+        Ok(Replacement { new: New::File(copy), volume })
     }
 
     /// Puts a copy in the place of a volume that is not attached, in one step; waits for an attachment that is just
     /// ending. On return that is on disk: a crash leaves the old content or the new one.
     pub fn replace_volume(&self, replacement: Replacement) -> Result<()> {
-        let Replacement { copy, volume } = replacement;
+        let Replacement { new, volume } = replacement;
         // Held until the old file has lost its name.
         let _old = volume.resting_source()?;
+        let copy = match new {
+            New::File(copy) => copy,
+            New::Device(claim) => return claim.keep().map(drop),
+        };
         let path = volume.path();
         match fs::rename(&copy.path, path) {
             // The old volume lies in another place than new ones do: another file system.

@@ -14,21 +14,34 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::fsync;
 
 use crate::clone::{CloneMethod, clone_into};
 use crate::error::{At, Cause, Error, Result, Step};
+use crate::fit;
 use crate::loops::{self, Attached};
 use crate::sys::loopdev;
+use crate::tool::Tool;
 use crate::volume::Volume;
 
 /// Attempts at a copy during which nothing is written.
 const COPY_ATTEMPTS_MAX: u32 = 5;
-const BLOCK_DEVICES: &str = "/sys/block";
+/// Those of a device that is read by e2image: sectors written, requests in flight, completed discards. e2image flushes the device,
+/// and the kernel counts an empty flush as a write without sectors.
+const COUNTERS_OF_DEVICE: [usize; 3] = [6, 8, 11];
+const BLOCK_DEVICES: &str = "/sys/class/block";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_BLOCK_BYTES: usize = 1024;
+
+const E2IMAGE: Tool = Tool {
+    program: "e2image",
+    missing: "there is no e2image on this machine; install the package e2fsprogs",
+    step: Step::CopyVolume,
+};
 /// Places in the file `stat` of a block device (Documentation/block/stat.rst): completed writes, requests in flight,
 /// completed discards, completed flushes. Kernels before 5.5 lack the last.
 const COUNTERS: [usize; 4] = [4, 8, 11, 15];
@@ -40,6 +53,8 @@ pub struct Source {
     image: File,
     /// The loop device of an attached volume. While it is open, it is not detached and not given to another file.
     device: Option<Attached>,
+    /// The image is a block device itself.
+    is_device: bool,
 }
 
 impl Volume {
@@ -50,17 +65,24 @@ impl Volume {
     pub fn live_source(&self) -> Result<Source> {
         let path = self.path().to_owned();
         let image = File::open(&path).at(Step::CopyVolume, &path)?;
+        if self.devices.is_some() {
+            let device = Some(Attached::direct(&path).at(Step::CopyVolume, &path)?);
+            return Ok(Source { path, image, device, is_device: true });
+        }
         let metadata = image.metadata().at(Step::CopyVolume, &path)?;
         let device = loops::find(&metadata).at(Step::CopyVolume, &path)?;
         if device.is_none() {
             let missing = io::Error::new(io::ErrorKind::NotFound, "it is not attached to a loop device");
             return Err(missing).at(Step::CopyVolume, &path);
         }
-        Ok(Source { path, image, device })
+        Ok(Source { path, image, device, is_device: false })
     }
 
     /// The mark of the image ([`Source::mark`]), whatever uses it.
     pub fn mark(&self) -> Result<String> {
+        if self.devices.is_some() {
+            return mark_of_device(self.path());
+        }
         let image = File::open(self.path()).at(Step::MeasureVolume, self.path())?;
         mark_of(&image, self.path())
     }
@@ -68,7 +90,7 @@ impl Volume {
     /// The volume of a box without processes. It is not attached meanwhile; waits for an attachment that is just ending.
     pub fn resting_source(&self) -> Result<Source> {
         let path = self.path().to_owned();
-        Ok(Source { image: self.lock_backing()?, path, device: None })
+        Ok(Source { image: self.lock_backing()?, path, device: None, is_device: self.devices.is_some() })
     }
 }
 
@@ -85,6 +107,9 @@ impl Source {
 
     /// When the image was last written. It is the same as long as nothing reaches the image.
     pub fn mark(&self) -> Result<String> {
+        if self.is_device {
+            return mark_of_device(&self.path);
+        }
         mark_of(&self.image, &self.path)
     }
 
@@ -94,7 +119,10 @@ impl Source {
             self.flush()?;
             let before = self.counters()?;
             target.set_len(0).at(Step::CopyVolume, &self.path)?;
-            let method = clone_into(&self.image, target).at(Step::CopyVolume, &self.path)?;
+            let method = match self.is_device {
+                true => copy_device(&self.path, target)?,
+                false => clone_into(&self.image, target).at(Step::CopyVolume, &self.path)?,
+            };
             if method == CloneMethod::Reflink || self.counters()? == before {
                 return Ok(method);
             }
@@ -104,12 +132,40 @@ impl Source {
 
     /// The counters that every change of the image by its loop device moves.
     fn counters(&self) -> Result<Vec<u64>> {
-        let Some(attached) = &self.device else { return Ok(Vec::new()) };
-        let name = attached.device.file_name().unwrap_or_default();
-        let path = Path::new(BLOCK_DEVICES).join(name).join("stat");
-        let text = fs::read_to_string(&path).at(Step::CopyVolume, &path)?;
-        Ok(counters_of(&text))
+        match &self.device {
+            Some(attached) if self.is_device => counters(&attached.device, &COUNTERS_OF_DEVICE),
+            Some(attached) => counters(&attached.device, &COUNTERS),
+            None => Ok(Vec::new()),
+        }
     }
+}
+
+fn counters(device: &Path, places: &[usize]) -> Result<Vec<u64>> {
+    // What the operator names may be a link to it.
+    let device = fs::canonicalize(device).at(Step::CopyVolume, device)?;
+    let path = Path::new(BLOCK_DEVICES).join(device.file_name().unwrap_or_default()).join("stat");
+    let text = fs::read_to_string(&path).at(Step::CopyVolume, &path)?;
+    Ok(counters_of(&text, places))
+}
+
+/// Copies the blocks that the file system of a device has in use; the others become holes. It is flushed, and nothing writes
+/// to it.
+fn copy_device(path: &Path, target: &File) -> Result<CloneMethod> {
+    let to = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
+    // It would take a mounted file system only by force: whether it stands still is our affair.
+    E2IMAGE.run(E2IMAGE.command().args(["-r", "-a", "-f"]).arg(path).arg(to), path)?;
+    let bytes = fit::file_system_bytes(target).at(Step::CopyVolume, path)?;
+    target.set_len(bytes).at(Step::CopyVolume, path)?;
+    // The boot block has the header of the device, which is no part of the file system.
+    target.write_all_at(&[0; BOOT_BLOCK_BYTES], 0).at(Step::CopyVolume, path)?;
+    Ok(CloneMethod::SparseCopy)
+}
+
+/// What has been written to a device since the machine was started, and which start that was.
+fn mark_of_device(path: &Path) -> Result<String> {
+    let boot = Path::new(BOOT_ID);
+    let boot_id = fs::read_to_string(boot).at(Step::MeasureVolume, boot)?;
+    Ok(format!("{}:{:?}", boot_id.trim(), counters(path, &COUNTERS_OF_DEVICE)?))
 }
 
 fn mark_of(image: &File, path: &Path) -> Result<String> {
@@ -117,9 +173,9 @@ fn mark_of(image: &File, path: &Path) -> Result<String> {
     Ok(format!("{}:{}.{:09}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn counters_of(stat: &str) -> Vec<u64> {
+fn counters_of(stat: &str, places: &[usize]) -> Vec<u64> {
     let all: Vec<u64> = stat.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
-    COUNTERS.iter().filter_map(|place| all.get(*place).copied()).collect()
+    places.iter().filter_map(|place| all.get(*place).copied()).collect()
 }
 
 #[cfg(test)]
@@ -129,8 +185,8 @@ mod tests {
     #[test]
     fn every_change_moves_a_counter() {
         let line = "    2064       12    58098      419     5244    10317  2160224    20965        0     2904    22633       67        0 10543240       10     2863     1238\n";
-        assert_eq!(counters_of(line), [5244, 0, 67, 2863]);
-        assert_eq!(counters_of("1 2 3 4 5 6 7 8 9 10 11\n"), [5, 9]);
+        assert_eq!(counters_of(line, &COUNTERS), [5244, 0, 67, 2863]);
+        assert_eq!(counters_of("1 2 3 4 5 6 7 8 9 10 11\n", &COUNTERS), [5, 9]);
     }
 
     #[test]

@@ -11,10 +11,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::block::{DeviceReport, Devices};
 use crate::clone::{CloneMethod, clone_into};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::files;
@@ -44,6 +45,8 @@ pub struct Store {
     pub(crate) places: Vec<Place>,
     /// The pools are kept open as long as the store.
     pools: Vec<Pool>,
+    /// The block devices of the operator's that are disks, or can be.
+    devices: Option<Arc<Devices>>,
     /// Templates made or verified by this process, by kind and size in GiB.
     prepared: Mutex<HashMap<(Kind, u32), PathBuf>>,
     pub(crate) verified: Verified,
@@ -114,9 +117,10 @@ impl Store {
             _ => {}
         }
         let places = roots.into_iter().map(Place::open).collect::<Result<_>>()?;
+        let devices = settings.block.as_ref().map(|block| Devices::open(data_dir, block)).transpose()?;
         let (data_dir, margin) = (data_dir.to_owned(), settings.margin);
         let (prepared, verified) = Default::default();
-        Ok(Store { data_dir, backing, margin, places, pools, prepared, verified, _lock: lock })
+        Ok(Store { data_dir, backing, margin, places, pools, devices, prepared, verified, _lock: lock })
     }
 
     /// What the volumes lie on.
@@ -127,6 +131,56 @@ impl Store {
     /// The directory that new volumes lie below. Files in it can share blocks with them, if [`Store::backing`] can.
     pub fn root(&self) -> &Path {
         self.pool().map_or(&self.data_dir, Pool::root)
+    }
+
+    /// The block devices for disks, if there are any.
+    pub fn devices(&self) -> Option<DeviceReport> {
+        self.devices.as_deref().map(Devices::report)
+    }
+
+    /// True if the disks of new boxes are block devices.
+    pub fn gives_devices(&self) -> bool {
+        self.devices_for(Kind::Disk).is_some()
+    }
+
+    /// Refuses the disk of a new box if it is known already that there is no device for it.
+    ///
+    /// # Errors
+    /// `NoDevice`.
+    pub fn check_device(&self, size_gib: u32) -> Result<()> {
+        self.devices_for(Kind::Disk).map_or(Ok(()), |devices| devices.check_free(size_gib))
+    }
+
+    /// The devices that new volumes of this kind lie on. Volumes of files stay files.
+    pub(crate) fn devices_for(&self, kind: Kind) -> Option<&Arc<Devices>> {
+        self.devices.as_ref().filter(|devices| kind == Kind::Disk && devices.for_new())
+    }
+
+    /// The device that is the disk of this box.
+    fn device_of(&self, kind: Kind, id: &str) -> Option<Volume> {
+        let devices = self.devices.as_ref().filter(|_| kind == Kind::Disk)?;
+        Some(Volume::on_device(devices.find(id)?, Arc::clone(devices)))
+    }
+
+    /// Ids and paths of all disks that are devices.
+    pub(crate) fn device_disks(&self) -> Vec<(String, PathBuf)> {
+        let devices = self.devices.iter();
+        devices
+            .flat_map(|devices| devices.ids().into_iter().filter_map(|id| Some((id.clone(), devices.find(&id)?))))
+            .collect()
+    }
+
+    /// Makes a device the disk of a new box.
+    pub(crate) fn create_on_device(
+        &self,
+        devices: &Arc<Devices>,
+        id: &str,
+        image: &File,
+        size_gib: u32,
+    ) -> Result<(Volume, CloneMethod)> {
+        let claim = devices.take(id, size_gib)?;
+        claim.fill(image, size_gib)?;
+        Ok((Volume::on_device(claim.keep()?, Arc::clone(devices)), CloneMethod::SparseCopy))
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -190,6 +244,9 @@ impl Store {
         let path = self.first().path_of(kind, id);
         let template_path = self.template(kind, size_gib)?;
         let template = File::open(&template_path).at(Step::CloneVolume, &template_path)?;
+        if let Some(devices) = self.devices_for(kind) {
+            return self.create_on_device(devices, id, &template, size_gib);
+        }
         let temp = files::temp_path(self.first().directory(kind), "volume");
         let cloned = clone_as(&template, &temp, &path);
         if cloned.is_err() {
@@ -205,6 +262,9 @@ impl Store {
 
     pub(crate) fn find(&self, kind: Kind, id: &str) -> Result<Option<Volume>> {
         id::check(id)?;
+        if let Some(volume) = self.device_of(kind, id) {
+            return Ok(Some(volume));
+        }
         for place in &self.places {
             let path = place.path_of(kind, id);
             match fs::symlink_metadata(&path) {
@@ -238,7 +298,11 @@ impl Store {
                 }
             }
         }
+        if kind == Kind::Disk {
+            ids.extend(self.devices.iter().flat_map(|devices| devices.ids()));
+        }
         ids.sort_unstable();
+        ids.dedup();
         Ok(ids)
     }
 
@@ -250,6 +314,9 @@ impl Store {
 
     pub(crate) fn remove(&self, kind: Kind, id: &str) -> Result<()> {
         id::check(id)?;
+        if let Some(devices) = self.devices.as_ref().filter(|_| kind == Kind::Disk) {
+            devices.remove(id)?;
+        }
         for place in &self.places {
             let path = place.path_of(kind, id);
             match fs::remove_file(&path) {
@@ -273,7 +340,12 @@ impl Store {
 
     /// Refuses the id of a volume that lies in another place than new ones do.
     pub(crate) fn check_elsewhere(&self, kind: Kind, id: &str) -> Result<()> {
-        for place in &self.places[1..] {
+        if self.device_of(kind, id).is_some() {
+            return Err(Error::new(Step::CloneVolume, id, Cause::Exists));
+        }
+        // A new device must not hide the image of another box.
+        let from = usize::from(self.devices_for(kind).is_none());
+        for place in &self.places[from..] {
             let path = place.path_of(kind, id);
             if path.try_exists().at(Step::CloneVolume, &path)? {
                 return Err(Error::new(Step::CloneVolume, path.display().to_string(), Cause::Exists));

@@ -9,7 +9,7 @@ use crate::error::{At, Cause, Error, Result, Step};
 /// Longest output of a tool quoted in an error.
 const TOOL_OUTPUT_BYTES_MAX: usize = 4096;
 /// An administrator's shell may lack the sbin directories.
-const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
 /// A program of a package, used in one step.
 #[derive(Debug, Clone, Copy)]
@@ -46,10 +46,15 @@ impl Tool {
 
     /// The error of a run that did not succeed.
     pub(crate) fn failed(self, output: &Output, subject: &Path) -> Error {
-        let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-        let start = text.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
-        let output_tail = String::from_utf8_lossy(&text[start..]).into_owned();
-        let cause = Cause::Tool { program: self.program.to_owned(), status: output.status, output_tail };
-        Error::new(self.step, subject.display().to_string(), cause)
+        failed(self.step, self.program, output, subject)
     }
+}
+
+/// The error of a program that did not succeed.
+pub(crate) fn failed(step: Step, program: &str, output: &Output, subject: &Path) -> Error {
+    let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let start = text.len().saturating_sub(TOOL_OUTPUT_BYTES_MAX);
+    let output_tail = String::from_utf8_lossy(&text[start..]).into_owned();
+    let cause = Cause::Tool { program: program.to_owned(), status: output.status, output_tail };
+    Error::new(step, subject.display().to_string(), cause)
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use crate::block::DeviceReport;
 use crate::error::{At, Result, Step};
 use crate::pool::{Backing, Bytes, bytes_of};
 use crate::store::Store;
@@ -32,11 +33,17 @@ pub struct Usage {
     pub disk: Bytes,
     /// The pool, if new volumes lie in one, without what the disk has no space for.
     pub pool: Option<Bytes>,
+    /// The block devices of the operator's, if there are any.
+    pub devices: Option<DeviceReport>,
 }
 
 impl Volume {
     /// Measures it.
     pub fn taken(&self) -> Result<Taken> {
+        if self.devices.is_some() {
+            let bytes = self.size_bytes()?;
+            return Ok(Taken { promised: bytes, allocated: bytes, shared: 0 });
+        }
         let file = File::open(self.path()).at(Step::MeasureVolume, self.path())?;
         // A file system without extents (tmpfs, for one) shares none.
         let shared = fiemap::shared_bytes(file.as_fd()).unwrap_or(0);
@@ -71,7 +78,7 @@ impl Store {
             }
         }
         let disk = bytes_of(self.data_dir()).at(Step::MeasureVolume, self.data_dir())?;
-        let mut usage = Usage { backing: self.backing().clone(), taken, disk, pool: None };
+        let mut usage = Usage { backing: self.backing().clone(), taken, disk, pool: None, devices: self.devices() };
         if let Some(pool) = self.pool() {
             let bytes = pool.bytes()?;
             usage.pool = Some(Bytes { total: bytes.total.saturating_sub(pool.withheld_bytes()?), free: bytes.free });

@@ -7,6 +7,7 @@
 //! Everything here panics with a message instead of returning errors: a helper that fails is a test that fails.
 
 pub mod api;
+pub mod block;
 pub mod boxfile;
 pub mod daemon;
 pub mod killer;

@@ -43,14 +43,16 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, mkfs.xfs formats their pool, blkid looks at
+/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, e2image copies and tune2fs labels those on devices, mkfs.xfs formats their pool, blkid looks at
 /// devices, `setsid` detaches the daemon, `ip` makes it a network namespace.
 pub(crate) const RUN: &[Need] = &[
     program("blkid", "util-linux"),
     program("e2fsck", "e2fsprogs"),
+    program("e2image", "e2fsprogs"),
     program("ip", "iproute2"),
     program("mkfs.ext4", "e2fsprogs"),
     program("mkfs.xfs", "xfsprogs"),
+    program("tune2fs", "e2fsprogs"),
     program("setsid", "util-linux"),
 ];
 

@@ -24,7 +24,22 @@ struct Storage {
     all: Taken,
     disk: Space,
     pool: Option<Space>,
+    devices: Option<Devices>,
     boxes: Vec<Disk>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Devices {
+    disks: usize,
+    free: usize,
+    wiping: usize,
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refused {
+    path: String,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,6 +104,13 @@ async fn df(client: &Client, output: &Output) -> Result<(), Error> {
         format!("{name}: {} free of {}", human::bytes(space.free_bytes), human::bytes(space.total_bytes))
     };
     output.line(&space("disk", &storage.disk))?;
+    if let Some(devices) = storage.devices {
+        let Devices { disks, free, wiping, refused } = devices;
+        output.line(&format!("block devices: {disks} with disks, {free} free, {wiping} being wiped"))?;
+        for Refused { path, reason } in refused {
+            output.line(&human::plain(&format!("not used: {path}: {reason}")))?;
+        }
+    }
     match (&storage.pool, storage.reason) {
         (Some(pool), _) => output.line(&space("pool", pool)),
         (None, Some(reason)) => output.line(&human::plain(&format!("no pool, disks are copies: {reason}"))),

@@ -101,6 +101,7 @@ impl Boxes {
             None => {
                 self.check_cgroup_parent()?;
                 self.check_free_space().await?;
+                self.check_device(wanted.settings.disk_gib())?;
                 self.inner.reservations.take().await?
             }
         };

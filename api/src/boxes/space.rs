@@ -39,6 +39,12 @@ impl Boxes {
         )))
     }
 
+    /// Refuses a new box early if its disk is to be a block device, and none is free.
+    pub(super) fn check_device(&self, disk_gib: u32) -> Result<(), Refusal> {
+        let checked = self.inner.store.check_device(disk_gib);
+        checked.map_err(|cause| Error::new("find a device for the disk", "", cause).into())
+    }
+
     /// Refuses a disk or a volume if all together would be promised more than the operator allows. The caller holds `claims`
     /// until the new one is recorded.
     pub(super) async fn check_promises(&self, more_gib: u32) -> Result<(), Refusal> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use icebox_rootfs::{Backing, Grown, Taken, Usage, VOLUME_SIZE_GIB_MAX, Volume};
+use icebox_rootfs::{Backing, DeviceReport, Grown, Taken, Usage, VOLUME_SIZE_GIB_MAX, Volume};
 
 use super::{Boxes, Entry, Phase, blocking, to_the_end};
 use crate::error::Error;
@@ -52,6 +52,9 @@ impl Boxes {
             let claims = boxes.inner.claims.lock().await;
             boxes.check_promises(size_gib - now).await?;
             let volume = boxes.volume(&entry.id).await?;
+            // A device that cannot grow is known before the record asks for it.
+            let room = volume.clone();
+            blocking("grow the device of the disk", move || room.make_room(size_gib)).await?;
             if size_gib > now {
                 boxes.change_settings(&entry, account_idle, |settings| settings.disk_gib = Some(size_gib)).await?;
             }
@@ -90,6 +93,12 @@ impl Boxes {
     #[must_use]
     pub fn backing(&self) -> &Backing {
         self.inner.store.backing()
+    }
+
+    /// The block devices for disks, if there are any.
+    #[must_use]
+    pub fn devices(&self) -> Option<DeviceReport> {
+        self.inner.store.devices()
     }
 
     /// What the disks of all boxes lie on and take.

@@ -25,7 +25,7 @@ pub use public_urls::PublicUrls;
 pub use ready::Ready;
 pub use registry::Registry;
 pub use runtimes::{BoxfilePath, Runtime};
-pub use storage::{PoolMode, Storage, WhenFull};
+pub use storage::{Block, Driver, PoolMode, Storage, WhenFull};
 
 /// Read when no `--config` is given and the file exists.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/icebox/iceboxd.toml";

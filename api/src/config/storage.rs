@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use icebox_rootfs::PoolSettings;
+use icebox_rootfs::{BlockSettings, BlockSource, PoolSettings};
 use serde::Deserialize;
 
 /// Largest pool: 1 PiB.
@@ -21,6 +21,51 @@ pub enum PoolMode {
     Off,
 }
 
+/// What the disk of a box is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// An image file on a loop device.
+    #[default]
+    Image,
+    /// A block device of the operator's.
+    Block,
+}
+
+/// The section `storage.block`: block devices for the disks of boxes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Block {
+    /// The devices. The last part of a path may have one `*`.
+    pub devices: Vec<String>,
+    /// A program that makes and deletes devices, and its first arguments.
+    pub command: Vec<String>,
+    /// Take devices of the list even if they have content that is not Icebox's.
+    pub force: bool,
+}
+
+impl Block {
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.devices.is_empty() == self.command.is_empty() {
+            return Err(("storage.block", "must have either `devices` or `command`"));
+        }
+        let is_pattern = |path: &String| {
+            let (dir, name) = path.rsplit_once('/').unwrap_or_default();
+            path.starts_with('/') && !dir.contains('*') && !name.is_empty() && name.matches('*').count() <= 1
+        };
+        if !self.devices.iter().all(is_pattern) {
+            return Err(("storage.block.devices", "must be absolute paths, with one `*` at most, in the last part"));
+        }
+        if self.command.first().is_some_and(|program| !program.starts_with('/')) {
+            return Err(("storage.block.command", "must begin with the absolute path of a program"));
+        }
+        if self.force && self.devices.is_empty() {
+            return Err(("storage.block.force", "is for `devices` only"));
+        }
+        Ok(())
+    }
+}
+
 /// What happens to boxes that run when the space for disks is used up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +81,10 @@ pub enum WhenFull {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
+    /// What the disk of a new box is.
+    pub driver: Driver,
+    /// The block devices for the driver `block`. Disks on them stay usable with another driver.
+    pub block: Option<Block>,
     /// If there is a pool.
     pub pool: PoolMode,
     /// Size of the pool's file. Default: that of the disk around it. It only grows.
@@ -65,6 +114,20 @@ impl Storage {
         if self.pool == PoolMode::Off && self.pool_device.is_some() {
             return Err(("storage.pool_device", "contradicts `pool = \"off\"`"));
         }
+        if let Some(block) = &self.block {
+            block.check()?;
+        }
+        if self.driver == Driver::Block {
+            if self.block.is_none() {
+                return Err(("storage.block", "is needed for `driver = \"block\"`"));
+            }
+            if self.promised_percent_max.is_some() {
+                return Err((
+                    "storage.promised_percent_max",
+                    "does not go with `driver = \"block\"`: a device is never promised twice",
+                ));
+            }
+        }
         Ok(())
     }
 
@@ -78,6 +141,44 @@ impl Storage {
             device: self.pool_device.clone(),
             force: self.pool_device_force,
             margin: free_bytes_min / 2,
+            block: self.block.as_ref().map(|block| BlockSettings {
+                source: match block.command.is_empty() {
+                    true => BlockSource::List(block.devices.clone()),
+                    false => BlockSource::Program(block.command.clone()),
+                },
+                for_new: self.driver == Driver::Block,
+                force: block.force,
+            }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<(), &'static str> {
+        let storage: Storage = toml::from_str(text).expect("TOML");
+        storage.check().map_err(|(key, _)| key)
+    }
+
+    #[test]
+    fn devices_are_a_list_or_a_command() {
+        let block = |inner: &str| checked(&format!("driver = \"block\"\n[block]\n{inner}\n"));
+        assert_eq!(block("devices = [\"/dev/sdb\", \"/dev/disk/by-id/box-*\"]\nforce = true"), Ok(()));
+        assert_eq!(block("command = [\"/usr/local/sbin/lvm-thin\", \"vg0\"]"), Ok(()));
+        assert_eq!(block(""), Err("storage.block"));
+        assert_eq!(block("devices = [\"/dev/a\"]\ncommand = [\"/bin/a\"]"), Err("storage.block"));
+        for bad in ["dev/a", "/dev/*/a", "/dev/a*b*", "/dev/"] {
+            assert_eq!(block(&format!("devices = [\"{bad}\"]")), Err("storage.block.devices"), "{bad}");
+        }
+        assert_eq!(block("command = [\"a\"]"), Err("storage.block.command"));
+        assert_eq!(block("command = [\"/bin/a\"]\nforce = true"), Err("storage.block.force"));
+        assert_eq!(checked("driver = \"block\""), Err("storage.block"));
+        let promised = "driver = \"block\"\npromised_percent_max = 100\n[block]\ndevices = [\"/dev/a\"]";
+        assert_eq!(checked(promised), Err("storage.promised_percent_max"));
+        // Devices that are left over from another driver.
+        assert_eq!(checked("[block]\ndevices = [\"/dev/a\"]"), Ok(()));
+        assert!(toml::from_str::<Storage>("driver = \"other\"").is_err());
     }
 }

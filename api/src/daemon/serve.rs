@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use icebox_rootfs::{Backing, Store};
+use icebox_rootfs::{Backing, DeviceReport, Store};
 use icebox_shim::launch::Tools;
 use icebox_shim::procfiles::Keeper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -172,6 +172,7 @@ async fn open(config: Config) -> Result<Opened, Error> {
         .map_err(|_| Error::new("open the data directory", "", Cause::WorkerEnded))?
         .map_err(|cause| Error::new("open the data directory", "", cause))?;
     tell_backing(store.backing());
+    tell_devices(store.devices());
     let data_dir = std::fs::canonicalize(&config.data_dir)
         .map_err(|cause| Error::new("find", config.data_dir.display().to_string(), cause))?;
     let config = Config { data_dir, ..config };
@@ -218,6 +219,15 @@ fn tell_backing(backing: &Backing) {
         Backing::Sparse { reason } => {
             tracing::warn!(%reason, "disks of boxes are copies, since there is no pool; see docs/storage.md");
         }
+    }
+}
+
+/// Says what block devices there are for disks, and which of them are not used.
+fn tell_devices(report: Option<DeviceReport>) {
+    let Some(DeviceReport { for_new, disks, free, wiping, refused }) = report else { return };
+    tracing::info!(disks, free, wiping, for_new, "block devices for the disks of boxes");
+    for device in refused {
+        tracing::error!(device = %device.path.display(), why = device.why, "a block device is not used");
     }
 }
 

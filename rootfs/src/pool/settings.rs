@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
 
+use crate::block::BlockSettings;
 use crate::error::{At, Result, Step};
 
 /// Hint in the names of unfinished pools.
@@ -27,6 +28,8 @@ pub struct PoolSettings {
     pub force: bool,
     /// Free bytes of the file system around the pool's file that volumes may not use up.
     pub margin: u64,
+    /// Block devices for the disks of boxes.
+    pub block: Option<BlockSettings>,
 }
 
 /// The file system that new volumes lie on.

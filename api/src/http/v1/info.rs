@@ -12,5 +12,5 @@ use crate::http::v2::wire::ErrorBody;
 #[utoipa::path(get, path = "/v1/info", tag = "v1", responses((status = 200, body = InfoAnswer), (status = 401, body = ErrorBody)))]
 pub(in crate::http) async fn info(State(app): State<App>, _reader: Reader) -> Answer<InfoAnswer> {
     let ready = app.boxes.ready_counts().await;
-    Ok(axum::Json(InfoAnswer::new(app.boxes.backing(), ready)))
+    Ok(axum::Json(InfoAnswer::new(app.boxes.backing(), app.boxes.devices(), ready)))
 }

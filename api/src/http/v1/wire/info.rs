@@ -1,10 +1,10 @@
 //! What a daemon is and has.
 
-use icebox_rootfs::Backing;
+use icebox_rootfs::{Backing, DeviceReport};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::storage::backing_words;
+use super::storage::{DevicesAnswer, backing_words};
 use crate::boxes::ReadyCount;
 
 /// Answer of `GET /v1/info`.
@@ -17,6 +17,9 @@ pub struct InfoAnswer {
     /// Why disks are copies; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The block devices for disks, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DevicesAnswer>,
     /// Boxes that are started before a client asks for them, by entry of the configuration.
     pub ready: Vec<ReadyAnswer>,
 }
@@ -38,8 +41,8 @@ pub struct ReadyAnswer {
 impl InfoAnswer {
     /// The answer for these.
     #[must_use]
-    pub fn new(backing: &Backing, ready: Vec<ReadyCount>) -> Self {
-        let (backing, reason) = backing_words(backing);
+    pub fn new(backing: &Backing, devices: Option<DeviceReport>, ready: Vec<ReadyCount>) -> Self {
+        let (backing, reason) = backing_words(backing, devices.as_ref());
         let shown = |one: ReadyCount| ReadyAnswer {
             runtime: one.runtime,
             size: one.size.as_str().to_owned(),
@@ -50,6 +53,7 @@ impl InfoAnswer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backing: backing.to_owned(),
             reason: reason.map(str::to_owned),
+            devices: devices.map(DevicesAnswer::from),
             ready: ready.into_iter().map(shown).collect(),
         }
     }

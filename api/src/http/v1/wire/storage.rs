@@ -1,6 +1,6 @@
 //! Disks of boxes.
 
-use icebox_rootfs::{Backing, Bytes, Taken, Usage};
+use icebox_rootfs::{Backing, Bytes, DeviceReport, Taken, Usage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -34,7 +34,7 @@ impl From<Resized> for ResizeAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StorageAnswer {
     /// What new disks lie on: `own` (the data directory, which can clone), `file` or `device` (a pool), `sparse` (copies in
-    /// the data directory).
+    /// the data directory), `block` (each is a block device of its own).
     pub backing: String,
     /// Why disks are copies; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,8 +46,41 @@ pub struct StorageAnswer {
     /// The pool of disks, if there is one. Its size is what the disk has for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<SpaceAnswer>,
+    /// The block devices for disks, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DevicesAnswer>,
     /// The disks of the account's boxes.
     pub boxes: Vec<DiskAnswer>,
+}
+
+/// Block devices of the operator's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DevicesAnswer {
+    /// Those that have the disk of a box.
+    pub disks: usize,
+    /// Those that a new box can have. A program of the operator's makes them as they are needed.
+    pub free: usize,
+    /// Those that are being overwritten or deleted.
+    pub wiping: usize,
+    /// Those that are not used, and why.
+    pub refused: Vec<RefusedDevice>,
+}
+
+/// A block device that is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedDevice {
+    /// Its path.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<DeviceReport> for DevicesAnswer {
+    fn from(DeviceReport { disks, free, wiping, refused, .. }: DeviceReport) -> Self {
+        let refused = refused.into_iter();
+        let refused = refused.map(|one| RefusedDevice { path: one.path.display().to_string(), reason: one.why });
+        Self { disks, free, wiping, refused: refused.collect() }
+    }
 }
 
 /// Bytes of a file system.
@@ -94,7 +127,13 @@ impl From<Bytes> for SpaceAnswer {
 }
 
 /// What disks lie on, and why they are copies if they are.
-pub(super) fn backing_words(backing: &Backing) -> (&'static str, Option<&str>) {
+pub(super) fn backing_words<'a>(
+    backing: &'a Backing,
+    devices: Option<&DeviceReport>,
+) -> (&'static str, Option<&'a str>) {
+    if devices.is_some_and(|devices| devices.for_new) {
+        return ("block", None);
+    }
     match backing {
         Backing::Own => ("own", None),
         Backing::File => ("file", None),
@@ -107,7 +146,7 @@ impl StorageAnswer {
     /// The answer with the disks of one account.
     #[must_use]
     pub fn new(usage: Usage, disks: Vec<Disk>) -> Self {
-        let (backing, reason) = backing_words(&usage.backing);
+        let (backing, reason) = backing_words(&usage.backing, usage.devices.as_ref());
         let answer = |disk: Disk| DiskAnswer { id: disk.id, taken: disk.taken.into() };
         Self {
             backing: backing.to_owned(),
@@ -115,6 +154,7 @@ impl StorageAnswer {
             all: usage.taken.into(),
             disk: usage.disk.into(),
             pool: usage.pool.map(SpaceAnswer::from),
+            devices: usage.devices.map(DevicesAnswer::from),
             boxes: disks.into_iter().map(answer).collect(),
         }
     }
