@@ -43,8 +43,8 @@ pub(crate) const IMAGE: &[Need] = &[
     Need { what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"), package: "debian-archive-keyring" },
 ];
 
-/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, e2image copies and tune2fs labels those on devices, mkfs.xfs formats their pool, blkid looks at
-/// devices, `setsid` detaches the daemon, `ip` makes it a network namespace.
+/// For running `iceboxd`: mkfs.ext4 formats volumes, e2fsck repairs them, e2image copies and tune2fs labels those on
+/// devices, mkfs.xfs formats their pool, blkid looks at devices, `setsid` detaches the daemon, `ip` makes it a network namespace.
 pub(crate) const RUN: &[Need] = &[
     program("blkid", "util-linux"),
     program("e2fsck", "e2fsprogs"),
@@ -52,8 +52,8 @@ pub(crate) const RUN: &[Need] = &[
     program("ip", "iproute2"),
     program("mkfs.ext4", "e2fsprogs"),
     program("mkfs.xfs", "xfsprogs"),
-    program("tune2fs", "e2fsprogs"),
     program("setsid", "util-linux"),
+    program("tune2fs", "e2fsprogs"),
 ];
 
 /// For the tests: peers, other file systems, networks, and what the public clients run on.
@@ -83,6 +83,7 @@ pub(crate) const TEST: &[Need] = &[
     program("tc", "iproute2"),
     program("tcpdump", "tcpdump"),
     program("umoci", "umoci"),
+    program("wipefs", "util-linux"),
     program("xfs_io", "xfsprogs"),
     program("xfs_repair", "xfsprogs"),
 ];

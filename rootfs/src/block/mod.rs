@@ -14,20 +14,21 @@ mod header;
 mod program;
 mod scan;
 mod settings;
+mod slots;
 mod wipe;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use header::{BOOT_BLOCK_BYTES, Header, Use};
 use program::Program;
 use scan::Found;
 pub use settings::{BlockSettings, BlockSource, DeviceReport, Refused};
+use slots::{Shared, Slot, State};
 
 use crate::clone::copy_data;
 use crate::device;
@@ -57,39 +58,6 @@ pub(crate) struct Devices {
     jobs: Sender<PathBuf>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    settings: BlockSettings,
-    owner: String,
-    refused: Vec<Refused>,
-    slots: Mutex<Slots>,
-}
-
-type Slots = BTreeMap<PathBuf, Slot>;
-
-/// A device that is ours.
-#[derive(Debug)]
-struct Slot {
-    bytes: u64,
-    /// The program's name for it.
-    name: Option<String>,
-    state: State,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Free,
-    Making,
-    Disk {
-        id: String,
-        generation: u64,
-    },
-    Wiping {
-        /// Why the last attempt failed.
-        trouble: Option<String>,
-    },
-}
-
 /// A device that has been taken and is no disk yet. It is given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -98,19 +66,6 @@ pub(crate) struct Claim {
     id: String,
     generation: u64,
     kept: bool,
-}
-
-impl Shared {
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn program(&self) -> Option<Program> {
-        match &self.settings.source {
-            BlockSource::Program(words) => Some(Program(words.clone())),
-            BlockSource::List(_) => None,
-        }
-    }
 }
 
 impl Devices {

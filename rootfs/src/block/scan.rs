@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::header::{self, Header, Use};
 use super::program::Program;
 use super::settings::{BlockSettings, BlockSource, Refused, expand};
-use super::{Slot, Slots, State};
+use super::slots::{Slot, Slots, State};
 use crate::device::{self, Content};
 use crate::error::{At, Cause, Error, Result, Step};
 

@@ -16,7 +16,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::header::{Header, Use};
-use super::{Shared, State};
+use super::slots::{Shared, State};
 use crate::device;
 use crate::error::{At, Cause, Error, Result, Step};
 

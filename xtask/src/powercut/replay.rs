@@ -56,13 +56,7 @@ pub(crate) fn replay(places: &Places, program: &Path, boundaries: u32) -> Result
 }
 
 /// Plays the scenario in a guest.
-fn record(
-    places: &Places,
-    program: &Path,
-    dir: &Path,
-    heard: &mut Heard,
-    console: &mut Vec<String>,
-) -> Result<()> {
+fn record(places: &Places, program: &Path, dir: &Path, heard: &mut Heard, console: &mut Vec<String>) -> Result<()> {
     let began = Instant::now();
     let (base, medium) = (dir.join("base.img"), dir.join("data.img"));
     vm::data_disk(&base, DISK_BYTES)?;
@@ -112,13 +106,7 @@ fn record(
 }
 
 /// Has the recording looked at, on this machine.
-fn look(
-    program: &Path,
-    dir: &Path,
-    boundaries: u32,
-    heard: &mut Heard,
-    console: &mut Vec<String>,
-) -> Result<()> {
+fn look(program: &Path, dir: &Path, boundaries: u32, heard: &mut Heard, console: &mut Vec<String>) -> Result<()> {
     let began = Instant::now();
     let mut ear = heard.ear(None);
     console.clear();

@@ -62,7 +62,11 @@ impl Work {
         self.write_content(&text.whole());
         let op = Op::Image { name: name.to_owned(), text };
         report::begun(&op);
-        if imported { self.import(name) } else { self.build(name) }
+        if imported {
+            self.import(name)
+        } else {
+            self.build(name)
+        }
         report::done(&op);
     }
 

@@ -14,9 +14,16 @@ use rustix::fs::{FallocateFlags, fallocate};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A write whose bytes are at this place of the data.
-    Write { offset: u64, length: u64, place: u64 },
+    Write {
+        offset: u64,
+        length: u64,
+        place: u64,
+    },
     /// A write of zeros.
-    Zeros { offset: u64, length: u64 },
+    Zeros {
+        offset: u64,
+        length: u64,
+    },
     Flush,
     /// A line that the guest has told.
     Said(String),
@@ -132,9 +139,8 @@ pub(crate) fn forgetful(events: &[Event]) -> Vec<Look> {
     let records: BTreeSet<usize> = acknowledged(events, "@ack {\"op\":\"record\"").collect();
     let pairs = all.windows(2).filter(|pair| !records.contains(&pair[0]) && records.contains(&pair[1]));
     let ignored = |pair: &&[usize]| before(&flushes, pair[0]) != before(&flushes, pair[1]);
-    let look = |pair: &[usize]| {
-        Some(Look { at: before(&flushes, pair[0])?, until: next(events, pair[1]), forgets: true })
-    };
+    let look =
+        |pair: &[usize]| Some(Look { at: before(&flushes, pair[0])?, until: next(events, pair[1]), forgets: true });
     pairs.filter(ignored).filter_map(look).collect()
 }
 
