@@ -64,6 +64,7 @@ pub(crate) const TEST: &[Need] = &[
     program("docker-registry", "docker-registry"),
     program("e2fsck", "e2fsprogs"),
     program("ethtool", "ethtool"),
+    program("filefrag", "e2fsprogs"),
     program("ip", "iproute2"),
     program("losetup", "mount"),
     program("mkfs.xfs", "xfsprogs"),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Extents asked for at once.
@@ -10,6 +11,7 @@ const EXTENTS: usize = 256;
 const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660b;
 const FIEMAP_EXTENT_LAST: u32 = 1;
 const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
 
 /// `struct fiemap_extent` of `<linux/fiemap.h>`.
 #[repr(C)]
@@ -39,7 +41,25 @@ const _: () = assert!(size_of::<Extent>() == 56 && size_of::<Map>() == 32 + 56 *
 
 /// Bytes of the file's extents that it shares with other files. Zero on a file system that shares none.
 pub(crate) fn shared_bytes(file: BorrowedFd<'_>) -> io::Result<u64> {
-    let (mut start, mut shared) = (0, 0);
+    let mut shared = 0;
+    each(file, |one| shared += if one.flags & FIEMAP_EXTENT_SHARED != 0 { one.length } else { 0 })?;
+    Ok(shared)
+}
+
+/// The parts of the file that have blocks which were never written.
+pub(crate) fn unwritten(file: BorrowedFd<'_>) -> io::Result<Vec<Range<u64>>> {
+    let mut parts = Vec::new();
+    each(file, |one| {
+        if one.flags & FIEMAP_EXTENT_UNWRITTEN != 0 {
+            parts.push(one.logical..one.logical + one.length);
+        }
+    })?;
+    Ok(parts)
+}
+
+/// Visits each extent of the file.
+fn each(file: BorrowedFd<'_>, mut visit: impl FnMut(&Extent)) -> io::Result<()> {
+    let mut start = 0;
     loop {
         let mut map = Map {
             start,
@@ -56,10 +76,10 @@ pub(crate) fn shared_bytes(file: BorrowedFd<'_>) -> io::Result<u64> {
             return Err(io::Error::last_os_error());
         }
         let found = &map.extents[..EXTENTS.min(map.mapped as usize)];
-        shared += found.iter().filter(|one| one.flags & FIEMAP_EXTENT_SHARED != 0).map(|one| one.length).sum::<u64>();
+        found.iter().for_each(&mut visit);
         match found.last() {
             Some(last) if last.flags & FIEMAP_EXTENT_LAST == 0 => start = last.logical + last.length,
-            _ => return Ok(shared),
+            _ => return Ok(()),
         }
     }
 }

@@ -23,6 +23,8 @@ const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 /// `BLKFLSBUF` of `<linux/fs.h>`.
 const BLOCK_FLUSH: libc::Ioctl = 0x1261;
+/// `BLKRASET` of `<linux/fs.h>`.
+const BLOCK_SET_READ_AHEAD: libc::Ioctl = 0x1262;
 
 /// `struct loop_info64` of `<linux/loop.h>`.
 #[repr(C)]
@@ -138,6 +140,13 @@ pub(crate) fn clear(device: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn flush(device: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: BLKFLSBUF takes no argument and touches no memory of ours; the fd lives through the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), BLOCK_FLUSH, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets how much the kernel reads ahead of a program that reads a file on the device in sequence, in sectors of 512 bytes.
+pub(crate) fn set_read_ahead(device: BorrowedFd<'_>, sectors: u32) -> io::Result<()> {
+    // SAFETY: BLKRASET takes a number and touches no memory of ours; the fd lives through the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLOCK_SET_READ_AHEAD, libc::c_ulong::from(sectors)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
