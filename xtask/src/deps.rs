@@ -286,7 +286,17 @@ mod tests {
     use super::*;
 
     /// Programs of the guest, which `vm/image.rs` installs there.
-    const IN_THE_GUEST: [&str; 5] = ["journalctl", "modprobe", "swapoff", "systemctl", "systemd-analyze"];
+    const IN_THE_GUEST: [&str; 9] = [
+        "journalctl",
+        "lvcreate",
+        "lvs",
+        "modprobe",
+        "swapoff",
+        "systemctl",
+        "systemd-analyze",
+        "vgcreate",
+        "vgremove",
+    ];
     /// Ours, and those that are used only where they are installed.
     const OTHERS: [&str; 2] = ["docker", "icebox"];
     /// Sources that start programs of the host, and the groups of the tasks that run them.

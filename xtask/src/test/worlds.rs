@@ -114,8 +114,9 @@ const HOST_ONLY: [(&str, &str, &str); 28] = [
 ];
 
 /// Test binaries that run in the guest only: the flavour, and why.
-const GUEST_ONLY: [(&str, Flavour, &str); 3] = [
+const GUEST_ONLY: [(&str, Flavour, &str); 4] = [
     ("guest_limits", Flavour::Minimal, "v2's files, pressure and device filter; here most controllers are v1's"),
+    ("guest_lvm", Flavour::Minimal, "thin pools of the device mapper, which this kernel has not got"),
     ("guest_reclaim", Flavour::Minimal, "needs swap of its own and memory.reclaim; v1's part is in limits"),
     ("guest_systemd", Flavour::Systemd, "systemd is PID 1 there, and the units are installed"),
 ];

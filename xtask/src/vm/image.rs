@@ -16,8 +16,8 @@ use crate::{run, say};
 /// The suite of Debian, unless `ICEBOX_GUEST_SUITE` names another one: trixie has Linux 6.12.
 const SUITE: &str = "bookworm";
 /// What the tests use in the guest (node and python for the public clients; what shapes, shows and sends packets), the
-/// kernel, and systemd for the flavour of that name.
-const PACKAGES: [&str; 28] = [
+/// kernel, LVM for disks of boxes on its thin pools, and systemd for the flavour of that name.
+const PACKAGES: [&str; 30] = [
     "busybox-static",
     "conntrack",
     "curl",
@@ -30,6 +30,7 @@ const PACKAGES: [&str; 28] = [
     "kmod",
     "libpam-systemd",
     "linux-image-cloud-amd64",
+    "lvm2",
     "mount",
     "nftables",
     "nodejs",
@@ -43,6 +44,7 @@ const PACKAGES: [&str; 28] = [
     "systemd",
     "systemd-sysv",
     "tcpdump",
+    "thin-provisioning-tools",
     "udev",
     "util-linux",
     "xfsprogs",
