@@ -22,8 +22,8 @@ use crate::{run, say};
 
 /// Large enough for the scenario, and small enough that the guest's kernel does not write its inode tables for minutes.
 const DISK_BYTES: u64 = 6 << 30;
-/// From QEMU's start to the scenario's end. It is seldom more than a minute.
-const SCENARIO_DEADLINE: Duration = Duration::from_secs(600);
+/// From each line of the scenario to the next. All of it seldom takes more than a minute.
+const SCENARIO_DEADLINE: Duration = Duration::from_secs(240);
 /// From the first thing that is wrong to the end of listening, unless the guest ends before.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -84,7 +84,7 @@ fn record(places: &Places, program: &Path, dir: &Path, heard: &mut Heard, consol
         },
     )?;
     let ended = |round: &Round| round.checked.is_some() || !round.violations.is_empty();
-    let outcome = heard.until("the scenario", SCENARIO_DEADLINE, ended);
+    let outcome = heard.until("a sign of the scenario", SCENARIO_DEADLINE, ended);
     if heard.round.checked.is_none() {
         heard.through(GRACE);
         guest.show_console();

@@ -122,6 +122,39 @@ fn in_guest(
 ) -> Result<Tally> {
     say::fact(&format!("{} tests in the guest \"{flavour}\"", wanted.len()));
     let started = Instant::now();
+    let mut ends: Vec<Option<Told>> = wanted.iter().map(|_| None).collect();
+    let mut boot = boot(places, built, wanted, flavour, &mut ends, failures, times)?;
+    let mut died = "";
+    if boot.end.is_err() && ends.iter().any(Option::is_none) {
+        // A lock-up of the emulated machine says nothing of the tests. One that a test brings about comes back.
+        say::heading(&format!("The guest \"{flavour}\" died: another one runs the tests that it did not tell of"));
+        died = " (one guest died, see further up)";
+        boot = self::boot(places, built, wanted, flavour, &mut ends, failures, times)?;
+    }
+    let tally = conclude(wanted, &ends, &boot.last, failures);
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!("     Summary [{seconds:8.3}s] {} tests run in the guest \"{flavour}\": {tally}{died}", wanted.len());
+    // With an error of its own the guest has not come up, or has hung: what it told before stands above.
+    boot.end.map(|_| tally)
+}
+
+/// How a guest went.
+struct BootEnd {
+    end: Result<vm::End>,
+    /// What came after its last line about a test.
+    last: String,
+}
+
+/// Runs the tests that have no end yet in one guest.
+fn boot(
+    places: &Places,
+    built: &Built,
+    wanted: &[Wanted<'_>],
+    flavour: Flavour,
+    ends: &mut [Option<Told>],
+    failures: &Failures,
+    times: &Times,
+) -> Result<BootEnd> {
     let mut bring: Vec<_> = wanted.iter().map(|wanted| wanted.suite.path.clone()).collect();
     bring.dedup();
     bring.extend(built.programs.iter().cloned());
@@ -129,7 +162,7 @@ fn in_guest(
     bring.extend([places.bin(), places.sdk(), places.root.join("tests/sdk")]);
     let (reader, writer) = std::io::pipe().or_fail("run", "the guest")?;
     let job = Job {
-        command: &[script(places, wanted, flavour)],
+        command: &[script(places, wanted, ends, flavour)],
         bring: &bring,
         flavour,
         processors: if flavour == Flavour::Systemd { 1 } else { vm::PROCESSORS },
@@ -138,19 +171,13 @@ fn in_guest(
         patience: Patience::Silence(SILENCE),
         terminal: Terminal::Output(Box::new(writer)),
     };
-    let mut ends: Vec<Option<Told>> = wanted.iter().map(|_| None).collect();
-    let (end, last) = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| read(reader, wanted, flavour, &mut ends, failures, times));
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read(reader, wanted, flavour, ends, failures, times));
         let end = vm::run_job(places, job);
         let panicked = || Error::new("read", "the guest's output", Cause::Unexpected("its reader panicked".to_owned()));
         let last = reading.join().map_err(|_| panicked())?.or_fail("read", "the guest's output")?;
-        Ok((end, last))
-    })?;
-    let tally = conclude(wanted, &ends, &last, failures);
-    let seconds = started.elapsed().as_secs_f64();
-    eprintln!("     Summary [{seconds:8.3}s] {} tests run in the guest \"{flavour}\": {tally}", wanted.len());
-    // With an error of its own the guest has not come up, or has hung: what it told before stands above.
-    end.map(|_| tally)
+        Ok(BootEnd { end, last })
+    })
 }
 
 /// Shows what the guest prints, its lines about tests in the form of cargo-nextest. Returns what came after the last of
@@ -163,7 +190,7 @@ fn read(
     failures: &Failures,
     times: &Times,
 ) -> std::io::Result<String> {
-    let mut count = 0;
+    let mut count = ends.iter().flatten().count();
     let mut progress = Progress { flavour, total: wanted.len(), told: Instant::now() };
     // The output of a failed test comes before its line, and nothing else does.
     let mut output = String::new();
@@ -246,8 +273,8 @@ impl Told {
     }
 }
 
-/// The whole work of the guest.
-fn script(places: &Places, wanted: &[Wanted<'_>], flavour: Flavour) -> String {
+/// The whole work of the guest: the tests that have no end yet.
+fn script(places: &Places, wanted: &[Wanted<'_>], ends: &[Option<Told>], flavour: Flavour) -> String {
     let threads = if flavour == Flavour::Systemd { SYSTEMD_THREADS } else { MINIMAL_THREADS };
     let mut text = format!("export TEST_SECONDS_MAX={TEST_SECONDS_MAX} TEST_THREADS={threads}");
     for (name, value) in Tier::Boxes.environment(places) {
@@ -259,7 +286,7 @@ fn script(places: &Places, wanted: &[Wanted<'_>], flavour: Flavour) -> String {
     for (file, alone) in [("tests", false), ("alone", true)] {
         let _ = writeln!(text, "cat >{file} <<'END'");
         for (number, Wanted { suite, test }) in wanted.iter().enumerate() {
-            if worlds::is_alone(&suite.name) == alone {
+            if ends[number].is_none() && worlds::is_alone(&suite.name) == alone {
                 let _ = writeln!(text, "{number} {} {test}", suite.path.display());
             }
         }

@@ -144,9 +144,10 @@ impl Guest<'_> {
         qemu.args(self.accelerator.arguments()).args(["-m", &MEMORY_MIB.to_string()]);
         qemu.args(["-smp", &self.processors.to_string()]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-initrd").arg(initramfs);
-        // A panic ends the guest instead of hanging it.
+        // A panic ends the guest instead of hanging it, and so does a processor that has not left its kernel for two minutes.
+        // The console has warnings, so that it shows where that is.
         let line = format!(
-            "console=ttyS0 quiet panic=-1 systemd.show_status=0 flavour={} {}",
+            "console=ttyS0 loglevel=5 panic=-1 softlockup_panic=1 watchdog_thresh=60 systemd.show_status=0 flavour={} {}",
             self.flavour.name(),
             self.accelerator.kernel_parameters()
         );
