@@ -32,8 +32,9 @@ impl Group {
         let home = scratch_dir().join(&name);
         fs::create_dir_all(&home).expect("make a directory");
         run(Command::new("modprobe").arg("dm-thin-pool"));
-        // Without a daemon that would outlive the test.
-        fs::write("/etc/lvm/lvmlocal.conf", "activation { monitoring = 0 }\n").expect("configure LVM");
+        // Without a daemon that would outlive the test, and without udev, which does not run in this guest.
+        let config = "activation { monitoring = 0 udev_sync = 0 udev_rules = 0 }\n";
+        fs::write("/etc/lvm/lvmlocal.conf", config).expect("configure LVM");
         let image = home.join("disk.img");
         File::create(&image).and_then(|file| file.set_len((POOL_MIB + 100) << 20)).expect("make an image");
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
