@@ -33,7 +33,8 @@ const COPY_ATTEMPTS_MAX: u32 = 5;
 /// Those of a device that is read by e2image: sectors written, requests in flight, completed discards. e2image flushes the device,
 /// and the kernel counts an empty flush as a write without sectors.
 const COUNTERS_OF_DEVICE: [usize; 3] = [6, 8, 11];
-const BLOCK_DEVICES: &str = "/sys/class/block";
+/// Block devices by their numbers: a name may be a link, or a node that is named otherwise than the device.
+const BLOCK_DEVICES: &str = "/sys/dev/block";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const BOOT_BLOCK_BYTES: usize = 1024;
 
@@ -141,9 +142,9 @@ impl Source {
 }
 
 fn counters(device: &Path, places: &[usize]) -> Result<Vec<u64>> {
-    // What the operator names may be a link to it.
-    let device = fs::canonicalize(device).at(Step::CopyVolume, device)?;
-    let path = Path::new(BLOCK_DEVICES).join(device.file_name().unwrap_or_default()).join("stat");
+    let number = fs::metadata(device).at(Step::CopyVolume, device)?.rdev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let path = Path::new(BLOCK_DEVICES).join(format!("{major}:{minor}/stat"));
     let text = fs::read_to_string(&path).at(Step::CopyVolume, &path)?;
     Ok(counters_of(&text, places))
 }
