@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::fsync;
 
+use crate::block::BOOT_BLOCK_BYTES;
 use crate::clone::{CloneMethod, clone_into};
 use crate::error::{At, Cause, Error, Result, Step};
 use crate::fit;
@@ -36,7 +37,6 @@ const COUNTERS_OF_DEVICE: [usize; 3] = [6, 8, 11];
 /// Block devices by their numbers: a name may be a link, or a node that is named otherwise than the device.
 const BLOCK_DEVICES: &str = "/sys/dev/block";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const BOOT_BLOCK_BYTES: usize = 1024;
 
 const E2IMAGE: Tool = Tool {
     program: "e2image",
@@ -158,7 +158,7 @@ fn copy_device(path: &Path, target: &File) -> Result<CloneMethod> {
     let bytes = fit::file_system_bytes(target).at(Step::CopyVolume, path)?;
     target.set_len(bytes).at(Step::CopyVolume, path)?;
     // The boot block has the header of the device, which is no part of the file system.
-    target.write_all_at(&[0; BOOT_BLOCK_BYTES], 0).at(Step::CopyVolume, path)?;
+    target.write_all_at(&[0; BOOT_BLOCK_BYTES as usize], 0).at(Step::CopyVolume, path)?;
     Ok(CloneMethod::SparseCopy)
 }
 

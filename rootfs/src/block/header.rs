@@ -19,7 +19,7 @@ use crate::id;
 /// Bytes of a header, which are those of the smallest sector.
 pub(super) const BYTES: usize = 512;
 /// Bytes of an ext4 before its superblock.
-pub(super) const BOOT_BLOCK_BYTES: u64 = 1024;
+pub(crate) const BOOT_BLOCK_BYTES: u64 = 1024;
 const MAGIC: &str = "icebox-device-1";
 /// Hexadecimal digits of the checksum.
 const SUM_DIGITS: usize = 16;

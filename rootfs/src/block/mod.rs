@@ -24,7 +24,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use header::{BOOT_BLOCK_BYTES, Header, Use};
+pub(crate) use header::BOOT_BLOCK_BYTES;
+use header::{Header, Use};
 use program::Program;
 use scan::Found;
 pub use settings::{BlockSettings, BlockSource, DeviceReport, Refused};
@@ -112,9 +113,10 @@ impl Devices {
 
     /// Refuses a disk of that size if it is known already that there is no device for it.
     pub(crate) fn check_free(&self, size_gib: u32) -> Result<()> {
-        let fits = |slot: &Slot| slot.state == State::Free && slot.bytes >= u64::from(size_gib) << 30;
         match self.shared.settings.source {
-            BlockSource::List(_) if !self.shared.slots().values().any(fits) => Err(no_device(size_gib)),
+            BlockSource::List(_) if !self.shared.slots().values().any(|slot| slot.fits(size_gib)) => {
+                Err(no_device(size_gib))
+            }
             _ => Ok(()),
         }
     }
@@ -159,8 +161,7 @@ impl Devices {
     /// The smallest free device of the list that is large enough.
     fn choose(&self, size_gib: u32) -> Result<PathBuf> {
         let mut slots = self.shared.slots();
-        let fits = |slot: &Slot| slot.state == State::Free && slot.bytes >= u64::from(size_gib) << 30;
-        let chosen = slots.iter_mut().filter(|(_, slot)| fits(slot)).min_by_key(|(_, slot)| slot.bytes);
+        let chosen = slots.iter_mut().filter(|(_, slot)| slot.fits(size_gib)).min_by_key(|(_, slot)| slot.bytes);
         let (path, slot) = chosen.ok_or_else(|| no_device(size_gib))?;
         slot.state = State::Making;
         Ok(path.clone())

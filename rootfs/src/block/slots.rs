@@ -43,6 +43,13 @@ pub(super) enum State {
     },
 }
 
+impl Slot {
+    /// True if it is free for a disk of that size.
+    pub(super) fn fits(&self, size_gib: u32) -> bool {
+        self.state == State::Free && self.bytes >= u64::from(size_gib) << 30
+    }
+}
+
 impl Shared {
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
